@@ -1,0 +1,224 @@
+package soracache
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"time"
+)
+
+// Lease is the permission to compute one key, given to one caller in the whole
+// cluster. It is a random number; the zero Lease is no lease.
+type Lease [16]byte
+
+// String returns the lease in hexadecimal.
+func (l Lease) String() string { return hex.EncodeToString(l[:]) }
+
+// ParseLease reads the 16 bytes of a lease; empty input is the zero lease, any
+// other length wraps [ErrInvalid].
+func ParseLease(b []byte) (Lease, error) {
+	var l Lease
+	if len(b) == 0 {
+		return l, nil
+	}
+	if len(b) != len(l) {
+		return l, fmt.Errorf("%w: malformed lease", ErrInvalid)
+	}
+	copy(l[:], b)
+	return l, nil
+}
+
+// The bounds of a lease's duration.
+const (
+	// DefaultLease is how long a lease lasts unless asked otherwise.
+	DefaultLease = 10 * time.Second
+	// MaxLease is the longest that one grant or renewal lasts.
+	MaxLease = 60 * time.Second
+)
+
+// Status is what became of a read.
+type Status uint8
+
+// The outcomes of a read.
+const (
+	// StatusMiss: nothing live. With a lease, the caller is the one to compute
+	// it; without, somebody else is (or none was asked for).
+	StatusMiss Status = iota + 1
+	// StatusHit: live and fresh. With a lease, the caller is to refresh it.
+	StatusHit
+	// StatusStale: live but past its TTL, or not confirmed and accepted as such.
+	// With a lease, the caller is to refresh it.
+	StatusStale
+)
+
+// Tier says where a value was found.
+type Tier uint8
+
+// The tiers, nearest first.
+const (
+	TierNone Tier = iota
+	TierNear
+	TierL1
+	TierL2
+)
+
+// String returns none, near, l1 or l2.
+func (t Tier) String() string {
+	return [...]string{"none", "near", "l1", "l2"}[min(t, TierL2)]
+}
+
+// Read asks for one key.
+type Read struct {
+	Key string
+	// Lease asks for the lease if nothing live is found, or for a refresh
+	// lease beside a live entry that is stale or fresh for less than
+	// RefreshWithin.
+	Lease bool
+	// LeaseFor is how long the lease is to last; zero means [DefaultLease].
+	LeaseFor time.Duration
+	// Wait is how long to park while somebody else holds the lease. Whoever
+	// parked reads again under the rule: it is never handed a value that was
+	// begun before it came.
+	Wait time.Duration
+	// RefreshWithin: see Lease.
+	RefreshWithin time.Duration
+}
+
+// GetRequest is a batch of reads in one namespace.
+type GetRequest struct {
+	Namespace string
+	Reads     []Read
+	// MinStamp is the least that answers must reflect: a local tier that has
+	// not applied it is passed over, and a store whose head is behind it gives
+	// a miss without a lease.
+	MinStamp Stamps
+	// AcceptUnconfirmed lets a node that cannot confirm its position serve
+	// what it has, flagged as stale, rather than fail.
+	AcceptUnconfirmed bool
+}
+
+// ReadResult answers one [Read].
+type ReadResult struct {
+	Status Status
+	Entry  Entry
+	// FreshFor and KeepFor are what is left until the soft and the hard
+	// expiry. FreshFor is zero or negative when the entry is past its TTL.
+	FreshFor, KeepFor time.Duration
+	// Stamp is what the answer is proven to reflect; on a miss with a lease it
+	// is the lease's.
+	Stamp Stamps
+	// Lease, if not zero, makes the caller the one to compute the key.
+	Lease Lease
+	// LeaseFor is how long the lease lasts.
+	LeaseFor time.Duration
+	Tier     Tier
+	// Unconfirmed marks an answer that [GetRequest.AcceptUnconfirmed] allowed.
+	Unconfirmed bool
+	// Err is set when this key failed; the other keys of the batch stand.
+	Err error
+}
+
+// WriteOp is a kind of [Write].
+type WriteOp uint8
+
+// The kinds of writes.
+const (
+	// OpFill completes a lease with a value. It is stored only if the lease is
+	// still held and nothing after its stamp names the key, a tag or everything.
+	OpFill WriteOp = iota + 1
+	// OpPut writes without a lease and invalidates the key in the same step.
+	OpPut
+	// OpRenew extends a lease.
+	OpRenew
+	// OpRelease hands a lease back without a value.
+	OpRelease
+)
+
+// Write is one fill, put, renewal or release.
+type Write struct {
+	Op       WriteOp
+	Key      string
+	Lease    Lease         // fill, renew, release
+	LeaseFor time.Duration // renew; zero means [DefaultLease]
+	Entry    Entry         // fill, put
+	Lifetime Lifetime      // fill, put
+}
+
+// WriteRequest is a batch of writes in one namespace.
+type WriteRequest struct {
+	Namespace string
+	Writes    []Write
+}
+
+// Reason says why a write was not stored.
+type Reason uint8
+
+// The reasons.
+const (
+	// ReasonNone: it was stored (or renewed, or released).
+	ReasonNone Reason = iota
+	// ReasonSuperseded: an invalidation came after the lease was given.
+	ReasonSuperseded
+	// ReasonLeaseLost: the lease ran out, was taken over, or was ended by a
+	// put or an invalidation of the key.
+	ReasonLeaseLost
+)
+
+// String returns stored, superseded or lease lost.
+func (r Reason) String() string {
+	return [...]string{"stored", "superseded", "lease lost"}[min(r, ReasonLeaseLost)]
+}
+
+// WriteResult answers one [Write].
+type WriteResult struct {
+	// Stored is true if the write took effect.
+	Stored bool
+	Reason Reason
+	// SupersededBy is the record that won, when the reason is
+	// [ReasonSuperseded] and it is known.
+	SupersededBy Record
+	Stamp        Stamps
+	LeaseFor     time.Duration // renew
+	Err          error
+}
+
+// InvalidateRequest names what is to become unservable.
+type InvalidateRequest struct {
+	Namespace string
+	Targets   []Target
+	// Acknowledge asks that success be reported only once no node can serve
+	// the old values any more.
+	Acknowledge bool
+}
+
+// InvalidateResult answers an [InvalidateRequest]: Stamp holds the position of
+// the record in every partition that it touched.
+type InvalidateResult struct {
+	Stamp Stamps
+}
+
+// HeadResult says how far a backend has followed a namespace.
+type HeadResult struct {
+	Stamp Stamps
+	// Age is how long ago that was confirmed.
+	Age time.Duration
+}
+
+// Backend is a cache as its user sees it: all of it batched, all of it safe
+// for concurrent use. A node implements it, and so does the RPC client, so an
+// application can hold either. (Watch, which delivers records to a near cache,
+// joins it together with the near cache.)
+//
+// The errors that methods return concern the whole request; they wrap one of
+// this package's sentinels.
+type Backend interface {
+	// Get answers every read, in order.
+	Get(ctx context.Context, req GetRequest) ([]ReadResult, error)
+	// Write answers every write, in order.
+	Write(ctx context.Context, req WriteRequest) ([]WriteResult, error)
+	// Invalidate records the targets. It returned success: they are recorded.
+	// It failed: they may or may not be; repeating it is safe.
+	Invalidate(ctx context.Context, req InvalidateRequest) (InvalidateResult, error)
+	// Head tells the position that the backend has confirmed.
+	Head(ctx context.Context, namespace string) (HeadResult, error)
+}

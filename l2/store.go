@@ -1,0 +1,258 @@
+// Package l2 is the second tier as the node sees it: the [Store] interface,
+// and the bytes of a stored entry, which every engine shares.
+//
+// A store owns one ledger for each partition of each namespace, beside the
+// entries, leases and tag sets of that partition. Each operation is one atomic
+// step in the store and one round trip, and the store judges its own entries:
+// it returns only what is live at the head that it reports.
+//
+// The package knows no engine. l2/redis and l2/embedded implement Store;
+// l2/l2test holds the model and the suite on which all of them must agree.
+package l2
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+// Partition names one ledger: a numbered part of a namespace. Count is how
+// many parts the namespace has. It is fixed when the ledger is created; a
+// store refuses a partition whose ledger was created with another count.
+type Partition struct {
+	Namespace string
+	Index     uint16
+	Count     uint16
+}
+
+// String returns namespace/index.
+func (p Partition) String() string { return fmt.Sprintf("%s/%d", p.Namespace, p.Index) }
+
+// Store is one second tier. It is safe for concurrent use.
+//
+// Every method takes a batch and returns one answer for each request, in
+// order; requests of different partitions travel together (one round trip).
+// Each request shows what its caller has applied (Since), from which the
+// ledger tells whether the two of them share a history:
+//
+//   - a zero Stamp knows nothing and is shown nothing;
+//   - the ledger's epoch and a position that it issued: the delta follows;
+//   - the ledger's epoch, but a position beyond its head, or within the
+//     remembered span and never issued: another history, so the ledger takes
+//     a new epoch first;
+//   - an epoch that the ledger has left, or was shown when it took a new one:
+//     a reset;
+//   - an epoch unknown to it: the ledger takes a new epoch first;
+//   - a position older than the ledger remembers: a reset.
+//
+// A lost, damaged or regressed ledger takes a new epoch before it answers.
+//
+// Err in an answer concerns that request alone. It wraps
+// soracache.ErrUnavailable when the engine could not answer (the operation may
+// or may not have happened) and soracache.ErrInvalid when it can never
+// succeed, such as a partition count that differs from the ledger's.
+type Store interface {
+	// Read returns for each key the live entry, or a lease, and the delta.
+	Read(ctx context.Context, reqs []ReadRequest) []ReadAnswer
+	// Write performs fills, puts, renewals and releases.
+	Write(ctx context.Context, reqs []WriteRequest) []WriteAnswer
+	// Invalidate appends one record a request and deletes the entries and
+	// leases of the keys that it names.
+	Invalidate(ctx context.Context, reqs []InvalidateRequest) []InvalidateAnswer
+	// Since returns the delta alone. It is refused by a replica.
+	Since(ctx context.Context, reqs []SinceRequest) []SinceAnswer
+
+	// Explain returns what the store has under a key, dead or alive.
+	Explain(ctx context.Context, partition Partition, key string) (Explanation, error)
+	// ListKeys returns up to about limit keys whose live entries carry the tag,
+	// from where the cursor (empty at first) says, and the next cursor (empty
+	// at the end). A key present during the whole listing is listed; one may be
+	// listed twice.
+	ListKeys(ctx context.Context, partition Partition, tag, cursor string, limit int) (keys []string, next string, err error)
+	// Reclaim does one small step of deleting what is dead, and returns where
+	// to go on (empty: done) and how many entries it deleted. With a tag it
+	// walks the keys of that tag; with an empty tag, the whole partition.
+	Reclaim(ctx context.Context, partition Partition, tag, cursor string) (next string, deleted int, err error)
+	// Sweep does one small step of housekeeping that is due by time, such as
+	// tag-set buckets past their expiry, and reports whether more is due.
+	Sweep(ctx context.Context, partition Partition) (more bool, err error)
+
+	// Ping reports whether the store can answer.
+	Ping(ctx context.Context) error
+	// Counters returns the store's running totals.
+	Counters() Counters
+	// Close releases what the store holds. No method may be called after it.
+	Close() error
+}
+
+// ReadRequest reads keys of one partition.
+type ReadRequest struct {
+	Partition Partition
+	Since     soracache.Stamp
+	Keys      []ReadKey
+}
+
+// ReadKey is one key of a [ReadRequest].
+type ReadKey struct {
+	Key string
+	// Nonce becomes the lease, if one is wanted and free; zero asks for none.
+	// Asking again with the nonce that holds the lease is granted again, with
+	// the lease's own stamp.
+	Nonce soracache.Lease
+	// LeaseFor is how long the lease is to last.
+	LeaseFor time.Duration
+	// RefreshWithin wants the lease also beside an entry that is live but
+	// fresh for no longer than this. (A live entry that is stale counts as
+	// fresh for no time at all.)
+	RefreshWithin time.Duration
+}
+
+// ReadAnswer answers a [ReadRequest].
+type ReadAnswer struct {
+	Delta soracache.Delta
+	Keys  []KeyAnswer
+	Err   error
+}
+
+// LeaseState says what became of the wish for a lease.
+type LeaseState uint8
+
+// The states of a lease.
+const (
+	// LeaseNone: none was wanted, or none was called for.
+	LeaseNone LeaseState = iota
+	// LeaseGranted: the nonce holds the lease.
+	LeaseGranted
+	// LeaseHeld: somebody else does.
+	LeaseHeld
+)
+
+// KeyAnswer is what a read found under one key.
+type KeyAnswer struct {
+	// Found tells whether there is a live entry, of which Entry, Stamp (its
+	// own, not the answer's head), FreshFor, KeepFor and L1 (the cap for a
+	// node's memory; zero for none) are then the particulars.
+	Found    bool
+	Entry    soracache.Entry
+	Stamp    soracache.Stamp
+	FreshFor time.Duration // zero or negative: past its TTL
+	KeepFor  time.Duration
+	L1       time.Duration
+
+	Lease      LeaseState
+	LeaseStamp soracache.Stamp // granted: how much of the ledger a value loaded under it reflects
+	LeaseFor   time.Duration   // granted or held: how long it still lasts
+}
+
+// WriteRequest is one write. Entry and Lifetime serve fill and put, Nonce
+// serves fill, renew and release, LeaseFor serves renew.
+type WriteRequest struct {
+	Partition Partition
+	Since     soracache.Stamp
+	Op        soracache.WriteOp
+	Key       string
+	Nonce     soracache.Lease
+	LeaseFor  time.Duration
+	Entry     soracache.Entry
+	Lifetime  soracache.Lifetime
+}
+
+// WriteAnswer answers a [WriteRequest].
+type WriteAnswer struct {
+	Delta  soracache.Delta
+	Reason soracache.Reason // ReasonNone: done
+	// Stamp is the stored entry's own, or the renewed lease's.
+	Stamp soracache.Stamp
+	// SupersededBy is the record that a fill lost to, when the reason is
+	// superseded and the record is still remembered.
+	SupersededBy soracache.Record
+	// Record is what a put appended.
+	Record soracache.Record
+	Err    error
+}
+
+// InvalidateRequest appends one record to a partition's ledger.
+type InvalidateRequest struct {
+	Partition Partition
+	Since     soracache.Stamp
+	Targets   []soracache.Target
+}
+
+// InvalidateAnswer answers an [InvalidateRequest].
+type InvalidateAnswer struct {
+	Delta  soracache.Delta
+	Record soracache.Record
+	Err    error
+}
+
+// SinceRequest asks for the delta alone.
+type SinceRequest struct {
+	Partition Partition
+	Since     soracache.Stamp
+}
+
+// SinceAnswer answers a [SinceRequest].
+type SinceAnswer struct {
+	Delta soracache.Delta
+	Err   error
+}
+
+// Explanation is what a store knows about one key.
+type Explanation struct {
+	// Ledger is the ledger's epoch and head.
+	Ledger soracache.Stamp
+	// Stored tells whether there are bytes under the key, and Readable whether
+	// they are an entry of that key. The fields below hold if it is readable.
+	Stored, Readable bool
+	Live             bool
+	Entry            soracache.Entry
+	Stamp            soracache.Stamp
+	FreshFor         time.Duration
+	KeepFor          time.Duration
+	// Reason says in words why the entry is dead (empty when live), and
+	// KilledBy names the record that killed it, if one did.
+	Reason   string
+	KilledBy soracache.Record
+	// Leased tells whether somebody holds the lease, for how long, and what it
+	// reflects.
+	Leased     bool
+	LeaseFor   time.Duration
+	LeaseStamp soracache.Stamp
+}
+
+// Counters are a store's running totals since it was opened.
+type Counters struct {
+	RoundTrips uint64 // dependent round trips (embedded: transactions)
+	Corrupt    uint64 // entries that were damaged or belonged to another key, each read as a miss
+	Epochs     uint64 // new epochs that this store's calls caused
+	Evicted    uint64 // live entries that had to go for want of space (embedded)
+	Bytes      uint64 // bytes in use, where the engine knows (embedded)
+}
+
+// The retention that every engine keeps by default.
+const (
+	// MaxDelta is how many targets a delta holds before it is cut off. (A
+	// single record with more targets than this is still delivered whole.)
+	MaxDelta = 64
+	// DefaultTagRecords is the cap on a partition's tag records.
+	DefaultTagRecords = 200_000
+	// DefaultKeyRecords is the cap on a partition's key records.
+	DefaultKeyRecords = 65_536
+	// DefaultRetention is how long key records and the history of issued
+	// positions are kept.
+	DefaultRetention = 2 * time.Minute
+)
+
+// Retention bounds what a ledger remembers. Tests make it small.
+type Retention struct {
+	TagRecords int           // cap; past it the oldest go and the tag floor rises
+	KeyRecords int           // cap; past it the oldest go and the key floor rises
+	Age        time.Duration // of key records and of the history
+}
+
+// NewRetention returns the defaults above.
+func NewRetention() Retention {
+	return Retention{TagRecords: DefaultTagRecords, KeyRecords: DefaultKeyRecords, Age: DefaultRetention}
+}
