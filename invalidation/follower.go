@@ -1,0 +1,340 @@
+// Package invalidation is the rule as a reader of a ledger applies it: marks,
+// which remember what was invalidated, and a follower, which knows how far one
+// ledger has been followed and since when that is not confirmed any more.
+//
+// It is pure: it owns no goroutine, reads no clock but the one it is given, and
+// sends nothing. A node and a near cache use it alike, and a simulation runs
+// it unchanged. It must not know how answers travel or where entries are kept.
+package invalidation
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+// Config says how a [Follower] follows.
+type Config struct {
+	// Marks are shared by all followers of a process.
+	Marks *Marks
+	// Space tells the targets of this ledger from those of others in Marks.
+	Space uint64
+	// Bound is B: how long entries may be trusted without confirmation.
+	Bound time.Duration
+	// Now is a monotonic clock. It is read once for each check.
+	Now func() time.Duration
+}
+
+// Follower follows one ledger. Its methods are safe for concurrent use; Check
+// takes no lock.
+type Follower struct {
+	cfg Config
+
+	// view is replaced as a whole, under mu, and only after the marks that it
+	// vouches for have been stored.
+	view atomic.Pointer[view]
+
+	mu sync.Mutex
+	// left holds the epochs that were left: none is ever entered again.
+	left map[soracache.Epoch]struct{}
+	// cursor is how far an unfinished chain of cut-off deltas has come that
+	// began at applied. It equals applied when there is none.
+	cursor soracache.Position
+	// life counts activations: what was asked in an earlier life proves
+	// nothing in this one.
+	life uint64
+	// joining means that the next answer's head becomes the floor.
+	joining bool
+}
+
+// view is what a reader must see as one: see Follower.
+type view struct {
+	epoch soracache.Epoch
+	// floor: nothing proven before it may be served. Records before it may be
+	// missing from the marks.
+	floor soracache.Position
+	// applied is contiguous: every record after floor and up to it is in the
+	// marks. It is never merely the highest position seen.
+	applied soracache.Position
+	// confirmed is when the last question was sent whose answer showed that
+	// nothing was missing.
+	confirmed time.Duration
+}
+
+const never = time.Duration(math.MinInt64 / 2)
+
+// NewFollower returns a follower that knows nothing yet.
+func NewFollower(cfg Config) *Follower {
+	f := &Follower{cfg: cfg, left: map[soracache.Epoch]struct{}{}, joining: true}
+	f.view.Store(&view{confirmed: never})
+	return f
+}
+
+// Question is what a follower knew when something was asked of the ledger. It
+// must be taken before the asking is sent.
+type Question struct {
+	// Since is what to show to the ledger.
+	Since soracache.Stamp
+
+	base soracache.Position // applied at that time
+	sent time.Duration
+	mark Mark
+	life uint64
+}
+
+// Ask begins a question.
+func (f *Follower) Ask() Question {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v := f.view.Load()
+	return Question{
+		Since: soracache.Stamp{Epoch: v.epoch, Position: f.cursor},
+		base:  v.applied,
+		sent:  f.cfg.Now(),
+		mark:  f.cfg.Marks.Now(),
+		life:  f.life,
+	}
+}
+
+// Outcome is what an answer or a record did.
+type Outcome struct {
+	// Pull: something is missing; ask again now.
+	Pull bool
+	// Reset: the floor rose to a new epoch's head or past what was missed, so
+	// everything that was proven before is dead.
+	Reset bool
+	// Confirmed: the follower is now confirmed as of the question.
+	Confirmed bool
+}
+
+// Answer takes in the delta that came back for a question. Answers may come
+// late, twice, and in any order.
+func (f *Follower) Answer(q Question, d soracache.Delta) Outcome {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v := *f.view.Load()
+	if q.life != f.life || d.Epoch == 0 {
+		return Outcome{}
+	}
+	if d.Epoch != v.epoch {
+		return f.enter(v, q, d)
+	}
+	if q.Since.Epoch != v.epoch {
+		// Asked before this epoch was entered, answered within it: its delta
+		// does not start from a position of this epoch.
+		return Outcome{}
+	}
+	if f.joining || d.Reset {
+		return f.leap(v, q, d)
+	}
+	v.floor = max(v.floor, f.merge(d.Records))
+	switch {
+	case d.More:
+		if q.base == v.applied && len(d.Records) > 0 {
+			f.cursor = max(f.cursor, d.Records[len(d.Records)-1].Position)
+		}
+		f.view.Store(&v)
+		return Outcome{Pull: true}
+	case q.base == v.applied:
+		// Only from the very position it was asked from: applied may have
+		// moved along another branch of history meanwhile, and moving on
+		// would erase the evidence.
+		v.applied = max(v.applied, d.Head)
+		f.cursor = v.applied
+	case q.base > v.applied:
+		f.view.Store(&v)
+		return Outcome{}
+	}
+	v.confirmed = max(v.confirmed, q.sent)
+	f.view.Store(&v)
+	return Outcome{Confirmed: true}
+}
+
+// enter moves to another epoch, if the question was asked in the present one.
+// An answer that was asked earlier may come from an epoch that the ledger has
+// left since, however late it arrives; and an epoch that was left is dead.
+func (f *Follower) enter(v view, q Question, d soracache.Delta) Outcome {
+	if _, dead := f.left[d.Epoch]; dead || q.Since.Epoch != v.epoch {
+		return Outcome{}
+	}
+	if v.epoch != 0 {
+		f.left[v.epoch] = struct{}{}
+	}
+	return f.restart(d.Epoch, d.Head, q)
+}
+
+// leap gives up what lies between and goes on from the ledger's head.
+func (f *Follower) leap(v view, q Question, d soracache.Delta) Outcome {
+	if q.base != v.applied {
+		return Outcome{Pull: true}
+	}
+	return f.restart(d.Epoch, max(d.Head, v.applied), q)
+}
+
+func (f *Follower) restart(epoch soracache.Epoch, head soracache.Position, q Question) Outcome {
+	f.joining = false
+	f.cursor = head
+	f.view.Store(&view{epoch: epoch, floor: head, applied: head, confirmed: q.sent})
+	return Outcome{Reset: true, Confirmed: true}
+}
+
+// Record takes in one record that was pushed: this process's own, or one that
+// a peer sent. Its targets are marked whatever its place in the order.
+func (f *Follower) Record(r soracache.Record) Outcome {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v := *f.view.Load()
+	if r.Epoch != v.epoch || f.joining {
+		return Outcome{Pull: true}
+	}
+	v.floor = max(v.floor, f.merge([]soracache.Record{r}))
+	missing := false
+	switch {
+	case r.Prev == v.applied:
+		v.applied = r.Position
+		f.cursor = r.Position
+	case r.Prev > v.applied: // a gap
+		missing = true
+	case r.Position > v.applied: // a fork: Prev lies below applied
+		missing = true
+	}
+	f.view.Store(&v)
+	return Outcome{Pull: missing}
+}
+
+// merge stores the marks of records and returns the position of the last one
+// that names everything.
+func (f *Follower) merge(records []soracache.Record) (cleared soracache.Position) {
+	for _, r := range records {
+		for _, t := range r.Targets {
+			if t.Kind == soracache.TargetAll {
+				cleared = max(cleared, r.Position)
+				continue
+			}
+			f.cfg.Marks.set(f.cfg.Marks.slot(f.cfg.Space, t.Kind, t.Name))
+		}
+	}
+	return cleared
+}
+
+// Void withdraws the confirmation: nothing is served until the next one. It is
+// for when the clock cannot be trusted, as after a suspension of the machine.
+func (f *Follower) Void() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.life++
+	v := *f.view.Load()
+	v.confirmed = never
+	f.view.Store(&v)
+}
+
+// Deactivate stops following: what was proven so far is dead from now on, and
+// the first answer to a question that is asked later becomes the new floor.
+// What was known of the ledger is kept, to be shown to it.
+func (f *Follower) Deactivate() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.life++
+	f.joining = true
+	v := *f.view.Load()
+	v.confirmed = never
+	f.view.Store(&v)
+}
+
+// State is how far a follower has come.
+type State struct {
+	Epoch          soracache.Epoch
+	Floor, Applied soracache.Position
+	// Age is how long ago that was confirmed; negative if it is not confirmed
+	// within the bound.
+	Age time.Duration
+}
+
+// State returns how far the follower has come.
+func (f *Follower) State() State {
+	v := f.view.Load()
+	age := f.cfg.Now() - v.confirmed
+	if v.confirmed == never || age >= f.cfg.Bound {
+		age = -1
+	}
+	return State{Epoch: v.epoch, Floor: v.floor, Applied: v.applied, Age: age}
+}
+
+// Proof is what an entry in a local tier carries to be judged by: where it was
+// proven live, and the slots of its key and its tags. It is immutable.
+type Proof struct {
+	// Stamp is the head that the answer reported which brought the entry.
+	Stamp soracache.Stamp
+	mark  Mark
+	slots []Slot
+}
+
+// SlotBytes is how much memory a proof holds beside itself.
+func (p *Proof) SlotBytes() int { return 4 * len(p.slots) }
+
+// Prove returns the proof of an entry that an answer brought as live at its
+// head. It is false if the answer may not be kept: it is of another epoch, or
+// proven before the floor.
+func (f *Follower) Prove(q Question, d soracache.Delta, key string, tags []string) (Proof, bool) {
+	v := f.view.Load()
+	if d.Epoch != v.epoch || d.Head < v.floor {
+		return Proof{}, false
+	}
+	m := f.cfg.Marks
+	slots := make([]Slot, 1, 1+len(tags))
+	slots[0] = m.slot(f.cfg.Space, soracache.TargetKey, key)
+	for _, t := range tags {
+		slots = append(slots, m.slot(f.cfg.Space, soracache.TargetTag, t))
+	}
+	return Proof{
+		Stamp: soracache.Stamp{Epoch: d.Epoch, Position: d.Head},
+		mark:  q.mark,
+		slots: slots,
+	}, true
+}
+
+// Verdict is the outcome of a check.
+type Verdict uint8
+
+// The verdicts.
+const (
+	// Live: it may be served.
+	Live Verdict = iota
+	// Dead: something that came after it names it, or may name it.
+	Dead
+	// Behind: the request wants more than this follower has applied.
+	Behind
+	// Unconfirmed: nothing known speaks against it, but the follower has not
+	// been confirmed within the bound.
+	Unconfirmed
+)
+
+// String returns live, dead, behind or unconfirmed.
+func (v Verdict) String() string {
+	return [...]string{"live", "dead", "behind", "unconfirmed"}[min(v, Unconfirmed)]
+}
+
+// Check judges an entry by the rule, for a request that wants at least the
+// stamp least (the zero Stamp wants nothing). It also returns what a live
+// entry is known to reflect.
+//
+// A writer stores marks, then the view; a reader loads the view, then the
+// marks, then the clock. So a view that claims a position is never seen without
+// its marks, and a confirmation is never counted against an older clock.
+func (f *Follower) Check(p *Proof, least soracache.Stamp) (Verdict, soracache.Stamp) {
+	v := f.view.Load()
+	seen := soracache.Stamp{Epoch: v.epoch, Position: v.applied}
+	if p.Stamp.Epoch != v.epoch || p.Stamp.Position < v.floor || f.cfg.Marks.namedSince(p.slots, p.mark) {
+		return Dead, seen
+	}
+	if least.Epoch != 0 && (least.Epoch != v.epoch || least.Position > v.applied) {
+		return Behind, seen
+	}
+	if f.cfg.Now()-v.confirmed >= f.cfg.Bound {
+		return Unconfirmed, seen
+	}
+	return Live, seen
+}
