@@ -1,0 +1,584 @@
+package l2test
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
+)
+
+// ModelConfig says how a [Model] is to behave. Its zero value is usable.
+type ModelConfig struct {
+	// Retention bounds the ledgers; zero means [l2.NewRetention].
+	Retention l2.Retention
+	// Now is the clock; nil means time.Now, which testing/synctest replaces.
+	Now func() time.Time
+	// Random gives the epochs; nil means math/rand/v2. A deterministic run
+	// passes a seeded source. It is called with the model locked.
+	Random func() uint64
+}
+
+// Model is an [l2.Store] in memory: maps and one mutex, and the rule spelled
+// out as plainly as it can be. Every engine must agree with it. It has no
+// goroutines, and what it answers depends on its calls, its clock and its
+// random source alone. Several nodes of a test share one store by sharing one
+// Model; Close does nothing.
+type Model struct {
+	config ModelConfig
+
+	mu         sync.Mutex // guards what follows
+	partitions map[place]*partition
+	counters   l2.Counters
+}
+
+var _ l2.Store = (*Model)(nil)
+
+// place is where a partition lives: the number of its siblings is what the
+// partition itself remembers.
+type place struct {
+	namespace string
+	index     uint16
+}
+
+// partition is a ledger and what it judges. The ledger is nil before the first
+// call and after it was lost.
+type partition struct {
+	ledger  *ledger
+	entries map[string]entry
+	leases  map[string]lease
+}
+
+type entry struct {
+	soracache.Entry
+	stamp      soracache.Stamp
+	freshUntil time.Time
+	keepUntil  time.Time
+	l1         time.Duration
+}
+
+type lease struct {
+	nonce soracache.Lease
+	stamp soracache.Stamp
+	until time.Time
+}
+
+// NewModel returns an empty model.
+func NewModel(config ModelConfig) *Model {
+	if config.Retention == (l2.Retention{}) {
+		config.Retention = l2.NewRetention()
+	}
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	if config.Random == nil {
+		config.Random = rand.Uint64
+	}
+	return &Model{config: config, partitions: make(map[place]*partition)}
+}
+
+// step is one atomic step: a partition whose ledger is there and shares its
+// history with the caller, at one moment.
+type step struct {
+	*partition
+	m     *Model
+	now   time.Time
+	since soracache.Stamp
+}
+
+// begin opens a step on a partition, the model being locked: it creates a
+// ledger that is not there, and takes a new epoch if the caller shows another
+// history. That comes before anything else, so that no append of the caller's
+// own can cover up that the ledger lost its tail.
+func (m *Model) begin(ctx context.Context, at l2.Partition, since soracache.Stamp) (step, error) {
+	m.counters.RoundTrips++
+	if err := ctx.Err(); err != nil {
+		return step{}, fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
+	}
+	if at.Index >= at.Count {
+		return step{}, fmt.Errorf("%w: partition %s of %d", soracache.ErrInvalid, at, at.Count)
+	}
+	p := m.partition(at)
+	if p.ledger != nil && p.ledger.count != at.Count {
+		return step{}, fmt.Errorf("%w: partition %s is one of %d, not of %d",
+			soracache.ErrInvalid, at, p.ledger.count, at.Count)
+	}
+	now := m.config.Now()
+	if p.ledger == nil || p.ledger.differs(since) {
+		p.ledger = p.ledger.mint(m.epoch(), at.Count, now, since)
+		m.counters.Epochs++
+	}
+	return step{partition: p, m: m, now: now, since: since}, nil
+}
+
+// partition returns what is stored for a partition, at first nothing.
+func (m *Model) partition(at l2.Partition) *partition {
+	p := m.partitions[place{at.Namespace, at.Index}]
+	if p == nil {
+		p = &partition{entries: make(map[string]entry), leases: make(map[string]lease)}
+		m.partitions[place{at.Namespace, at.Index}] = p
+	}
+	return p
+}
+
+func (m *Model) epoch() soracache.Epoch {
+	for {
+		if e := soracache.Epoch(m.config.Random() & (1<<52 - 1)); e != 0 {
+			return e
+		}
+	}
+}
+
+// Read implements [l2.Store].
+func (m *Model) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	answers := make([]l2.ReadAnswer, len(reqs))
+	for i, req := range reqs {
+		s, err := m.begin(ctx, req.Partition, req.Since)
+		if err != nil {
+			answers[i].Err = err
+			continue
+		}
+		for _, key := range req.Keys {
+			answers[i].Keys = append(answers[i].Keys, s.read(key))
+		}
+		answers[i].Delta = s.delta()
+	}
+	return answers
+}
+
+func (s step) read(req l2.ReadKey) l2.KeyAnswer {
+	var a l2.KeyAnswer
+	wanted := req.Nonce != soracache.Lease{}
+	if e, ok := s.live(req.Key); ok {
+		a.Found, a.Entry, a.Stamp, a.L1 = true, e.Entry, e.stamp, e.l1
+		a.FreshFor, a.KeepFor = e.freshUntil.Sub(s.now), e.keepUntil.Sub(s.now)
+		wanted = wanted && max(a.FreshFor, 0) <= req.RefreshWithin
+	}
+	if !wanted {
+		return a
+	}
+	held, ok := s.lease(req.Key)
+	if !ok {
+		held = lease{nonce: req.Nonce, stamp: s.ledger.stamp(), until: s.now.Add(req.LeaseFor)}
+		s.leases[req.Key] = held
+	}
+	a.LeaseFor = held.until.Sub(s.now)
+	if held.nonce != req.Nonce {
+		a.Lease = l2.LeaseHeld
+		return a
+	}
+	a.Lease, a.LeaseStamp = l2.LeaseGranted, held.stamp
+	return a
+}
+
+// live returns the entry under a key if it is live.
+func (s step) live(key string) (entry, bool) {
+	e, ok := s.entries[key]
+	if !ok {
+		return entry{}, false
+	}
+	reason, _ := s.judge(key, e)
+	return e, reason == ""
+}
+
+// judge says why an entry is dead, and which record killed it if one did. The
+// reason is empty if it is live.
+func (s step) judge(key string, e entry) (string, soracache.Record) {
+	if !s.now.Before(e.keepUntil) {
+		return "expired", soracache.Record{}
+	}
+	return s.ledger.judge(e.stamp, key, e.Tags)
+}
+
+// lease returns the lease that somebody holds on a key. One that no fill can
+// complete any more, because it is of another epoch or from before a clear,
+// keeps nobody waiting.
+func (s step) lease(key string) (lease, bool) {
+	l, ok := s.leases[key]
+	ok = ok && s.now.Before(l.until) && l.stamp.Epoch == s.ledger.epoch && l.stamp.Position >= s.ledger.cleared
+	return l, ok
+}
+
+// Write implements [l2.Store].
+func (m *Model) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAnswer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	answers := make([]l2.WriteAnswer, len(reqs))
+	for i, req := range reqs {
+		s, err := m.begin(ctx, req.Partition, req.Since)
+		if err == nil {
+			answers[i], err = s.write(req)
+		}
+		if err != nil {
+			answers[i] = l2.WriteAnswer{Err: err}
+			continue
+		}
+		answers[i].Delta = s.delta()
+	}
+	return answers
+}
+
+func (s step) write(req l2.WriteRequest) (l2.WriteAnswer, error) {
+	switch req.Op {
+	case soracache.OpFill:
+		return s.fill(req), nil
+	case soracache.OpPut:
+		return s.put(req), nil
+	case soracache.OpRenew:
+		return s.renew(req), nil
+	case soracache.OpRelease:
+		return s.release(req), nil
+	}
+	return l2.WriteAnswer{}, fmt.Errorf("%w: unknown write %d", soracache.ErrInvalid, req.Op)
+}
+
+// fill stores a value under the nonce that holds the lease. Only the nonce
+// decides who that is: two leases can have the same stamp, and the later one's
+// value must stand. A fill that lost to a record ends the lease too, for
+// nothing can come of it.
+func (s step) fill(req l2.WriteRequest) l2.WriteAnswer {
+	held, ok := s.leases[req.Key]
+	if !ok || held.nonce != req.Nonce || !s.now.Before(held.until) {
+		return l2.WriteAnswer{Reason: soracache.ReasonLeaseLost}
+	}
+	delete(s.leases, req.Key)
+	if reason, by := s.ledger.judge(held.stamp, req.Key, req.Entry.Tags); reason != "" {
+		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: by}
+	}
+	s.store(req, held.stamp)
+	return l2.WriteAnswer{Stamp: held.stamp}
+}
+
+// put names the key in a record of its own, so that whatever was begun before
+// it is dead, and writes with the stamp of that record.
+func (s step) put(req l2.WriteRequest) l2.WriteAnswer {
+	record := s.append([]soracache.Target{soracache.Key(req.Key)})
+	s.store(req, s.ledger.stamp())
+	return l2.WriteAnswer{Stamp: s.ledger.stamp(), Record: record}
+}
+
+func (s step) store(req l2.WriteRequest, stamp soracache.Stamp) {
+	keep := max(req.Lifetime.Keep, req.Lifetime.TTL)
+	s.ledger.longestKeep = max(s.ledger.longestKeep, keep)
+	s.entries[req.Key] = entry{
+		Entry:      req.Entry,
+		stamp:      stamp,
+		freshUntil: s.now.Add(req.Lifetime.TTL),
+		keepUntil:  s.now.Add(keep),
+		l1:         req.Lifetime.L1,
+	}
+}
+
+func (s step) renew(req l2.WriteRequest) l2.WriteAnswer {
+	held, ok := s.lease(req.Key)
+	if !ok || held.nonce != req.Nonce {
+		return l2.WriteAnswer{Reason: soracache.ReasonLeaseLost}
+	}
+	held.until = s.now.Add(req.LeaseFor)
+	s.leases[req.Key] = held
+	return l2.WriteAnswer{Stamp: held.stamp}
+}
+
+func (s step) release(req l2.WriteRequest) l2.WriteAnswer {
+	held, ok := s.lease(req.Key)
+	if !ok || held.nonce != req.Nonce {
+		return l2.WriteAnswer{Reason: soracache.ReasonLeaseLost}
+	}
+	delete(s.leases, req.Key)
+	return l2.WriteAnswer{}
+}
+
+// Invalidate implements [l2.Store].
+func (m *Model) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l2.InvalidateAnswer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	answers := make([]l2.InvalidateAnswer, len(reqs))
+	for i, req := range reqs {
+		s, err := m.begin(ctx, req.Partition, req.Since)
+		if err == nil {
+			err = checkTargets(req.Targets)
+		}
+		if err != nil {
+			answers[i].Err = err
+			continue
+		}
+		answers[i].Record = s.append(req.Targets)
+		answers[i].Delta = s.delta()
+	}
+	return answers
+}
+
+func checkTargets(targets []soracache.Target) error {
+	if len(targets) == 0 {
+		return fmt.Errorf("%w: nothing to invalidate", soracache.ErrInvalid)
+	}
+	for _, t := range targets {
+		if t.Kind < soracache.TargetKey || t.Kind > soracache.TargetAll {
+			return fmt.Errorf("%w: %s", soracache.ErrInvalid, t)
+		}
+	}
+	return nil
+}
+
+// append records the targets, and deletes what is stored under the keys among
+// them.
+func (s step) append(targets []soracache.Target) soracache.Record {
+	record := s.ledger.append(targets, s.now, s.m.config.Retention)
+	for _, t := range targets {
+		if t.Kind == soracache.TargetKey {
+			delete(s.entries, t.Name)
+			delete(s.leases, t.Name)
+		}
+	}
+	return record
+}
+
+// delta is taken after the step did its work: it holds the step's own record.
+func (s step) delta() soracache.Delta { return s.ledger.delta(s.since) }
+
+// Since implements [l2.Store].
+func (m *Model) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	answers := make([]l2.SinceAnswer, len(reqs))
+	for i, req := range reqs {
+		s, err := m.begin(ctx, req.Partition, req.Since)
+		if err != nil {
+			answers[i].Err = err
+			continue
+		}
+		answers[i].Delta = s.delta()
+	}
+	return answers
+}
+
+// Explain implements [l2.Store].
+func (m *Model) Explain(ctx context.Context, at l2.Partition, key string) (l2.Explanation, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, err := m.begin(ctx, at, soracache.Stamp{})
+	if err != nil {
+		return l2.Explanation{}, err
+	}
+	x := l2.Explanation{Ledger: s.ledger.stamp()}
+	if e, ok := s.entries[key]; ok {
+		x.Stored, x.Readable = true, true
+		x.Entry, x.Stamp = e.Entry, e.stamp
+		x.FreshFor, x.KeepFor = e.freshUntil.Sub(s.now), e.keepUntil.Sub(s.now)
+		x.Reason, x.KilledBy = s.judge(key, e)
+		x.Live = x.Reason == ""
+	}
+	if l, ok := s.lease(key); ok {
+		x.Leased, x.LeaseFor, x.LeaseStamp = true, l.until.Sub(s.now), l.stamp
+	}
+	return x, nil
+}
+
+// ListKeys implements [l2.Store].
+func (m *Model) ListKeys(ctx context.Context, at l2.Partition, tag, cursor string, limit int) ([]string, string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, after, err := m.walk(ctx, at, cursor)
+	if err != nil {
+		return nil, "", err
+	}
+	var keys []string
+	for _, key := range s.keys(tag, after) {
+		if _, ok := s.live(key); !ok {
+			continue
+		}
+		if len(keys) == max(limit, 1) {
+			return keys, pageAfter(keys[len(keys)-1]), nil
+		}
+		keys = append(keys, key)
+	}
+	return keys, "", nil
+}
+
+// reclaimStep is how many keys one step of Reclaim looks at.
+const reclaimStep = 1000
+
+// Reclaim implements [l2.Store].
+func (m *Model) Reclaim(ctx context.Context, at l2.Partition, tag, cursor string) (next string, deleted int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, after, err := m.walk(ctx, at, cursor)
+	if err != nil {
+		return "", 0, err
+	}
+	keys := s.keys(tag, after)
+	if len(keys) > reclaimStep {
+		keys = keys[:reclaimStep]
+		next = pageAfter(keys[reclaimStep-1])
+	}
+	for _, key := range keys {
+		if _, ok := s.live(key); !ok {
+			delete(s.entries, key)
+			deleted++
+		}
+	}
+	return next, deleted, nil
+}
+
+// walk opens a step of a walk over a partition's keys, which goes on after the
+// key that the cursor holds.
+func (m *Model) walk(ctx context.Context, at l2.Partition, cursor string) (step, string, error) {
+	after, err := parsePage(cursor)
+	if err != nil {
+		return step{}, "", err
+	}
+	s, err := m.begin(ctx, at, soracache.Stamp{})
+	return s, after, err
+}
+
+// keys returns, sorted, the keys of stored entries above one key that carry a
+// tag; with an empty tag, of all.
+func (s step) keys(tag, after string) []string {
+	var keys []string
+	for key, e := range s.entries {
+		if key > after && (tag == "" || slices.Contains(e.Tags, tag)) {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+const pagePrefix = "after-"
+
+func pageAfter(key string) string { return pagePrefix + hex.EncodeToString([]byte(key)) }
+
+func parsePage(cursor string) (string, error) {
+	if cursor == "" {
+		return "", nil
+	}
+	digits, ok := strings.CutPrefix(cursor, pagePrefix)
+	key, err := hex.DecodeString(digits)
+	if !ok || err != nil {
+		return "", fmt.Errorf("%w: malformed cursor", soracache.ErrInvalid)
+	}
+	return string(key), nil
+}
+
+// Sweep implements [l2.Store]: it deletes what has outlived its time.
+func (m *Model) Sweep(ctx context.Context, at l2.Partition) (more bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, err := m.begin(ctx, at, soracache.Stamp{})
+	if err != nil {
+		return false, err
+	}
+	for key, e := range s.entries {
+		if !s.now.Before(e.keepUntil) {
+			delete(s.entries, key)
+		}
+	}
+	for key, l := range s.leases {
+		if !s.now.Before(l.until) {
+			delete(s.leases, key)
+		}
+	}
+	return false, nil
+}
+
+// Ping implements [l2.Store].
+func (m *Model) Ping(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// Counters implements [l2.Store].
+func (m *Model) Counters() l2.Counters {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.counters
+}
+
+// Close implements [l2.Store]. The model can be used after it, as a database
+// outlives its connections.
+func (m *Model) Close() error { return nil }
+
+// LoseLedger makes a partition lose its ledger and keep its entries, leases
+// and tag sets, as a database does that evicts the wrong thing.
+func (m *Model) LoseLedger(at l2.Partition) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.partition(at).ledger = nil
+}
+
+// Flush makes the model forget everything.
+func (m *Model) Flush() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.partitions)
+}
+
+// Snapshot returns a function that brings everything back to what it is now,
+// as restoring a backup does, or a failover to a replica that lagged. It can
+// be called any number of times.
+func (m *Model) Snapshot() (restore func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	saved := clonePartitions(m.partitions)
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.partitions = clonePartitions(saved)
+	}
+}
+
+func clonePartitions(from map[place]*partition) map[place]*partition {
+	to := make(map[place]*partition, len(from))
+	for at, p := range from {
+		to[at] = p.clone()
+	}
+	return to
+}
+
+// Dump returns a function that puts one stored entry, as it is now, back under
+// its key (or another one), whatever has happened since: what DUMP and RESTORE
+// do in Redis. It reports whether there is such an entry.
+func (m *Model) Dump(at l2.Partition, key string) (restore func(key string), ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e, ok := m.partition(at).entries[key]
+	return func(key string) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.partition(at).entries[key] = e
+	}, ok
+}
+
+// String summarises the model, for the logs of tests.
+func (m *Model) String() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	places := make([]place, 0, len(m.partitions))
+	for at := range m.partitions {
+		places = append(places, at)
+	}
+	slices.SortFunc(places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.index, b.index))
+	})
+	var out strings.Builder
+	for _, at := range places {
+		p := m.partitions[at]
+		fmt.Fprintf(&out, "%s/%d: %d entries, %d leases", at.namespace, at.index, len(p.entries), len(p.leases))
+		if p.ledger != nil {
+			fmt.Fprintf(&out, ", epoch %x head %d", p.ledger.epoch, p.ledger.head)
+		}
+		out.WriteByte('\n')
+	}
+	return out.String()
+}
