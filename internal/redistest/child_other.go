@@ -1,0 +1,8 @@
+//go:build !linux
+
+package redistest
+
+import "syscall"
+
+// childAttributes is empty: only Linux ties a child's life to its parent's.
+func childAttributes() *syscall.SysProcAttr { return nil }
