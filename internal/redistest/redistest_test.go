@@ -184,15 +184,20 @@ func TestProxyCountsRoundTrips(t *testing.T) {
 func TestProxyCountsOverlappingRequestsAsOne(t *testing.T) {
 	p, c := throughProxy(t)
 	p.Latency(50 * time.Millisecond)
-	errs := make(chan error)
-	for range 5 {
-		go func() { errs <- c.Ping(t.Context()).Err() }()
-	}
-	for range 5 {
-		if err := <-errs; err != nil {
-			t.Fatal(err)
+	pings := func() {
+		errs := make(chan error)
+		for range 5 {
+			go func() { errs <- c.Ping(t.Context()).Err() }()
+		}
+		for range 5 {
+			if err := <-errs; err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
+	pings() // opens the connections
+	p.Reset()
+	pings()
 	if got := p.Counts(); got.RoundTrips != 1 || got.Commands["PING"] != 5 {
 		t.Fatalf("got %s", got)
 	}
