@@ -43,11 +43,9 @@ type Follower struct {
 	// cursor is how far an unfinished chain of cut-off deltas has come that
 	// began at applied. It equals applied when there is none.
 	cursor soracache.Position
-	// life counts activations: what was asked in an earlier life proves
-	// nothing in this one.
+	// life counts withdrawals of the confirmation: what was asked before one
+	// confirms nothing after it.
 	life uint64
-	// joining means that the next answer's head becomes the floor.
-	joining bool
 }
 
 // view is what a reader must see as one: see Follower.
@@ -68,7 +66,7 @@ const never = time.Duration(math.MinInt64 / 2)
 
 // NewFollower returns a follower that knows nothing yet.
 func NewFollower(cfg Config) *Follower {
-	f := &Follower{cfg: cfg, left: map[soracache.Epoch]struct{}{}, joining: true}
+	f := &Follower{cfg: cfg, left: map[soracache.Epoch]struct{}{}}
 	f.view.Store(&view{confirmed: never})
 	return f
 }
@@ -84,6 +82,9 @@ type Question struct {
 	mark Mark
 	life uint64
 }
+
+// Sent is when the question was taken, on the follower's clock.
+func (q *Question) Sent() time.Duration { return q.sent }
 
 // Ask begins a question.
 func (f *Follower) Ask() Question {
@@ -106,6 +107,8 @@ type Outcome struct {
 	// Reset: the floor rose to a new epoch's head or past what was missed, so
 	// everything that was proven before is dead.
 	Reset bool
+	// Entered: the reset was a move from one epoch to another.
+	Entered bool
 	// Confirmed: the follower is now confirmed as of the question.
 	Confirmed bool
 }
@@ -127,7 +130,7 @@ func (f *Follower) Answer(q Question, d soracache.Delta) Outcome {
 		// does not start from a position of this epoch.
 		return Outcome{}
 	}
-	if f.joining || d.Reset {
+	if d.Reset {
 		return f.leap(v, q, d)
 	}
 	v.floor = max(v.floor, f.merge(d.Records))
@@ -163,7 +166,9 @@ func (f *Follower) enter(v view, q Question, d soracache.Delta) Outcome {
 	if v.epoch != 0 {
 		f.left[v.epoch] = struct{}{}
 	}
-	return f.restart(d.Epoch, d.Head, q)
+	o := f.restart(d.Epoch, d.Head, q)
+	o.Entered = v.epoch != 0
+	return o
 }
 
 // leap gives up what lies between and goes on from the ledger's head.
@@ -175,7 +180,6 @@ func (f *Follower) leap(v view, q Question, d soracache.Delta) Outcome {
 }
 
 func (f *Follower) restart(epoch soracache.Epoch, head soracache.Position, q Question) Outcome {
-	f.joining = false
 	f.cursor = head
 	f.view.Store(&view{epoch: epoch, floor: head, applied: head, confirmed: q.sent})
 	return Outcome{Reset: true, Confirmed: true}
@@ -187,7 +191,7 @@ func (f *Follower) Record(r soracache.Record) Outcome {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	v := *f.view.Load()
-	if r.Epoch != v.epoch || f.joining {
+	if r.Epoch != v.epoch {
 		return Outcome{Pull: true}
 	}
 	v.floor = max(v.floor, f.merge([]soracache.Record{r}))
@@ -220,25 +224,17 @@ func (f *Follower) merge(records []soracache.Record) (cleared soracache.Position
 	return cleared
 }
 
-// Void withdraws the confirmation: nothing is served until the next one. It is
-// for when the clock cannot be trusted, as after a suspension of the machine.
+// Void withdraws the confirmation: nothing is served until a question that is
+// asked from now on is answered. It is for when the clock cannot be trusted, as
+// after a suspension of the machine.
+//
+// A follower that is not asked for a while, because nobody uses it, needs
+// nothing of the kind: its confirmation runs out, applied stays where it was,
+// and the next answer brings what was missed or a reset.
 func (f *Follower) Void() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.life++
-	v := *f.view.Load()
-	v.confirmed = never
-	f.view.Store(&v)
-}
-
-// Deactivate stops following: what was proven so far is dead from now on, and
-// the first answer to a question that is asked later becomes the new floor.
-// What was known of the ledger is kept, to be shown to it.
-func (f *Follower) Deactivate() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.life++
-	f.joining = true
 	v := *f.view.Load()
 	v.confirmed = never
 	f.view.Store(&v)
