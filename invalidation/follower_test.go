@@ -304,11 +304,9 @@ func TestCutOffDeltaIsNotTakenForApplied(t *testing.T) {
 		w.invalidate(soracache.Key(fmt.Sprint("other", i)))
 	}
 	w.invalidate(soracache.Key("k")) // hides the first record
-	w.clock += bound
 	if _, d, o := w.ask(f); !d.More || !o.Pull || o.Confirmed {
 		t.Fatalf("more %v, pull %v, confirmed %v", d.More, o.Pull, o.Confirmed)
 	}
-	w.want(f, p, invalidation.Unconfirmed)
 	least := soracache.Stamp{Epoch: known.Epoch, Position: known.Position}
 	if got, _ := f.Check(&p, least); got == invalidation.Live {
 		t.Fatal("served to a reader that knows of an invalidation which was not applied")
@@ -323,6 +321,20 @@ func TestCutOffDeltaIsNotTakenForApplied(t *testing.T) {
 		}
 	}
 	t.Fatal("the chain does not end")
+}
+
+func TestCutOffDeltaConfirmsNothing(t *testing.T) {
+	w := newWorld(t, 1)
+	f := w.follower(1 << 16)
+	p := w.prove(f, "k")
+	for i := range l2.MaxDelta + 10 {
+		w.invalidate(soracache.Key(fmt.Sprint("other", i)))
+	}
+	w.clock += bound
+	w.ask(f)
+	w.want(f, p, invalidation.Unconfirmed)
+	w.ask(f)
+	w.want(f, p, invalidation.Live)
 }
 
 // TestChase lets several followers chase one ledger with questions that are
