@@ -22,7 +22,7 @@ func TestServersDieWithTheProcess(t *testing.T) {
 		select {}
 	}
 	requireServer(t)
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$") //nolint:gosec // this very binary
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
 	cmd.Env = append(os.Environ(), victim+"=1", "TMPDIR="+t.TempDir())
 	out, _ := cmd.Output() // it was killed
 	_, rest, _ := strings.Cut(string(out), "addr=")

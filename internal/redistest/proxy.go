@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"slices"
@@ -78,10 +77,13 @@ func (c Counts) String() string {
 	return b.String()
 }
 
-// setup names the commands of [Counts.Setup].
-var setup = map[string]bool{
-	"HELLO": true, "AUTH": true, "CLIENT": true, "SELECT": true, "READONLY": true, "READWRITE": true,
-	"CLUSTER": true, "COMMAND": true, "SENTINEL": true, "SUBSCRIBE": true, "PSUBSCRIBE": true,
+// isSetup reports whether a command is one of [Counts.Setup].
+func isSetup(name string) bool {
+	switch name {
+	case "HELLO", "AUTH", "CLIENT", "SELECT", "READONLY", "READWRITE", "CLUSTER", "COMMAND", "SENTINEL":
+		return true
+	}
+	return false
 }
 
 // NewProxy returns a proxy that is closed when the test ends.
@@ -306,7 +308,7 @@ func (l *link) answers() {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := l.server.Read(buf)
-		if n > 0 && !(l.pass() && l.await()) {
+		if n > 0 && (!l.pass() || !l.await()) {
 			return
 		}
 		answers := 0
@@ -319,7 +321,7 @@ func (l *link) answers() {
 		if !l.answered(answers) {
 			return
 		}
-		if _, werr := l.client.Write(buf[:n]); werr != nil || errors.Is(err, io.EOF) || err != nil {
+		if _, werr := l.client.Write(buf[:n]); werr != nil || err != nil {
 			return
 		}
 	}
@@ -340,7 +342,7 @@ func (l *link) sent(m respMessage) {
 		p.counts.Setup[name]++
 		return
 	}
-	if setup[name] {
+	if isSetup(name) {
 		p.counts.Setup[name]++
 		l.pending = append(l.pending, 0)
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"strconv"
 	"testing"
 	"time"
 
@@ -241,7 +242,7 @@ func TestClusterThroughProxy(t *testing.T) {
 	c := Cluster(t, Through(p))
 	client := c.Client(t)
 	for i := range 30 {
-		if err := client.Set(t.Context(), fmt.Sprint(i), i, 0).Err(); err != nil {
+		if err := client.Set(t.Context(), strconv.Itoa(i), i, 0).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}

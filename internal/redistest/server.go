@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -44,11 +45,11 @@ type options struct {
 // configured here comes after the defaults and overrides them.
 func Config(name string, values ...string) Option {
 	return func(o *options) {
-		line := name
+		quoted := make([]string, 0, len(values))
 		for _, v := range values {
-			line += " " + fmt.Sprintf("%q", v)
+			quoted = append(quoted, strconv.Quote(v))
 		}
-		o.config = append(o.config, line)
+		o.config = append(o.config, name+" "+strings.Join(quoted, " "))
 	}
 }
 
@@ -129,11 +130,11 @@ func start(t testing.TB, o options, sentinel bool) *Server {
 	return nil
 }
 
-// tempDir is t.TempDir with a short path that also works for the shared
-// servers, which outlive the test that asked for them first.
+// tempDir is t.TempDir for servers that may be shared, and then outlive the
+// test that asked for them first.
 func tempDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "redistest-")
+	dir, err := os.MkdirTemp("", "redistest-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +350,7 @@ func (s *Server) Running() bool {
 
 // Log returns the end of what the server logged.
 func (s *Server) Log() string {
-	b, _ := os.ReadFile(filepath.Join(s.Dir, "log")) //nolint:gosec // a file of our own
+	b, _ := os.ReadFile(filepath.Join(s.Dir, "log"))
 	if len(b) > 4096 {
 		b = b[len(b)-4096:]
 	}
@@ -371,11 +372,11 @@ type process struct {
 // startProcess starts a child and waits for it on one goroutine, locked to its
 // thread: the kernel kills the child when the thread that started it ends.
 func startProcess(binary string, args []string, log string) (*process, error) {
-	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // a file of our own
+	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(binary, args...) //nolint:noctx // it is ended by kill, when the test says
+	cmd := exec.Command(binary, args...)
 	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = f, f, childAttributes()
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
@@ -439,7 +440,7 @@ func freePort(t testing.TB) int {
 	const low, high = 15_000, 32_000
 	var lc net.ListenConfig
 	for range 100 {
-		port := low + rand.IntN(high-low) //nolint:gosec // any port will do
+		port := low + rand.IntN(high-low)
 		l, err := lc.Listen(context.Background(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			_ = l.Close()

@@ -7,6 +7,8 @@ import (
 
 // shared are the instances that a test binary starts once. They are stopped by
 // [M.Run].
+//
+//nolint:gochecknoglobals // the tests of a binary have nothing else in common
 var shared struct {
 	mu         sync.Mutex
 	standalone *Server
