@@ -45,7 +45,7 @@ type Copy struct {
 // Stats are a node's running totals since its start.
 type Stats struct {
 	// Reads by outcome. A hit counts for the tier that it came from.
-	HitsL1, HitsL2, Stale, Misses, Unconfirmed uint64
+	HitsL1, HitsL2, Stale, Misses, Unconfirmed, ReadErrors uint64
 	// Leases given out, waits parked behind another's lease, and waits that
 	// ended without an answer.
 	Leases, Waits, WaitTimeouts uint64

@@ -1,0 +1,518 @@
+// Package node is one cache node: get, fill, put and invalidate over an
+// in-process tier and a shared store, under the one rule.
+//
+// A read goes Get -> fromL1 -> load -> join -> fly -> Store.Read -> keep, and
+// back; an invalidation goes Invalidate -> Store.Invalidate -> Follower. The
+// node blocks only in the store, the clock and its own flights. It knows no
+// transport and no engine.
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/hold"
+	"github.com/soracache/soracache/invalidation"
+	"github.com/soracache/soracache/l1"
+	"github.com/soracache/soracache/l2"
+)
+
+// Config says what a [Node] is made of. Only Store is required.
+type Config struct {
+	// Store is the second tier. The node uses it and does not close it.
+	Store l2.Store
+	// L1MaxBytes bounds the in-process tier (default 256 MiB).
+	L1MaxBytes int64
+	// Bound is B: the longest that L1 is trusted without confirmation
+	// (default 1s, at least 10ms). The node confirms three times as often.
+	Bound time.Duration
+	// Limits bounds what is taken in (default [soracache.DefaultLimits]). The
+	// node itself checks only what its own memory depends on.
+	Limits soracache.Limits
+	// Partitions says how many partitions a namespace has (default 1). It must
+	// never change for a namespace and be the same on all nodes; the store
+	// refuses what differs.
+	Partitions func(namespace string) int
+	// MaxPartitions bounds how many partitions are followed (default 16,384).
+	MaxPartitions int
+	// StoreTimeout bounds each call to the store (default 2s).
+	StoreTimeout time.Duration
+	// IdleAfter is how long after its last use a partition is followed
+	// (default 1 min).
+	IdleAfter time.Duration
+	// SweepEvery is how often housekeeping that is due by time is done
+	// (default 2s).
+	SweepEvery time.Duration
+	// Logger defaults to discarding.
+	Logger *slog.Logger
+	// Observer is told of store calls and waits.
+	Observer Observer
+	// Rand gives leases and the hash seed (default crypto/rand).
+	Rand io.Reader
+}
+
+// Validate reports the first field that is not usable.
+func (c Config) Validate() error {
+	switch {
+	case c.Store == nil:
+		return fmt.Errorf("%w: node needs a store", soracache.ErrInvalid)
+	case c.L1MaxBytes < 0:
+		return fmt.Errorf("%w: L1 size must not be negative", soracache.ErrInvalid)
+	case c.Bound != 0 && c.Bound < 10*time.Millisecond:
+		return fmt.Errorf("%w: bound must be at least 10ms", soracache.ErrInvalid)
+	case c.StoreTimeout < 0 || c.IdleAfter < 0 || c.SweepEvery < 0 || c.MaxPartitions < 0:
+		return fmt.Errorf("%w: durations and counts must not be negative", soracache.ErrInvalid)
+	}
+	if c.Limits != (soracache.Limits{}) {
+		return c.Limits.Validate()
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.L1MaxBytes == 0 {
+		c.L1MaxBytes = 256 << 20
+	}
+	if c.Bound == 0 {
+		c.Bound = time.Second
+	}
+	if c.Limits == (soracache.Limits{}) {
+		c.Limits = soracache.DefaultLimits()
+	}
+	if c.Partitions == nil {
+		c.Partitions = func(string) int { return 1 }
+	}
+	if c.MaxPartitions == 0 {
+		c.MaxPartitions = 16_384
+	}
+	if c.StoreTimeout == 0 {
+		c.StoreTimeout = 2 * time.Second
+	}
+	if c.IdleAfter == 0 {
+		c.IdleAfter = time.Minute
+	}
+	if c.SweepEvery == 0 {
+		c.SweepEvery = 2 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	return c
+}
+
+// errDraining is what a node answers once Drain has begun.
+var errDraining = fmt.Errorf("%w: draining", soracache.ErrUnavailable)
+
+// Node is one cache node. It implements [soracache.Backend] and is safe for
+// concurrent use.
+type Node struct {
+	cfg   Config
+	start time.Time
+	l1    *l1.Cache[*local]
+	marks *invalidation.Marks
+
+	mu         sync.RWMutex
+	namespaces map[string]*namespace // guarded by mu
+	count      int                   // partitions in namespaces; guarded by mu
+	spaces     atomic.Uint32         // the last space given to a partition
+
+	requests  hold.Gate     // open while requests are taken
+	draining  chan struct{} // closed when Drain begins
+	drainOnce sync.Once
+
+	// The background: follow, housekeep, reclaim, pulls, flights, releases.
+	ctx    context.Context //nolint:containedctx // the node's own life, ended by Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	chores chores
+
+	totals totals
+}
+
+type namespace struct {
+	name       string
+	partitions []*partition
+}
+
+func (ns *namespace) of(key string) *partition {
+	return ns.partitions[soracache.PartitionOf(key, len(ns.partitions))]
+}
+
+// New returns a running node. Close ends it.
+func New(cfg Config) (*Node, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	var seed [8]byte
+	if _, err := io.ReadFull(cfg.Rand, seed[:]); err != nil {
+		return nil, fmt.Errorf("node: random seed: %w", err)
+	}
+	cache, err := l1.New(l1.Config[*local]{MaxBytes: cfg.L1MaxBytes, Size: (*local).size})
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg:   cfg,
+		start: time.Now(),
+		l1:    cache,
+		// One slot for each 256 bytes of L1: an entry of ordinary size has
+		// about as many slots of its own as targets.
+		marks:      invalidation.NewMarks(int(max(cfg.L1MaxBytes/256, 1<<12)), binary.BigEndian.Uint64(seed[:])),
+		namespaces: map[string]*namespace{},
+		draining:   make(chan struct{}),
+		chores:     newChores(),
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.wg.Go(n.follow)
+	n.wg.Go(n.housekeep)
+	n.wg.Go(n.reclaim)
+	return n, nil
+}
+
+// now is the node's monotonic clock.
+func (n *Node) now() time.Duration { return time.Since(n.start) }
+
+// Limits returns what the node takes in.
+func (n *Node) Limits() soracache.Limits { return n.cfg.Limits }
+
+// Get answers every read: from L1 if that may be trusted, else from the store,
+// else with a lease or after waiting for whoever holds it. A batch that was
+// given a lease answers at once and waits for no other key: whoever computes
+// one key must not be made to wait for another.
+func (n *Node) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+	ns, err := n.begin(req.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	defer n.requests.Leave()
+	results := make([]soracache.ReadResult, len(req.Reads))
+	missed := 0
+	for i := range req.Reads {
+		if p := ns.of(req.Reads[i].Key); !p.fromL1(&req.Reads[i], req.MinStamp, false, &results[i]) {
+			missed++
+		}
+	}
+	switch {
+	case missed == 0:
+	case len(req.Reads) == 1:
+		results[0] = ns.of(req.Reads[0].Key).load(ctx, &req.Reads[0], &req)
+	default:
+		n.loadAll(ctx, ns, &req, results)
+	}
+	n.settle(ctx, ns, &req, results)
+	return results, nil
+}
+
+// settle counts the outcomes, and hands back the leases of a caller that is
+// not there any more to use them.
+func (n *Node) settle(ctx context.Context, ns *namespace, req *soracache.GetRequest, results []soracache.ReadResult) {
+	gone := ctx.Err() != nil
+	for i := range results {
+		r := &results[i]
+		if r.Lease != (soracache.Lease{}) {
+			if gone {
+				p := ns.of(req.Reads[i].Key)
+				p.handBack(req.Reads[i].Key, r.Lease)
+				r.Lease = soracache.Lease{}
+			} else {
+				n.totals.leases.Add(1)
+			}
+		}
+		n.totals.count(r)
+	}
+}
+
+// Write performs every write in one call to the store.
+func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+	ns, err := n.begin(req.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	defer n.requests.Leave()
+	reqs := make([]l2.WriteRequest, len(req.Writes))
+	asked := make([]invalidation.Question, len(req.Writes))
+	for i := range req.Writes {
+		w := &req.Writes[i]
+		p := ns.of(w.Key)
+		p.touch()
+		w.Entry.Tags = soracache.NormalizeTags(w.Entry.Tags)
+		if w.LeaseFor == 0 {
+			w.LeaseFor = soracache.DefaultLease
+		}
+		if w.Lifetime.Keep == 0 {
+			w.Lifetime.Keep = w.Lifetime.TTL
+		}
+		asked[i] = p.follower.Ask()
+		reqs[i] = l2.WriteRequest{
+			Partition: p.id, Since: asked[i].Since, Op: w.Op, Key: w.Key, Nonce: w.Lease,
+			LeaseFor: w.LeaseFor, Entry: w.Entry, Lifetime: w.Lifetime,
+		}
+	}
+	answers := callStore(ctx, n, "write", func(ctx context.Context) ([]l2.WriteAnswer, error) {
+		as := n.cfg.Store.Write(ctx, reqs)
+		return as, firstError(as, func(a *l2.WriteAnswer) error { return a.Err })
+	})
+	results := make([]soracache.WriteResult, len(answers))
+	for i := range answers {
+		results[i] = ns.of(req.Writes[i].Key).written(&req.Writes[i], asked[i], &answers[i])
+	}
+	return results, nil
+}
+
+// Invalidate records the targets in every partition that they concern, then
+// applies what was recorded, so that this node refuses the old values by the
+// time the caller hears of it. Deleting them is left to the background.
+func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
+	if req.Acknowledge {
+		return soracache.InvalidateResult{}, fmt.Errorf("%w: acknowledged invalidation needs a cluster of nodes that know each other", soracache.ErrUnimplemented)
+	}
+	if len(req.Targets) == 0 {
+		return soracache.InvalidateResult{}, fmt.Errorf("%w: nothing to invalidate", soracache.ErrInvalid)
+	}
+	ns, err := n.begin(req.Namespace)
+	if err != nil {
+		return soracache.InvalidateResult{}, err
+	}
+	defer n.requests.Leave()
+	parts, reqs, asked := ns.spread(req.Targets)
+	answers := callStore(ctx, n, "invalidate", func(ctx context.Context) ([]l2.InvalidateAnswer, error) {
+		as := n.cfg.Store.Invalidate(ctx, reqs)
+		return as, firstError(as, func(a *l2.InvalidateAnswer) error { return a.Err })
+	})
+	var stamps soracache.Stamps
+	var failed error
+	for i := range answers {
+		if err := parts[i].invalidated(asked[i], &answers[i]); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("partition %s: %w", parts[i].id, err))
+			continue
+		}
+		r := answers[i].Record
+		stamps = append(stamps, soracache.PartitionStamp{
+			Partition: parts[i].id.Index, Stamp: soracache.Stamp{Epoch: r.Epoch, Position: r.Position},
+		})
+	}
+	if failed != nil {
+		return soracache.InvalidateResult{}, failed
+	}
+	n.totals.invalidations.Add(1)
+	n.totals.targets.Add(uint64(len(req.Targets)))
+	return soracache.InvalidateResult{Stamp: stamps}, nil
+}
+
+// spread groups targets by partition: a key concerns its own, a tag and
+// everything concern all.
+func (ns *namespace) spread(targets []soracache.Target) ([]*partition, []l2.InvalidateRequest, []invalidation.Question) {
+	grouped := make([][]soracache.Target, len(ns.partitions))
+	for _, t := range targets {
+		if t.Kind == soracache.TargetKey {
+			i := soracache.PartitionOf(t.Name, len(ns.partitions))
+			grouped[i] = append(grouped[i], t)
+			continue
+		}
+		for i := range grouped {
+			grouped[i] = append(grouped[i], t)
+		}
+	}
+	var parts []*partition
+	var reqs []l2.InvalidateRequest
+	var asked []invalidation.Question
+	for i, g := range grouped {
+		if len(g) == 0 {
+			continue
+		}
+		p := ns.partitions[i]
+		p.touch()
+		q := p.follower.Ask()
+		parts = append(parts, p)
+		asked = append(asked, q)
+		reqs = append(reqs, l2.InvalidateRequest{Partition: p.id, Since: q.Since, Targets: g})
+	}
+	return parts, reqs, asked
+}
+
+// Head tells how far the node has followed a namespace: the stamp of every
+// partition, and the age of the oldest confirmation among them. What is not
+// confirmed is confirmed first.
+func (n *Node) Head(ctx context.Context, namespace string) (soracache.HeadResult, error) {
+	ns, err := n.begin(namespace)
+	if err != nil {
+		return soracache.HeadResult{}, err
+	}
+	defer n.requests.Leave()
+	var res soracache.HeadResult
+	for range 3 {
+		res = soracache.HeadResult{}
+		var stale []*partition
+		for _, p := range ns.partitions {
+			p.touch()
+			s := p.follower.State()
+			if s.Age < 0 {
+				stale = append(stale, p)
+			}
+			res.Age = max(res.Age, s.Age)
+			res.Stamp = append(res.Stamp, soracache.PartitionStamp{
+				Partition: p.id.Index, Stamp: soracache.Stamp{Epoch: s.Epoch, Position: s.Applied},
+			})
+		}
+		if len(stale) == 0 {
+			return res, nil
+		}
+		if err := n.confirm(ctx, stale); err != nil {
+			return soracache.HeadResult{}, err
+		}
+	}
+	return soracache.HeadResult{}, fmt.Errorf("%w: position cannot be confirmed", soracache.ErrUnavailable)
+}
+
+// Ready reports whether the node can do its work: it is not draining and the
+// store answers.
+func (n *Node) Ready(ctx context.Context) error {
+	select {
+	case <-n.draining:
+		return errDraining
+	default:
+	}
+	return n.cfg.Store.Ping(ctx)
+}
+
+// Drain refuses new requests, ends the waits of parked readers (with a miss),
+// and returns when nothing is in flight any more or ctx ends. Leases that
+// nobody collected are handed back.
+func (n *Node) Drain(ctx context.Context) error {
+	n.drainOnce.Do(func() {
+		n.requests.Shut()
+		close(n.draining)
+	})
+	return n.requests.Wait(ctx)
+}
+
+// Close ends the node: reads in flight fail, calls to the store are waited
+// for. Drain first to let everything finish. The store stays open.
+func (n *Node) Close() error {
+	n.drainOnce.Do(func() {
+		n.requests.Shut()
+		close(n.draining)
+	})
+	n.cancel()
+	if err := n.requests.Wait(context.Background()); err != nil {
+		return err
+	}
+	n.wg.Wait()
+	n.l1.Close()
+	return nil
+}
+
+// begin enters a request and returns its namespace. On success the caller must
+// leave n.requests.
+func (n *Node) begin(name string) (*namespace, error) {
+	if name == "" {
+		name = soracache.DefaultNamespace
+	}
+	if !n.requests.Enter() {
+		return nil, errDraining
+	}
+	n.mu.RLock()
+	ns := n.namespaces[name]
+	n.mu.RUnlock()
+	if ns != nil {
+		return ns, nil
+	}
+	ns, err := n.open(name)
+	if err != nil {
+		n.requests.Leave()
+		return nil, err
+	}
+	return ns, nil
+}
+
+// open starts to follow a namespace.
+func (n *Node) open(name string) (*namespace, error) {
+	if err := soracache.CheckNamespace(name); err != nil {
+		return nil, err
+	}
+	count := n.cfg.Partitions(name)
+	if count < 1 || count > soracache.MaxPartitions {
+		return nil, fmt.Errorf("%w: namespace %s has %d partitions: 1 to %d can be", soracache.ErrInvalid, name, count, soracache.MaxPartitions)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if ns := n.namespaces[name]; ns != nil {
+		return ns, nil
+	}
+	if n.count+count > n.cfg.MaxPartitions && !n.forgetIdle(count) {
+		return nil, fmt.Errorf("%w: more than %d partitions in use", soracache.ErrTooLarge, n.cfg.MaxPartitions)
+	}
+	ns := &namespace{name: name}
+	for i := range count {
+		ns.partitions = append(ns.partitions, newPartition(n, l2.Partition{
+			Namespace: name, Index: uint16(i), Count: uint16(count), //nolint:gosec // checked above
+		}))
+	}
+	n.namespaces[name] = ns
+	n.count += count
+	return ns, nil
+}
+
+// forgetIdle drops namespaces that are not in use until there is room for
+// count partitions. It holds mu. What a forgotten partition left in L1 is
+// never found again, because a reopened one has another space.
+func (n *Node) forgetIdle(count int) bool {
+	for name, ns := range n.namespaces {
+		idle := true
+		for _, p := range ns.partitions {
+			idle = idle && !p.active.Load()
+		}
+		if idle {
+			delete(n.namespaces, name)
+			n.count -= len(ns.partitions)
+		}
+		if n.count+count <= n.cfg.MaxPartitions {
+			return true
+		}
+	}
+	return false
+}
+
+// callStore makes one bounded call to the store and reports it.
+func callStore[A any](ctx context.Context, n *Node, kind string, call func(context.Context) (A, error)) A {
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.StoreTimeout)
+	defer cancel()
+	began := n.now()
+	a, err := call(ctx)
+	if err != nil {
+		n.totals.storeErrors.Add(1)
+	}
+	if n.cfg.Observer.StoreCall != nil {
+		n.cfg.Observer.StoreCall(kind, n.now()-began, err)
+	}
+	return a
+}
+
+func firstError[A any](answers []A, errOf func(*A) error) error {
+	for i := range answers {
+		if err := errOf(&answers[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) newLease() (l soracache.Lease) {
+	if _, err := io.ReadFull(n.cfg.Rand, l[:]); err != nil {
+		panic(fmt.Sprintf("node: no randomness: %v", err)) // crypto/rand never fails
+	}
+	return l
+}

@@ -1,0 +1,386 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/invalidation"
+	"github.com/soracache/soracache/l1"
+	"github.com/soracache/soracache/l2"
+)
+
+// partition is what a node knows of one ledger, and the reads on their way to
+// it.
+type partition struct {
+	node     *Node
+	id       l2.Partition
+	space    uint32 // tells its keys from others' in L1 and in the marks
+	follower *invalidation.Follower
+
+	active  atomic.Bool  // followed by the node's confirmations
+	lastUse atomic.Int64 // on the node's clock, in nanoseconds
+	// failures counts store reads that failed in a row. At two, readers are
+	// refused at once until a confirmation succeeds again.
+	failures atomic.Int32
+	pulling  atomic.Bool
+
+	// seen caches the last stamp as callers get it, so that a hit in L1 does
+	// not allocate one.
+	seen atomic.Pointer[soracache.Stamps]
+
+	mu      sync.Mutex
+	flights flights             // guarded by mu
+	parked  map[string]*parking // guarded by mu
+}
+
+// local is an entry as L1 holds it. All but heldUntil is immutable.
+type local struct {
+	proof invalidation.Proof
+	entry soracache.Entry
+	stamp soracache.Stamp // the entry's own
+	// On the node's clock: when the entry becomes stale, and when this copy
+	// (by the entry's keep time or its cap for L1) and the entry itself end.
+	freshUntil, until, keepUntil time.Duration
+	// heldUntil is until when no refresh lease need be asked for, because
+	// somebody else was seen to hold it.
+	heldUntil atomic.Int64
+}
+
+// localBytes is the size of a local itself, rounded up to what the allocator
+// gives.
+const localBytes = 256
+
+func (c *local) size() int {
+	// The value is the tail of the bytes that the store returned, so the whole
+	// of them is held; the tags are copies.
+	bytes := localBytes + c.proof.SlotBytes() + l2.HeadBytes + l2.BodySize("", c.entry)
+	for _, t := range c.entry.Tags {
+		bytes += 16 + len(t)
+	}
+	return bytes
+}
+
+func newPartition(n *Node, id l2.Partition) *partition {
+	space := n.spaces.Add(1)
+	return &partition{
+		node:  n,
+		id:    id,
+		space: space,
+		follower: invalidation.NewFollower(invalidation.Config{
+			Marks: n.marks, Space: uint64(space), Bound: n.cfg.Bound, Now: n.now,
+		}),
+		flights: newFlights(),
+		parked:  map[string]*parking{},
+	}
+}
+
+// touch notes that the partition is in use.
+func (p *partition) touch() {
+	now := p.node.now()
+	if now-time.Duration(p.lastUse.Load()) > p.node.cfg.IdleAfter/8 || !p.active.Load() {
+		p.lastUse.Store(int64(now))
+		p.active.Store(true)
+	}
+}
+
+// fromL1 answers a read from L1 if an entry is there that may be served: live
+// by the rule, confirmed, not behind the request's stamp. With unconfirmed, an
+// entry that merely lacks confirmation is served too, and flagged.
+func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, unconfirmed bool, res *soracache.ReadResult) bool {
+	p.touch()
+	c, ok := p.node.l1.Get(l1.Key{Space: p.space, Name: r.Key})
+	if !ok {
+		return false
+	}
+	want, _ := least.At(p.id.Index)
+	verdict, seen := p.follower.Check(&c.proof, want)
+	flagged := unconfirmed && verdict == invalidation.Unconfirmed
+	if verdict != invalidation.Live && !flagged {
+		return false
+	}
+	now := p.node.now()
+	fresh := c.freshUntil - now
+	if now >= c.until {
+		return false
+	}
+	if r.Lease && fresh <= r.RefreshWithin && int64(now) >= c.heldUntil.Load() && !flagged {
+		return false // the store decides who refreshes it
+	}
+	res.Status = soracache.StatusHit
+	if fresh <= 0 || flagged {
+		res.Status = soracache.StatusStale
+	}
+	res.Entry = c.entry
+	res.FreshFor, res.KeepFor = fresh, c.keepUntil-now
+	res.Stamp = p.stamps(seen)
+	res.Tier = soracache.TierL1
+	res.Unconfirmed = flagged
+	return true
+}
+
+// stamps returns a stamp as callers get it.
+func (p *partition) stamps(s soracache.Stamp) soracache.Stamps {
+	if last := p.seen.Load(); last != nil && (*last)[0].Stamp == s {
+		return *last
+	}
+	stamps := soracache.Stamps{{Partition: p.id.Index, Stamp: s}}
+	p.seen.Store(&stamps)
+	return stamps
+}
+
+// load answers a read that L1 could not: it reads the store, and while
+// somebody else holds the key's lease it parks and reads again. It never hands
+// over a value that was begun before the reader came: whoever was parked is
+// judged again, by L1 or by the store.
+func (p *partition) load(ctx context.Context, r *soracache.Read, req *soracache.GetRequest) soracache.ReadResult {
+	res, held := p.readStore(ctx, r, req)
+	return p.wait(ctx, r, req, res, held)
+}
+
+// readStore reads one key with the next flight.
+func (p *partition) readStore(ctx context.Context, r *soracache.Read, req *soracache.GetRequest) (soracache.ReadResult, time.Duration) {
+	if err := p.down(); err != nil {
+		return p.failedRead(r, req, err), 0
+	}
+	return p.collect(ctx, p.join(r), r, req)
+}
+
+// wait parks until the read is decided, or its time to wait is over.
+func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.GetRequest, res soracache.ReadResult, held time.Duration) soracache.ReadResult {
+	if held <= 0 || r.Wait <= 0 {
+		return res
+	}
+	began := p.node.now()
+	p.node.totals.waits.Add(1)
+	defer func() {
+		if p.node.cfg.Observer.WaitEnd != nil {
+			p.node.cfg.Observer.WaitEnd(p.node.now() - began)
+		}
+	}()
+	again := *r
+	lost := 0
+	for round := 0; held > 0; round++ {
+		left := began + r.Wait - p.node.now()
+		if left <= 0 || lost >= maxLost {
+			p.node.totals.waitTimeouts.Add(1)
+			return res
+		}
+		switch p.park(ctx, r.Key, round, min(held, left)) {
+		case wokenGone:
+			return soracache.ReadResult{Err: ctx.Err()}
+		case wokenDrain:
+			return res
+		case wokenLost:
+			// Whoever loses twice to invalidations is to load for itself and
+			// keep nothing, rather than wait for luck.
+			if lost++; lost >= maxLost {
+				again.Lease = false
+			}
+		case wokenRead:
+		}
+		var hit soracache.ReadResult
+		if p.fromL1(&again, req.MinStamp, false, &hit) {
+			return hit
+		}
+		res, held = p.readStore(ctx, &again, req)
+	}
+	return res
+}
+
+// maxLost is how many rounds a waiter loses to invalidations before it gets a
+// miss without a lease.
+const maxLost = 2
+
+// loadAll answers the reads of a batch that L1 could not. They join their
+// flights together, so that each partition is asked once.
+func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetRequest, results []soracache.ReadResult) {
+	joined := make([]*flight, len(results))
+	held := make([]time.Duration, len(results))
+	for _, p := range ns.partitions {
+		down := p.down()
+		p.joinAll(func(join func(*soracache.Read) *flight) {
+			for i := range results {
+				r := &req.Reads[i]
+				switch {
+				case results[i].Status != 0 || ns.of(r.Key) != p:
+				case down != nil:
+					results[i] = p.failedRead(r, req, down)
+				default:
+					joined[i] = join(r)
+				}
+			}
+		})
+	}
+	leased := false
+	for i, f := range joined {
+		if f != nil {
+			results[i], held[i] = ns.of(req.Reads[i].Key).collect(ctx, f, &req.Reads[i], req)
+			leased = leased || results[i].Lease != (soracache.Lease{})
+		}
+	}
+	began := n.now()
+	for i := range held {
+		if held[i] <= 0 || leased {
+			continue
+		}
+		r := req.Reads[i]
+		r.Wait -= n.now() - began
+		results[i] = ns.of(r.Key).wait(ctx, &r, req, results[i], held[i])
+		leased = results[i].Lease != (soracache.Lease{})
+	}
+}
+
+// keep builds the local form of what a store's answer brought, and keeps it in
+// L1 if the follower will see every record that could kill it.
+func (p *partition) keep(q invalidation.Question, asked time.Duration, d soracache.Delta, key string, k *l2.KeyAnswer) *local {
+	c := &local{
+		entry: k.Entry, stamp: k.Stamp,
+		// Counted from when the question was sent, so never too long.
+		freshUntil: asked + k.FreshFor,
+		keepUntil:  asked + k.KeepFor,
+	}
+	c.until = c.keepUntil
+	if k.L1 > 0 {
+		c.until = min(c.until, asked+k.L1)
+	}
+	if k.Lease == l2.LeaseHeld {
+		c.heldUntil.Store(int64(p.node.now() + min(k.LeaseFor, refreshPatience)))
+	}
+	var ok bool
+	if c.proof, ok = p.follower.Prove(q, d, key, k.Entry.Tags); ok {
+		p.node.l1.Put(l1.Key{Space: p.space, Name: key}, c)
+	}
+	return c
+}
+
+// refreshPatience is how long a node believes that somebody else is refreshing
+// an entry before it asks the store again.
+const refreshPatience = 250 * time.Millisecond
+
+// written takes in the answer to a write.
+func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.WriteAnswer) soracache.WriteResult {
+	if a.Err != nil {
+		return soracache.WriteResult{Err: a.Err}
+	}
+	if a.Record.Position != 0 {
+		p.act(p.follower.Record(a.Record))
+	}
+	p.act(p.follower.Answer(q, a.Delta))
+	res := soracache.WriteResult{
+		Stored: a.Reason == soracache.ReasonNone, Reason: a.Reason, SupersededBy: a.SupersededBy,
+		Stamp: p.stamps(soracache.Stamp{Epoch: a.Delta.Epoch, Position: a.Delta.Head}),
+	}
+	t := &p.node.totals
+	switch w.Op {
+	case soracache.OpFill:
+		switch a.Reason {
+		case soracache.ReasonNone:
+			t.fillsStored.Add(1)
+			// A put is not kept here: its own record, once marked, cannot be
+			// told from a later one in the same slot.
+			p.keep(q, q.Sent(), a.Delta, w.Key, &l2.KeyAnswer{
+				Entry: w.Entry, Stamp: a.Stamp, FreshFor: w.Lifetime.TTL, KeepFor: w.Lifetime.Keep, L1: w.Lifetime.L1,
+			})
+			p.wake(w.Key, wokenRead)
+		case soracache.ReasonSuperseded:
+			t.fillsSuperseded.Add(1)
+			p.wake(w.Key, wokenLost)
+		case soracache.ReasonLeaseLost:
+			t.fillsLeaseLost.Add(1)
+		}
+	case soracache.OpPut:
+		t.puts.Add(1)
+		p.wake(w.Key, wokenRead)
+	case soracache.OpRenew:
+		t.renewals.Add(1)
+		if res.Stored {
+			res.LeaseFor = w.LeaseFor
+		}
+	case soracache.OpRelease:
+		t.releases.Add(1)
+		p.wake(w.Key, wokenRead)
+	}
+	return res
+}
+
+// invalidated takes in the answer to an invalidation: the record first, then
+// the delta, then whoever waited for a lease that it ended.
+func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer) error {
+	if a.Err != nil {
+		return a.Err
+	}
+	p.act(p.follower.Record(a.Record))
+	p.act(p.follower.Answer(q, a.Delta))
+	for _, t := range a.Record.Targets {
+		switch t.Kind {
+		case soracache.TargetKey:
+			p.wake(t.Name, wokenLost)
+		case soracache.TargetTag:
+			p.node.chores.add(chore{p: p, tag: t.Name})
+		case soracache.TargetAll:
+			p.node.chores.add(chore{p: p})
+		}
+	}
+	return nil
+}
+
+// act acts on what the follower made of an answer or a record.
+func (p *partition) act(o invalidation.Outcome) {
+	if o.Reset {
+		p.node.totals.resets.Add(1)
+	}
+	if o.Confirmed {
+		p.node.totals.confirmations.Add(1)
+	}
+	if o.Entered {
+		p.node.cfg.Logger.Warn("new epoch: everything older is dead", "partition", p.id.String(), "epoch", p.follower.State().Epoch)
+		p.node.chores.add(chore{p: p})
+	}
+	if o.Pull && p.pulling.CompareAndSwap(false, true) {
+		p.node.wg.Go(p.pull)
+	}
+}
+
+// pull asks for what is missing until nothing is.
+func (p *partition) pull() {
+	defer p.pulling.Store(false)
+	for p.node.ctx.Err() == nil {
+		q := p.follower.Ask()
+		answers := callStore(p.node.ctx, p.node, "since", func(ctx context.Context) ([]l2.SinceAnswer, error) {
+			as := p.node.cfg.Store.Since(ctx, []l2.SinceRequest{{Partition: p.id, Since: q.Since}})
+			return as, as[0].Err
+		})
+		if answers[0].Err != nil {
+			return // the next confirmation asks again
+		}
+		o := p.follower.Answer(q, answers[0].Delta)
+		again := o.Pull
+		o.Pull = false
+		p.act(o)
+		if !again {
+			return
+		}
+	}
+}
+
+// failed and answered keep count of the store's failures.
+func (p *partition) failed(err error) {
+	if errors.Is(err, soracache.ErrUnavailable) {
+		p.failures.Add(1)
+	}
+}
+
+func (p *partition) answered() { p.failures.Store(0) }
+
+// down returns why readers are refused at once, or nil.
+func (p *partition) down() error {
+	if p.failures.Load() >= 2 {
+		return fmt.Errorf("%w: partition %s: the store does not answer", soracache.ErrUnavailable, p.id)
+	}
+	return nil
+}

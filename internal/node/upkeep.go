@@ -1,0 +1,226 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/invalidation"
+	"github.com/soracache/soracache/l2"
+)
+
+// follow confirms every active partition three times in each bound, and stops
+// following those that nobody uses. It is the one owner of that clockwork.
+func (n *Node) follow() {
+	tick := time.NewTicker(n.cfg.Bound / 3)
+	defer tick.Stop()
+	suspended := suspendedFor()
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if now := suspendedFor(); now-suspended > n.cfg.Bound/10 {
+			n.cfg.Logger.Warn("the machine was suspended: nothing is served locally until confirmed", "for", now-suspended)
+			suspended = now
+			n.each(func(p *partition) { p.follower.Void() })
+		}
+		var active []*partition
+		idleSince := n.now() - n.cfg.IdleAfter
+		n.each(func(p *partition) {
+			switch {
+			case !p.active.Load():
+			case time.Duration(p.lastUse.Load()) < idleSince:
+				p.active.Store(false)
+			default:
+				active = append(active, p)
+			}
+		})
+		if len(active) > 0 {
+			_ = n.confirm(n.ctx, active) // what failed is counted, and asked again
+		}
+	}
+}
+
+func (n *Node) each(do func(*partition)) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	for _, ns := range n.namespaces {
+		for _, p := range ns.partitions {
+			do(p)
+		}
+	}
+}
+
+// confirm asks for the deltas of partitions, all in one round trip.
+func (n *Node) confirm(ctx context.Context, parts []*partition) error {
+	reqs := make([]l2.SinceRequest, len(parts))
+	asked := make([]invalidation.Question, len(parts))
+	for i, p := range parts {
+		asked[i] = p.follower.Ask()
+		reqs[i] = l2.SinceRequest{Partition: p.id, Since: asked[i].Since}
+	}
+	answers := callStore(ctx, n, "since", func(ctx context.Context) ([]l2.SinceAnswer, error) {
+		as := n.cfg.Store.Since(ctx, reqs)
+		return as, firstError(as, func(a *l2.SinceAnswer) error { return a.Err })
+	})
+	var failed error
+	for i, p := range parts {
+		if err := answers[i].Err; err != nil {
+			p.failed(err)
+			failed = errors.Join(failed, err)
+			continue
+		}
+		p.answered()
+		p.act(p.follower.Answer(asked[i], answers[i].Delta))
+	}
+	return failed
+}
+
+// housekeep does what is due by time in the store.
+func (n *Node) housekeep() {
+	tick := time.NewTicker(n.cfg.SweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var active []*partition
+		n.each(func(p *partition) {
+			if p.active.Load() && p.down() == nil {
+				active = append(active, p)
+			}
+		})
+		for _, p := range active {
+			for more := true; more && n.ctx.Err() == nil; {
+				var err error
+				if more, err = n.cfg.Store.Sweep(n.ctx, p.id); err != nil {
+					break // due again at the next tick
+				}
+			}
+		}
+	}
+}
+
+// chore is a walk that deletes what is dead: of one tag's keys, or, without a
+// tag, of a whole partition.
+type chore struct {
+	p   *partition
+	tag string
+}
+
+// chores is a queue in which the same chore waits once.
+type chores struct {
+	mu      *sync.Mutex
+	waiting map[chore]struct{} // guarded by mu
+	wakeup  chan struct{}      // has room for one
+}
+
+// maxChores bounds the queue. What does not fit is left to expiry: deleting is
+// housekeeping.
+const maxChores = 10_000
+
+func newChores() chores {
+	return chores{mu: &sync.Mutex{}, waiting: map[chore]struct{}{}, wakeup: make(chan struct{}, 1)}
+}
+
+func (c *chores) add(ch chore) {
+	c.mu.Lock()
+	if len(c.waiting) < maxChores {
+		c.waiting[ch] = struct{}{}
+	}
+	c.mu.Unlock()
+	select {
+	case c.wakeup <- struct{}{}:
+	default:
+	}
+}
+
+func (c *chores) take() (chore, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for ch := range c.waiting {
+		delete(c.waiting, ch)
+		return ch, true
+	}
+	return chore{}, false
+}
+
+// reclaim does the chores, one after the other, resting after each step for as
+// long as the step took, so that the store is never kept busy by them.
+func (n *Node) reclaim() {
+	for {
+		ch, ok := n.chores.take()
+		if !ok {
+			select {
+			case <-n.ctx.Done():
+				return
+			case <-n.chores.wakeup:
+			}
+			continue
+		}
+		if err := n.do(ch); err != nil && n.ctx.Err() == nil {
+			n.cfg.Logger.Info("reclaim interrupted; what is left expires by itself", "partition", ch.p.id.String(), "tag", ch.tag, "error", err)
+		}
+		if n.ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// do does a chore. Of all nodes only one walks a whole partition at a time.
+func (n *Node) do(ch chore) error {
+	if ch.tag != "" {
+		return n.walk(ch)
+	}
+	lease := n.newLease()
+	if !n.chosenToWalk(ch.p, lease) {
+		return nil
+	}
+	defer ch.p.handBack(walkKey, lease)
+	return n.walk(ch)
+}
+
+func (n *Node) walk(ch chore) error {
+	rest := time.NewTimer(0)
+	defer rest.Stop()
+	for cursor, first := "", true; first || cursor != ""; first = false {
+		select {
+		case <-n.ctx.Done():
+			return n.ctx.Err()
+		case <-rest.C:
+		}
+		began := n.now()
+		next, deleted, err := n.cfg.Store.Reclaim(n.ctx, ch.p.id, ch.tag, cursor)
+		if err != nil {
+			return err
+		}
+		n.totals.reclaimed.Add(uint64(deleted)) //nolint:gosec // a count
+		rest.Reset(n.now() - began)
+		cursor = next
+	}
+	return nil
+}
+
+// walkKey is a key that no text can be typed as; its lease elects the node that
+// walks a partition after a clear or a new epoch.
+const walkKey = "\x00soracache:walk"
+
+// walkLease is how long one election holds.
+const walkLease = 30 * time.Second
+
+func (n *Node) chosenToWalk(p *partition, lease soracache.Lease) bool {
+	answers := callStore(n.ctx, n, "read", func(ctx context.Context) ([]l2.ReadAnswer, error) {
+		as := n.cfg.Store.Read(ctx, []l2.ReadRequest{{
+			Partition: p.id,
+			Keys:      []l2.ReadKey{{Key: walkKey, Nonce: lease, LeaseFor: walkLease}},
+		}})
+		return as, as[0].Err
+	})
+	return answers[0].Err == nil && answers[0].Keys[0].Lease == l2.LeaseGranted
+}
