@@ -1,0 +1,116 @@
+package server
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/node"
+	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
+)
+
+// getResponse puts one read on the wire. The value is not copied: cached bytes
+// are immutable.
+func getResponse(r soracache.ReadResult) *soracachev1.GetResponse {
+	if r.Err != nil {
+		return &soracachev1.GetResponse{Error: batchError(r.Err)}
+	}
+	answer := &soracachev1.GetResponse{
+		Status:      soracachev1.Status(r.Status),
+		Stamp:       r.Stamp.Encode(),
+		Unconfirmed: r.Unconfirmed,
+	}
+	if r.Status != soracache.StatusMiss {
+		answer.Value = r.Entry.Value
+		answer.Tags = r.Entry.Tags
+		answer.FreshFor = durationpb.New(r.FreshFor)
+		answer.KeepFor = durationpb.New(r.KeepFor)
+		answer.Tier = soracachev1.Tier(r.Tier)
+		answer.Kind = soracachev1.Kind(r.Entry.Kind)
+		answer.Encoding = r.Entry.Encoding
+		answer.Etag = r.Entry.ETag
+	}
+	if r.Lease != (soracache.Lease{}) {
+		answer.Lease = r.Lease[:]
+		answer.LeaseFor = durationpb.New(r.LeaseFor)
+	}
+	return answer
+}
+
+func fillResponse(r soracache.WriteResult) *soracachev1.FillResponse {
+	if r.Err != nil {
+		return &soracachev1.FillResponse{Error: batchError(r.Err)}
+	}
+	return &soracachev1.FillResponse{
+		Stored:       r.Stored,
+		Reason:       soracachev1.Reason(r.Reason),
+		Stamp:        r.Stamp.Encode(),
+		SupersededBy: targets(r.SupersededBy),
+	}
+}
+
+func setResponse(r soracache.WriteResult) *soracachev1.SetResponse {
+	if r.Err != nil {
+		return &soracachev1.SetResponse{Error: batchError(r.Err)}
+	}
+	return &soracachev1.SetResponse{Stamp: r.Stamp.Encode()}
+}
+
+func explainResponse(e node.Explanation) *soracachev1.ExplainResponse {
+	answer := &soracachev1.ExplainResponse{
+		Status:    soracachev1.Status(e.Status),
+		Tier:      soracachev1.Tier(e.Tier),
+		Reason:    e.Reason,
+		Partition: int32(e.Partition), //nolint:gosec // below MaxPartitions
+		Epoch:     uint64(e.Ledger.Epoch),
+		Head:      uint64(e.Ledger.Position),
+		Applied:   uint64(e.Applied),
+		L1:        copyOf(e.L1),
+		L2:        copyOf(e.L2),
+		Leased:    e.Leased,
+	}
+	if e.ConfirmedAgo >= 0 {
+		answer.ConfirmedAgo = durationpb.New(e.ConfirmedAgo)
+	}
+	if e.Leased {
+		answer.LeaseFor = durationpb.New(e.LeaseFor)
+	}
+	return answer
+}
+
+func copyOf(c node.Copy) *soracachev1.ExplainResponse_Copy {
+	answer := &soracachev1.ExplainResponse_Copy{Present: c.Present, Live: c.Live, Reason: c.Reason}
+	if !c.Present {
+		return answer
+	}
+	answer.KilledByPosition = uint64(c.KilledBy.Position)
+	answer.KilledByTargets = targets(c.KilledBy)
+	answer.Epoch = uint64(c.Stamp.Epoch)
+	answer.Position = uint64(c.Stamp.Position)
+	answer.Tags = c.Tags
+	answer.FreshFor = durationpb.New(c.FreshFor)
+	answer.KeepFor = durationpb.New(c.KeepFor)
+	answer.ValueBytes = int64(c.ValueBytes)
+	answer.Encoding = c.Encoding
+	answer.Kind = soracachev1.Kind(c.Kind)
+	return answer
+}
+
+// targets names what a record invalidated, as in "tag:products".
+func targets(r soracache.Record) []string {
+	var names []string
+	for _, t := range r.Targets {
+		names = append(names, t.String())
+	}
+	return names
+}
+
+func statsResponse(cfg Config, uptime time.Duration, totals map[string]float64) *soracachev1.StatsResponse {
+	return &soracachev1.StatsResponse{
+		Node:    cfg.Name,
+		Version: cfg.Version,
+		Uptime:  durationpb.New(uptime),
+		Totals:  totals,
+	}
+}

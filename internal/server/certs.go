@@ -1,0 +1,86 @@
+package server
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+)
+
+// TLSFiles names the PEM files of a server that speaks TLS.
+type TLSFiles struct {
+	// Cert and Key are the certificate chain and its private key.
+	Cert, Key string
+	// ClientCA, if not empty, makes the server demand a client certificate
+	// that one of these authorities has signed.
+	ClientCA string
+}
+
+func (f TLSFiles) validate() error {
+	switch {
+	case (f.Cert == "") != (f.Key == ""):
+		return errors.New("TLS needs both a certificate and a key (--tls-cert and --tls-key)")
+	case f.ClientCA != "" && f.Cert == "":
+		return errors.New("a client CA (--tls-client-ca) needs a certificate and a key (--tls-cert and --tls-key)")
+	}
+	return nil
+}
+
+// names returns the files that are set.
+func (f TLSFiles) names() []string {
+	var names []string
+	for _, name := range []string{f.Cert, f.Key, f.ClientCA} {
+		if name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// load reads the files.
+func (f TLSFiles) load() (*tls.Config, error) {
+	cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+	if err != nil {
+		return nil, fmt.Errorf("TLS certificate %s with key %s: %w", f.Cert, f.Key, err)
+	}
+	config := &tls.Config{
+		Certificates: []tls.Certificate{cert},
+		MinVersion:   tls.VersionTLS12,
+		NextProtos:   []string{"h2", "http/1.1"},
+	}
+	if f.ClientCA == "" {
+		return config, nil
+	}
+	pem, err := os.ReadFile(f.ClientCA)
+	if err != nil {
+		return nil, fmt.Errorf("TLS client CA: %w", err)
+	}
+	config.ClientCAs = x509.NewCertPool()
+	if !config.ClientCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("TLS client CA %s: no certificate in it", f.ClientCA)
+	}
+	config.ClientAuth = tls.RequireAndVerifyClientCert
+	// A resumed session skips the client's certificate, and so would outlive
+	// an authority that was taken out of the file.
+	config.SessionTicketsDisabled = true
+	return config, nil
+}
+
+// certs is the TLS configuration that new connections are given. It can be
+// replaced while the server runs.
+type certs struct {
+	current atomic.Pointer[tls.Config]
+}
+
+// config returns a configuration that always gives what is current.
+func (c *certs) config() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			return c.current.Load(), nil
+		},
+	}
+}

@@ -1,0 +1,128 @@
+package server
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
+)
+
+// jsonCodec is Connect's own JSON, but for one thing: it refuses the name of a
+// kind that it does not know. Connect ignores unknown fields, so that callers
+// of a newer contract are served, and the flag that does this ignores unknown
+// names of enumerations as well: "kind": "KIND_NOTFOUND" would be stored as an
+// empty value.
+type jsonCodec struct{ name string }
+
+// jsonCodecs replaces Connect's codecs, under both of their names.
+func jsonCodecs() connect.HandlerOption {
+	return connect.WithHandlerOptions(
+		connect.WithCodec(jsonCodec{"json"}),
+		connect.WithCodec(jsonCodec{"json; charset=utf-8"}),
+	)
+}
+
+// Name implements [connect.Codec].
+func (c jsonCodec) Name() string { return c.name }
+
+// Marshal implements [connect.Codec].
+func (c jsonCodec) Marshal(message any) ([]byte, error) { return c.MarshalAppend(nil, message) }
+
+// MarshalAppend lets Connect reuse its buffers.
+func (jsonCodec) MarshalAppend(dst []byte, message any) ([]byte, error) {
+	m, ok := message.(proto.Message)
+	if !ok {
+		return nil, fmt.Errorf("%T is not a protobuf message", message)
+	}
+	return protojson.MarshalOptions{}.MarshalAppend(dst, m)
+}
+
+// Unmarshal implements [connect.Codec].
+func (jsonCodec) Unmarshal(data []byte, message any) error {
+	m, ok := message.(proto.Message)
+	if !ok {
+		return fmt.Errorf("%T is not a protobuf message", message)
+	}
+	if len(data) == 0 {
+		return errors.New("an empty body is not a JSON object")
+	}
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, m); err != nil {
+		return err
+	}
+	switch message.(type) {
+	case *soracachev1.FillRequest, *soracachev1.SetRequest, *soracachev1.BatchFillRequest, *soracachev1.BatchSetRequest:
+		return checkKinds(data)
+	}
+	return nil
+}
+
+// checkKinds looks at the kinds of a message that protojson has accepted.
+func checkKinds(data []byte) error {
+	if !bytes.Contains(data, []byte(`kind`)) {
+		return nil
+	}
+	type item struct {
+		Kind any `json:"kind"`
+	}
+	var message struct {
+		item
+		Fills []item `json:"fills"`
+		Sets  []item `json:"sets"`
+	}
+	if err := json.Unmarshal(data, &message); err != nil {
+		return err
+	}
+	for _, items := range [][]item{{message.item}, message.Fills, message.Sets} {
+		for _, i := range items {
+			name, isName := i.Kind.(string)
+			if _, known := soracachev1.Kind_value[name]; isName && !known {
+				return fmt.Errorf("unknown kind %.80q", name)
+			}
+		}
+	}
+	return nil
+}
+
+// errInflated ends the reading of a message that inflates past its limit.
+var errInflated = errors.New("the inflated message is over its limit")
+
+// boundedGzip stops inflating soon after the limit. Connect's own gzip stops
+// keeping what it inflates, but goes on to the end for the sake of the error
+// message: minutes of work for 32 MiB of well-chosen zeros.
+type boundedGzip struct {
+	gzip.Reader
+	limit, left int
+}
+
+// boundedCompression replaces Connect's gzip.
+func boundedCompression(limit int) connect.HandlerOption {
+	return connect.WithCompression("gzip",
+		func() connect.Decompressor { return &boundedGzip{limit: limit} },
+		func() connect.Compressor { return gzip.NewWriter(io.Discard) },
+	)
+}
+
+// Reset implements [connect.Decompressor].
+func (z *boundedGzip) Reset(r io.Reader) error {
+	// One byte past the limit is for Connect to see that it was passed.
+	z.left = z.limit + 1
+	return z.Reader.Reset(r)
+}
+
+// Read implements [io.Reader].
+func (z *boundedGzip) Read(p []byte) (int, error) {
+	if z.left <= 0 {
+		return 0, errInflated
+	}
+	n, err := z.Reader.Read(p[:min(len(p), z.left)])
+	z.left -= n
+	return n, err
+}

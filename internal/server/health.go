@@ -1,0 +1,78 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+
+	rpc "github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
+)
+
+// readyTimeout is how long the node may take to say whether it is ready.
+const readyTimeout = 2 * time.Second
+
+// The reasons that the outside is told. They are general, because anybody may
+// ask; the log has the particulars.
+var (
+	errDraining    = errors.New("draining")
+	errUnreachable = errors.New("the store cannot be reached")
+)
+
+// ready reports why the server is not to be sent requests: nil if it is.
+func (s *Server) ready(ctx context.Context) error {
+	if s.draining.Load() {
+		return errDraining
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	err := s.node.Ready(ctx)
+	if was := s.unready.Swap(err != nil); was != (err != nil) {
+		s.logReadiness(err)
+	}
+	if err != nil {
+		return errUnreachable
+	}
+	return nil
+}
+
+func (s *Server) logReadiness(err error) {
+	if err != nil {
+		s.log.Warn("not ready", "error", err)
+		return
+	}
+	s.log.Info("ready again")
+}
+
+// serveHealthz answers that the process is alive.
+func (*Server) serveHealthz(w http.ResponseWriter, _ *http.Request) {
+	_, _ = fmt.Fprintln(w, "ok")
+}
+
+// serveReadyz answers whether requests are welcome.
+func (s *Server) serveReadyz(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	if err := s.ready(r.Context()); err != nil {
+		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = fmt.Fprintln(w, "ready")
+}
+
+// Check implements [grpchealth.Checker]: every service is as ready as the
+// server is.
+func (s *Server) Check(ctx context.Context, r *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
+	switch r.Service {
+	case "", rpc.CacheServiceName, rpc.ClusterServiceName:
+	default:
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("unknown service %.200q", r.Service))
+	}
+	if s.ready(ctx) != nil {
+		return &grpchealth.CheckResponse{Status: grpchealth.StatusNotServing}, nil
+	}
+	return &grpchealth.CheckResponse{Status: grpchealth.StatusServing}, nil
+}

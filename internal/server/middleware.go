@@ -1,0 +1,223 @@
+package server
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/server/auth"
+)
+
+// serveRPC takes a request from its headers to its handler. Whoever may not
+// make it is refused before a byte of the body is read or inflated.
+func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
+	c := s.begin(w, r)
+	defer s.end(c)
+
+	caller, err := s.admit(r, c.procedure)
+	if err != nil {
+		s.refuse(c, r, err)
+		return
+	}
+	c.caller = caller.Name
+	if !c.procedure.open {
+		if err := s.gate.enter(); err != nil {
+			s.refuse(c, r, err)
+			return
+		}
+		defer s.gate.leave()
+	}
+	if r.ContentLength > int64(s.cfg.MessageBytes+envelope) {
+		s.refuse(c, r, fmt.Errorf("%w: request of %d bytes: at most %d",
+			soracache.ErrTooLarge, r.ContentLength, s.cfg.MessageBytes))
+		return
+	}
+	r.Body = http.MaxBytesReader(c.response, r.Body, int64(s.cfg.MessageBytes+envelope))
+	s.rpcs.ServeHTTP(c.response, r.WithContext(auth.NewContext(r.Context(), caller)))
+}
+
+// admit says who makes a request, and whether they may make it at all.
+func (s *Server) admit(r *http.Request, p procedure) (*auth.Principal, error) {
+	tokens := s.tokens.Load()
+	if tokens == nil || p.open {
+		return s.anyone, s.known(r)
+	}
+	caller, err := tokens.Authenticate(r.Header.Values("Authorization"))
+	if err != nil {
+		return nil, err
+	}
+	if err := caller.Allow(p.scope); err != nil {
+		return nil, err
+	}
+	return caller, s.known(r)
+}
+
+// known reports whether there is such a procedure. It is asked last: whoever
+// has no token does not learn what there is.
+func (s *Server) known(r *http.Request) error {
+	if _, ok := s.procedures[r.URL.Path]; !ok {
+		return fmt.Errorf("%w: there is no procedure %.200q", soracache.ErrUnimplemented, r.URL.Path)
+	}
+	return nil
+}
+
+// refuse answers in the protocol of the request, without reading its body.
+func (s *Server) refuse(c *call, r *http.Request, err error) {
+	wire := wireError(err)
+	switch wire.Code() {
+	case connect.CodeUnauthenticated:
+		c.response.Header().Set("WWW-Authenticate", "Bearer")
+	case connect.CodeUnavailable:
+		// Whoever holds this connection is to look for another node.
+		if r.ProtoMajor == 1 {
+			c.response.Header().Set("Connection", "close")
+		}
+	}
+	// An error here means that the caller has gone.
+	_ = s.errorWriter.Write(c.response, r, wire)
+}
+
+// call is one request, as logs and metrics see it.
+type call struct {
+	response  *recorder
+	request   *http.Request
+	procedure procedure
+	// name is the procedure's path, or "other": metrics must not grow with
+	// what callers make up.
+	name     string
+	protocol string
+	caller   string
+	began    time.Time
+}
+
+func (s *Server) begin(w http.ResponseWriter, r *http.Request) *call {
+	c := &call{response: &recorder{ResponseWriter: w}, request: r, name: "other", protocol: protocolOf(r), began: time.Now()}
+	if p, known := s.procedures[r.URL.Path]; known {
+		c.procedure, c.name = p, r.URL.Path
+	}
+	if s.hooks.Began != nil {
+		s.hooks.Began()
+	}
+	return c
+}
+
+func (s *Server) end(c *call) {
+	took, code := time.Since(c.began), c.response.code()
+	if s.hooks.Ended != nil {
+		s.hooks.Ended(c.name, c.protocol, code, took)
+	}
+	if !s.log.Enabled(c.request.Context(), slog.LevelDebug) {
+		return
+	}
+	s.log.LogAttrs(c.request.Context(), slog.LevelDebug, "request",
+		slog.String("procedure", c.name), slog.String("protocol", c.protocol), slog.String("code", code),
+		slog.Duration("took", took), slog.String("caller", c.caller), slog.String("peer", c.request.RemoteAddr))
+}
+
+func protocolOf(r *http.Request) string {
+	contentType := r.Header.Get("Content-Type")
+	switch {
+	case strings.HasPrefix(contentType, "application/grpc-web"):
+		return connect.ProtocolGRPCWeb
+	case strings.HasPrefix(contentType, "application/grpc"):
+		return connect.ProtocolGRPC
+	}
+	return connect.ProtocolConnect
+}
+
+// recorder remembers how a request was answered.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader implements [http.ResponseWriter].
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 && status >= http.StatusOK {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements [http.ResponseWriter].
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return r.ResponseWriter.Write(b)
+}
+
+// Flush lets Connect stream through the recorder.
+func (r *recorder) Flush() {
+	if f, ok := r.ResponseWriter.(http.Flusher); ok {
+		f.Flush()
+	}
+}
+
+// Unwrap lets [http.ResponseController] through.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// code returns the name of the code that the caller was given: "ok" for none.
+// It is read off the answer, because what fails before or after a handler (a
+// body that cannot be read, an answer that is too large) is seen nowhere else.
+func (r *recorder) code() string {
+	header := r.Header()
+	for _, key := range []string{"Grpc-Status", http.TrailerPrefix + "Grpc-Status"} {
+		if status := header[key]; len(status) > 0 {
+			return grpcCode(status[0])
+		}
+	}
+	return httpCode(r.status)
+}
+
+func grpcCode(status string) string {
+	n, err := strconv.ParseUint(status, 10, 32)
+	switch {
+	case err != nil:
+		return connect.CodeUnknown.String()
+	case n == 0:
+		return codeOK
+	}
+	return connect.Code(n).String()
+}
+
+// codeOK is the code of success, for which Connect has no name.
+const codeOK = "ok"
+
+// httpCode is the way back from the status of a unary Connect answer.
+func httpCode(status int) string {
+	switch status {
+	case 0, http.StatusOK:
+		return codeOK
+	case http.StatusBadRequest:
+		return connect.CodeInvalidArgument.String()
+	case http.StatusUnauthorized:
+		return connect.CodeUnauthenticated.String()
+	case http.StatusForbidden:
+		return connect.CodePermissionDenied.String()
+	case http.StatusNotFound:
+		return connect.CodeNotFound.String()
+	case http.StatusTooManyRequests:
+		return connect.CodeResourceExhausted.String()
+	case statusClientClosed:
+		return connect.CodeCanceled.String()
+	case http.StatusInternalServerError:
+		return connect.CodeInternal.String()
+	case http.StatusNotImplemented:
+		return connect.CodeUnimplemented.String()
+	case http.StatusServiceUnavailable:
+		return connect.CodeUnavailable.String()
+	case http.StatusGatewayTimeout:
+		return connect.CodeDeadlineExceeded.String()
+	}
+	return connect.CodeUnknown.String()
+}
+
+// statusClientClosed is what Connect answers to a caller that has given up.
+const statusClientClosed = 499

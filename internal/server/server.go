@@ -1,0 +1,309 @@
+// Package server puts a cache node on the wire: Connect, gRPC, gRPC-Web and
+// plain JSON on one port, with limits, tokens, TLS, health checks and a
+// graceful end. It maps requests to the node and the node's answers back,
+// checks what comes in, and turns errors into codes; it caches nothing, and it
+// knows neither stores nor the rule.
+//
+// A request goes through serveRPC (who is it, is there room), its handler in
+// cache.go (what is asked), parse.go and answer.go (RPC to node and back), and
+// errors.go if it fails.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+	"connectrpc.com/grpcreflect"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/server/auth"
+	rpc "github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
+)
+
+// Hooks connect a server to logs and metrics. Every field may be nil.
+type Hooks struct {
+	// Log takes a debug record of each request (neither keys nor values nor
+	// tokens), and what operators should know. Nil: nothing is logged.
+	Log *slog.Logger
+	// Began and Ended are told of each RPC. The code is "ok" or the name of a
+	// Connect code; procedures that do not exist are all called "other". They
+	// are called inline and must return at once.
+	Began func()
+	Ended func(procedure, protocol, code string, took time.Duration)
+	// Metrics serves /metrics. Nil: there is none.
+	Metrics http.Handler
+	// Totals are the running totals that ClusterService.Stats returns.
+	Totals func() map[string]float64
+}
+
+// Server serves one node. It is made by [New] and serves once.
+type Server struct {
+	cfg   Config
+	node  Node
+	hooks Hooks
+	log   *slog.Logger
+
+	procedures  map[string]procedure
+	rpcs        http.Handler
+	errorWriter *connect.ErrorWriter
+	http        *http.Server
+	gate        gate
+	started     time.Time
+
+	// reloading is held while the files are read, so that the last to read them
+	// is the last to store what it read.
+	reloading sync.Mutex
+	// tokens is nil when there is no tokens file; then everybody is anyone.
+	tokens atomic.Pointer[auth.Tokens]
+	anyone *auth.Principal
+	certs  certs
+
+	// draining is set once load balancers are to look elsewhere. The gate
+	// closes later.
+	draining atomic.Bool
+	// unready is the last that the node said of itself, so that only changes
+	// are logged.
+	unready atomic.Bool
+	// files is what the files looked like before they were first read. Only
+	// watchFiles changes it.
+	files []fileState
+}
+
+// New returns a server for the node. It reads the tokens and the certificates,
+// and fails if they or the configuration are not usable.
+func New(cfg Config, node Node, hooks Hooks) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg:        cfg.withDefaults(node.Limits()),
+		node:       node,
+		hooks:      hooks,
+		log:        hooks.Log,
+		procedures: procedures(),
+		started:    time.Now(),
+		anyone:     auth.Anyone(),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.gate.limit = int64(s.cfg.MaxConcurrent)
+	s.files = fileStates(s.fileNames())
+	if err := s.Reload(); err != nil {
+		return nil, err
+	}
+	s.rpcs = s.newRPCs()
+	s.http = s.newHTTP()
+	return s, nil
+}
+
+// Reload reads the tokens and the certificates again, for all requests and
+// connections from now on. If either cannot be used, nothing is changed.
+func (s *Server) Reload() error {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	var tokens *auth.Tokens
+	if s.cfg.AuthTokens != "" {
+		var err error
+		if tokens, err = auth.Load(s.cfg.AuthTokens); err != nil {
+			return err
+		}
+	}
+	if s.cfg.TLS.Cert != "" {
+		config, err := s.cfg.TLS.load()
+		if err != nil {
+			return err
+		}
+		s.certs.current.Store(config)
+	}
+	s.tokens.Store(tokens)
+	return nil
+}
+
+// Handler returns everything that the server answers, for servers of another
+// make (tests, a port shared with others). Draining is then up to them.
+func (s *Server) Handler() http.Handler { return s.http.Handler }
+
+// newRPCs returns the handlers of all procedures.
+func (s *Server) newRPCs() http.Handler {
+	options := connect.WithHandlerOptions(
+		connect.WithReadMaxBytes(s.cfg.MessageBytes),
+		connect.WithSendMaxBytes(s.cfg.sendBytes(s.node.Limits())),
+		connect.WithCompressMinBytes(compressMinBytes),
+		boundedCompression(s.cfg.MessageBytes),
+		jsonCodecs(),
+		connect.WithRecover(s.recovered),
+		connect.WithInterceptors(connect.UnaryInterceptorFunc(s.mapErrors)),
+	)
+	s.errorWriter = connect.NewErrorWriter(options)
+	reflector := grpcreflect.NewStaticReflector(rpc.CacheServiceName, rpc.ClusterServiceName, grpchealth.HealthV1ServiceName)
+
+	mux := http.NewServeMux()
+	mux.Handle(rpc.NewCacheServiceHandler(&cacheService{
+		node:    s.node,
+		parser:  parser{limits: s.node.Limits(), maxWait: s.cfg.MaxWait},
+		timeout: s.cfg.RequestTimeout,
+		answer:  s.cfg.AnswerBytes,
+	}, options))
+	mux.Handle(rpc.NewClusterServiceHandler(clusterService{s}, options))
+	mux.Handle(grpchealth.NewHandler(s, options))
+	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))
+	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, options))
+	return mux
+}
+
+// compressMinBytes spares small answers the compression that their callers
+// would accept.
+const compressMinBytes = 4 << 10
+
+// mapErrors turns what handlers return into what goes on the wire.
+func (s *Server) mapErrors(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		answer, err := next(ctx, r)
+		if err == nil {
+			return answer, nil
+		}
+		wire := wireError(err)
+		if wire.Code() == connect.CodeInternal {
+			s.log.Error("request failed", "procedure", r.Spec().Procedure, "error", err)
+		}
+		return nil, wire
+	}
+}
+
+// recovered turns a panic into an error of the one request that caused it.
+func (s *Server) recovered(_ context.Context, spec connect.Spec, _ http.Header, cause any) error {
+	s.log.Error("panic in a handler", "procedure", spec.Procedure, "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
+	return connect.NewError(connect.CodeInternal, errInternal)
+}
+
+// newHTTP returns the HTTP server around the handlers.
+func (s *Server) newHTTP() *http.Server {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", s.serveHealthz)
+	mux.HandleFunc("GET /readyz", s.serveReadyz)
+	mux.HandleFunc("GET /metrics", s.serveMetrics)
+	mux.HandleFunc("POST /", s.serveRPC)
+
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:           mux,
+		Protocols:         protocols,
+		ReadHeaderTimeout: min(headerTimeout, s.cfg.ReadTimeout),
+		ReadTimeout:       s.cfg.ReadTimeout,
+		WriteTimeout:      s.cfg.ReadTimeout + s.cfg.MaxWait + s.cfg.RequestTimeout + writeGrace,
+		IdleTimeout:       s.cfg.IdleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: maxStreams,
+			SendPingTimeout:      s.cfg.IdleTimeout / 2,
+		},
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+}
+
+const (
+	maxHeaderBytes = 64 << 10
+	// maxStreams lets many callers wait on one connection for a lease that
+	// somebody else holds.
+	maxStreams = 2048
+)
+
+// serveMetrics demands a token with the scope admin, if it was told to.
+func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
+	if s.hooks.Metrics == nil {
+		http.NotFound(w, r)
+		return
+	}
+	if tokens := s.tokens.Load(); tokens != nil && s.cfg.MetricsAuth {
+		caller, err := tokens.Authenticate(r.Header.Values("Authorization"))
+		switch {
+		case err != nil:
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			http.Error(w, err.Error(), http.StatusUnauthorized)
+			return
+		case caller.Allow(auth.Admin) != nil:
+			http.Error(w, caller.Allow(auth.Admin).Error(), http.StatusForbidden)
+			return
+		}
+	}
+	s.hooks.Metrics.ServeHTTP(w, r)
+}
+
+// Run listens and serves until the context ends, and then drains.
+func (s *Server) Run(ctx context.Context) error {
+	listener, err := s.Listen(ctx)
+	if err != nil {
+		return err
+	}
+	return s.Serve(ctx, listener)
+}
+
+// Listen opens the configured address.
+func (s *Server) Listen(ctx context.Context) (net.Listener, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", s.cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
+	}
+	return listener, nil
+}
+
+// Serve serves on the listener until the context ends, then drains, and
+// closes the listener in any case. It returns nil if everything in flight was
+// answered.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	if err := s.checkAddress(listener.Addr()); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	watchCtx, stopWatching := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		s.watchFiles(watchCtx)
+	}()
+	served := make(chan error, 1)
+	go func() { served <- s.accept(listener) }()
+
+	var err error
+	select {
+	case err = <-served:
+		// The listener broke: nobody new can come, but those who are here are
+		// still answered.
+		err = errors.Join(err, s.drain(0))
+	case <-ctx.Done():
+		err = s.drain(s.cfg.DrainDelay)
+		<-served
+	}
+	stopWatching()
+	<-watched
+	return err
+}
+
+func (s *Server) accept(listener net.Listener) error {
+	if s.cfg.TLS.Cert == "" {
+		return s.http.Serve(listener)
+	}
+	s.http.TLSConfig = s.certs.config()
+	return s.http.ServeTLS(listener, "", "")
+}
+
+// checkAddress asks again, of the address that was really opened, what
+// Validate asked of the one in the configuration.
+func (s *Server) checkAddress(addr net.Addr) error {
+	tcp, ok := addr.(*net.TCPAddr)
+	return s.cfg.checkExposure(addr.String(), !ok || tcp.IP.IsLoopback())
+}
