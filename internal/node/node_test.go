@@ -403,6 +403,22 @@ func TestReaderDoesNotJoinAFlightThatWasSent(t *testing.T) {
 	})
 }
 
+// An answer that was on its way when this node applied an invalidation must not
+// be kept as if it had come after it.
+func TestLateAnswerIsNotServedFromL1(t *testing.T) {
+	inBubble(t, 1, func(c *cluster) {
+		c.put(0, "k", "old", "t")
+		release := c.store.stall()
+		first := make(chan soracache.ReadResult)
+		go func() { first <- c.get(0, soracache.Read{Key: "k"}) }()
+		synctest.Wait()
+		c.invalidate(0, soracache.Tag("t"))
+		release()
+		c.want(<-first, soracache.StatusHit, soracache.TierL2, "old")
+		c.want(c.get(0, soracache.Read{Key: "k"}), soracache.StatusMiss, soracache.TierNone, "")
+	})
+}
+
 func TestConcurrentReadsTravelTogether(t *testing.T) {
 	inBubble(t, 1, func(c *cluster) {
 		c.get(0, soracache.Read{Key: "warm up"})

@@ -1,0 +1,370 @@
+// Package check finds stale reads. It drives backends at random, from many
+// goroutines, as applications would: read, load from a source on a miss, fill,
+// put, invalidate. It knows the version of everything in the source, so it can
+// tell of each answer whether the rule allowed it.
+//
+// It needs nothing of a backend but the interface, so one node, several nodes
+// over one store and RPC clients are all held to the same.
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+// Kind is what a fill can lose to.
+type Kind int
+
+// The kinds.
+const (
+	ByKey Kind = iota
+	ByTag
+	ByAll
+	ByPut
+	kinds
+)
+
+// String names the kind.
+func (k Kind) String() string { return [...]string{"key", "tag", "everything", "put"}[k] }
+
+// Options says what to do.
+type Options struct {
+	Namespace  string
+	Goroutines int // at once
+	Operations int // in all
+	Keys       int // few keys make many collisions
+	Seed       uint64
+	// Bound is for how long after an invalidation a read from L1 or a near
+	// cache may still return the old value.
+	Bound time.Duration
+	// Wait is how long readers park behind a lease.
+	Wait time.Duration
+	// NoPuts leaves puts out: one that timed out may still happen, any time
+	// later, so what it overwrites cannot be judged when the store fails.
+	NoPuts bool
+}
+
+// Report is what happened.
+type Report struct {
+	Operations, Reads, Hits, Misses, Loads, Stored, Refused int64
+	Invalidations, Puts, Errors                             int64
+	// HitsL1 are those hits that came from a local tier.
+	HitsL1 int64
+	// Overlapped counts the fills during whose lease an invalidation of the
+	// kind, naming the key, was under way or had completed.
+	Overlapped [kinds]int64
+	// Late counts the fills which began after such an invalidation had
+	// completed: not one of them may be stored.
+	Late int64
+	// Violations describes what the rule forbids. It is empty.
+	Violations []string
+}
+
+// String is a line for people.
+func (r *Report) String() string {
+	return fmt.Sprintf("%d operations: %d reads (%d hits, %d of them local, %d misses), %d loads (%d stored, %d refused, %d of them begun after an invalidation had completed), "+
+		"%d invalidations, %d puts, %d errors; fills overlapping an invalidation: %d by key, %d by tag, %d by everything, %d by put; violations: %d",
+		r.Operations, r.Reads, r.Hits, r.HitsL1, r.Misses, r.Loads, r.Stored, r.Refused, r.Late,
+		r.Invalidations, r.Puts, r.Errors,
+		r.Overlapped[ByKey], r.Overlapped[ByTag], r.Overlapped[ByAll], r.Overlapped[ByPut], len(r.Violations))
+}
+
+// source is what the values are computed from: a version for each key.
+type source struct {
+	version atomic.Int64
+	// write is held while the source is changed, and by a put until it is
+	// done: a put is not fenced, so it is the application that must keep its
+	// writes of a key in order.
+	write sync.Mutex
+
+	mu sync.Mutex
+	// done holds, in order of completion, the invalidations that completed,
+	// each with the highest version that any up to it vouches for.
+	done []mark // guarded by mu
+	// begun and ended count invalidations by kind.
+	begun, ended [kinds]atomic.Int64
+}
+
+type mark struct {
+	at      time.Time
+	version int64
+}
+
+// least returns the version that a read which began at a time must not be
+// older than, if it may lag by some time.
+func (s *source) least(began time.Time, lag time.Duration) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := sort.Search(len(s.done), func(i int) bool { return !s.done[i].at.Add(lag).Before(began) })
+	if i == 0 {
+		return 0
+	}
+	return s.done[i-1].version
+}
+
+// complete notes that everything older than a version has been invalidated.
+func (s *source) complete(version int64, lag time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if n := len(s.done); n > 0 {
+		version = max(version, s.done[n-1].version)
+	}
+	s.done = append(s.done, mark{now, version})
+	// No read takes a minute: what is older than its lag matters only as the
+	// least of all.
+	if len(s.done) > 10_000 && s.done[5_000].at.Add(lag+time.Minute).Before(now) {
+		s.done = slices.Delete(s.done, 0, 5_000)
+	}
+}
+
+type run struct {
+	opts     Options
+	backends []soracache.Backend
+	sources  []source
+	report   Report
+	mu       sync.Mutex // guards report.Violations
+}
+
+// Run drives the backends, which all serve the same namespace, and reports.
+func Run(ctx context.Context, backends []soracache.Backend, opts Options) *Report {
+	r := &run{opts: opts, backends: backends, sources: make([]source, opts.Keys)}
+	for i := range r.sources {
+		r.sources[i].version.Store(1)
+	}
+	var left atomic.Int64
+	left.Store(int64(opts.Operations))
+	var wg sync.WaitGroup
+	for g := range opts.Goroutines {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(opts.Seed, uint64(g))) //nolint:gosec // a test's dice
+			for left.Add(-1) >= 0 && ctx.Err() == nil {
+				r.step(ctx, rng)
+				atomic.AddInt64(&r.report.Operations, 1)
+			}
+		})
+	}
+	wg.Wait()
+	return &r.report
+}
+
+func (r *run) step(ctx context.Context, rng *rand.Rand) {
+	key := rng.IntN(r.opts.Keys)
+	b := r.backends[rng.IntN(len(r.backends))]
+	switch roll := rng.IntN(1000); {
+	case roll < 900:
+		r.read(ctx, rng, b, key)
+	case roll < 930 && !r.opts.NoPuts:
+		r.put(ctx, b, key)
+	case roll < 965:
+		r.invalidate(ctx, b, ByKey, []soracache.Target{soracache.Key(name(key))}, func(k int) bool { return k == key })
+	case roll < 995:
+		t := tagsOf(key)[rng.IntN(3)]
+		r.invalidate(ctx, b, ByTag, []soracache.Target{soracache.Tag(t)}, func(k int) bool {
+			tags := tagsOf(k)
+			return tags[0] == t || tags[1] == t || tags[2] == t
+		})
+	default:
+		r.invalidate(ctx, b, ByAll, []soracache.Target{soracache.Everything()}, func(int) bool { return true })
+	}
+}
+
+func name(key int) string { return fmt.Sprintf("key:%d", key) }
+
+func tagsOf(key int) [3]string {
+	return [3]string{fmt.Sprintf("a%d", key%3), fmt.Sprintf("b%d", key%5), fmt.Sprintf("c%d", key%7)}
+}
+
+func encode(key int, version int64) []byte { return []byte(fmt.Sprintf("%d/%d", key, version)) }
+
+func (r *run) violate(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.report.Violations) < 100 {
+		r.report.Violations = append(r.report.Violations, fmt.Sprintf(format, args...))
+	}
+}
+
+func (r *run) read(ctx context.Context, rng *rand.Rand, b soracache.Backend, key int) {
+	s := &r.sources[key]
+	began := time.Now()
+	exact, lagging := s.least(began, 0), s.least(began, r.opts.Bound)
+	rs, err := b.Get(ctx, soracache.GetRequest{
+		Namespace: r.opts.Namespace,
+		Reads:     []soracache.Read{{Key: name(key), Lease: true, Wait: r.opts.Wait}},
+	})
+	atomic.AddInt64(&r.report.Reads, 1)
+	if err == nil {
+		err = rs[0].Err
+	}
+	if err != nil {
+		r.failed(err)
+		return
+	}
+	res := rs[0]
+	if res.Status != soracache.StatusMiss {
+		r.judge(key, &res, exact, lagging)
+	} else {
+		atomic.AddInt64(&r.report.Misses, 1)
+	}
+	if res.Lease != (soracache.Lease{}) {
+		r.load(ctx, rng, b, key, &res)
+	}
+}
+
+func (r *run) judge(key int, res *soracache.ReadResult, exact, lagging int64) {
+	atomic.AddInt64(&r.report.Hits, 1)
+	least := exact
+	if res.Tier != soracache.TierL2 {
+		atomic.AddInt64(&r.report.HitsL1, 1)
+		least = lagging
+	}
+	of, at, _ := strings.Cut(string(res.Entry.Value), "/")
+	version, err := strconv.ParseInt(at, 10, 64)
+	switch {
+	case err != nil || of != strconv.Itoa(key):
+		r.violate("key %d returned %q", key, res.Entry.Value)
+	case version < least:
+		r.violate("key %d: version %d from %s, but a read that began then may return nothing before %d", key, version, res.Tier, least)
+	}
+}
+
+// load computes the value and fills. What it fills with was read from the
+// source after the lease was given, as the rule has it.
+func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key int, res *soracache.ReadResult) {
+	s := &r.sources[key]
+	var begun, ended [kinds]int64
+	for k := range kinds {
+		// Ended first: what ends between the two counts as under way.
+		ended[k] = s.ended[k].Load()
+		begun[k] = s.begun[k].Load()
+	}
+	version := s.version.Load()
+	if rng.IntN(2) == 0 {
+		for range rng.IntN(50) {
+			runtime.Gosched() // a slow loader
+		}
+	} else if rng.IntN(4) == 0 {
+		pause(ctx, time.Duration(rng.IntN(int(3*time.Millisecond))))
+	}
+	late := s.overtaken(begun, ended)
+	tags := tagsOf(key)
+	ws, err := b.Write(ctx, soracache.WriteRequest{Namespace: r.opts.Namespace, Writes: []soracache.Write{{
+		Op: soracache.OpFill, Key: name(key), Lease: res.Lease,
+		Entry:    soracache.Entry{Value: encode(key, version), Tags: tags[:]},
+		Lifetime: soracache.Lifetime{TTL: time.Minute},
+	}}})
+	atomic.AddInt64(&r.report.Loads, 1)
+	if err == nil {
+		err = ws[0].Err
+	}
+	if err != nil {
+		r.failed(err)
+		return
+	}
+	for k := range kinds {
+		if s.begun[k].Load() != begun[k] || begun[k] != ended[k] {
+			atomic.AddInt64(&r.report.Overlapped[k], 1)
+		}
+	}
+	if ws[0].Stored {
+		atomic.AddInt64(&r.report.Stored, 1)
+	} else {
+		atomic.AddInt64(&r.report.Refused, 1)
+	}
+	if late {
+		atomic.AddInt64(&r.report.Late, 1)
+		if ws[0].Stored {
+			r.violate("key %d: a fill was stored that an invalidation had overtaken", key)
+		}
+	}
+}
+
+// overtaken tells whether, of some kind, nothing was under way when the counts
+// were taken, and something has completed since: it lies wholly in between.
+func (s *source) overtaken(begun, ended [kinds]int64) bool {
+	for k := range kinds {
+		if begun[k] == ended[k] && s.ended[k].Load() > ended[k] {
+			return true
+		}
+	}
+	return false
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// invalidate commits a change to the source of every key concerned, and only
+// then invalidates them.
+func (r *run) invalidate(ctx context.Context, b soracache.Backend, kind Kind, targets []soracache.Target, concerns func(int) bool) {
+	versions := map[int]int64{}
+	for k := range r.sources {
+		if concerns(k) {
+			s := &r.sources[k]
+			s.write.Lock()
+			versions[k] = s.version.Add(1)
+			s.write.Unlock()
+			s.begun[kind].Add(1)
+		}
+	}
+	_, err := b.Invalidate(ctx, soracache.InvalidateRequest{Namespace: r.opts.Namespace, Targets: targets})
+	atomic.AddInt64(&r.report.Invalidations, 1)
+	if err != nil {
+		// It may or may not have happened: nothing is known to have ended.
+		r.failed(err)
+		return
+	}
+	for k, v := range versions {
+		r.sources[k].complete(v, r.opts.Bound)
+		r.sources[k].ended[kind].Add(1)
+	}
+}
+
+func (r *run) put(ctx context.Context, b soracache.Backend, key int) {
+	s := &r.sources[key]
+	s.write.Lock()
+	defer s.write.Unlock()
+	version := s.version.Add(1)
+	s.begun[ByPut].Add(1)
+	tags := tagsOf(key)
+	ws, err := b.Write(ctx, soracache.WriteRequest{Namespace: r.opts.Namespace, Writes: []soracache.Write{{
+		Op: soracache.OpPut, Key: name(key),
+		Entry:    soracache.Entry{Value: encode(key, version), Tags: tags[:]},
+		Lifetime: soracache.Lifetime{TTL: time.Minute},
+	}}})
+	atomic.AddInt64(&r.report.Puts, 1)
+	if err == nil {
+		err = ws[0].Err
+	}
+	if err != nil {
+		r.failed(err)
+		return
+	}
+	s.complete(version, r.opts.Bound)
+	s.ended[ByPut].Add(1)
+}
+
+func (r *run) failed(err error) {
+	atomic.AddInt64(&r.report.Errors, 1)
+	if !errors.Is(err, soracache.ErrUnavailable) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		r.violate("error of an unexpected kind: %v", err)
+	}
+}
