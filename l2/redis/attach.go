@@ -1,0 +1,164 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
+)
+
+// server is one address at which a Redis primary is reached.
+type server struct {
+	// loading is held by whoever finds out which process answers there, and
+	// loads the scripts into it.
+	loading chan struct{}
+	// current is that process as last seen; nil at first. It may be another by
+	// now, in which case its scripts are not known there.
+	current atomic.Pointer[process]
+}
+
+// partition is what the store remembers of an [l2.Partition]: the names of its
+// keys, and which server and process answered for it last.
+type partition struct {
+	l2.Partition
+	t, k, h string
+	// invalid is why no such partition can be; nil if it can.
+	invalid error
+	// serving is nil until the partition is first used.
+	serving atomic.Pointer[serving]
+}
+
+type serving struct {
+	*process
+	at *server
+}
+
+func (s *Store) partition(p l2.Partition) *partition {
+	if known, ok := s.partitions.Load(p); ok {
+		return known.(*partition)
+	}
+	if err := checkPartition(p); err != nil {
+		return &partition{Partition: p, invalid: err}
+	}
+	base := fmt.Sprintf("%s{%s/%d}", s.config.Prefix, p.Namespace, p.Index)
+	known, _ := s.partitions.LoadOrStore(p, &partition{Partition: p, t: base + "t", k: base + "k", h: base + "h"})
+	return known.(*partition)
+}
+
+func checkPartition(p l2.Partition) error {
+	if err := soracache.CheckNamespace(p.Namespace); err != nil {
+		return err
+	}
+	if p.Index >= p.Count || p.Count > soracache.MaxPartitions {
+		return fmt.Errorf("%w: partition %s of %d", soracache.ErrInvalid, p, p.Count)
+	}
+	return nil
+}
+
+// attach returns the process that serves a partition. Stale is what was found
+// not to know the scripts: another process by now, or the same after SCRIPT
+// FLUSH.
+func (s *Store) attach(ctx context.Context, p *partition, stale *process) (*process, error) {
+	if found := p.serving.Load(); found != nil && found.process != stale {
+		return found.process, nil
+	}
+	client, err := s.primary(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	at := s.server(client.Options().Addr)
+	select {
+	case at.loading <- struct{}{}:
+		defer func() { <-at.loading }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	found := at.current.Load()
+	if found == nil || found == stale {
+		if found, err = s.load(ctx, client); err != nil {
+			return nil, err
+		}
+		at.current.Store(found)
+	}
+	p.serving.Store(&serving{process: found, at: at})
+	return found, nil
+}
+
+// primary returns the client of the server that a partition's keys live on.
+func (s *Store) primary(ctx context.Context, p *partition) (*goredis.Client, error) {
+	if s.cluster != nil {
+		return s.cluster.MasterForKey(ctx, p.t)
+	}
+	return s.single, nil
+}
+
+func (s *Store) server(addr string) *server {
+	known, _ := s.servers.LoadOrStore(addr, &server{loading: make(chan struct{}, 1)})
+	return known.(*server)
+}
+
+// load finds out which process is behind a client and loads the scripts into
+// it, on one connection, so that it cannot be replaced in between.
+func (s *Store) load(ctx context.Context, client *goredis.Client) (*process, error) {
+	conn := client.Conn()
+	defer conn.Close() //nolint:errcheck // hands the connection back to its pool
+	run, err := s.runID(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	loaded, texts := newProcess(run, s.config.Retention)
+	pipe := conn.Pipeline()
+	policy := pipe.ConfigGet(ctx, "maxmemory-policy")
+	var last goredis.Cmder
+	for _, text := range texts {
+		last = pipe.ScriptLoad(ctx, text)
+	}
+	s.roundTrips.Add(1)
+	if _, err := pipe.Exec(ctx); err != nil && last.Err() != nil {
+		return nil, fmt.Errorf("loading scripts: %w", last.Err())
+	}
+	s.warnOfPolicy(policy.Val()["maxmemory-policy"])
+	return loaded, nil
+}
+
+// runID returns 52 bits of the run id of the process behind a connection, or 0
+// if the user may not ask.
+func (s *Store) runID(ctx context.Context, conn *goredis.Conn) (uint64, error) {
+	s.roundTrips.Add(1)
+	info, err := conn.Info(ctx, "server").Result()
+	if goredis.HasErrorPrefix(err, "NOPERM") {
+		s.warnRunID.Do(func() {
+			s.config.Logger.Warn("INFO is forbidden: a restart of Redis cannot be told from a pause", "error", err)
+		})
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(info) {
+		if id, ok := strings.CutPrefix(strings.TrimSpace(line), "run_id:"); ok && len(id) >= 13 {
+			run, err := strconv.ParseUint(id[:13], 16, 64)
+			if err == nil {
+				return max(run, 1), nil
+			}
+		}
+	}
+	return 0, nil
+}
+
+// warnOfPolicy warns once of a policy that evicts ledgers. (A user who may not
+// read the configuration gets no warning.)
+func (s *Store) warnOfPolicy(policy string) {
+	if strings.HasPrefix(policy, "allkeys-") {
+		s.warnPolicy.Do(func() {
+			s.config.Logger.Warn("Redis may evict ledgers, and with each all entries of its partition: set maxmemory-policy to volatile-lru or noeviction",
+				"maxmemory-policy", policy)
+		})
+	}
+}

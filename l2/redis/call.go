@@ -1,0 +1,143 @@
+package redis
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/soracache/soracache"
+)
+
+// call is one script call, and then its answer.
+type call struct {
+	*partition
+	script script
+	since  soracache.Stamp
+	argv   []any // after the one that all scripts share
+	// process is where it was sent last; cmd holds the outcome.
+	process *process
+	cmd     command
+	// err is why the call failed; it wraps a sentinel.
+	err error
+}
+
+// command is a go-redis command that go-redis must not send twice.
+type command struct{ *goredis.Cmd }
+
+// NoRetry keeps go-redis from sending the command, or a pipeline that it is in,
+// a second time when it cannot know whether it ran.
+func (command) NoRetry() bool { return true }
+
+// run makes all calls in one round trip. What a process refuses because it
+// does not know the scripts is sent again once to whoever is there now; what
+// may run twice is sent again once if its connection failed.
+func (s *Store) run(ctx context.Context, calls []*call) {
+	pending := s.prepare(ctx, calls)
+	s.send(ctx, pending)
+	var again, unknown []*call
+	for _, c := range pending {
+		if c.lost(ctx) {
+			again = append(again, c)
+		}
+	}
+	if len(again) > 0 {
+		s.reloadTopology(ctx)
+		s.send(ctx, again)
+	}
+	for _, c := range pending {
+		if goredis.HasErrorPrefix(c.cmd.Err(), "NOSCRIPT") {
+			unknown = append(unknown, c)
+		}
+	}
+	if len(unknown) > 0 {
+		s.send(ctx, s.prepare(ctx, unknown))
+	}
+	for _, c := range pending {
+		if c.err == nil && c.cmd.Err() != nil {
+			c.err = failure(c.cmd.Err())
+		}
+	}
+}
+
+// prepare attaches calls to the processes that serve their partitions, and
+// returns those that can be sent.
+func (s *Store) prepare(ctx context.Context, calls []*call) []*call {
+	ready := make([]*call, 0, len(calls))
+	for _, c := range calls {
+		if c.err != nil {
+			continue
+		}
+		found, err := s.attach(ctx, c.partition, c.process)
+		if err != nil {
+			c.err = failure(err)
+			continue
+		}
+		c.process = found
+		ready = append(ready, c)
+	}
+	return ready
+}
+
+// send sends calls in one pipeline.
+func (s *Store) send(ctx context.Context, calls []*call) {
+	if len(calls) == 0 {
+		return
+	}
+	s.roundTrips.Add(1)
+	for _, c := range calls {
+		c.cmd = command{goredis.NewCmd(ctx, s.arguments(c)...)}
+	}
+	if len(calls) == 1 {
+		_ = s.client.Process(ctx, calls[0].cmd) // its error is the command's
+		return
+	}
+	pipe := s.client.Pipeline()
+	for _, c := range calls {
+		_ = pipe.Process(ctx, c.cmd) // only queues
+	}
+	_, _ = pipe.Exec(ctx) // each command has its own error
+}
+
+func (s *Store) arguments(c *call) []any {
+	common := make([]byte, 0, 26)
+	common = binary.BigEndian.AppendUint64(common, s.candidate())
+	common = binary.BigEndian.AppendUint64(common, uint64(c.since.Epoch))
+	common = binary.BigEndian.AppendUint64(common, uint64(c.since.Position))
+	common = binary.BigEndian.AppendUint16(common, c.Count)
+	args := make([]any, 0, 7+len(c.argv))
+	args = append(args, "evalsha", c.process.sha[c.script], 3, c.t, c.k, c.h, common)
+	return append(args, c.argv...)
+}
+
+// candidate returns a random epoch.
+func (s *Store) candidate() uint64 {
+	return max(s.config.Random()&(1<<52-1), 1)
+}
+
+// lost reports whether a call's connection failed, and it may be sent again.
+func (c *call) lost(ctx context.Context) bool {
+	err := c.cmd.Err()
+	var answered goredis.Error
+	return err != nil && mayRepeat[c.script] && ctx.Err() == nil && !errors.As(err, &answered)
+}
+
+// reloadTopology has a cluster client look for moved slots, which a connection
+// that failed may be a sign of.
+func (s *Store) reloadTopology(ctx context.Context) {
+	if s.cluster != nil {
+		s.cluster.ReloadState(ctx)
+	}
+}
+
+// failure maps an error of Redis or of the way there to a sentinel.
+func failure(err error) error {
+	if text, ok := strings.CutPrefix(err.Error(), "SORACOUNT "); ok {
+		text, _, _ = strings.Cut(text, " script: ") // where in the script, which no caller can use
+		return fmt.Errorf("%w: %s", soracache.ErrInvalid, text)
+	}
+	return fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, err)
+}

@@ -1,0 +1,84 @@
+package redis
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
+)
+
+// Explain implements [l2.Store].
+func (s *Store) Explain(ctx context.Context, p l2.Partition, key string) (l2.Explanation, error) {
+	c := s.newCall(p, soracache.Stamp{}, scriptExplain)
+	if err := checkNames("key", key); err != nil {
+		return l2.Explanation{}, err
+	}
+	c.argv = []any{key}
+	s.run(ctx, []*call{c})
+	a, err := s.decode(c)
+	if err != nil {
+		return l2.Explanation{}, err
+	}
+	const size = 1 + 8 + 2 + 1 + 8 + 8
+	if len(a.body) != size {
+		return l2.Explanation{}, fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, errAnswer)
+	}
+	x := l2.Explanation{
+		Ledger: soracache.Stamp{Epoch: a.delta.Epoch, Position: a.delta.Head},
+		Stored: a.body[0] != verdictAbsent,
+	}
+	if a.body[11] != 0 {
+		x.Leased = true
+		x.LeaseStamp = soracache.Stamp{Epoch: a.delta.Epoch, Position: soracache.Position(binary.BigEndian.Uint64(a.body[12:]))}
+		x.LeaseFor = a.left(int64(binary.BigEndian.Uint64(a.body[20:]))) //nolint:gosec // a difference is taken
+	}
+	explainEntry(&x, a, key)
+	return x, nil
+}
+
+// explainEntry adds what is known of the entry itself.
+func explainEntry(x *l2.Explanation, a answer, key string) {
+	if !x.Stored {
+		return
+	}
+	var k l2.KeyAnswer
+	if len(a.more) > 0 {
+		stored, _ := a.more[0].(string)
+		x.Readable = decodeLive(&k, stored, key, a)
+	}
+	if !x.Readable {
+		x.Reason = "not an entry of this key"
+		return
+	}
+	x.Entry, x.Stamp, x.FreshFor, x.KeepFor = k.Entry, k.Stamp, k.FreshFor, k.KeepFor
+	verdict := a.body[0]
+	x.Live = verdict == verdictLive
+	killer := func(t soracache.Target) {
+		x.Reason = t.String() + " was invalidated"
+		x.KilledBy = soracache.Record{
+			Epoch:    a.delta.Epoch,
+			Position: soracache.Position(binary.BigEndian.Uint64(a.body[1:])),
+			Targets:  []soracache.Target{t},
+		}
+	}
+	switch verdict {
+	case verdictForeignEpoch:
+		x.Reason = "of another epoch"
+	case verdictExpired:
+		x.Reason = "expired"
+	case verdictAhead:
+		x.Reason = "ahead of the ledger's head"
+	case verdictBelowFloor:
+		x.Reason = "has tags and is older than the tag records"
+	case verdictCleared:
+		killer(soracache.Everything())
+	case verdictKeyRecord:
+		killer(soracache.Key(key))
+	case verdictTagRecord:
+		if tag := int(binary.BigEndian.Uint16(a.body[9:])); tag >= 1 && tag <= len(k.Entry.Tags) {
+			killer(soracache.Tag(k.Entry.Tags[tag-1]))
+		}
+	}
+}

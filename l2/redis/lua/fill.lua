@@ -1,0 +1,46 @@
+-- fill: completes a lease. ARGV: 2 nonce, 3 times, 4 body, 5 key, then tags.
+-- Answers the outcome, the entry's stamp, and of the record that a superseded
+-- fill lost to its position and which target it named: 0 unknown, 1 the key,
+-- 2 everything, 3 and on the entry's tags.
+
+local STORED, SUPERSEDED, LEASE_LOST = 0, 1, 2
+
+local key = ARGV[5]
+local tags, t, k = {}, t_members(), k_members()
+for i = 6, #ARGV do
+  tags[#tags + 1] = ARGV[i]
+  t[#t + 1] = 't' .. ARGV[i]
+end
+k[#k + 1] = 'k' .. key
+t = scores(T, t)
+k = scores(K, k)
+local refused = open(t, k)
+if refused then return refused end
+
+local holder, stamp, _, epoch = lease_of(key)
+
+-- outcome applies the rule to what would be stored.
+local function outcome()
+  if holder ~= ARGV[2] then return LEASE_LOST, 0, 0 end
+  if epoch ~= EPOCH or stamp > HEAD then return SUPERSEDED, 0, 0 end
+  local position, target = HEAD + 1, 0
+  local function against(record, named)
+    record = tonumber(record)
+    if record and record > stamp and record < position then position, target = record, named end
+  end
+  against(k[K_RESERVED + 1], 1)
+  against(CLEAR, 2)
+  for i = 1, #tags do against(t[T_RESERVED + i], 2 + i) end
+  if target > 0 then return SUPERSEDED, position, target end
+  if #tags > 0 and stamp < FLOOR_T then return SUPERSEDED, 0, 0 end
+  return STORED, 0, 0
+end
+
+local found, position, target = outcome()
+if found == STORED then
+  store(key, stamp, ARGV[3], ARGV[4], tags)
+elseif found == SUPERSEDED then
+  redis.call('DEL', BASE .. 'l:' .. key)
+  WROTE = true
+end
+return answer(pack('>BI8I8I2', found, stamp or 0, position, target))

@@ -1,0 +1,29 @@
+-- invalidate: appends one record and deletes the entries and leases of the keys
+-- that it names. Each argument from ARGV[2] on is a target in the form of its
+-- record: 't'..tag, 'k'..key, or 'a' for everything.
+-- Answers the position that came before the record; the head is the record's.
+
+local refused = open(scores(T, t_members()), scores(K, k_members()), true)
+if refused then return refused end
+
+local tags, keys, everything = {}, {}, false
+local dead = {BASE .. '!'}
+for i = 2, #ARGV do
+  local kind = string.sub(ARGV[i], 1, 1)
+  if kind == 't' then
+    tags[#tags + 1] = ARGV[i]
+  elseif kind == 'k' then
+    keys[#keys + 1] = ARGV[i]
+    local key = string.sub(ARGV[i], 2)
+    dead[#dead + 1] = BASE .. 'e:' .. key
+    dead[#dead + 1] = BASE .. 'l:' .. key
+  else
+    everything = true
+  end
+end
+-- The deletion comes first: once a script has written, a Redis without memory
+-- lets it finish, and an invalidation must not fail for want of memory.
+for from = 1, #dead, CHUNK do
+  redis.call('UNLINK', unpack(dead, from, math.min(from + CHUNK - 1, #dead)))
+end
+return answer(pack('>I8', append(tags, keys, everything)))

@@ -1,0 +1,44 @@
+-- Tag sets: which keys carry a tag, in buckets by when their entries end.
+--
+--   s:<exponent>:<number>:<tag>  set of keys; the bucket is 2^exponent
+--                                milliseconds wide and ends at number widths
+--   b:<tag>                      the tag's buckets: '<exponent>:<number>' = end
+--   d                            all buckets: '<exponent>:<number>:<tag>' = end
+
+-- SLACK is how long a tag set outlives its bucket's end before Redis expires it
+-- by itself. Sweeping removes it long before, without holding Redis; the expiry
+-- is there for when nobody sweeps.
+local SLACK = 600000
+
+-- drop removes one bucket of a tag. UNLINK frees large sets in another thread.
+local function drop(bucket, tag)
+  redis.call('UNLINK', BASE .. 's:' .. bucket .. ':' .. tag)
+  redis.call('ZREM', BASE .. 'b:' .. tag, bucket)
+  redis.call('ZREM', BASE .. 'd', bucket .. ':' .. tag)
+end
+
+-- outlive makes a key live at least until a time.
+local function outlive(key, ends)
+  local left = redis.call('PTTL', key)
+  if left < 0 or left < ends - NOW / 1000 then
+    redis.call('PEXPIREAT', key, text(ends))
+  end
+end
+
+-- remember adds a key to a tag's bucket of width 2^exponent milliseconds that
+-- ends when the entry has. Two commands, unless the bucket is new; then also
+-- the tag's buckets that have ended go.
+local function remember(tag, key, exponent, keep)
+  local width = 2 ^ exponent
+  local number = math.ceil(math.ceil(keep / 1000) / width)
+  local bucket, ends = exponent .. ':' .. text(number), number * width
+  local set, index = BASE .. 's:' .. bucket .. ':' .. tag, BASE .. 'b:' .. tag
+  if redis.call('SADD', set, key) == 0 then return end
+  if redis.call('ZADD', index, 'NX', text(ends), bucket) == 0 then return end
+  redis.call('PEXPIREAT', set, text(ends + SLACK))
+  redis.call('ZADD', BASE .. 'd', text(ends), bucket .. ':' .. tag)
+  outlive(index, ends + SLACK)
+  for _, old in ipairs(redis.call('ZRANGE', index, '(0', text(NOW / 1000), 'BYSCORE', 'LIMIT', 0, 8)) do
+    drop(old, tag)
+  end
+end

@@ -1,0 +1,146 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
+)
+
+// Store is the [l2.Store] on Redis. It starts no goroutines of its own.
+type Store struct {
+	config Config
+	client goredis.UniversalClient
+	// Exactly one of these is set: the client by what it is.
+	single  *goredis.Client
+	cluster *goredis.ClusterClient
+	// owned tells whether Close closes the client.
+	owned bool
+
+	partitions sync.Map // of l2.Partition to *partition
+	servers    sync.Map // of address to *server
+
+	roundTrips, corrupt, epochs atomic.Uint64
+	warnPolicy, warnRunID       sync.Once
+}
+
+var _ l2.Store = (*Store)(nil)
+
+// Open returns the store at a URL. It does not wait for Redis: a store whose
+// Redis is down answers soracache.ErrUnavailable until it is back. Only a
+// configuration that can never work is an error here.
+func Open(_ context.Context, c Config) (*Store, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	e, err := parseURL(c.URL)
+	if err != nil {
+		return nil, err
+	}
+	s, err := New(e.client(c.withDefaults()), c)
+	if err != nil {
+		return nil, err
+	}
+	s.owned = true
+	return s, nil
+}
+
+// New returns the store behind a client that the caller made, and closes after
+// the store. The fields of the configuration that say how to reach Redis are
+// ignored. The client should respect contexts (ContextTimeoutEnabled); it need
+// not have its retries switched off.
+func New(client goredis.UniversalClient, c Config) (*Store, error) {
+	c = c.withDefaults()
+	if err := c.validateRest(); err != nil {
+		return nil, err
+	}
+	s := &Store{config: c, client: client}
+	switch client := client.(type) {
+	case *goredis.Client:
+		s.single = client
+	case *goredis.ClusterClient:
+		s.cluster = client
+	default:
+		return nil, fmt.Errorf("%w: a client of type %T cannot keep a partition in one place", soracache.ErrInvalid, client)
+	}
+	return s, nil
+}
+
+// Ping implements [l2.Store]. In a cluster, every master must answer.
+func (s *Store) Ping(ctx context.Context) error {
+	s.roundTrips.Add(1)
+	ping := func(ctx context.Context, client *goredis.Client) error { return client.Ping(ctx).Err() }
+	var err error
+	if s.cluster != nil {
+		err = s.cluster.ForEachMaster(ctx, ping)
+	} else {
+		err = ping(ctx, s.single)
+	}
+	if err != nil {
+		return failure(err)
+	}
+	return nil
+}
+
+// Counters implements [l2.Store].
+func (s *Store) Counters() l2.Counters {
+	return l2.Counters{
+		RoundTrips: s.roundTrips.Load(),
+		Corrupt:    s.corrupt.Load(),
+		Epochs:     s.epochs.Load(),
+	}
+}
+
+// Close implements [l2.Store]. It closes the client if the store made it.
+func (s *Store) Close() error {
+	if !s.owned {
+		return nil
+	}
+	return s.client.Close()
+}
+
+// newCall returns a call on a partition, refused if what is asked can never be.
+func (s *Store) newCall(p l2.Partition, since soracache.Stamp, script script) *call {
+	c := &call{partition: s.partition(p), script: script, since: since}
+	switch {
+	case c.partition.invalid != nil:
+		c.err = c.partition.invalid
+	case since.Epoch == 0:
+		c.since = soracache.Stamp{}
+	case since.Epoch >= 1<<52 || since.Position >= 1<<53-1<<32:
+		c.err = fmt.Errorf("%w: stamp out of bounds", soracache.ErrInvalid)
+	}
+	return c
+}
+
+// maxName is the longest key or tag that fits the bytes of entries and deltas.
+const maxName = 32 << 10
+
+func checkNames(what string, names ...string) error {
+	for _, name := range names {
+		if len(name) > maxName {
+			return fmt.Errorf("%w: %s of %d bytes", soracache.ErrInvalid, what, len(name))
+		}
+	}
+	return nil
+}
+
+// Since implements [l2.Store].
+func (s *Store) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
+	calls := make([]*call, len(reqs))
+	for i, req := range reqs {
+		calls[i] = s.newCall(req.Partition, req.Since, scriptSince)
+	}
+	s.run(ctx, calls)
+	answers := make([]l2.SinceAnswer, len(reqs))
+	for i, c := range calls {
+		a, err := s.decode(c)
+		answers[i] = l2.SinceAnswer{Delta: a.delta, Err: err}
+	}
+	return answers
+}

@@ -1,0 +1,191 @@
+package redis
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
+	"github.com/soracache/soracache/tags"
+)
+
+// Write implements [l2.Store].
+func (s *Store) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAnswer {
+	calls := make([]*call, len(reqs))
+	for i, req := range reqs {
+		calls[i] = s.writeCall(req)
+	}
+	s.run(ctx, calls)
+	answers := make([]l2.WriteAnswer, len(reqs))
+	for i, c := range calls {
+		a, err := s.decode(c)
+		if err == nil {
+			answers[i], err = writeAnswer(c.script, reqs[i], a)
+		}
+		if err != nil {
+			answers[i] = l2.WriteAnswer{Err: err}
+		}
+	}
+	return answers
+}
+
+func (s *Store) writeCall(req l2.WriteRequest) *call {
+	var c *call
+	switch req.Op {
+	case soracache.OpFill:
+		c = s.newCall(req.Partition, req.Since, scriptFill)
+		c.argv = append(make([]any, 0, 4+len(req.Entry.Tags)), req.Nonce[:])
+		c.addEntry(req)
+	case soracache.OpPut:
+		c = s.newCall(req.Partition, req.Since, scriptPut)
+		c.argv = make([]any, 0, 3+len(req.Entry.Tags))
+		c.addEntry(req)
+	case soracache.OpRenew:
+		c = s.newCall(req.Partition, req.Since, scriptRenew)
+		c.argv = []any{req.Nonce[:], req.Key, binary.BigEndian.AppendUint64(nil, leaseMicros(req.LeaseFor))}
+	case soracache.OpRelease:
+		c = s.newCall(req.Partition, req.Since, scriptRenew)
+		c.argv = []any{req.Nonce[:], req.Key, make([]byte, 8)}
+	default:
+		return &call{err: fmt.Errorf("%w: unknown write %d", soracache.ErrInvalid, req.Op)}
+	}
+	if err := checkNames("key", req.Key); err != nil {
+		c.err = err
+	}
+	return c
+}
+
+// addEntry adds what fill and put store: times, body, key and tags.
+func (c *call) addEntry(req l2.WriteRequest) {
+	ttl := req.Lifetime.TTL
+	keep := max(req.Lifetime.Keep, ttl)
+	e := req.Entry
+	switch {
+	case ttl < time.Microsecond:
+		c.err = fmt.Errorf("%w: TTL must be positive", soracache.ErrInvalid)
+	case len(e.Tags) > 1024 || len(e.Encoding) > 255 || len(e.ETag) > 255:
+		c.err = fmt.Errorf("%w: too many tags, or too long an encoding or etag", soracache.ErrInvalid)
+	}
+	if err := checkNames("tag", e.Tags...); err != nil {
+		c.err = err
+	}
+	if c.err != nil {
+		return
+	}
+	times := make([]byte, 0, 17)
+	times = binary.BigEndian.AppendUint64(times, uint64(ttl.Microseconds()))  //nolint:gosec // positive
+	times = binary.BigEndian.AppendUint64(times, uint64(keep.Microseconds())) //nolint:gosec // positive
+	times = append(times, tags.Exponent(keep))
+	body := l2.AppendBody(make([]byte, 0, l2.BodySize(req.Key, e)), req.Key, e, req.Lifetime.L1)
+	c.argv = append(c.argv, times, body, req.Key)
+	for _, t := range e.Tags {
+		c.argv = append(c.argv, t)
+	}
+}
+
+// outcomes are the scripts' words for what became of a write.
+var outcomes = [...]soracache.Reason{soracache.ReasonNone, soracache.ReasonSuperseded, soracache.ReasonLeaseLost}
+
+func writeAnswer(script script, req l2.WriteRequest, a answer) (l2.WriteAnswer, error) {
+	malformed := fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, errAnswer)
+	out := l2.WriteAnswer{Delta: a.delta}
+	if script == scriptPut {
+		if len(a.body) != 8 {
+			return out, malformed
+		}
+		out.Record = recordOf(a, soracache.Key(req.Key))
+		out.Stamp = soracache.Stamp{Epoch: a.delta.Epoch, Position: a.delta.Head}
+		return out, nil
+	}
+	size := map[bool]int{true: 1 + 8 + 8 + 2, false: 1 + 8}[script == scriptFill]
+	if len(a.body) != size || int(a.body[0]) >= len(outcomes) {
+		return out, malformed
+	}
+	out.Reason = outcomes[a.body[0]]
+	switch {
+	case out.Reason == soracache.ReasonNone && req.Op != soracache.OpRelease:
+		out.Stamp = soracache.Stamp{Epoch: a.delta.Epoch, Position: soracache.Position(binary.BigEndian.Uint64(a.body[1:]))}
+	case out.Reason == soracache.ReasonSuperseded && script == scriptFill:
+		out.SupersededBy = winner(a, req)
+	}
+	return out, nil
+}
+
+// winner returns the record that a fill lost to, if it is known.
+func winner(a answer, req l2.WriteRequest) soracache.Record {
+	var target soracache.Target
+	switch named := int(binary.BigEndian.Uint16(a.body[17:])); {
+	case named == 1:
+		target = soracache.Key(req.Key)
+	case named == 2:
+		target = soracache.Everything()
+	case named > 2 && named-3 < len(req.Entry.Tags):
+		target = soracache.Tag(req.Entry.Tags[named-3])
+	default:
+		return soracache.Record{}
+	}
+	return soracache.Record{
+		Epoch:    a.delta.Epoch,
+		Position: soracache.Position(binary.BigEndian.Uint64(a.body[9:])),
+		Targets:  []soracache.Target{target},
+	}
+}
+
+// recordOf returns the record that a script appended: its position is the head
+// answered, and what came before it is in the body.
+func recordOf(a answer, targets ...soracache.Target) soracache.Record {
+	return soracache.Record{
+		Epoch:    a.delta.Epoch,
+		Prev:     soracache.Position(binary.BigEndian.Uint64(a.body)),
+		Position: a.delta.Head,
+		Targets:  targets,
+	}
+}
+
+// Invalidate implements [l2.Store].
+func (s *Store) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l2.InvalidateAnswer {
+	calls := make([]*call, len(reqs))
+	for i, req := range reqs {
+		calls[i] = s.invalidateCall(req)
+	}
+	s.run(ctx, calls)
+	answers := make([]l2.InvalidateAnswer, len(reqs))
+	for i, c := range calls {
+		a, err := s.decode(c)
+		if err == nil && len(a.body) != 8 {
+			err = fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, errAnswer)
+		}
+		if err != nil {
+			answers[i].Err = err
+			continue
+		}
+		answers[i] = l2.InvalidateAnswer{Delta: a.delta, Record: recordOf(a, reqs[i].Targets...)}
+	}
+	return answers
+}
+
+func (s *Store) invalidateCall(req l2.InvalidateRequest) *call {
+	c := s.newCall(req.Partition, req.Since, scriptInvalidate)
+	if len(req.Targets) == 0 {
+		c.err = fmt.Errorf("%w: nothing to invalidate", soracache.ErrInvalid)
+	}
+	c.argv = make([]any, 0, len(req.Targets))
+	for _, t := range req.Targets {
+		if err := checkNames("target", t.Name); err != nil {
+			c.err = err
+		}
+		switch t.Kind {
+		case soracache.TargetTag:
+			c.argv = append(c.argv, "t"+t.Name)
+		case soracache.TargetKey:
+			c.argv = append(c.argv, "k"+t.Name)
+		case soracache.TargetAll:
+			c.argv = append(c.argv, "a")
+		default:
+			c.err = fmt.Errorf("%w: %s", soracache.ErrInvalid, t)
+		}
+	}
+	return c
+}
