@@ -546,14 +546,14 @@ func clonePartitions(from map[place]*partition) map[place]*partition {
 	return to
 }
 
-// Dump returns a function that puts one stored entry, as it is now, back under
-// its key (or another one), whatever has happened since: what DUMP and RESTORE
-// do in Redis. It reports whether there is such an entry.
-func (m *Model) Dump(at l2.Partition, key string) (restore func(key string), ok bool) {
+// Dump returns a function that puts one stored entry back as it is now,
+// whatever has happened since: what DUMP and RESTORE do in Redis. It reports
+// whether there is such an entry.
+func (m *Model) Dump(at l2.Partition, key string) (restore func(), ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e, ok := m.partition(at).entries[key]
-	return func(key string) {
+	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.partition(at).entries[key] = e
