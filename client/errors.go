@@ -1,0 +1,45 @@
+package client
+
+import (
+	"errors"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/flight"
+)
+
+// The failures of the client itself. Those of the service wrap the sentinels
+// of package soracache. Test with errors.Is.
+var (
+	// ErrClosed is what calls get once the client is closed.
+	ErrClosed = errors.New("client is closed")
+	// ErrCycle is what a loader gets that asks for the key it is loading.
+	ErrCycle = errors.New("a loader asked for the key that it is loading")
+)
+
+// PanicError is what the callers of a loader get when it panicked: the panic's
+// value and its stack. Test with errors.As.
+type PanicError = flight.PanicError
+
+// ErrGoexit is what the callers of a loader get when it called runtime.Goexit,
+// as a test's FailNow does.
+var ErrGoexit = flight.ErrGoexit
+
+// Why a loaded value was not stored, as Hooks.OnNotStored is told.
+var (
+	errNoLease     = errors.New("somebody else holds the lease")
+	errServiceDown = errors.New("the service could not be asked")
+	errDoNotCache  = errors.New("the loader said not to cache it")
+	errStale       = errors.New("an ingredient was stale")
+	errForeign     = errors.New("an ingredient belongs to another client's namespace")
+	errUnproven    = errors.New("an ingredient is of another partition, or not proven as new as the lease")
+)
+
+// refusal tells whether the service answered with an error that asking again
+// would not change.
+func refusal(err error) bool {
+	return errors.Is(err, soracache.ErrInvalid) ||
+		errors.Is(err, soracache.ErrTooLarge) ||
+		errors.Is(err, soracache.ErrUnauthenticated) ||
+		errors.Is(err, soracache.ErrPermissionDenied) ||
+		errors.Is(err, soracache.ErrUnimplemented)
+}

@@ -1,0 +1,166 @@
+package client
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+// Fill is what a loader may say about the value that it is loading. A loader
+// gets its own from [FillFrom]. What is said after the loader has returned has
+// no effect. A nil Fill takes everything and does nothing.
+//
+// A loader that itself reads from the same client needs to say nothing: what
+// it reads is proven at least as new as the lease that it loads under, and the
+// tags of what it reads become tags of what it loads.
+type Fill struct {
+	client *Client
+	key    string
+	// parent is the fill inside whose loader this one was asked for.
+	parent *Fill
+	// leased tells whether the value can be stored at all, and stamp is then
+	// the lease's: how much of the ledger the value is known to reflect.
+	leased bool
+	stamp  soracache.Stamps
+
+	// mu guards what follows: a loader may use several goroutines.
+	mu         sync.Mutex
+	sealed     bool // the loader has returned
+	policy     Policy
+	doNotCache bool
+	// taint is the first ingredient's reason not to store the value.
+	taint error
+	// proofs are the stamps of what was read inside. They matter only to a
+	// loader further out when this value itself has no lease, and so no stamp.
+	proofs []soracache.Stamps
+}
+
+type fillKey struct{}
+
+// FillFrom returns the fill of the loader that was called with ctx, or nil
+// outside of a loader.
+func FillFrom(ctx context.Context) *Fill {
+	f, _ := ctx.Value(fillKey{}).(*Fill)
+	return f
+}
+
+// AddTags adds tags to the value, beside those of its policy.
+func (f *Fill) AddTags(tags ...string) {
+	f.change(func() { f.policy = f.policy.WithTags(tags...) })
+}
+
+// SetTTL changes how long the value is fresh. Zero or less means not to cache
+// it.
+func (f *Fill) SetTTL(ttl time.Duration) {
+	if ttl <= 0 {
+		f.DoNotCache()
+		return
+	}
+	f.change(func() { f.policy.TTL = ttl })
+}
+
+// DoNotCache lets the value be returned to its callers and not be stored.
+func (f *Fill) DoNotCache() {
+	f.change(func() { f.doNotCache = true })
+}
+
+// change runs do under the lock, unless the loader has returned.
+func (f *Fill) change(do func()) {
+	if f == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.sealed {
+		do()
+	}
+}
+
+// seal ends what the loader can say.
+func (f *Fill) seal() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sealed = true
+}
+
+// verdict is what the loader said: the policy to store the value under, or the
+// reason not to.
+func (f *Fill) verdict() (Policy, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.doNotCache {
+		return f.policy, errDoNotCache
+	}
+	return f.policy, f.taint
+}
+
+// asks tells whether this fill, or one that it is nested in, is loading the
+// key.
+func (f *Fill) asks(c *Client, key string) bool {
+	for ; f != nil; f = f.parent {
+		if f.client == c && f.key == key {
+			return true
+		}
+	}
+	return false
+}
+
+// ingredient is what a reader inside a loader passes on to what it loads.
+type ingredient struct {
+	tags []string
+	// proofs are what the ingredient, or each of its own ingredients if it has
+	// no stamp, is proven to reflect.
+	proofs []soracache.Stamps
+	// taint, if set, forbids storing what is computed from the ingredient.
+	taint error
+}
+
+// absorb takes in something that the loader read through client c. Its tags
+// become tags of the value, so invalidating it invalidates the value.
+//
+// The value may be stored only if its ingredient is proven to reflect all that
+// the lease does: a record after the lease's stamp then kills the value by the
+// tags it now has, and one before it the ingredient does not survive. An
+// ingredient of another namespace or partition has no such proof, because an
+// invalidation reaches ledgers one after the other.
+func (f *Fill) absorb(c *Client, in ingredient) {
+	f.change(func() {
+		f.policy.Tags = soracache.NormalizeTags(slices.Concat(f.policy.Tags, in.tags))
+		f.proofs = append(f.proofs, in.proofs...)
+		taint := in.taint
+		switch {
+		case f.client != c:
+			taint = errForeign
+		case taint == nil && f.leased && slices.ContainsFunc(in.proofs, f.exceeds):
+			taint = errUnproven
+		}
+		if f.taint == nil {
+			f.taint = taint
+		}
+	})
+}
+
+// exceeds tells whether the lease reflects anything that the proof does not.
+func (f *Fill) exceeds(proof soracache.Stamps) bool {
+	for _, p := range proof {
+		own, ok := f.stamp.At(p.Partition)
+		if !ok || own.Epoch != p.Stamp.Epoch || own.Position > p.Stamp.Position {
+			return true
+		}
+	}
+	return len(proof) == 0
+}
+
+// asIngredient is what the value brings into a loader further out.
+func (f *Fill) asIngredient() ingredient {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	in := ingredient{tags: soracache.NormalizeTags(f.policy.Tags), proofs: f.proofs, taint: f.taint}
+	if f.leased {
+		in.proofs = []soracache.Stamps{f.stamp} // untainted, its own ingredients are no older
+	}
+	return in
+}

@@ -1,0 +1,221 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+// outcome is what the callers of one load share: the value, and what it brings
+// into a loader that asked for it.
+type outcome[T any] struct {
+	value T
+	ingredient
+}
+
+// loading is one run of GetOrSet on behalf of all callers that share it. All of
+// them came before it began, so none can receive what is older than its call.
+type loading[T any] struct {
+	client   *Client
+	key      string
+	load     func(context.Context) (T, error)
+	settings settings
+	// caller is the context of the first caller. Only its deadline is of use,
+	// for knowing how long to wait for the service; its end means nothing.
+	caller context.Context
+}
+
+// run is called once, with a context that ends when all callers have gone.
+func (l *loading[T]) run(ctx context.Context) (outcome[T], error) {
+	ctx, leave, err := l.client.enter(ctx)
+	if err != nil {
+		return outcome[T]{}, err
+	}
+	defer leave()
+	o, err := l.readOrLoad(ctx)
+	return o, blame(ctx, err)
+}
+
+// readOrLoad returns what the service has, or else what the loader returns. An
+// entry that cannot be read is removed, so that the second read finds a lease.
+func (l *loading[T]) readOrLoad(ctx context.Context) (outcome[T], error) {
+	for attempt := 1; ; attempt++ {
+		read, err := l.read(ctx)
+		switch {
+		case errors.Is(err, soracache.ErrInvalid):
+			return outcome[T]{}, err
+		case err != nil:
+			return l.failOpen(ctx, err)
+		case read.Lease != soracache.Lease{}:
+			l.client.hooks.miss(l.key)
+			return l.loadAndStore(ctx, read)
+		case read.Status == soracache.StatusMiss:
+			l.client.hooks.miss(l.key)
+			return l.loadUnfenced(ctx, errNoLease)
+		}
+		if o, ok := decoded[T](l.client, l.key, read, l.settings.codec); ok {
+			return o, nil
+		}
+		if attempt == 2 || l.remove(ctx) != nil {
+			return l.loadUnfenced(ctx, errNoLease)
+		}
+	}
+}
+
+// read asks first without waiting. The answer has to come soon, or the service
+// is as good as absent. Only when it says that somebody else is loading does
+// the second question wait, so a service that hangs never costs the whole wait.
+func (l *loading[T]) read(ctx context.Context) (soracache.ReadResult, error) {
+	read, err := l.ask(ctx, 0)
+	wait := l.settings.policy.wait()
+	if err == nil && read.Status == soracache.StatusMiss && read.Lease == (soracache.Lease{}) && wait > 0 {
+		return l.ask(ctx, wait)
+	}
+	return read, err
+}
+
+func (l *loading[T]) ask(ctx context.Context, wait time.Duration) (soracache.ReadResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait+l.patience())
+	defer cancel()
+	return l.client.read(ctx, soracache.Read{Key: l.key, Lease: true, Wait: wait})
+}
+
+// patience is how long to let the service take: the client's timeout, but no
+// more than half of what the caller has left, so that its loader has the rest.
+func patience(caller context.Context, timeout time.Duration) time.Duration {
+	deadline, ok := caller.Deadline()
+	if !ok {
+		return timeout
+	}
+	left := time.Until(deadline)
+	if left <= 0 { // the first caller has gone; the others are not told of theirs
+		return timeout
+	}
+	return min(timeout, left/2)
+}
+
+func (l *loading[T]) patience() time.Duration { return patience(l.caller, l.client.timeout) }
+
+// remove makes room for a value that can be read.
+func (l *loading[T]) remove(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, l.patience())
+	defer cancel()
+	_, err := l.client.invalidate(ctx, []soracache.Target{soracache.Key(l.key)})
+	return err
+}
+
+// failOpen does without the service, unless the error was nothing but the end
+// of everybody who waited.
+func (l *loading[T]) failOpen(ctx context.Context, err error) (outcome[T], error) {
+	if ctx.Err() != nil {
+		return outcome[T]{}, ctx.Err()
+	}
+	l.client.hooks.failOpen(l.key, err)
+	l.client.complaints.warn(&l.client.complaints.failOpen, "no answer, running the loader without it", l.key, err)
+	return l.loadUnfenced(ctx, errServiceDown)
+}
+
+// loadUnfenced runs the loader without a lease. Its value is good for the
+// callers, who all came before it began, and for nobody else.
+func (l *loading[T]) loadUnfenced(ctx context.Context, why error) (outcome[T], error) {
+	fill := &Fill{client: l.client, key: l.key, parent: FillFrom(ctx), policy: l.settings.policy}
+	value, err := l.runLoader(ctx, fill)
+	if err != nil {
+		return outcome[T]{}, err
+	}
+	l.client.hooks.notStored(l.key, why)
+	return outcome[T]{value, fill.asIngredient()}, nil
+}
+
+// loadAndStore runs the loader under the lease that came with the answer. The
+// lease ends with this function, however the loader ends: with a value, an
+// error, a panic or a Goexit.
+func (l *loading[T]) loadAndStore(ctx context.Context, granted soracache.ReadResult) (outcome[T], error) {
+	lease := l.client.hold(ctx, l.key, granted)
+	defer func() { lease.release(l.patience()) }()
+	fill := &Fill{
+		client: l.client,
+		key:    l.key,
+		parent: FillFrom(ctx),
+		leased: true,
+		stamp:  granted.Stamp,
+		policy: l.settings.policy,
+	}
+	value, err := l.runLoader(ctx, fill)
+	if err != nil {
+		return outcome[T]{}, err
+	}
+	l.store(lease, fill, value)
+	return outcome[T]{value, fill.asIngredient()}, nil
+}
+
+// runLoader calls the application's function.
+func (l *loading[T]) runLoader(ctx context.Context, fill *Fill) (T, error) {
+	if err := ctx.Err(); err != nil {
+		var zero T
+		return zero, err
+	}
+	start := time.Now()
+	value, err := l.load(context.WithValue(ctx, fillKey{}, fill))
+	fill.seal()
+	l.client.hooks.load(l.key, time.Since(start), err)
+	return value, err
+}
+
+// store completes the lease with the value. That it fails, or comes too late,
+// changes nothing for the callers.
+func (l *loading[T]) store(lease *lease, fill *Fill, value T) {
+	policy, refused := fill.verdict()
+	if refused != nil {
+		l.client.hooks.notStored(l.key, refused)
+		return
+	}
+	s := l.settings
+	s.policy = policy
+	entry, err := encode(s, value)
+	if err != nil {
+		l.refused(err)
+		return
+	}
+	result, err := lease.fill(l.patience(), entry, policy.lifetime())
+	switch {
+	case err != nil:
+		l.refused(err)
+	case !result.Stored:
+		l.client.hooks.fillSuperseded(l.key, result.Reason)
+	}
+}
+
+func (l *loading[T]) refused(err error) {
+	l.client.hooks.notStored(l.key, err)
+	l.client.complaints.warn(&l.client.complaints.notStored, "a loaded value was not stored", l.key, err)
+}
+
+// encode makes the entry that a value is stored as.
+func encode(s settings, value any) (soracache.Entry, error) {
+	data, err := s.codec.Marshal(value)
+	return soracache.Entry{
+		Value:    data,
+		Tags:     soracache.NormalizeTags(s.policy.Tags),
+		Encoding: s.codec.Name(),
+	}, err
+}
+
+// decoded returns the value of an answer that has one, and false if it cannot
+// be read as a T.
+func decoded[T any](c *Client, key string, read soracache.ReadResult, codec Codec) (outcome[T], bool) {
+	value, err := decode[T](c.codecs, codec, read.Entry)
+	if err != nil {
+		c.hooks.unreadable(key, read.Entry.Encoding, err)
+		c.complaints.warn(&c.complaints.unreadable, "an entry cannot be read as what was asked for", key, err)
+		return outcome[T]{}, false
+	}
+	c.hooks.found(key, read)
+	o := outcome[T]{value, ingredient{tags: read.Entry.Tags, proofs: []soracache.Stamps{read.Stamp}}}
+	if read.Status == soracache.StatusStale {
+		o.taint = errStale
+	}
+	return o, true
+}

@@ -1,0 +1,159 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+// DefaultTimeout is how long GetOrSet lets the service take, beyond any wait
+// for somebody else's loader, before it falls back to its own.
+const DefaultTimeout = 250 * time.Millisecond
+
+// An Option configures a client.
+type Option func(*config)
+
+// config is what options say.
+type config struct {
+	namespace string
+	timeout   time.Duration
+	hooks     Hooks
+	log       *slog.Logger
+	standard  Codec
+	known     []Codec
+
+	// For Dial alone.
+	http  *http.Client
+	tls   *tls.Config
+	token func(context.Context) (string, error)
+}
+
+func newConfig(opts []Option) (config, error) {
+	cfg := config{
+		namespace: soracache.DefaultNamespace,
+		timeout:   DefaultTimeout,
+		log:       slog.Default(),
+		standard:  JSON,
+	}
+	for _, o := range opts {
+		o(&cfg)
+	}
+	return cfg, cfg.validate()
+}
+
+func (cfg *config) validate() error {
+	if err := soracache.CheckNamespace(cfg.namespace); err != nil {
+		return err
+	}
+	if cfg.timeout <= 0 {
+		return fmt.Errorf("%w: timeout must be positive", soracache.ErrInvalid)
+	}
+	if cfg.http != nil && cfg.tls != nil {
+		return fmt.Errorf("%w: HTTPClient and TLSConfig exclude each other: configure TLS in the HTTP client", soracache.ErrInvalid)
+	}
+	return nil
+}
+
+// Namespace chooses the namespace of all keys and tags of the client. The
+// default is "default".
+func Namespace(name string) Option { return func(c *config) { c.namespace = name } }
+
+// Timeout bounds how long GetOrSet lets the service take, beyond any wait for
+// somebody else's loader, before it falls back to its own loader; it also
+// bounds reads without a loader. A caller with a deadline spends at most half
+// of what is left of it on this. The default is [DefaultTimeout].
+func Timeout(d time.Duration) Option { return func(c *config) { c.timeout = d } }
+
+// WithHooks has the client tell the hooks what it does.
+func WithHooks(h Hooks) Option { return func(c *config) { c.hooks = h } }
+
+// Logger chooses where the client reports trouble that an operator should know
+// of. The default is slog's default logger; nil silences it.
+func Logger(log *slog.Logger) Option {
+	return func(c *config) {
+		if log == nil {
+			log = slog.New(slog.DiscardHandler)
+		}
+		c.log = log
+	}
+}
+
+// DefaultCodec chooses what values are encoded with that are neither bytes, nor
+// strings, nor proto messages. The default is [JSON].
+func DefaultCodec(codec Codec) Option { return func(c *config) { c.standard = codec } }
+
+// KnownCodecs lets the client read entries in further encodings, such as one
+// that an application is moving away from.
+func KnownCodecs(codecs ...Codec) Option {
+	return func(c *config) { c.known = append(c.known, codecs...) }
+}
+
+// BearerToken sends a token with every request. It is sent as it is: use it
+// over https, or on loopback. It has a meaning for [Dial] only.
+func BearerToken(token string) Option {
+	return BearerTokenFunc(func(context.Context) (string, error) { return token, nil })
+}
+
+// BearerTokenFunc asks for the token at every request, so that it can change.
+// It has a meaning for [Dial] only.
+func BearerTokenFunc(token func(context.Context) (string, error)) Option {
+	return func(c *config) { c.token = token }
+}
+
+// TLSConfig configures https, for a private authority or a client certificate.
+// It has a meaning for [Dial] only.
+func TLSConfig(cfg *tls.Config) Option { return func(c *config) { c.tls = cfg } }
+
+// HTTPClient replaces the client's own transport, which speaks HTTP/1.1 over
+// many kept connections. It has a meaning for [Dial] only.
+func HTTPClient(h *http.Client) Option { return func(c *config) { c.http = h } }
+
+// A CallOption changes one call; given to [NewCache] or [NewLoadingCache], it
+// holds for every call of that cache. Callers that share a load share the first
+// one's options.
+type CallOption func(*settings)
+
+// settings are what holds for one call.
+type settings struct {
+	policy Policy
+	codec  Codec // nil: by type
+}
+
+// with returns the settings changed by the options of one call.
+func (s settings) with(opts []CallOption) settings {
+	for _, o := range opts {
+		o(&s)
+	}
+	return s
+}
+
+func (s settings) validate() error {
+	if s.codec == nil {
+		return errors.New("no codec")
+	}
+	return s.policy.Validate()
+}
+
+// WithPolicy replaces the policy.
+func WithPolicy(p Policy) CallOption { return func(s *settings) { s.policy = p } }
+
+// WithTags adds tags to those of the policy.
+func WithTags(tags ...string) CallOption {
+	return func(s *settings) { s.policy = s.policy.WithTags(tags...) }
+}
+
+// WithTTL changes the TTL.
+func WithTTL(ttl time.Duration) CallOption {
+	return func(s *settings) { s.policy = s.policy.WithTTL(ttl) }
+}
+
+// WithCodec encodes with another codec than the type's own.
+func WithCodec(codec Codec) CallOption {
+	return func(s *settings) { s.codec = codec }
+}

@@ -1,0 +1,295 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/soracache/soracache"
+	cachev1 "github.com/soracache/soracache/proto/soracache/v1"
+	"github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
+)
+
+// maxAnswer bounds what an answer of the service may have the client allocate.
+// It has room for the largest value that any service can be configured for.
+const maxAnswer = 300 << 20
+
+// remote is a backend at the other end of a URL: one RPC a request, over
+// HTTP/1.1, which is the fastest way for unary calls. It knows nothing of
+// waiting, retrying or falling back.
+type remote struct {
+	rpc   soracachev1connect.CacheServiceClient
+	close func()
+}
+
+var _ soracache.Backend = (*remote)(nil)
+
+// parseURL accepts one http or https URL, with or without a path.
+func parseURL(raw string) (string, error) {
+	if strings.Contains(raw, ",") {
+		return "", fmt.Errorf("%w: one URL for now, not a list of them: %q", soracache.ErrInvalid, raw)
+	}
+	u, err := url.Parse(strings.TrimSpace(raw))
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", soracache.ErrInvalid, err)
+	}
+	switch {
+	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
+		return "", fmt.Errorf("%w: want a URL such as http://127.0.0.1:7070, not %q", soracache.ErrInvalid, u.Redacted())
+	case u.User != nil, u.RawQuery != "", u.Fragment != "":
+		return "", fmt.Errorf("%w: a URL without user, query and fragment, not %q (for credentials, see BearerToken)", soracache.ErrInvalid, u.Redacted())
+	}
+	return u.String(), nil
+}
+
+func newRemote(base string, cfg config) *remote {
+	r := &remote{close: func() {}}
+	h := cfg.http
+	if h == nil {
+		transport := newTransport(cfg)
+		h = &http.Client{Transport: transport}
+		r.close = transport.CloseIdleConnections
+	}
+	opts := []connect.ClientOption{
+		connect.WithAcceptCompression("gzip", nil, nil), // values are small or already compressed
+		connect.WithReadMaxBytes(maxAnswer),
+	}
+	if cfg.token != nil {
+		opts = append(opts, connect.WithInterceptors(bearer(cfg.token)))
+	}
+	r.rpc = soracachev1connect.NewCacheServiceClient(h, base, opts...)
+	return r
+}
+
+// newTransport returns a transport that keeps a connection for each of many
+// concurrent callers, rather than opening one for most calls.
+func newTransport(cfg config) *http.Transport {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           dialer.DialContext,
+		TLSClientConfig:       cfg.tls.Clone(), // of nil, nil
+		TLSHandshakeTimeout:   5 * time.Second,
+		Protocols:             &protocols,
+		MaxIdleConnsPerHost:   1024,
+		IdleConnTimeout:       90 * time.Second,
+		DisableCompression:    true,
+		ReadBufferSize:        32 << 10,
+		WriteBufferSize:       32 << 10,
+		ExpectContinueTimeout: time.Second,
+	}
+}
+
+// bearer sends a token with every request.
+func bearer(token func(context.Context) (string, error)) connect.UnaryInterceptorFunc {
+	return func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+			t, err := token(ctx)
+			if err != nil {
+				return nil, connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("get the bearer token: %w", err))
+			}
+			req.Header().Set("Authorization", "Bearer "+t)
+			return next(ctx, req)
+		}
+	}
+}
+
+// Get sends reads that ask alike together.
+func (r *remote) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+	if len(req.Reads) == 1 {
+		result, err := r.getOne(ctx, req, req.Reads[0])
+		return []soracache.ReadResult{result}, err
+	}
+	results := make([]soracache.ReadResult, 0, len(req.Reads))
+	for _, reads := range runs(req.Reads, alike) {
+		part, err := r.getMany(ctx, req, reads)
+		if err != nil && len(results) == 0 && len(reads) == len(req.Reads) {
+			return nil, err
+		}
+		for len(part) < len(reads) { // what failed as a whole failed for each
+			part = append(part, soracache.ReadResult{Err: err})
+		}
+		results = append(results, part...)
+	}
+	return results, nil
+}
+
+func alike(a, b soracache.Read) bool {
+	a.Key, b.Key = "", ""
+	return a == b
+}
+
+func (r *remote) getOne(ctx context.Context, req soracache.GetRequest, read soracache.Read) (soracache.ReadResult, error) {
+	answer, err := r.rpc.Get(ctx, &cachev1.GetRequest{
+		Namespace:         req.Namespace,
+		Key:               read.Key,
+		MinStamp:          req.MinStamp.Encode(),
+		Lease:             read.Lease,
+		Wait:              wireDuration(read.Wait),
+		RefreshWithin:     wireDuration(read.RefreshWithin),
+		LeaseFor:          wireDuration(read.LeaseFor),
+		AcceptUnconfirmed: req.AcceptUnconfirmed,
+	})
+	if err != nil {
+		return soracache.ReadResult{}, sentinel(err)
+	}
+	return readResult(answer)
+}
+
+// getMany asks again for what an answer had no room for. On an error it returns
+// what it has.
+func (r *remote) getMany(ctx context.Context, req soracache.GetRequest, reads []soracache.Read) ([]soracache.ReadResult, error) {
+	results := make([]soracache.ReadResult, 0, len(reads))
+	for len(results) < len(reads) {
+		rest := reads[len(results):]
+		answer, err := r.rpc.BatchGet(ctx, &cachev1.BatchGetRequest{
+			Namespace:         req.Namespace,
+			Keys:              keysOf(rest),
+			MinStamp:          req.MinStamp.Encode(),
+			Lease:             rest[0].Lease,
+			Wait:              wireDuration(rest[0].Wait),
+			RefreshWithin:     wireDuration(rest[0].RefreshWithin),
+			LeaseFor:          wireDuration(rest[0].LeaseFor),
+			AcceptUnconfirmed: req.AcceptUnconfirmed,
+		})
+		if err != nil {
+			return results, sentinel(err)
+		}
+		if n := len(answer.Results); n == 0 || n > len(rest) {
+			return results, fmt.Errorf("%w: %d answers to %d reads", soracache.ErrUnavailable, n, len(rest))
+		}
+		for _, a := range answer.Results {
+			result, err := readResult(a)
+			result.Err = errors.Join(result.Err, err)
+			results = append(results, result)
+		}
+	}
+	return results, nil
+}
+
+// Write sends consecutive fills together, and consecutive puts; renewals and
+// releases have no batch.
+func (r *remote) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+	if len(req.Writes) == 1 {
+		result, err := r.writeOne(ctx, req.Namespace, req.Writes[0])
+		return []soracache.WriteResult{result}, err
+	}
+	results := make([]soracache.WriteResult, 0, len(req.Writes))
+	for _, writes := range runs(req.Writes, together) {
+		part, err := r.writeMany(ctx, req.Namespace, writes)
+		if err != nil && len(writes) == len(req.Writes) {
+			return nil, err
+		}
+		for len(part) < len(writes) {
+			part = append(part, soracache.WriteResult{Err: err})
+		}
+		results = append(results, part...)
+	}
+	return results, nil
+}
+
+func together(a, b soracache.Write) bool {
+	return a.Op == b.Op && (a.Op == soracache.OpFill || a.Op == soracache.OpPut)
+}
+
+func (r *remote) writeOne(ctx context.Context, namespace string, w soracache.Write) (soracache.WriteResult, error) {
+	switch w.Op {
+	case soracache.OpFill:
+		return writeResult(r.rpc.Fill(ctx, fillRequest(namespace, w)))
+	case soracache.OpPut:
+		return writeResult(r.rpc.Set(ctx, setRequest(namespace, w)))
+	case soracache.OpRenew:
+		return writeResult(r.rpc.Renew(ctx, &cachev1.RenewRequest{
+			Namespace: namespace, Key: w.Key, Lease: w.Lease[:], LeaseFor: wireDuration(w.LeaseFor),
+		}))
+	case soracache.OpRelease:
+		return writeResult(r.rpc.Release(ctx, &cachev1.ReleaseRequest{Namespace: namespace, Key: w.Key, Lease: w.Lease[:]}))
+	}
+	return soracache.WriteResult{}, fmt.Errorf("%w: unknown write %d", soracache.ErrInvalid, w.Op)
+}
+
+func (r *remote) writeMany(ctx context.Context, namespace string, writes []soracache.Write) ([]soracache.WriteResult, error) {
+	switch {
+	case len(writes) == 1:
+		result, err := r.writeOne(ctx, namespace, writes[0])
+		result.Err = errors.Join(result.Err, err)
+		return []soracache.WriteResult{result}, nil
+	case writes[0].Op == soracache.OpFill:
+		req := &cachev1.BatchFillRequest{Namespace: namespace}
+		for _, w := range writes {
+			req.Fills = append(req.Fills, fillRequest("", w))
+		}
+		answer, err := r.rpc.BatchFill(ctx, req)
+		return writeResults(answer.GetResults(), len(writes), err)
+	default:
+		req := &cachev1.BatchSetRequest{Namespace: namespace}
+		for _, w := range writes {
+			req.Sets = append(req.Sets, setRequest("", w))
+		}
+		answer, err := r.rpc.BatchSet(ctx, req)
+		return writeResults(answer.GetResults(), len(writes), err)
+	}
+}
+
+// Invalidate sends one request for all targets.
+func (r *remote) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
+	msg := &cachev1.InvalidateRequest{Namespace: req.Namespace, Acknowledge: req.Acknowledge}
+	for _, t := range req.Targets {
+		switch t.Kind {
+		case soracache.TargetKey:
+			msg.Keys = append(msg.Keys, t.Name)
+		case soracache.TargetTag:
+			msg.Tags = append(msg.Tags, t.Name)
+		case soracache.TargetAll:
+			msg.All = true
+		}
+	}
+	answer, err := r.rpc.Invalidate(ctx, msg)
+	if err != nil {
+		return soracache.InvalidateResult{}, sentinel(err)
+	}
+	stamp, err := wireStamps(answer.Stamp)
+	return soracache.InvalidateResult{Stamp: stamp}, err
+}
+
+// Head asks how far the node has followed the namespace.
+func (r *remote) Head(ctx context.Context, namespace string) (soracache.HeadResult, error) {
+	answer, err := r.rpc.Head(ctx, &cachev1.HeadRequest{Namespace: namespace})
+	if err != nil {
+		return soracache.HeadResult{}, sentinel(err)
+	}
+	stamp, err := wireStamps(answer.Stamp)
+	return soracache.HeadResult{Stamp: stamp, Age: answer.Age.AsDuration()}, err
+}
+
+// runs splits a batch into the longest parts whose neighbours are the same.
+func runs[E any](batch []E, same func(a, b E) bool) [][]E {
+	var parts [][]E
+	for len(batch) > 0 {
+		n := 1
+		for n < len(batch) && same(batch[n-1], batch[n]) {
+			n++
+		}
+		parts = append(parts, batch[:n])
+		batch = batch[n:]
+	}
+	return slices.Clip(parts)
+}
+
+func keysOf(reads []soracache.Read) []string {
+	keys := make([]string, len(reads))
+	for i, r := range reads {
+		keys[i] = r.Key
+	}
+	return keys
+}

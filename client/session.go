@@ -1,0 +1,47 @@
+package client
+
+import (
+	"sync"
+
+	"github.com/soracache/soracache"
+)
+
+// session is how much of its namespace a client has seen: the highest stamp of
+// each partition that any answer carried. Every read sends it along, so a
+// client reads its own invalidations, and never goes back across one that it
+// has seen, whichever node answers.
+type session struct {
+	mu sync.Mutex
+	// seen is replaced and never changed, so it can be handed out.
+	seen soracache.Stamps
+}
+
+// stamps returns what the next request is to carry.
+func (s *session) stamps() soracache.Stamps {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen
+}
+
+// observe takes in the stamp of an answer to a request that carried what is
+// given. Epochs have no order, so a stamp of another epoch is newer knowledge
+// only if its request carried the present one; any other may be the late
+// answer of a life that the ledger has left.
+func (s *session) observe(carried, answer soracache.Stamps) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var news soracache.Stamps
+	for _, a := range answer {
+		present, known := s.seen.At(a.Partition)
+		shown, _ := carried.At(a.Partition)
+		switch {
+		case !known,
+			a.Stamp.Epoch == present.Epoch && a.Stamp.Position > present.Position,
+			a.Stamp.Epoch != present.Epoch && shown.Epoch == present.Epoch:
+			news = append(news, a)
+		}
+	}
+	if len(news) > 0 {
+		s.seen = s.seen.Merge(news)
+	}
+}

@@ -1,0 +1,240 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/soracache/soracache"
+	cachev1 "github.com/soracache/soracache/proto/soracache/v1"
+)
+
+// sentinel is where the service's codes become the errors that callers can tell
+// apart. The original stays wrapped, so a context's own end can be seen too.
+func sentinel(err error) error {
+	return fmt.Errorf("%w: %w", sentinelOf(connect.CodeOf(err)), err)
+}
+
+func sentinelOf(code connect.Code) error {
+	switch code {
+	case connect.CodeInvalidArgument, connect.CodeOutOfRange, connect.CodeFailedPrecondition:
+		return soracache.ErrInvalid
+	case connect.CodeResourceExhausted:
+		return soracache.ErrTooLarge
+	case connect.CodeUnauthenticated:
+		return soracache.ErrUnauthenticated
+	case connect.CodePermissionDenied:
+		return soracache.ErrPermissionDenied
+	case connect.CodeUnimplemented, connect.CodeNotFound:
+		return soracache.ErrUnimplemented // nothing of ours is at that URL
+	default:
+		return soracache.ErrUnavailable
+	}
+}
+
+// batchError is the failure of one item of a batch.
+func batchError(e *cachev1.BatchError) error {
+	if e == nil {
+		return nil
+	}
+	var code connect.Code
+	if err := code.UnmarshalText([]byte(e.Code)); err != nil {
+		code = connect.CodeUnknown
+	}
+	return fmt.Errorf("%w: %s", sentinelOf(code), e.Message)
+}
+
+// wireDuration leaves zero out.
+func wireDuration(d time.Duration) *durationpb.Duration {
+	if d == 0 {
+		return nil
+	}
+	return durationpb.New(d)
+}
+
+// wireStamps decodes the stamp of an answer. One that is malformed is the
+// service's fault, not an argument's.
+func wireStamps(b []byte) (soracache.Stamps, error) {
+	stamps, err := soracache.DecodeStamps(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", soracache.ErrUnavailable, err)
+	}
+	return stamps, nil
+}
+
+func readResult(a *cachev1.GetResponse) (soracache.ReadResult, error) {
+	if err := batchError(a.Error); err != nil {
+		return soracache.ReadResult{Err: err}, nil
+	}
+	stamp, err := wireStamps(a.Stamp)
+	if err != nil {
+		return soracache.ReadResult{}, err
+	}
+	lease, err := soracache.ParseLease(a.Lease)
+	if err != nil {
+		return soracache.ReadResult{}, fmt.Errorf("%w: %s", soracache.ErrUnavailable, err)
+	}
+	status, err := wireStatus(a.Status)
+	if err != nil {
+		return soracache.ReadResult{}, err
+	}
+	return soracache.ReadResult{
+		Status: status,
+		Entry: soracache.Entry{
+			Value:    a.Value,
+			Tags:     a.Tags,
+			Kind:     wireKind(a.Kind),
+			Encoding: a.Encoding,
+			ETag:     a.Etag,
+		},
+		FreshFor:    a.FreshFor.AsDuration(),
+		KeepFor:     a.KeepFor.AsDuration(),
+		Stamp:       stamp,
+		Lease:       lease,
+		LeaseFor:    a.LeaseFor.AsDuration(),
+		Tier:        wireTier(a.Tier),
+		Unconfirmed: a.Unconfirmed,
+	}, nil
+}
+
+func wireStatus(s cachev1.Status) (soracache.Status, error) {
+	switch s {
+	case cachev1.Status_STATUS_MISS:
+		return soracache.StatusMiss, nil
+	case cachev1.Status_STATUS_HIT:
+		return soracache.StatusHit, nil
+	case cachev1.Status_STATUS_STALE:
+		return soracache.StatusStale, nil
+	}
+	return 0, fmt.Errorf("%w: unknown status %d", soracache.ErrUnavailable, s)
+}
+
+func wireTier(t cachev1.Tier) soracache.Tier {
+	switch t {
+	case cachev1.Tier_TIER_NEAR:
+		return soracache.TierNear
+	case cachev1.Tier_TIER_L1:
+		return soracache.TierL1
+	case cachev1.Tier_TIER_L2:
+		return soracache.TierL2
+	}
+	return soracache.TierNone
+}
+
+// wireKind makes a kind that this build does not know one that it has no use
+// for, rather than a value.
+func wireKind(k cachev1.Kind) soracache.Kind {
+	switch k {
+	case cachev1.Kind_KIND_VALUE:
+		return soracache.KindValue
+	case cachev1.Kind_KIND_NOT_FOUND:
+		return soracache.KindNotFound
+	}
+	return soracache.KindError
+}
+
+func fillRequest(namespace string, w soracache.Write) *cachev1.FillRequest {
+	return &cachev1.FillRequest{
+		Namespace: namespace,
+		Key:       w.Key,
+		Lease:     w.Lease[:],
+		Value:     w.Entry.Value,
+		Tags:      w.Entry.Tags,
+		Ttl:       durationpb.New(w.Lifetime.TTL),
+		Keep:      wireDuration(w.Lifetime.Keep),
+		L1Ttl:     wireDuration(w.Lifetime.L1),
+		Kind:      cachev1.Kind(w.Entry.Kind),
+		Encoding:  w.Entry.Encoding,
+		Etag:      w.Entry.ETag,
+	}
+}
+
+func setRequest(namespace string, w soracache.Write) *cachev1.SetRequest {
+	return &cachev1.SetRequest{
+		Namespace: namespace,
+		Key:       w.Key,
+		Value:     w.Entry.Value,
+		Tags:      w.Entry.Tags,
+		Ttl:       durationpb.New(w.Lifetime.TTL),
+		Keep:      wireDuration(w.Lifetime.Keep),
+		L1Ttl:     wireDuration(w.Lifetime.L1),
+		Kind:      cachev1.Kind(w.Entry.Kind),
+		Encoding:  w.Entry.Encoding,
+		Etag:      w.Entry.ETag,
+	}
+}
+
+// writeAnswer is what the answers to fill, set, renew and release have in
+// common.
+type writeAnswer interface {
+	*cachev1.FillResponse | *cachev1.SetResponse | *cachev1.RenewResponse | *cachev1.ReleaseResponse
+	GetStamp() []byte
+}
+
+func writeResult[A writeAnswer](answer A, err error) (soracache.WriteResult, error) {
+	if err != nil {
+		return soracache.WriteResult{}, sentinel(err)
+	}
+	var result soracache.WriteResult
+	switch a := any(answer).(type) {
+	case *cachev1.FillResponse:
+		result.Stored, result.Reason, result.Err = a.Stored, wireReason(a.Reason), batchError(a.Error)
+		result.SupersededBy.Targets = wireTargets(a.SupersededBy)
+	case *cachev1.SetResponse:
+		result.Err = batchError(a.Error)
+		result.Stored = result.Err == nil
+	case *cachev1.RenewResponse:
+		result.Stored, result.Reason, result.LeaseFor = a.Held, wireReason(a.Reason), a.LeaseFor.AsDuration()
+	case *cachev1.ReleaseResponse:
+		result.Stored, result.Reason = a.Released, wireReason(a.Reason)
+	}
+	result.Stamp, err = wireStamps(answer.GetStamp())
+	return result, err
+}
+
+func writeResults[A writeAnswer](answers []A, want int, err error) ([]soracache.WriteResult, error) {
+	if err != nil {
+		return nil, sentinel(err)
+	}
+	if len(answers) != want {
+		return nil, fmt.Errorf("%w: %d answers to %d writes", soracache.ErrUnavailable, len(answers), want)
+	}
+	results := make([]soracache.WriteResult, 0, want)
+	for _, a := range answers {
+		result, err := writeResult(a, nil)
+		result.Err = errors.Join(result.Err, err)
+		results = append(results, result)
+	}
+	return results, nil
+}
+
+func wireReason(r cachev1.Reason) soracache.Reason {
+	switch r {
+	case cachev1.Reason_REASON_SUPERSEDED:
+		return soracache.ReasonSuperseded
+	case cachev1.Reason_REASON_LEASE_LOST:
+		return soracache.ReasonLeaseLost
+	}
+	return soracache.ReasonNone
+}
+
+// wireTargets reads the form that soracache.Target's String writes.
+func wireTargets(names []string) []soracache.Target {
+	var targets []soracache.Target
+	for _, n := range names {
+		kind, name, _ := strings.Cut(n, ":")
+		switch kind {
+		case "key":
+			targets = append(targets, soracache.Key(name))
+		case "tag":
+			targets = append(targets, soracache.Tag(name))
+		case "everything":
+			targets = append(targets, soracache.Everything())
+		}
+	}
+	return targets
+}
