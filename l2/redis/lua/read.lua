@@ -25,17 +25,17 @@ local refused = open(t, k)
 if refused then return refused end
 
 -- judge returns the verdict on the entry of an argument. Bytes that are not an
--- entry are deleted, unless they are a later version's.
+-- entry of its key are deleted, unless they are a later version's, which other
+-- nodes may be able to read.
 local function judge(i)
-  local entry = entries[i]
+  local entry, raw = entries[i], raws[i]
   if not entry then return ABSENT end
   if entry ~= CORRUPT then
     local found = verdict(entry, t, k[K_RESERVED + i - 2])
-    if found == LIVE or own_head(raws[i]) then return found end
-  end
-  local raw = raws[i]
-  if type(raw) == 'string' and #raw >= HEAD_BYTES and sub(raw, 1, 2) == 'sc' and byte(raw, 3) > 1 and own_head(raw) then
-    return ABSENT
+    if found == LIVE or own_head(raw) then return found end
+  elseif type(raw) == 'string' and #raw >= HEAD_BYTES and sub(raw, 1, 2) == 'sc' and byte(raw, 3) > 1
+    and own_head(raw) then
+    return CORRUPT
   end
   redis.call('UNLINK', BASE .. 'e:' .. ARGV[i])
   WROTE = true
