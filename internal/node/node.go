@@ -49,6 +49,10 @@ type Config struct {
 	// IdleAfter is how long after its last use a partition is followed
 	// (default 1 min).
 	IdleAfter time.Duration
+	// ReclaimAfter is how long after an invalidation the deleting of what it
+	// killed begins, so that a burst of invalidations makes one walk (default
+	// 100ms).
+	ReclaimAfter time.Duration
 	// SweepEvery is how often housekeeping that is due by time is done
 	// (default 2s).
 	SweepEvery time.Duration
@@ -69,7 +73,7 @@ func (c Config) Validate() error {
 		return fmt.Errorf("%w: L1 size must not be negative", soracache.ErrInvalid)
 	case c.Bound != 0 && c.Bound < 10*time.Millisecond:
 		return fmt.Errorf("%w: bound must be at least 10ms", soracache.ErrInvalid)
-	case c.StoreTimeout < 0 || c.IdleAfter < 0 || c.SweepEvery < 0 || c.MaxPartitions < 0:
+	case c.StoreTimeout < 0 || c.IdleAfter < 0 || c.SweepEvery < 0 || c.ReclaimAfter < 0 || c.MaxPartitions < 0:
 		return fmt.Errorf("%w: durations and counts must not be negative", soracache.ErrInvalid)
 	}
 	if c.Limits != (soracache.Limits{}) {
@@ -99,6 +103,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.IdleAfter == 0 {
 		c.IdleAfter = time.Minute
+	}
+	if c.ReclaimAfter == 0 {
+		c.ReclaimAfter = 100 * time.Millisecond
 	}
 	if c.SweepEvery == 0 {
 		c.SweepEvery = 2 * time.Second

@@ -162,6 +162,9 @@ func (n *Node) reclaim() {
 				return
 			case <-n.chores.wakeup:
 			}
+			if !n.rest(n.cfg.ReclaimAfter) {
+				return
+			}
 			continue
 		}
 		if err := n.do(ch); err != nil && n.ctx.Err() == nil {
@@ -187,24 +190,33 @@ func (n *Node) do(ch chore) error {
 }
 
 func (n *Node) walk(ch chore) error {
-	rest := time.NewTimer(0)
-	defer rest.Stop()
-	for cursor, first := "", true; first || cursor != ""; first = false {
-		select {
-		case <-n.ctx.Done():
-			return n.ctx.Err()
-		case <-rest.C:
-		}
+	for cursor := ""; ; {
 		began := n.now()
 		next, deleted, err := n.cfg.Store.Reclaim(n.ctx, ch.p.id, ch.tag, cursor)
 		if err != nil {
 			return err
 		}
 		n.totals.reclaimed.Add(uint64(deleted)) //nolint:gosec // a count
-		rest.Reset(n.now() - began)
+		if next == "" {
+			return nil
+		}
+		if !n.rest(n.now() - began) {
+			return n.ctx.Err()
+		}
 		cursor = next
 	}
-	return nil
+}
+
+// rest lets time pass. It returns false if the node ends meanwhile.
+func (n *Node) rest(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-n.ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
 }
 
 // walkKey is a key that no text can be typed as; its lease elects the node that
