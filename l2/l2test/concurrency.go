@@ -11,82 +11,84 @@ import (
 	"github.com/soracache/soracache/l2"
 )
 
-var concurrencyChecks = []check{
-	{name: "of many readers of a cold key one gets the lease", run: func(f *fixture) {
-		for i := range 10 {
-			var granted, held atomic.Int64
-			f.together(64, func(int) {
-				nonce := newNonce()
-				a := f.Store.Read(f.Context(), []l2.ReadRequest{{
-					Partition: f.at, Keys: []l2.ReadKey{{Key: fmt.Sprint("k", i), Nonce: nonce, LeaseFor: leaseFor}},
-				}})[0]
-				switch {
-				case a.Err != nil:
-					f.Errorf("read: %v", a.Err)
-				case a.Keys[0].Lease == l2.LeaseGranted:
-					granted.Add(1)
-				case a.Keys[0].Lease == l2.LeaseHeld:
-					held.Add(1)
+func concurrencyChecks() []check {
+	return []check{
+		{name: "of many readers of a cold key one gets the lease", run: func(f *fixture) {
+			for i := range 10 {
+				var granted, held atomic.Int64
+				f.together(64, func(int) {
+					nonce := newNonce()
+					a := f.Store.Read(f.Context(), []l2.ReadRequest{{
+						Partition: f.at, Keys: []l2.ReadKey{{Key: fmt.Sprint("k", i), Nonce: nonce, LeaseFor: leaseFor}},
+					}})[0]
+					switch {
+					case a.Err != nil:
+						f.Errorf("read: %v", a.Err)
+					case a.Keys[0].Lease == l2.LeaseGranted:
+						granted.Add(1)
+					case a.Keys[0].Lease == l2.LeaseHeld:
+						held.Add(1)
+					}
+				})
+				if granted.Load() != 1 || held.Load() != 63 {
+					f.Fatalf("%d were granted the lease, %d saw it held", granted.Load(), held.Load())
+				}
+			}
+		}},
+		{name: "of many fills under one lease one is stored", run: func(f *fixture) {
+			for i := range 10 {
+				key := fmt.Sprint("k", i)
+				nonce, _ := f.lease(key)
+				var stored atomic.Int64
+				f.together(64, func(int) {
+					a := f.Store.Write(f.Context(), []l2.WriteRequest{{
+						Partition: f.at, Op: soracache.OpFill, Key: key, Nonce: nonce,
+						Entry: value("v"), Lifetime: soracache.Lifetime{TTL: ttl},
+					}})[0]
+					if a.Err != nil {
+						f.Errorf("fill: %v", a.Err)
+					}
+					if a.Err == nil && a.Reason == soracache.ReasonNone {
+						stored.Add(1)
+					}
+				})
+				if stored.Load() != 1 {
+					f.Fatalf("%d fills were stored", stored.Load())
+				}
+			}
+		}},
+		{name: "concurrent records make one chain", run: func(f *fixture) {
+			first := f.head()
+			var mu sync.Mutex
+			var records []soracache.Record
+			f.together(32, func(g int) {
+				for i := range 20 {
+					r, err := f.record(g, i)
+					if err != nil {
+						f.Errorf("record: %v", err)
+						return
+					}
+					mu.Lock()
+					records = append(records, r)
+					mu.Unlock()
 				}
 			})
-			if granted.Load() != 1 || held.Load() != 63 {
-				f.Fatalf("%d were granted the lease, %d saw it held", granted.Load(), held.Load())
+			if last := oneChain(f, first, records); last != f.head() {
+				f.Fatalf("the chain ends at %v, the head is %v", last, f.head())
 			}
-		}
-	}},
-	{name: "of many fills under one lease one is stored", run: func(f *fixture) {
-		for i := range 10 {
-			key := fmt.Sprint("k", i)
-			nonce, _ := f.lease(key)
-			var stored atomic.Int64
-			f.together(64, func(int) {
-				a := f.Store.Write(f.Context(), []l2.WriteRequest{{
-					Partition: f.at, Op: soracache.OpFill, Key: key, Nonce: nonce,
-					Entry: value("v"), Lifetime: soracache.Lifetime{TTL: ttl},
-				}})[0]
-				if a.Err != nil {
-					f.Errorf("fill: %v", a.Err)
-				}
-				if a.Err == nil && a.Reason == soracache.ReasonNone {
-					stored.Add(1)
-				}
+		}},
+		{name: "no fill is stale", run: func(f *fixture) {
+			stores := []l2.Store{f.Store}
+			if f.Another != nil {
+				stores = append(stores, f.Another())
+			}
+			Hammer(f.T, HammerConfig{
+				Stores:     stores,
+				Operations: counts(50_000, 1_000_000),
+				Overlaps:   counts(50, 1000),
 			})
-			if stored.Load() != 1 {
-				f.Fatalf("%d fills were stored", stored.Load())
-			}
-		}
-	}},
-	{name: "concurrent records make one chain", run: func(f *fixture) {
-		first := f.head()
-		var mu sync.Mutex
-		var records []soracache.Record
-		f.together(32, func(g int) {
-			for i := range 20 {
-				r, err := f.record(g, i)
-				if err != nil {
-					f.Errorf("record: %v", err)
-					return
-				}
-				mu.Lock()
-				records = append(records, r)
-				mu.Unlock()
-			}
-		})
-		if last := oneChain(f, first, records); last != f.head() {
-			f.Fatalf("the chain ends at %v, the head is %v", last, f.head())
-		}
-	}},
-	{name: "no fill is stale", run: func(f *fixture) {
-		stores := []l2.Store{f.Store}
-		if f.Another != nil {
-			stores = append(stores, f.Another())
-		}
-		Hammer(f.T, HammerConfig{
-			Stores:     stores,
-			Operations: counts(50_000, 1_000_000),
-			Overlaps:   counts(50, 1000),
-		})
-	}},
+		}},
+	}
 }
 
 // together runs n goroutines to their end.

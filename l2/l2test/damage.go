@@ -1,7 +1,7 @@
 package l2test
 
 import (
-	"crypto/sha1" //nolint:gosec // the checksum of the entry format
+	"crypto/sha1"
 	"fmt"
 	"slices"
 
@@ -9,37 +9,39 @@ import (
 	"github.com/soracache/soracache/l2"
 )
 
-var damageChecks = []check{
-	{name: "a ledger that lost a part takes a new epoch", run: lostParts},
-	{name: "a damaged entry is a miss and is counted", run: damagedEntries},
-	{name: "an entry of another key is a miss and is counted", run: func(f *fixture) {
-		f.needTamper()
-		f.load("k", "v")
-		f.load("l", "w")
-		var saved []byte
-		f.Tamper(f.at, "k", func(b []byte) []byte { saved = slices.Clone(b); return b })
-		f.Tamper(f.at, "l", func([]byte) []byte { return saved })
-		f.corrupt("l", "the bytes of another key")
-		f.hit("k", "v")
-	}},
-	{name: "a damaged entry is written over", run: func(f *fixture) {
-		f.needTamper()
-		for _, write := range []func(){
-			func() { f.load("k", "new", "t") },
-			func() { f.put("k", "new", "t") },
-		} {
-			f.put("k", "old", "t")
-			f.Tamper(f.at, "k", func(b []byte) []byte { return b[:len(b)-1] })
-			f.miss("k")
-			write()
-			f.hit("k", "new")
-			f.Tamper(f.at, "k", func(b []byte) []byte { return b[:len(b)/2] })
-			f.invalidate(soracache.Tag("t"))
-			f.miss("k")
-		}
-	}},
-	{name: "a restored old entry is dead", run: restoredEntries},
-	{name: "a reopened store goes on where it was", run: reopened},
+func damageChecks() []check {
+	return []check{
+		{name: "a ledger that lost a part takes a new epoch", run: lostParts},
+		{name: "a damaged entry is a miss and is counted", run: damagedEntries},
+		{name: "an entry of another key is a miss and is counted", run: func(f *fixture) {
+			f.needTamper()
+			f.load("k", "v")
+			f.load("l", "w")
+			var saved []byte
+			f.Tamper(f.at, "k", func(b []byte) []byte { saved = slices.Clone(b); return b })
+			f.Tamper(f.at, "l", func([]byte) []byte { return saved })
+			f.corrupt("l", "the bytes of another key")
+			f.hit("k", "v")
+		}},
+		{name: "a damaged entry is written over", run: func(f *fixture) {
+			f.needTamper()
+			for _, write := range []func(){
+				func() { f.load("k", "new", "t") },
+				func() { f.put("k", "new", "t") },
+			} {
+				f.put("k", "old", "t")
+				f.Tamper(f.at, "k", func(b []byte) []byte { return b[:len(b)-1] })
+				f.miss("k")
+				write()
+				f.hit("k", "new")
+				f.Tamper(f.at, "k", func(b []byte) []byte { return b[:len(b)/2] })
+				f.invalidate(soracache.Tag("t"))
+				f.miss("k")
+			}
+		}},
+		{name: "a restored old entry is dead", run: restoredEntries},
+		{name: "a reopened store goes on where it was", run: reopened},
+	}
 }
 
 func (f *fixture) needTamper() {
@@ -56,9 +58,9 @@ func lostParts(f *fixture) {
 		f.Skip("this engine's test cannot lose parts of a ledger")
 	}
 	for part, lose := range f.Lose {
-		for i, op := range operations {
+		for i, op := range operations() {
 			what := fmt.Sprintf("%s lost, then %s", part, op.name)
-			g := f.in(l2.Partition{Namespace: "lost-" + fmt.Sprint(i), Count: 1})
+			g := f.in(l2.Partition{Namespace: fmt.Sprintf("lost-%d", i), Count: 1})
 			g.load("live", "v", "a")
 			g.load("dead", "v", "b")
 			restore := g.dump("dead")
@@ -110,7 +112,7 @@ func damagedEntries(f *fixture) {
 	}
 	newer := slices.Clone(whole)
 	newer[2]++
-	sum := sha1.Sum(newer[:l2.HeadBytes-4]) //nolint:gosec // see import
+	sum := sha1.Sum(newer[:l2.HeadBytes-4])
 	copy(newer[l2.HeadBytes-4:], sum[:])
 	for what, b := range map[string][]byte{
 		"longer":             append(slices.Clone(whole), 0),

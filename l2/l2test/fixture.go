@@ -158,13 +158,11 @@ func (f *fixture) fill(key string, nonce soracache.Lease, v string, tags ...stri
 }
 
 // refuseFill completes a lease and expects the store not to take it.
-func (f *fixture) refuseFill(why soracache.Reason, key string, nonce soracache.Lease, v string, tags ...string) l2.WriteAnswer {
+func (f *fixture) refuseFill(why soracache.Reason, key string, nonce soracache.Lease, v string, tags ...string) {
 	f.Helper()
-	a := f.fill(key, nonce, v, tags...)
-	if a.Reason != why {
+	if a := f.fill(key, nonce, v, tags...); a.Reason != why {
 		f.Fatalf("fill of %q: %s, want %s", key, a.Reason, why)
 	}
-	return a
 }
 
 // load takes a lease and fills.
@@ -188,9 +186,9 @@ func (f *fixture) put(key, v string, tags ...string) l2.WriteAnswer {
 	return a
 }
 
-func (f *fixture) renew(key string, nonce soracache.Lease, d time.Duration) l2.WriteAnswer {
+func (f *fixture) renew(key string, nonce soracache.Lease) l2.WriteAnswer {
 	f.Helper()
-	return f.write(l2.WriteRequest{Op: soracache.OpRenew, Key: key, Nonce: nonce, LeaseFor: d})
+	return f.write(l2.WriteRequest{Op: soracache.OpRenew, Key: key, Nonce: nonce, LeaseFor: leaseFor})
 }
 
 func (f *fixture) release(key string, nonce soracache.Lease) l2.WriteAnswer {

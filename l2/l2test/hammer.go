@@ -155,11 +155,12 @@ func decodeVersions(k *hammerKey, b []byte) (v versions, ok bool) {
 // tags and clears of before it returned.
 func (v versions) misses(k *hammerKey, required versions) string {
 	if v.isPut {
-		if at, returned := k.puts.Load(v.put); returned {
-			v.tags, v.all = at.(versions).tags, at.(versions).all
-		} else {
-			v.tags, v.all = required.tags, required.all
+		at, _ := k.puts.Load(v.put)
+		knows, returned := at.(versions)
+		if !returned {
+			knows = required
 		}
+		v.tags, v.all = knows.tags, knows.all
 	}
 	switch {
 	case v.row < required.row:
@@ -214,7 +215,7 @@ type world struct {
 }
 
 func newWorld(c HammerConfig, index int) *world {
-	w := &world{at: l2.Partition{Namespace: "hammer", Index: uint16(index), Count: uint16(c.Partitions)}} //nolint:gosec // small
+	w := &world{at: l2.Partition{Namespace: "hammer", Index: uint16(index), Count: uint16(c.Partitions)}}
 	for i := range c.Tags {
 		w.tagNames, w.tags = append(w.tagNames, fmt.Sprintf("t%02d", i)), append(w.tags, new(source))
 	}

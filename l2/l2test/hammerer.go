@@ -42,7 +42,7 @@ func newHammerer(h *hammering, g int) *hammerer {
 	m := &hammerer{
 		hammering: h,
 		store:     h.Stores[g%len(h.Stores)],
-		rng:       rand.New(rand.NewPCG(h.Seed, uint64(g))), //nolint:gosec // a test's choices
+		rng:       rand.New(rand.NewPCG(h.Seed, uint64(g))),
 	}
 	for _, w := range h.worlds {
 		c := &chaser{follows: g%4 == 0, marks: make(map[soracache.Target]soracache.Position)}

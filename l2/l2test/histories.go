@@ -2,6 +2,7 @@ package l2test
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -14,28 +15,32 @@ func (f *fixture) unknown() soracache.Epoch {
 	return soracache.Epoch(1<<51 + *f.nonces*0x9E3779B9)
 }
 
-// foreign are stamps that no follower of the ledger as it is can have.
-var foreign = []struct {
+// foreignStamp makes a stamp that no follower of the ledger as it is can have.
+type foreignStamp struct {
 	name  string
 	stamp func(f *fixture) soracache.Stamp
-}{
-	{"an unknown epoch", func(f *fixture) soracache.Stamp {
-		return soracache.Stamp{Epoch: f.unknown(), Position: f.head().Position}
-	}},
-	{"an unknown epoch that is ahead", func(f *fixture) soracache.Stamp {
-		return soracache.Stamp{Epoch: f.unknown(), Position: f.head().Position + 1e9}
-	}},
-	{"a position just beyond the head", func(f *fixture) soracache.Stamp {
-		s := f.head()
-		s.Position++
-		return s
-	}},
-	{"a position far beyond the head", func(f *fixture) soracache.Stamp {
-		s := f.head()
-		s.Position += 1e9
-		return s
-	}},
-	{"a position that was never issued", func(f *fixture) soracache.Stamp { return f.gap() }},
+}
+
+func foreignStamps() []foreignStamp {
+	return []foreignStamp{
+		{"an unknown epoch", func(f *fixture) soracache.Stamp {
+			return soracache.Stamp{Epoch: f.unknown(), Position: f.head().Position}
+		}},
+		{"an unknown epoch that is ahead", func(f *fixture) soracache.Stamp {
+			return soracache.Stamp{Epoch: f.unknown(), Position: f.head().Position + 1e9}
+		}},
+		{"a position just beyond the head", func(f *fixture) soracache.Stamp {
+			s := f.head()
+			s.Position++
+			return s
+		}},
+		{"a position far beyond the head", func(f *fixture) soracache.Stamp {
+			s := f.head()
+			s.Position += 1e9
+			return s
+		}},
+		{"a position that was never issued", func(f *fixture) soracache.Stamp { return f.gap() }},
+	}
 }
 
 // gap returns a stamp between two records.
@@ -68,126 +73,128 @@ func (f *fixture) expectReset(before soracache.Stamp, d soracache.Delta) {
 	}
 }
 
-var historyChecks = []check{
-	{name: "every life of every ledger has an epoch of its own", run: func(f *fixture) {
-		seen := make(map[soracache.Epoch]bool)
-		for i := range 20 {
-			g := f.in(l2.Partition{Namespace: "epochs", Index: uint16(i % 10), Count: 10}) //nolint:gosec // small
-			if i >= 10 {
-				g.since(soracache.Stamp{Epoch: f.unknown(), Position: 1})
+func historyChecks() []check {
+	return []check{
+		{name: "every life of every ledger has an epoch of its own", run: func(f *fixture) {
+			seen := make(map[soracache.Epoch]bool)
+			for i := range 20 {
+				g := f.in(l2.Partition{Namespace: "epochs", Index: uint16(i % 10), Count: 10})
+				if i >= 10 {
+					g.since(soracache.Stamp{Epoch: f.unknown(), Position: 1})
+				}
+				seen[g.head().Epoch] = true
 			}
-			seen[g.head().Epoch] = true
-		}
-		if len(seen) != 20 {
-			f.Fatalf("20 lives had %d epochs", len(seen))
-		}
-	}},
-	{name: "ordinary followers make no epoch", run: func(f *fixture) {
-		var stamps []soracache.Stamp
-		for i := range 60 {
-			stamps = append(stamps, f.head(), stampOf(f.invalidate(soracache.Tag(fmt.Sprint(i%7)))))
-			stamps = append(stamps, f.put(fmt.Sprint(i%5), "v").Stamp)
-		}
-		for _, s := range stamps {
-			if d := f.follow(s); d.Reset || d.Epoch != stamps[0].Epoch {
-				f.Fatalf("the follower of %v was told %+v", s, d)
+			if len(seen) != 20 {
+				f.Fatalf("20 lives had %d epochs", len(seen))
 			}
-		}
-	}},
-	{name: "another history makes a new epoch first", run: otherHistories},
-	{name: "a left epoch is reset", run: func(f *fixture) {
-		left := f.head()
-		f.since(soracache.Stamp{Epoch: f.unknown(), Position: 1})
-		now := f.head()
-		for _, op := range operations {
-			for _, s := range []soracache.Stamp{left, {Epoch: left.Epoch, Position: 1}, {Epoch: left.Epoch, Position: now.Position + 1e9}} {
-				f.expectReset(now, op.run(f, s))
+		}},
+		{name: "ordinary followers make no epoch", run: func(f *fixture) {
+			var stamps []soracache.Stamp
+			for i := range 60 {
+				stamps = append(stamps, f.head(), stampOf(f.invalidate(soracache.Tag(strconv.Itoa(i%7)))))
+				stamps = append(stamps, f.put(strconv.Itoa(i%5), "v").Stamp)
 			}
-		}
-	}},
-	{name: "an empty ledger notes the epoch that it is shown", run: func(f *fixture) {
-		shown := soracache.Stamp{Epoch: f.unknown(), Position: 1 << 51}
-		d := f.since(shown)
-		f.expectMint(soracache.Stamp{}, shown, d)
-		f.expectReset(headOf(d), f.since(shown))
-		f.expectReset(headOf(d), f.readAll(shown, l2.ReadKey{Key: "k"}).Delta)
-	}},
-	{name: "two followers cannot make epochs for ever", run: func(f *fixture) {
-		a := soracache.Stamp{Epoch: f.unknown(), Position: 10}
-		b := soracache.Stamp{Epoch: f.unknown(), Position: 20}
-		f.since(a)
-		f.since(b)
-		settled := f.head()
-		for range 10 { // two that will not be taught
-			f.expectReset(settled, f.since(a))
-			f.expectReset(settled, f.since(b))
-		}
-		c := soracache.Stamp{Epoch: f.unknown(), Position: 10}
-		d := soracache.Stamp{Epoch: f.unknown(), Position: 20}
-		for range 10 { // two that follow
-			c, d = headOf(f.since(c)), headOf(f.since(d))
-		}
-		if c != d || c != f.head() {
-			f.Fatalf("two followers ended at %v and %v, the head is %v", c, d, f.head())
-		}
-	}},
-	{name: "many left epochs are remembered", run: func(f *fixture) {
-		var shown []soracache.Stamp
-		for range 50 {
-			shown = append(shown, f.head(), soracache.Stamp{Epoch: f.unknown(), Position: 7})
-			f.since(shown[len(shown)-1])
-		}
-		now := f.head()
-		for _, s := range shown {
-			f.expectReset(now, f.since(s))
-		}
-	}},
-	{name: "a position from before the ledger's time is a reset", run: func(f *fixture) {
-		first := f.head()
-		f.invalidate(soracache.Tag("a"))
-		for _, p := range []soracache.Position{1, first.Position / 2, first.Position - 1} {
-			f.expectReset(first, f.since(soracache.Stamp{Epoch: first.Epoch, Position: p}))
-		}
-		f.expectTargets(f.since(first), soracache.Tag("a"))
-	}},
-	{name: "a store's lost tail is another history", run: lostTail},
-	{name: "a lost tail that was written over is another history", run: func(f *fixture) {
-		if f.Snapshot == nil {
-			f.Skip("this engine's test cannot restore a snapshot")
-		}
-		f.load("k", "old", "t")
-		restore := f.Snapshot()
-		knows := stampOf(f.invalidate(soracache.Tag("t")))
-		restore()
-		f.wait(2 * time.Millisecond)
-		other := f.invalidate(soracache.Tag("other"))
-		f.expectMint(stampOf(other), knows, f.since(knows))
-		f.miss("k")
-	}},
-	{name: "a restored snapshot of a left epoch revives nothing", run: func(f *fixture) {
-		if f.Snapshot == nil {
-			f.Skip("this engine's test cannot restore a snapshot")
-		}
-		old := f.load("k", "old", "t")
-		restore := f.Snapshot()
-		f.since(soracache.Stamp{Epoch: f.unknown(), Position: 1})
-		f.load("k", "new", "t")
-		knows := f.head()
-		restore()
-		f.expectMint(old, knows, f.since(knows))
-		f.miss("k")
-		now := f.head()
-		f.expectReset(now, f.since(old))
-		f.expectReset(now, f.since(knows))
-	}},
+			for _, s := range stamps {
+				if d := f.follow(s); d.Reset || d.Epoch != stamps[0].Epoch {
+					f.Fatalf("the follower of %v was told %+v", s, d)
+				}
+			}
+		}},
+		{name: "another history makes a new epoch first", run: otherHistories},
+		{name: "a left epoch is reset", run: func(f *fixture) {
+			left := f.head()
+			f.since(soracache.Stamp{Epoch: f.unknown(), Position: 1})
+			now := f.head()
+			for _, op := range operations() {
+				for _, s := range []soracache.Stamp{left, {Epoch: left.Epoch, Position: 1}, {Epoch: left.Epoch, Position: now.Position + 1e9}} {
+					f.expectReset(now, op.run(f, s))
+				}
+			}
+		}},
+		{name: "an empty ledger notes the epoch that it is shown", run: func(f *fixture) {
+			shown := soracache.Stamp{Epoch: f.unknown(), Position: 1 << 51}
+			d := f.since(shown)
+			f.expectMint(soracache.Stamp{}, shown, d)
+			f.expectReset(headOf(d), f.since(shown))
+			f.expectReset(headOf(d), f.readAll(shown, l2.ReadKey{Key: "k"}).Delta)
+		}},
+		{name: "two followers cannot make epochs for ever", run: func(f *fixture) {
+			a := soracache.Stamp{Epoch: f.unknown(), Position: 10}
+			b := soracache.Stamp{Epoch: f.unknown(), Position: 20}
+			f.since(a)
+			f.since(b)
+			settled := f.head()
+			for range 10 { // two that will not be taught
+				f.expectReset(settled, f.since(a))
+				f.expectReset(settled, f.since(b))
+			}
+			c := soracache.Stamp{Epoch: f.unknown(), Position: 10}
+			d := soracache.Stamp{Epoch: f.unknown(), Position: 20}
+			for range 10 { // two that follow
+				c, d = headOf(f.since(c)), headOf(f.since(d))
+			}
+			if c != d || c != f.head() {
+				f.Fatalf("two followers ended at %v and %v, the head is %v", c, d, f.head())
+			}
+		}},
+		{name: "many left epochs are remembered", run: func(f *fixture) {
+			var shown []soracache.Stamp
+			for range 50 {
+				shown = append(shown, f.head(), soracache.Stamp{Epoch: f.unknown(), Position: 7})
+				f.since(shown[len(shown)-1])
+			}
+			now := f.head()
+			for _, s := range shown {
+				f.expectReset(now, f.since(s))
+			}
+		}},
+		{name: "a position from before the ledger's time is a reset", run: func(f *fixture) {
+			first := f.head()
+			f.invalidate(soracache.Tag("a"))
+			for _, p := range []soracache.Position{1, first.Position / 2, first.Position - 1} {
+				f.expectReset(first, f.since(soracache.Stamp{Epoch: first.Epoch, Position: p}))
+			}
+			f.expectTargets(f.since(first), soracache.Tag("a"))
+		}},
+		{name: "a store's lost tail is another history", run: lostTail},
+		{name: "a lost tail that was written over is another history", run: func(f *fixture) {
+			if f.Snapshot == nil {
+				f.Skip("this engine's test cannot restore a snapshot")
+			}
+			f.load("k", "old", "t")
+			restore := f.Snapshot()
+			knows := stampOf(f.invalidate(soracache.Tag("t")))
+			restore()
+			f.wait(2 * time.Millisecond)
+			other := f.invalidate(soracache.Tag("other"))
+			f.expectMint(stampOf(other), knows, f.since(knows))
+			f.miss("k")
+		}},
+		{name: "a restored snapshot of a left epoch revives nothing", run: func(f *fixture) {
+			if f.Snapshot == nil {
+				f.Skip("this engine's test cannot restore a snapshot")
+			}
+			old := f.load("k", "old", "t")
+			restore := f.Snapshot()
+			f.since(soracache.Stamp{Epoch: f.unknown(), Position: 1})
+			f.load("k", "new", "t")
+			knows := f.head()
+			restore()
+			f.expectMint(old, knows, f.since(knows))
+			f.miss("k")
+			now := f.head()
+			f.expectReset(now, f.since(old))
+			f.expectReset(now, f.since(knows))
+		}},
+	}
 }
 
 // otherHistories shows, through every operation, every stamp that cannot be.
 // The new epoch must come before the operation does its work: its own append
 // would cover up what was lost (trap 5).
 func otherHistories(f *fixture) {
-	for i, stamp := range foreign {
-		for j, op := range operations {
+	for i, stamp := range foreignStamps() {
+		for j, op := range operations() {
 			g := f.in(l2.Partition{Namespace: fmt.Sprintf("history-%d-%d", i, j), Count: 1})
 			what := op.name + " showing " + stamp.name
 			g.load("k", "old")
@@ -222,7 +229,7 @@ func lostTail(f *fixture) {
 	if f.Snapshot == nil {
 		f.Skip("this engine's test cannot restore a snapshot")
 	}
-	for _, op := range operations {
+	for _, op := range operations() {
 		f.load("k", "old", "t")
 		before := f.head()
 		restore := f.Snapshot()

@@ -64,7 +64,7 @@ func (l *ledger) mint(epoch soracache.Epoch, count uint16, now time.Time, shown 
 }
 
 func positionAt(t time.Time) soracache.Position {
-	return soracache.Position(max(t.UnixMicro(), 0)) //nolint:gosec // not negative
+	return soracache.Position(max(t.UnixMicro(), 0))
 }
 
 func (l *ledger) stamp() soracache.Stamp {

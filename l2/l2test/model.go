@@ -267,13 +267,13 @@ func (s step) put(req l2.WriteRequest) l2.WriteAnswer {
 }
 
 func (s step) store(req l2.WriteRequest, stamp soracache.Stamp) {
-	keep := max(req.Lifetime.Keep, req.Lifetime.TTL)
-	s.ledger.longestKeep = max(s.ledger.longestKeep, keep)
+	kept := max(req.Lifetime.Keep, req.Lifetime.TTL)
+	s.ledger.longestKeep = max(s.ledger.longestKeep, kept)
 	s.entries[req.Key] = entry{
 		Entry:      req.Entry,
 		stamp:      stamp,
 		freshUntil: s.now.Add(req.Lifetime.TTL),
-		keepUntil:  s.now.Add(keep),
+		keepUntil:  s.now.Add(kept),
 		l1:         req.Lifetime.L1,
 	}
 }

@@ -18,66 +18,68 @@ func (f *fixture) refused(err error) {
 	}
 }
 
-var partitionChecks = []check{
-	{name: "partitions and namespaces are worlds of their own", run: isolation},
-	{name: "a partition of another count is refused", run: otherCount},
-	{name: "a batch over partitions is answered in order", run: batches},
-	{name: "one request's failure leaves the rest of its batch", run: func(f *fixture) {
-		bad := f.at
-		bad.Count++
-		f.load("k", "v")
-		reads := f.Store.Read(f.Context(), []l2.ReadRequest{
-			{Partition: bad, Keys: []l2.ReadKey{{Key: "k"}}},
-			{Partition: f.at, Keys: []l2.ReadKey{{Key: "k"}}},
-			{Partition: bad, Keys: []l2.ReadKey{{Key: "k"}}},
-		})
-		f.refused(reads[0].Err)
-		f.refused(reads[2].Err)
-		if reads[1].Err != nil || !reads[1].Keys[0].Found {
-			f.Fatalf("the read between them: %+v", reads[1])
-		}
-		invalidations := f.Store.Invalidate(f.Context(), []l2.InvalidateRequest{
-			{Partition: bad, Targets: []soracache.Target{soracache.Key("k")}},
-			{Partition: f.at, Targets: []soracache.Target{soracache.Key("k")}},
-		})
-		f.refused(invalidations[0].Err)
-		if invalidations[1].Err != nil {
-			f.Fatalf("the invalidation after it: %+v", invalidations[1])
-		}
-		f.miss("k")
-	}},
-	{name: "two clients of one store see one store", run: func(f *fixture) {
-		if f.Another == nil {
-			f.Skip("this engine has one client only")
-		}
-		g := f.on(f.Another())
-		f.load("k", "v", "t")
-		g.hit("k", "v")
-		nonce, _ := g.lease("k2")
-		if a := f.want("k2", f.nonce()); a.Lease != l2.LeaseHeld {
-			f.Fatalf("leased through the other client: %+v", a)
-		}
-		r := f.invalidate(soracache.Tag("t"))
-		g.refuseFill(soracache.ReasonSuperseded, "k2", nonce, "stale", "t")
-		g.miss("k")
-		if head := g.head(); head != stampOf(r) {
-			f.Fatalf("one sees the head %v, the other appended %v", head, r)
-		}
-	}},
-	{name: "a cancelled call answers or is unavailable", run: cancelled},
-	{name: "round trips are counted, and the store can be pinged", run: func(f *fixture) {
-		if err := f.Store.Ping(f.Context()); err != nil {
-			f.Fatal(err)
-		}
-		f.head()
-		before := f.Store.Counters().RoundTrips
-		for range 10 {
-			f.read("k")
-		}
-		if n := f.Store.Counters().RoundTrips - before; n != 10 {
-			f.Fatalf("10 reads took %d round trips", n)
-		}
-	}},
+func partitionChecks() []check {
+	return []check{
+		{name: "partitions and namespaces are worlds of their own", run: isolation},
+		{name: "a partition of another count is refused", run: otherCount},
+		{name: "a batch over partitions is answered in order", run: batches},
+		{name: "one request's failure leaves the rest of its batch", run: func(f *fixture) {
+			bad := f.at
+			bad.Count++
+			f.load("k", "v")
+			reads := f.Store.Read(f.Context(), []l2.ReadRequest{
+				{Partition: bad, Keys: []l2.ReadKey{{Key: "k"}}},
+				{Partition: f.at, Keys: []l2.ReadKey{{Key: "k"}}},
+				{Partition: bad, Keys: []l2.ReadKey{{Key: "k"}}},
+			})
+			f.refused(reads[0].Err)
+			f.refused(reads[2].Err)
+			if reads[1].Err != nil || !reads[1].Keys[0].Found {
+				f.Fatalf("the read between them: %+v", reads[1])
+			}
+			invalidations := f.Store.Invalidate(f.Context(), []l2.InvalidateRequest{
+				{Partition: bad, Targets: []soracache.Target{soracache.Key("k")}},
+				{Partition: f.at, Targets: []soracache.Target{soracache.Key("k")}},
+			})
+			f.refused(invalidations[0].Err)
+			if invalidations[1].Err != nil {
+				f.Fatalf("the invalidation after it: %+v", invalidations[1])
+			}
+			f.miss("k")
+		}},
+		{name: "two clients of one store see one store", run: func(f *fixture) {
+			if f.Another == nil {
+				f.Skip("this engine has one client only")
+			}
+			g := f.on(f.Another())
+			f.load("k", "v", "t")
+			g.hit("k", "v")
+			nonce, _ := g.lease("k2")
+			if a := f.want("k2", f.nonce()); a.Lease != l2.LeaseHeld {
+				f.Fatalf("leased through the other client: %+v", a)
+			}
+			r := f.invalidate(soracache.Tag("t"))
+			g.refuseFill(soracache.ReasonSuperseded, "k2", nonce, "stale", "t")
+			g.miss("k")
+			if head := g.head(); head != stampOf(r) {
+				f.Fatalf("one sees the head %v, the other appended %v", head, r)
+			}
+		}},
+		{name: "a cancelled call answers or is unavailable", run: cancelled},
+		{name: "round trips are counted, and the store can be pinged", run: func(f *fixture) {
+			if err := f.Store.Ping(f.Context()); err != nil {
+				f.Fatal(err)
+			}
+			f.head()
+			before := f.Store.Counters().RoundTrips
+			for range 10 {
+				f.read("k")
+			}
+			if n := f.Store.Counters().RoundTrips - before; n != 10 {
+				f.Fatalf("10 reads took %d round trips", n)
+			}
+		}},
+	}
 }
 
 func isolation(f *fixture) {
@@ -155,7 +157,7 @@ func batches(f *fixture) {
 	const count = 5
 	at := func(i int) l2.Partition {
 		return l2.Partition{Namespace: "batch", Index: uint16(i % count), Count: count}
-	} //nolint:gosec // small
+	}
 	var writes []l2.WriteRequest
 	for i := range 3 * count {
 		writes = append(writes, l2.WriteRequest{
@@ -239,74 +241,78 @@ func cancelled(f *fixture) {
 	f.hit("k", "v")
 }
 
-var nameChecks = []check{
-	{name: "no name is special", run: func(f *fixture) {
-		for _, n := range names {
-			f.load(n, "value of "+n, n, "all")
-		}
-		for i, n := range names {
-			var reads []l2.ReadKey
-			for _, m := range names {
-				reads = append(reads, l2.ReadKey{Key: m})
+func nameChecks() []check {
+	return []check{
+		{name: "no name is special", run: func(f *fixture) {
+			for _, n := range names() {
+				f.load(n, "value of "+n, n, "all")
 			}
-			for j, got := range f.readAll(soracache.Stamp{}, reads...).Keys {
-				m := names[j]
-				if got.Found != (j >= i) || got.Found && string(got.Entry.Value) != "value of "+m {
-					f.Fatalf("%d names removed, and %.40q is found: %v, %.40q", i, m, got.Found, got.Entry.Value)
+			for i, n := range names() {
+				var reads []l2.ReadKey
+				for _, m := range names() {
+					reads = append(reads, l2.ReadKey{Key: m})
+				}
+				for j, got := range f.readAll(soracache.Stamp{}, reads...).Keys {
+					m := reads[j].Key
+					if got.Found != (j >= i) || got.Found && string(got.Entry.Value) != "value of "+m {
+						f.Fatalf("%d names removed, and %.40q is found: %v, %.40q", i, m, got.Found, got.Entry.Value)
+					}
+				}
+				since := f.head()
+				target := soracache.Key(n)
+				if i%2 == 0 {
+					target = soracache.Tag(n)
+				}
+				f.invalidate(target)
+				f.expectTargets(f.since(since), target)
+			}
+		}},
+		{name: "every name can be leased, put and released", run: func(f *fixture) {
+			for _, n := range names() {
+				nonce, _ := f.lease(n)
+				if a := f.renew(n, nonce); a.Reason != soracache.ReasonNone {
+					f.Fatalf("renew %.40q: %s", n, a.Reason)
+				}
+				if a := f.release(n, nonce); a.Reason != soracache.ReasonNone {
+					f.Fatalf("release %.40q: %s", n, a.Reason)
+				}
+				since := f.head()
+				f.put(n, "put "+n, n)
+				f.expectTargets(f.since(since), soracache.Key(n))
+				f.hit(n, "put "+n)
+				f.lease(n)
+			}
+			for _, n := range names() {
+				f.hit(n, "put "+n)
+			}
+		}},
+		{name: "every name can be listed by", run: func(f *fixture) {
+			for _, n := range names() {
+				f.load(n, "v", n, "all")
+			}
+			for _, n := range names() {
+				if keys := f.list(n, 10); len(keys) != 1 || keys[0] != n {
+					f.Fatalf("tag %.40q lists %.80q", n, keys)
 				}
 			}
-			since := f.head()
-			target := soracache.Key(n)
-			if i%2 == 0 {
-				target = soracache.Tag(n)
+			if got, want := f.list("all", 7), sorted(names()); strings.Join(got, "\n") != strings.Join(want, "\n") {
+				f.Fatalf("listed %d names, want %d: %.2000q", len(got), len(want), got)
 			}
-			f.invalidate(target)
-			f.expectTargets(f.since(since), target)
-		}
-	}},
-	{name: "every name can be leased, put and released", run: func(f *fixture) {
-		for _, n := range names {
-			nonce, _ := f.lease(n)
-			if a := f.renew(n, nonce, leaseFor); a.Reason != soracache.ReasonNone {
-				f.Fatalf("renew %.40q: %s", n, a.Reason)
-			}
-			if a := f.release(n, nonce); a.Reason != soracache.ReasonNone {
-				f.Fatalf("release %.40q: %s", n, a.Reason)
-			}
-			since := f.head()
-			f.put(n, "put "+n, n)
-			f.expectTargets(f.since(since), soracache.Key(n))
-			f.hit(n, "put "+n)
-			f.lease(n)
-		}
-		for _, n := range names {
-			f.hit(n, "put "+n)
-		}
-	}},
-	{name: "every name can be listed by", run: func(f *fixture) {
-		for _, n := range names {
-			f.load(n, "v", n, "all")
-		}
-		for _, n := range names {
-			if keys := f.list(n, 10); len(keys) != 1 || keys[0] != n {
-				f.Fatalf("tag %.40q lists %.80q", n, keys)
-			}
-		}
-		if got, want := f.list("all", 7), sorted(names); strings.Join(got, "\n") != strings.Join(want, "\n") {
-			f.Fatalf("listed %d names, want %d: %.2000q", len(got), len(want), got)
-		}
-	}},
+		}},
+	}
 }
 
 // names are keys and tags that an engine's own keys, patterns, separators or
 // reserved members might take for something else.
-var names = []string{
-	"k", "kk", "K", "t", "tk", "tt", "e", "e:k", "l:k", "x", "h", "p", "p1",
-	"{", "}", "{}", "{k}", "a}b{c", "}{", "{suite/0}", "{suite/0}t",
-	"!", "!e", "!h", "!f", "!a", "!m", "!r", "!n", "t!e", "k!h",
-	":", "::", "a:b", "/", "a/b", "..", "../k", "*", "?", "[a]", "k*", "\\", "\\x00", "%s", "%00", "$1",
-	"\x00", "a\x00", "\x00a", "a\x00b", "a\x00c", "\x01", "\x7f", " ", " k", "k ", "\t", "\n", "\r\n", "k\n",
-	"'", "\"", "`", "0", "1", "-1", "1e9", "nan", "+inf", "-inf", "(1", "[1", "nil", "null", "false",
-	"é", "e\u0301", "日本語", "🦊", "\u2028", "\ufeff", "ß",
-	strings.Repeat("x", 255), strings.Repeat("x", 256), strings.Repeat("日", 85),
+func names() []string {
+	return []string{
+		"k", "kk", "K", "t", "tk", "tt", "e", "e:k", "l:k", "x", "h", "p", "p1",
+		"{", "}", "{}", "{k}", "a}b{c", "}{", "{suite/0}", "{suite/0}t",
+		"!", "!e", "!h", "!f", "!a", "!m", "!r", "!n", "t!e", "k!h",
+		":", "::", "a:b", "/", "a/b", "..", "../k", "*", "?", "[a]", "k*", "\\", "\\x00", "%s", "%00", "$1",
+		"\x00", "a\x00", "\x00a", "a\x00b", "a\x00c", "\x01", "\x7f", " ", " k", "k ", "\t", "\n", "\r\n", "k\n",
+		"'", "\"", "`", "0", "1", "-1", "1e9", "nan", "+inf", "-inf", "(1", "[1", "nil", "null", "false",
+		"é", "e\u0301", "日本語", "🦊", "\u2028", "\ufeff", "ß",
+		strings.Repeat("x", 255), strings.Repeat("x", 256), strings.Repeat("日", 85),
+	}
 }

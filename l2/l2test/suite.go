@@ -61,18 +61,18 @@ func Run(t *testing.T, open Open) {
 		name   string
 		checks []check
 	}{
-		{"Leases", leaseChecks},
-		{"Lifetimes", lifetimeChecks},
-		{"Rule", ruleChecks},
-		{"Deltas", deltaChecks},
-		{"Retention", retentionChecks},
-		{"Histories", historyChecks},
-		{"Damage", damageChecks},
-		{"Partitions", partitionChecks},
-		{"Names", nameChecks},
-		{"TagSets", tagSetChecks},
-		{"Explain", explainChecks},
-		{"Concurrency", concurrencyChecks},
+		{"Leases", leaseChecks()},
+		{"Lifetimes", lifetimeChecks()},
+		{"Rule", ruleChecks()},
+		{"Deltas", deltaChecks()},
+		{"Retention", retentionChecks()},
+		{"Histories", historyChecks()},
+		{"Damage", damageChecks()},
+		{"Partitions", partitionChecks()},
+		{"Names", nameChecks()},
+		{"TagSets", tagSetChecks()},
+		{"Explain", explainChecks()},
+		{"Concurrency", concurrencyChecks()},
 	}
 	for _, group := range groups {
 		t.Run(group.name, func(t *testing.T) {
@@ -102,11 +102,13 @@ func counts(always, verifying int) int {
 }
 
 // small is a retention that a test can exceed.
-var small = l2.Retention{TagRecords: 32, KeyRecords: 32, Age: l2.DefaultRetention}
+func small() l2.Retention {
+	return l2.Retention{TagRecords: 32, KeyRecords: 32, Age: l2.DefaultRetention}
+}
 
 // brief is a retention that a test can outlive.
-var brief = l2.Retention{
-	TagRecords: l2.DefaultTagRecords, KeyRecords: l2.DefaultKeyRecords, Age: 30 * time.Millisecond,
+func brief() l2.Retention {
+	return l2.Retention{TagRecords: l2.DefaultTagRecords, KeyRecords: l2.DefaultKeyRecords, Age: 30 * time.Millisecond}
 }
 
 // sorted returns a sorted copy without repetition.

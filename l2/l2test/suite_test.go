@@ -53,3 +53,7 @@ func modelHarness(t *testing.T, m *Model, clock *fakeClock) Harness {
 }
 
 func TestModel(t *testing.T) { Run(t, openModel) }
+
+// TestModelAgreesWithItself tests what compares: a model must agree with one
+// that chooses other epochs, and the histories must get about.
+func TestModelAgreesWithItself(t *testing.T) { Agree(t, openModel) }

@@ -1,0 +1,581 @@
+package l2test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
+)
+
+// Agree does random histories to an engine and to a [Model] alike, and expects
+// the same answers. Epochs and positions are each store's own choice: they are
+// compared by which of them belong together. Lifetimes are so long that no
+// time comes into it.
+//
+// A failure prints its seed, which the environment variable SORACACHE_SEED
+// repeats. The engine's test then passes it as one of kept, to be repeated for
+// ever.
+func Agree(t *testing.T, open Open, kept ...uint64) {
+	seeds := slices.Clone(kept)
+	if s := os.Getenv("SORACACHE_SEED"); s != "" {
+		seed, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatalf("SORACACHE_SEED: %v", err)
+		}
+		seeds = []uint64{seed}
+	} else {
+		for range counts(12, 300) {
+			seeds = append(seeds, rand.Uint64())
+		}
+	}
+	seen := make(map[string]int)
+	for _, seed := range seeds {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			t.Logf("repeat with SORACACHE_SEED=%d", seed)
+			a := newAgreement(t, open, seed)
+			a.seen = seen
+			a.run(counts(400, 1000))
+		})
+	}
+	t.Logf("%d histories: %v", len(seeds), seen)
+	for _, what := range []string{
+		"live", "dead", "granted", "held", "stored", "superseded", "lease lost",
+		"deltas", "cut-off deltas", "resets", "new epochs",
+	} {
+		if seen[what] == 0 {
+			t.Errorf("the histories met with none of: %s", what)
+		}
+	}
+}
+
+// agreement is one random history.
+type agreement struct {
+	*testing.T
+	rng    *rand.Rand
+	engine Harness
+	store  l2.Store // the engine's, which a reopening replaces
+	model  *Model
+	pairs  map[l2.Partition]*pairing
+	nonces []soracache.Lease
+	// shots are snapshots of both stores that can be restored.
+	shots []func()
+	seen  map[string]int // what was met with, by name
+	trace []string       // what was done, for whoever must find out what went wrong
+}
+
+// both is one stamp as the engine and as the model know it.
+type both struct{ engine, model soracache.Stamp }
+
+// pairing is what is known of a partition's stamps: which of the engine's
+// belongs to which of the model's.
+type pairing struct {
+	engine, model map[soracache.Stamp]soracache.Stamp // to the other's
+	epochs        map[soracache.Epoch]soracache.Epoch // the engine's to the model's
+	known         []both                              // all of them, in order of appearance
+	head          both
+	followers     [3]both
+}
+
+func newAgreement(t *testing.T, open Open, seed uint64) *agreement {
+	h := open(t, Options{Retention: l2.NewRetention()})
+	a := &agreement{
+		T:      t,
+		rng:    rand.New(rand.NewPCG(seed, 1)),
+		engine: h,
+		store:  h.Store,
+		model:  NewModel(ModelConfig{Now: h.Now, Random: rand.New(rand.NewPCG(seed, 2)).Uint64}),
+		pairs:  make(map[l2.Partition]*pairing),
+	}
+	for _, at := range a.partitions() {
+		a.pairs[at] = &pairing{
+			engine: make(map[soracache.Stamp]soracache.Stamp),
+			model:  make(map[soracache.Stamp]soracache.Stamp),
+			epochs: make(map[soracache.Epoch]soracache.Epoch),
+		}
+	}
+	return a
+}
+
+// run does so many steps. The clock moves on before each, so that no position
+// of a restored store is ever issued twice.
+func (a *agreement) run(steps int) {
+	defer func() {
+		if a.Failed() {
+			a.Log("the last steps were")
+			for _, line := range a.trace[max(0, len(a.trace)-40):] {
+				a.Log(line)
+			}
+		}
+	}()
+	for range steps {
+		if a.engine.Wait != nil {
+			a.engine.Wait(time.Duration(10+a.rng.IntN(20)) * time.Microsecond)
+		}
+		a.step()
+		if a.Failed() {
+			return
+		}
+	}
+	for _, at := range a.partitions() {
+		a.lookAround(at)
+	}
+}
+
+func (a *agreement) step() {
+	switch p := a.rng.IntN(1000); {
+	case p < 350:
+		a.read()
+	case p < 600:
+		a.write()
+	case p < 800:
+		a.invalidate()
+	case p < 900:
+		a.since()
+	case p < 930:
+		a.showForeign()
+	case p < 985:
+		a.lookAround(a.partition())
+	case p < 992 && a.engine.Snapshot != nil:
+		a.snapshot()
+	case p < 996 && a.engine.Reopen != nil:
+		a.note("reopen")
+		a.store = a.engine.Reopen()
+	}
+}
+
+func (a *agreement) note(format string, args ...any) {
+	a.trace = append(a.trace, fmt.Sprintf(format, args...))
+}
+
+// disagree reports that the two stores answered differently.
+func (a *agreement) disagree(what string, engine, model any) {
+	a.Helper()
+	a.Errorf("%s:\nthe engine answers %+v\n the model answers %+v", what, engine, model)
+}
+
+// choose returns one of several.
+func choose[T any](rng *rand.Rand, of ...T) T { return of[rng.IntN(len(of))] }
+
+func (a *agreement) partitions() []l2.Partition {
+	return []l2.Partition{{Namespace: "agree", Index: 0, Count: 2}, {Namespace: "agree", Index: 1, Count: 2}}
+}
+
+func (a *agreement) partition() l2.Partition { return choose(a.rng, a.partitions()...) }
+
+func (a *agreement) key() string { return choose(a.rng, "k0", "k1", "k2", "k3", "{k4}", "k\x005") }
+func (a *agreement) tag() string { return choose(a.rng, "t0", "t1", "t2", "k0") }
+
+// shown chooses a follower of a partition, or none, and what it shows.
+func (a *agreement) shown(at l2.Partition) (follower *both, shown both) {
+	if a.rng.IntN(4) == 0 {
+		return nil, both{}
+	}
+	follower = &a.pairs[at].followers[a.rng.IntN(3)]
+	return follower, *follower
+}
+
+// nonce chooses a nonce that somebody may hold, or a new one, or none.
+func (a *agreement) nonce() soracache.Lease {
+	switch p := a.rng.IntN(10); {
+	case p < 5 && len(a.nonces) > 0:
+		return a.nonces[len(a.nonces)-1-a.rng.IntN(min(len(a.nonces), 6))]
+	case p < 9:
+		var n soracache.Lease
+		for i := range n {
+			n[i] = byte(a.rng.Uint32())
+		}
+		a.nonces = append(a.nonces, n)
+		return n
+	}
+	return soracache.Lease{}
+}
+
+func (a *agreement) entry() soracache.Entry {
+	e := soracache.Entry{
+		Value:    []byte(fmt.Sprint("v", a.rng.Uint32())),
+		Kind:     choose(a.rng, soracache.KindValue, soracache.KindValue, soracache.KindNotFound, soracache.KindError),
+		Encoding: choose(a.rng, "", "raw", "json", "own"),
+		ETag:     choose(a.rng, "", "e"),
+	}
+	for range a.rng.IntN(4) {
+		e.Tags = append(e.Tags, a.tag())
+	}
+	e.Tags = sorted(e.Tags)
+	return e
+}
+
+func (a *agreement) targets() (targets []soracache.Target) {
+	for range 1 + a.rng.IntN(3) {
+		switch p := a.rng.IntN(20); {
+		case p < 9:
+			targets = append(targets, soracache.Key(a.key()))
+		case p < 19:
+			targets = append(targets, soracache.Tag(a.tag()))
+		default:
+			targets = append(targets, soracache.Everything())
+		}
+	}
+	if a.rng.IntN(12) == 0 { // more than a delta holds
+		prefix := a.rng.Uint32()
+		targets = append(targets, manyTargets(fmt.Sprint(prefix, "-"), 1+a.rng.IntN(100))...)
+	}
+	return targets
+}
+
+func (a *agreement) read() {
+	var engine, model []l2.ReadRequest
+	var followers []*both
+	for range 1 + a.rng.IntN(2) {
+		at := a.partition()
+		follower, shown := a.shown(at)
+		var keys []l2.ReadKey
+		for range a.rng.IntN(4) {
+			keys = append(keys, l2.ReadKey{
+				Key: a.key(), Nonce: a.nonce(), LeaseFor: time.Hour,
+				RefreshWithin: choose(a.rng, 0, 0, 24*time.Hour),
+			})
+		}
+		followers = append(followers, follower)
+		engine = append(engine, l2.ReadRequest{Partition: at, Since: shown.engine, Keys: keys})
+		model = append(model, l2.ReadRequest{Partition: at, Since: shown.model, Keys: keys})
+		a.note("read %+v", engine[len(engine)-1])
+	}
+	es, ms := a.store.Read(a.Context(), engine), a.model.Read(a.Context(), model)
+	for i, e := range es {
+		m, req := ms[i], engine[i]
+		if !a.sameError("read", e.Err, m.Err) || len(e.Keys) != len(m.Keys) {
+			a.disagree("read", e, m)
+			continue
+		}
+		a.sameDelta("read", req.Partition, both{req.Since, model[i].Since}, followers[i], e.Delta, m.Delta)
+		for j := range e.Keys {
+			a.sameKey(req.Partition, req.Keys[j], e.Keys[j], m.Keys[j])
+		}
+	}
+}
+
+func (a *agreement) sameKey(at l2.Partition, req l2.ReadKey, e, m l2.KeyAnswer) {
+	a.Helper()
+	same := e.Found == m.Found && sameEntry(e.Entry, m.Entry) && a.pair(at, e.Stamp, m.Stamp) &&
+		near(e.FreshFor, m.FreshFor) && near(e.KeepFor, m.KeepFor) && e.L1 == m.L1 &&
+		e.Lease == m.Lease && a.pair(at, e.LeaseStamp, m.LeaseStamp) && near(e.LeaseFor, m.LeaseFor)
+	if !same {
+		a.disagree(fmt.Sprintf("read of %+v", req), e, m)
+	}
+	a.count(m.Found, "live")
+	a.count(!m.Found, "dead")
+	a.count(m.Lease == l2.LeaseGranted, "granted")
+	a.count(m.Lease == l2.LeaseHeld, "held")
+}
+
+func (a *agreement) count(met bool, what string) {
+	if met {
+		a.seen[what]++
+	}
+}
+
+func near(a, b time.Duration) bool { return (a - b).Abs() < slack }
+
+func (a *agreement) write() {
+	var engine, model []l2.WriteRequest
+	var followers []*both
+	for range 1 + a.rng.IntN(2) {
+		at := a.partition()
+		follower, shown := a.shown(at)
+		w := l2.WriteRequest{
+			Partition: at,
+			Op: choose(a.rng, soracache.OpFill, soracache.OpFill, soracache.OpFill, soracache.OpFill,
+				soracache.OpPut, soracache.OpRenew, soracache.OpRelease),
+			Key: a.key(), Nonce: a.nonce(), LeaseFor: time.Hour, Entry: a.entry(),
+			Lifetime: soracache.Lifetime{
+				TTL:  choose(a.rng, time.Hour, 2*time.Hour),
+				Keep: choose(a.rng, 0, 5*time.Hour),
+				L1:   choose(a.rng, 0, time.Second),
+			},
+		}
+		followers = append(followers, follower)
+		w.Since = shown.engine
+		engine = append(engine, w)
+		w.Since = shown.model
+		model = append(model, w)
+		a.note("write %+v", w)
+	}
+	es, ms := a.store.Write(a.Context(), engine), a.model.Write(a.Context(), model)
+	for i, e := range es {
+		m, at := ms[i], engine[i].Partition
+		if !a.sameError("write", e.Err, m.Err) || e.Reason != m.Reason ||
+			!a.pair(at, e.Stamp, m.Stamp) || !a.sameRecord(at, e.Record, m.Record) {
+			a.disagree(fmt.Sprintf("write %+v", engine[i]), e, m)
+		}
+		a.sameDelta("write", at, both{engine[i].Since, model[i].Since}, followers[i], e.Delta, m.Delta)
+		a.killer(at, e.SupersededBy, m.SupersededBy, engine[i].Key, engine[i].Entry.Tags)
+		a.count(engine[i].Op == soracache.OpFill, m.Reason.String())
+	}
+}
+
+func (a *agreement) invalidate() {
+	var engine, model []l2.InvalidateRequest
+	var followers []*both
+	for range 1 + a.rng.IntN(2) {
+		at := a.partition()
+		follower, shown := a.shown(at)
+		followers = append(followers, follower)
+		targets := a.targets()
+		engine = append(engine, l2.InvalidateRequest{Partition: at, Since: shown.engine, Targets: targets})
+		model = append(model, l2.InvalidateRequest{Partition: at, Since: shown.model, Targets: targets})
+		a.note("invalidate %+v", engine[len(engine)-1])
+	}
+	es, ms := a.store.Invalidate(a.Context(), engine), a.model.Invalidate(a.Context(), model)
+	for i, e := range es {
+		m, at := ms[i], engine[i].Partition
+		if !a.sameError("invalidate", e.Err, m.Err) || !a.sameRecord(at, e.Record, m.Record) {
+			a.disagree(fmt.Sprintf("invalidate %+v", engine[i].Targets), e, m)
+		}
+		a.sameDelta("invalidate", at, both{engine[i].Since, model[i].Since}, followers[i], e.Delta, m.Delta)
+	}
+}
+
+func (a *agreement) since() {
+	var engine, model []l2.SinceRequest
+	var followers []*both
+	for _, at := range a.partitions() {
+		follower, shown := a.shown(at)
+		followers = append(followers, follower)
+		engine = append(engine, l2.SinceRequest{Partition: at, Since: shown.engine})
+		model = append(model, l2.SinceRequest{Partition: at, Since: shown.model})
+		a.note("since %+v", engine[len(engine)-1])
+	}
+	es, ms := a.store.Since(a.Context(), engine), a.model.Since(a.Context(), model)
+	for i, e := range es {
+		a.sameError("since", e.Err, ms[i].Err)
+		a.sameDelta("since", engine[i].Partition, both{engine[i].Since, model[i].Since}, followers[i], e.Delta, ms[i].Delta)
+	}
+}
+
+// showForeign makes a follower show a stamp that it cannot have.
+func (a *agreement) showForeign() {
+	at := a.partition()
+	p := a.pairs[at]
+	var shown both
+	switch a.rng.IntN(3) {
+	case 0: // an unknown epoch
+		s := soracache.Stamp{Epoch: soracache.Epoch(1 + a.rng.Uint64N(1<<52-1)), Position: soracache.Position(1 + a.rng.Uint64N(1<<40))}
+		shown = both{s, s}
+	case 1:
+		shown = p.head.plus(1 + soracache.Position(a.rng.IntN(3)))
+	default:
+		if shown = a.gap(p); shown == (both{}) {
+			return
+		}
+	}
+	a.note("show %+v in %s", shown.engine, at)
+	e := a.store.Since(a.Context(), []l2.SinceRequest{{Partition: at, Since: shown.engine}})[0]
+	m := a.model.Since(a.Context(), []l2.SinceRequest{{Partition: at, Since: shown.model}})[0]
+	a.sameError("since", e.Err, m.Err)
+	a.sameDelta("since", at, shown, &p.followers[a.rng.IntN(3)], e.Delta, m.Delta)
+}
+
+func (b both) plus(n soracache.Position) both {
+	b.engine.Position += n
+	b.model.Position += n
+	return b
+}
+
+// gap returns a stamp between two records of the present epoch, if it finds
+// one.
+func (a *agreement) gap(p *pairing) both {
+	if len(p.known) == 0 {
+		return both{}
+	}
+	for range 20 {
+		k := choose(a.rng, p.known...)
+		next := k.plus(1)
+		_, inEngine := p.engine[next.engine]
+		_, inModel := p.model[next.model]
+		if k.engine.Epoch == p.head.engine.Epoch && k != p.head && !inEngine && !inModel {
+			return next
+		}
+	}
+	return both{}
+}
+
+// snapshot takes one of both stores, or restores it.
+func (a *agreement) snapshot() {
+	if len(a.shots) == 0 {
+		a.note("take a snapshot")
+		engine, model := a.engine.Snapshot(), a.model.Snapshot()
+		a.shots = append(a.shots, func() { engine(); model() })
+		return
+	}
+	a.note("restore the snapshot")
+	if a.engine.Wait != nil {
+		a.engine.Wait(time.Millisecond) // a restored store has not seen this time before
+	}
+	a.shots[0]()
+	a.shots = nil
+}
+
+// lookAround compares all that can be seen of a partition.
+func (a *agreement) lookAround(at l2.Partition) {
+	a.note("look around in %s", at)
+	ctx := a.Context()
+	for _, key := range []string{"k0", "k1", "k2", "k3", "{k4}", "k\x005"} {
+		e, err := a.store.Explain(ctx, at, key)
+		m, merr := a.model.Explain(ctx, at, key)
+		a.sameError("explain", err, merr)
+		same := a.pair(at, e.Ledger, m.Ledger) && e.Live == m.Live && e.Leased == m.Leased &&
+			a.pair(at, e.LeaseStamp, m.LeaseStamp) && near(e.LeaseFor, m.LeaseFor)
+		if e.Stored && m.Stored { // either may have deleted what is dead
+			same = same && e.Readable && sameEntry(e.Entry, m.Entry) && a.pair(at, e.Stamp, m.Stamp) &&
+				near(e.FreshFor, m.FreshFor) && near(e.KeepFor, m.KeepFor) && (e.Reason == "") == (m.Reason == "")
+			a.killer(at, e.KilledBy, m.KilledBy, key, m.Entry.Tags)
+		}
+		if !same || e.Live && !e.Stored {
+			a.disagree("explain "+key, e, m)
+		}
+	}
+	for _, tag := range []string{"t0", "t1", "t2", "k0"} {
+		f, g := &fixture{T: a.T, Harness: Harness{Store: a.store}, at: at}, &fixture{T: a.T, Harness: Harness{Store: a.model}, at: at}
+		if e, m := f.list(tag, 2), g.list(tag, 2); !slices.Equal(e, m) {
+			a.disagree("keys of "+tag, e, m)
+		}
+		if a.rng.IntN(10) == 0 {
+			a.note("reclaim %s", tag)
+			f.reclaim(tag)
+			g.reclaim(tag)
+		}
+		if a.rng.IntN(10) == 0 {
+			a.note("reclaim all and sweep")
+			f.reclaim("")
+			f.sweep()
+		}
+	}
+}
+
+// pair reports whether two stamps belong together, which they do if neither
+// was seen with another one before.
+func (a *agreement) pair(at l2.Partition, engine, model soracache.Stamp) bool {
+	if engine == (soracache.Stamp{}) || model == (soracache.Stamp{}) {
+		return engine == model
+	}
+	p := a.pairs[at]
+	m, inEngine := p.engine[engine]
+	e, inModel := p.model[model]
+	epoch, met := p.epochs[engine.Epoch]
+	switch {
+	case met && epoch != model.Epoch:
+		return false
+	case inEngine || inModel:
+		return inEngine && inModel && m == model && e == engine
+	}
+	p.engine[engine], p.model[model], p.epochs[engine.Epoch] = model, engine, model.Epoch
+	p.known = append(p.known, both{engine, model})
+	return true
+}
+
+func (a *agreement) sameError(what string, engine, model error) bool {
+	a.Helper()
+	if (engine == nil) != (model == nil) || errors.Is(engine, soracache.ErrInvalid) != errors.Is(model, soracache.ErrInvalid) {
+		a.disagree("error of "+what, engine, model)
+		return false
+	}
+	return true
+}
+
+func (a *agreement) sameRecord(at l2.Partition, e, m soracache.Record) bool {
+	prev := func(r soracache.Record) soracache.Stamp { return soracache.Stamp{Epoch: r.Epoch, Position: r.Prev} }
+	return a.pair(at, stampOf(e), stampOf(m)) && a.pair(at, prev(e), prev(m)) &&
+		slices.Equal(sortedTargets(e.Targets), sortedTargets(m.Targets))
+}
+
+// killer checks the record that is said to have killed an entry. If there are
+// several, a store may name any of them.
+func (a *agreement) killer(at l2.Partition, e, m soracache.Record, key string, tags []string) {
+	a.Helper()
+	if (e.Position == 0) != (m.Position == 0) || e.Epoch != 0 && len(e.Targets) == 0 {
+		a.disagree("the record that killed "+key, e, m)
+		return
+	}
+	l := a.model.partition(at).ledger
+	if m.Epoch != l.epoch { // the same batch went on to a new epoch
+		return
+	}
+	for _, t := range e.Targets {
+		var latest soracache.Position
+		switch {
+		case t == soracache.Everything():
+			latest = l.cleared
+		case t == soracache.Key(key):
+			latest = l.keys.latest[key]
+		case t.Kind == soracache.TargetTag && slices.Contains(tags, t.Name):
+			latest = l.tags.latest[t.Name]
+		}
+		if latest == 0 || !a.pair(at, stampOf(e), soracache.Stamp{Epoch: l.epoch, Position: latest}) {
+			a.disagree("the record that killed "+key, e, m)
+		}
+	}
+}
+
+// sameDelta compares two deltas, each with the rest of it if it was cut off:
+// where they are cut may differ. The follower that asked moves on, or stays
+// behind for a while.
+func (a *agreement) sameDelta(what string, at l2.Partition, shown both, follower *both, e, m soracache.Delta) {
+	a.Helper()
+	checkDelta(a, shown.engine, e)
+	checkDelta(a, shown.model, m)
+	if a.Failed() {
+		return
+	}
+	if e.Reset != m.Reset || !a.pair(at, headOf(e), headOf(m)) {
+		a.disagree("the delta of "+what, e, m)
+		return
+	}
+	head := both{headOf(e), headOf(m)}
+	a.count(len(m.Records) > 0, "deltas")
+	a.count(m.More, "cut-off deltas")
+	a.count(m.Reset, "resets")
+	a.count(m.Epoch != a.pairs[at].head.model.Epoch, "new epochs")
+	a.pairs[at].head = head
+	engine, model := a.essence(a.store, at, e), a.essence(a.model, at, m)
+	same := len(engine) == len(model)
+	for i := 0; same && i < len(engine); i++ {
+		same = a.pair(at, stampOf(engine[i]), stampOf(model[i])) &&
+			slices.Equal(sortedTargets(engine[i].Targets), sortedTargets(model[i].Targets))
+	}
+	if !same {
+		a.disagree("the delta of "+what, engine, model)
+	}
+	if follower != nil && a.rng.IntN(3) > 0 {
+		*follower = head
+	}
+}
+
+// essence returns the records of a whole delta. What a clear among them makes
+// needless to say is left out.
+func (a *agreement) essence(s l2.Store, at l2.Partition, d soracache.Delta) []soracache.Record {
+	a.Helper()
+	records := d.Records
+	for d.More {
+		cursor := stampOf(records[len(records)-1])
+		d = s.Since(a.Context(), []l2.SinceRequest{{Partition: at, Since: cursor}})[0].Delta
+		checkDelta(a, cursor, d)
+		if d.Reset {
+			a.Errorf("reset in the middle of a delta")
+			return nil
+		}
+		records = append(records, d.Records...)
+	}
+	for i := len(records) - 1; i >= 0; i-- {
+		if slices.Contains(records[i].Targets, soracache.Everything()) {
+			return records[i:]
+		}
+	}
+	return records
+}
