@@ -64,10 +64,18 @@ type agreement struct {
 	model  *Model
 	pairs  map[l2.Partition]*pairing
 	nonces []soracache.Lease
+	grants []grant
 	// shots are snapshots of both stores that can be restored.
 	shots []func()
 	seen  map[string]int // what was met with, by name
 	trace []string       // what was done, for whoever must find out what went wrong
+}
+
+// grant is a lease that was given to somebody.
+type grant struct {
+	at    l2.Partition
+	key   string
+	nonce soracache.Lease
 }
 
 // both is one stamp as the engine and as the model know it.
@@ -130,13 +138,13 @@ func (a *agreement) run(steps int) {
 
 func (a *agreement) step() {
 	switch p := a.rng.IntN(1000); {
-	case p < 350:
+	case p < 400:
 		a.read()
-	case p < 600:
+	case p < 750:
 		a.write()
-	case p < 800:
+	case p < 860:
 		a.invalidate()
-	case p < 900:
+	case p < 920:
 		a.since()
 	case p < 930:
 		a.showForeign()
@@ -212,11 +220,11 @@ func (a *agreement) entry() soracache.Entry {
 }
 
 func (a *agreement) targets() (targets []soracache.Target) {
-	for range 1 + a.rng.IntN(3) {
-		switch p := a.rng.IntN(20); {
-		case p < 9:
+	for range 1 + a.rng.IntN(2) {
+		switch p := a.rng.IntN(40); {
+		case p < 15:
 			targets = append(targets, soracache.Key(a.key()))
-		case p < 19:
+		case p < 38:
 			targets = append(targets, soracache.Tag(a.tag()))
 		default:
 			targets = append(targets, soracache.Everything())
@@ -271,6 +279,9 @@ func (a *agreement) sameKey(at l2.Partition, req l2.ReadKey, e, m l2.KeyAnswer) 
 	}
 	a.count(m.Found, "live")
 	a.count(!m.Found, "dead")
+	if m.Lease == l2.LeaseGranted {
+		a.grants = append(a.grants, grant{at, req.Key, req.Nonce})
+	}
 	a.count(m.Lease == l2.LeaseGranted, "granted")
 	a.count(m.Lease == l2.LeaseHeld, "held")
 }
@@ -287,13 +298,16 @@ func (a *agreement) write() {
 	var engine, model []l2.WriteRequest
 	var followers []*both
 	for range 1 + a.rng.IntN(2) {
-		at := a.partition()
-		follower, shown := a.shown(at)
+		by := grant{a.partition(), a.key(), a.nonce()}
+		if n := len(a.grants); n > 0 && a.rng.IntN(5) > 0 {
+			by = a.grants[n-1-a.rng.IntN(min(n, 4))]
+		}
+		follower, shown := a.shown(by.at)
 		w := l2.WriteRequest{
-			Partition: at,
+			Partition: by.at,
 			Op: choose(a.rng, soracache.OpFill, soracache.OpFill, soracache.OpFill, soracache.OpFill,
 				soracache.OpPut, soracache.OpRenew, soracache.OpRelease),
-			Key: a.key(), Nonce: a.nonce(), LeaseFor: time.Hour, Entry: a.entry(),
+			Key: by.key, Nonce: by.nonce, LeaseFor: time.Hour, Entry: a.entry(),
 			Lifetime: soracache.Lifetime{
 				TTL:  choose(a.rng, time.Hour, 2*time.Hour),
 				Keep: choose(a.rng, 0, 5*time.Hour),
