@@ -79,9 +79,9 @@ func AppendBody(b []byte, key string, e soracache.Entry, l1 time.Duration) []byt
 		b = binary.BigEndian.AppendUint16(b, uint16(len(t))) //nolint:gosec // limited to 32 KiB
 		b = append(b, t...)
 	}
-	b = append(b, byte(len(e.Encoding)))
+	b = append(b, byte(len(e.Encoding))) //nolint:gosec // limited to 255
 	b = append(b, e.Encoding...)
-	b = append(b, byte(len(e.ETag)))
+	b = append(b, byte(len(e.ETag))) //nolint:gosec // limited to 255
 	b = append(b, e.ETag...)
 	b = append(b, e.Value...)
 	binary.BigEndian.PutUint32(b[start-4:], crc32.Checksum(b[start:], castagnoli))

@@ -1,0 +1,308 @@
+package l2
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha1"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden bytes: only for a format that was never released")
+
+// stored is an entry as a store has it.
+type stored struct {
+	key   string
+	head  EntryHead
+	entry soracache.Entry
+	l1    time.Duration
+}
+
+func (s stored) encode() []byte { return AppendBody(s.head.Append(nil), s.key, s.entry, s.l1) }
+
+func (s stored) equal(o stored) bool {
+	return s.key == o.key && s.head == o.head && s.l1 == o.l1 && bytes.Equal(s.entry.Value, o.entry.Value) &&
+		slices.Equal(s.entry.Tags, o.entry.Tags) && s.entry.Kind == o.entry.Kind &&
+		s.entry.Encoding == o.entry.Encoding && s.entry.ETag == o.entry.ETag
+}
+
+func decode(b []byte, key string) (stored, error) {
+	head, e, l1, err := DecodeEntry(b, key)
+	return stored{key, head, e, l1}, err
+}
+
+func head(epoch soracache.Epoch, position soracache.Position, fresh, keep int64) EntryHead {
+	return EntryHead{Stamp: soracache.Stamp{Epoch: epoch, Position: position}, FreshUntil: fresh, KeepUntil: keep}
+}
+
+// samples are the entries whose bytes are kept in testdata.
+var samples = map[string]stored{
+	"plain": {
+		key: "k", head: head(1, 2, 3, 4), entry: soracache.Entry{Value: []byte("v")},
+	},
+	"full": {
+		key:  "product:42",
+		head: head(0xfedcba9876543, 1772366400000001, 1772366700000000, 1772368200000000),
+		entry: soracache.Entry{
+			Value: []byte(`{"id":42}`), Tags: []string{"product:42", "products"}, Encoding: "json", ETag: `W/"7"`,
+		},
+		l1: 90 * time.Second,
+	},
+	"largest": {
+		key:  strings.Repeat("k", 300),
+		head: head(1<<52-1, 1<<53-1, math.MaxInt64, math.MaxInt64),
+		entry: soracache.Entry{
+			Value: []byte{0, 0xff}, Tags: []string{"", strings.Repeat("t", 256)},
+			Kind: soracache.KindError, Encoding: strings.Repeat("e", 255), ETag: strings.Repeat("g", 255),
+		},
+		l1: math.MaxUint32 * time.Millisecond,
+	},
+	"not-found": {
+		key: "{日本}\x00:", head: head(7, 8, 9, 10),
+		entry: soracache.Entry{Kind: soracache.KindNotFound, Tags: []string{"a\x00b", "🦊"}, Encoding: "raw"},
+	},
+	"nothing": {},
+}
+
+const goldenFile = "testdata/entry-v1.txt"
+
+// TestEntryGolden holds the format of version 1: what it wrote must be read
+// for ever, and this build writes it still.
+func TestEntryGolden(t *testing.T) {
+	if *update {
+		writeGolden(t)
+	}
+	golden := readGolden(t)
+	if len(golden) != len(samples) {
+		t.Errorf("%d golden entries, want %d", len(golden), len(samples))
+	}
+	for name, want := range samples {
+		if got := want.encode(); !bytes.Equal(got, golden[name]) {
+			t.Errorf("%s is written as\n%x, want\n%x", name, got, golden[name])
+		}
+		got, err := decode(golden[name], want.key)
+		if err != nil || !got.equal(want) {
+			t.Errorf("%s is read as %+v, %v, want %+v", name, got, err, want)
+		}
+		if h, err := DecodeHead(golden[name]); err != nil || h != want.head {
+			t.Errorf("the head of %s is read as %+v, %v", name, h, err)
+		}
+	}
+}
+
+func writeGolden(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("# Stored entries of version 1: a name and the bytes. They never change.\n")
+	names := make([]string, 0, len(samples))
+	for name := range samples {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		fmt.Fprintf(&b, "%s %x\n", name, samples[name].encode())
+	}
+	if err := os.WriteFile(goldenFile, []byte(b.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readGolden(t testing.TB) map[string][]byte {
+	text, err := os.ReadFile(goldenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden := make(map[string][]byte)
+	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+		name, digits, ok := strings.Cut(lines.Text(), " ")
+		if !ok || name == "#" {
+			continue
+		}
+		if golden[name], err = hex.DecodeString(digits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return golden
+}
+
+func randomEntry(rng *rand.Rand) stored {
+	text := func(most int) string {
+		b := make([]byte, rng.IntN(most+1))
+		for i := range b {
+			b[i] = byte(rng.Uint32())
+		}
+		return string(b)
+	}
+	s := stored{
+		key: text(40),
+		head: EntryHead{
+			Stamp:      soracache.Stamp{Epoch: soracache.Epoch(rng.Uint64()), Position: soracache.Position(rng.Uint64())},
+			FreshUntil: rng.Int64(), KeepUntil: rng.Int64(),
+		},
+		entry: soracache.Entry{
+			Value: []byte(text(200)), Kind: soracache.Kind(rng.IntN(3)), ETag: text(255),
+			Encoding: []string{"", "json", "raw", "proto", text(255)}[rng.IntN(5)],
+		},
+		l1: time.Duration(rng.Uint32()) * time.Millisecond,
+	}
+	for range rng.IntN(5) {
+		s.entry.Tags = append(s.entry.Tags, text(30))
+	}
+	return s
+}
+
+func TestEntryRoundTrip(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for range 2000 {
+		want := randomEntry(rng)
+		b := want.encode()
+		if len(b) != HeadBytes+BodySize(want.key, want.entry) {
+			t.Fatalf("%d bytes, BodySize says %d", len(b)-HeadBytes, BodySize(want.key, want.entry))
+		}
+		got, err := decode(b, want.key)
+		if err != nil || !got.equal(want) {
+			t.Fatalf("%+v was read back as %+v, %v", want, got, err)
+		}
+	}
+}
+
+func TestEntryL1IsKeptInMilliseconds(t *testing.T) {
+	for l1, want := range map[time.Duration]time.Duration{
+		0:                                      0,
+		1500 * time.Microsecond:                time.Millisecond,
+		math.MaxUint32 * time.Second:           math.MaxUint32 * time.Millisecond,
+		30*24*time.Hour + 999*time.Microsecond: 30 * 24 * time.Hour,
+	} {
+		s := stored{key: "k", l1: l1}
+		if got, err := decode(s.encode(), "k"); err != nil || got.l1 != want {
+			t.Errorf("an L1 cap of %v was read back as %v, %v, want %v", l1, got.l1, err, want)
+		}
+	}
+}
+
+// TestEntryDamage changes each bit, cuts off at each length and adds a byte.
+func TestEntryDamage(t *testing.T) {
+	for name, s := range samples {
+		whole := s.encode()
+		for i := range len(whole) * 8 {
+			damaged := slices.Clone(whole)
+			damaged[i/8] ^= 1 << (i % 8)
+			if got, err := decode(damaged, s.key); !errors.Is(err, ErrCorrupt) || !got.equal(stored{key: s.key}) {
+				t.Fatalf("%s with bit %d changed was read as %+v, %v", name, i, got, err)
+			}
+			if _, err := DecodeHead(damaged); (err != nil) != (i < HeadBytes*8) {
+				t.Fatalf("the head of %s with bit %d changed: %v", name, i, err)
+			}
+		}
+		for n := range whole {
+			if _, err := decode(whole[:n:n], s.key); !errors.Is(err, ErrCorrupt) {
+				t.Fatalf("%s cut off at %d of %d: %v", name, n, len(whole), err)
+			}
+		}
+		if _, err := decode(append(slices.Clone(whole), 0), s.key); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("%s with one byte more: %v", name, err)
+		}
+	}
+}
+
+func TestEntryOfAnotherKey(t *testing.T) {
+	s := samples["full"]
+	for _, key := range []string{"", "product:43", "product:4", "product:421", "PRODUCT:42"} {
+		if _, err := decode(s.encode(), key); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("found under %q: %v", key, err)
+		}
+	}
+}
+
+// TestEntryForged has right checksums over lengths and kinds that cannot be.
+func TestEntryForged(t *testing.T) {
+	const tags, keyLen, firstTag = HeadBytes + 9, HeadBytes + 11, HeadBytes + bodyFixed + len("product:42")
+	for what, forge := range map[string]func(b []byte){
+		"an unknown kind":       func(b []byte) { b[HeadBytes+4] = byte(soracache.KindError) + 1 },
+		"too many tags":         func(b []byte) { b[tags] = 0xff },
+		"a few tags too many":   func(b []byte) { b[tags+1] = 30 },
+		"a key that is longer":  func(b []byte) { b[keyLen]++ },
+		"a key that is shorter": func(b []byte) { b[keyLen+1]-- },
+		"a tag that is longer":  func(b []byte) { b[firstTag] = 0xff },
+		"a newer version":       func(b []byte) { b[2] = entryVersion + 1 },
+		"an older version":      func(b []byte) { b[2] = entryVersion - 1 },
+		"a flag":                func(b []byte) { b[3] = 1 },
+	} {
+		b := samples["full"].encode()
+		forge(b)
+		seal(b)
+		if got, err := decode(b, "product:42"); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s was read as %+v, %v", what, got, err)
+		}
+	}
+}
+
+// seal makes the checksums right.
+func seal(b []byte) {
+	sum := sha1.Sum(b[:headSummed])
+	copy(b[headSummed:HeadBytes], sum[:])
+	binary.BigEndian.PutUint32(b[HeadBytes:], crc32.Checksum(b[HeadBytes+4:], crc32.MakeTable(crc32.Castagnoli)))
+}
+
+// TestEntryValueHasNoRoomToGrow: appending to a value must not write into what
+// follows it in the same buffer.
+func TestEntryValueHasNoRoomToGrow(t *testing.T) {
+	b := append(samples["full"].encode(), "behind"...)
+	b = b[:len(b)-len("behind")]
+	got, err := decode(b, "product:42")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = append(got.entry.Value, 'X')
+	if behind := b[:len(b)+1]; behind[len(b)] != 'b' {
+		t.Error("appending to the value wrote behind it")
+	}
+}
+
+func TestAppendKeepsWhatIsThere(t *testing.T) {
+	s := samples["full"]
+	b := AppendBody(s.head.Append([]byte("before")), s.key, s.entry, s.l1)
+	if !bytes.HasPrefix(b, []byte("before")) || !bytes.Equal(b[len("before"):], s.encode()) {
+		t.Errorf("appended: %q", b)
+	}
+}
+
+// FuzzDecodeEntry decodes anything, with the checksums made right if sealed
+// says so. Whatever is accepted must be what the encoder writes.
+func FuzzDecodeEntry(f *testing.F) {
+	for name, b := range readGolden(f) {
+		for _, sealed := range []bool{false, true} {
+			f.Add(b, samples[name].key, sealed)
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte, key string, sealed bool) {
+		if sealed && len(b) >= HeadBytes+4 {
+			b = slices.Clone(b)
+			copy(b, []byte{'s', 'c', entryVersion, 0})
+			seal(b)
+		}
+		got, err := decode(b, key)
+		switch {
+		case err != nil && !errors.Is(err, ErrCorrupt):
+			t.Fatalf("error %v", err)
+		case err != nil && !got.equal(stored{key: key}):
+			t.Fatalf("an error and a part of an entry: %+v", got)
+		case err == nil && !bytes.Equal(got.encode(), b):
+			t.Fatalf("%x was read as %+v, which is written as %x", b, got, got.encode())
+		}
+	})
+}
