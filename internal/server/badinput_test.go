@@ -38,6 +38,17 @@ var (
 	longTag   = strings.Repeat("t", 257)
 )
 
+// smallLimits are the default limits, but for values: encoding megabytes takes
+// its time under the race detector. TestLargestValue has the default.
+func smallLimits() soracache.Limits {
+	limits := soracache.DefaultLimits()
+	limits.ValueBytes = 64 << 10
+	return limits
+}
+
+// smallMessage is a limit of messages to go with smallLimits.
+const smallMessage = 256 << 10
+
 func make16(first byte) []byte {
 	b := make([]byte, 16)
 	b[0] = first
@@ -91,7 +102,7 @@ func stampBytes(change func([]byte) []byte) string {
 
 // badInputs are the requests that fail as a whole.
 func badInputs() []badInput {
-	big := base64.StdEncoding.EncodeToString(make([]byte, 8<<20+1))
+	big := base64.StdEncoding.EncodeToString(make([]byte, smallLimits().ValueBytes+1))
 	inputs := []badInput{
 		// What cannot be read at all.
 		{"empty body", "Get", ``, invalid},
@@ -227,13 +238,13 @@ func badInputs() []badInput {
 		{"page token of 4,097 bytes", "ListKeys", get("tag", "t", "pageToken", strings.Repeat("x", 4097)), invalid},
 
 		// What is too much.
-		{"value over 8 MiB", "Set", set("value", big), exhausted},
-		{"fill of a value over 8 MiB", "Fill", fill("value", big), exhausted},
+		{"value over its limit", "Set", set("value", big), exhausted},
+		{"fill of a value over its limit", "Fill", fill("value", big), exhausted},
 		{"batch of 1,001 keys", "BatchGet", object(map[string]any{"keys": many(1001, "k")}, nil), exhausted},
 		{"batch of 1,001 fills", "BatchFill", object(map[string]any{"fills": make([]struct{}, 1001)}, nil), exhausted},
 		{"batch of 1,001 sets", "BatchSet", object(map[string]any{"sets": make([]struct{}, 1001)}, nil), exhausted},
 		{"invalidation of 1,001 keys and tags", "Invalidate", inval("keys", many(501, "k"), "tags", many(500, "t")), exhausted},
-		{"message over 32 MiB", "Set", set("value", strings.Repeat("A", 32<<20)), exhausted},
+		{"message over its limit", "Get", get("key", strings.Repeat("A", smallMessage)), exhausted},
 
 		// What there is not.
 		{"unknown procedure", "Obliterate", `{}`, missing},
@@ -247,7 +258,9 @@ func badInputs() []badInput {
 // same code, and the node must never hear of it.
 func TestBadInputs(t *testing.T) {
 	t.Parallel()
-	s := serve(t, server.Config{}, newFakeNode(), server.Hooks{})
+	n := newFakeNode()
+	n.limits = smallLimits()
+	s := serve(t, server.Config{MessageBytes: smallMessage}, n, server.Hooks{})
 	grpcHTTP := h2c(t)
 	inputs := badInputs()
 	sent := 0
@@ -284,7 +297,7 @@ func TestBadInputs(t *testing.T) {
 // TestBadItems: one bad item of a batch fails alone.
 func TestBadItems(t *testing.T) {
 	t.Parallel()
-	big := base64.StdEncoding.EncodeToString(make([]byte, 8<<20+1))
+	big := base64.StdEncoding.EncodeToString(make([]byte, smallLimits().ValueBytes+1))
 	for _, c := range []struct {
 		name, procedure, list, item string
 		code                        connect.Code
@@ -304,7 +317,9 @@ func TestBadItems(t *testing.T) {
 		{"empty item", "BatchFill", "fills", `{}`, invalid},
 		{"big value", "BatchFill", "fills", fill("value", big), exhausted},
 	} {
-		s := newServer(t, server.Config{}, newFakeNode(), server.Hooks{})
+		n := newFakeNode()
+		n.limits = smallLimits()
+		s := newServer(t, server.Config{}, n, server.Hooks{})
 		good := map[string]string{"keys": `"good"`, "sets": set("key", "good", "namespace", "shop"), "fills": fill("key", "good")}[c.list]
 		body := fmt.Sprintf(`{"namespace":"shop",%q:[%s,%s,%s]}`, c.list, good, c.item, good)
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/soracache.v1.CacheService/"+c.procedure, strings.NewReader(body))

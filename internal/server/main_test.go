@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -128,11 +129,13 @@ func (s *service) do(t *testing.T, method, path, body string, header ...string) 
 	return answer{response.StatusCode, response.Header, string(got)}
 }
 
-// handle answers a request without a network.
+// handle answers a request without a network. Trailers count as headers.
 func handle(s *server.Server, r *http.Request) answer {
 	w := httptest.NewRecorder()
 	s.Handler().ServeHTTP(w, r)
-	return answer{w.Code, w.Result().Header, w.Body.String()}
+	response := w.Result()
+	maps.Copy(response.Header, response.Trailer)
+	return answer{w.Code, response.Header, w.Body.String()}
 }
 
 // wantCode fails unless an error has the code.

@@ -38,8 +38,13 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 			soracache.ErrTooLarge, r.ContentLength, s.cfg.MessageBytes))
 		return
 	}
-	r.Body = http.MaxBytesReader(c.response, r.Body, int64(s.cfg.MessageBytes+envelope))
-	s.rpcs.ServeHTTP(c.response, r.WithContext(auth.NewContext(r.Context(), caller)))
+	// The body is replaced in a copy only, and the writer is the original one:
+	// net/http looks at its own body and writer to tell whether the connection
+	// can be used again, or has the rest of a message on it, which must never
+	// be taken for the next request.
+	limited := r.WithContext(auth.NewContext(r.Context(), caller))
+	limited.Body = http.MaxBytesReader(w, r.Body, int64(s.cfg.MessageBytes+envelope))
+	s.rpcs.ServeHTTP(c.response, limited)
 }
 
 // admit says who makes a request, and whether they may make it at all.

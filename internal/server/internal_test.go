@@ -1,0 +1,115 @@
+package server
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
+	"errors"
+	"io"
+	"testing"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/soracache/soracache"
+	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
+)
+
+// A value at its limit fits into a message of the default size, in JSON too.
+func TestDefaultMessageHoldsTheLargestValue(t *testing.T) {
+	t.Parallel()
+	for _, bytes := range []int{1, 8 << 20, 24 << 20, 32 << 20, 256 << 20} {
+		limits := soracache.DefaultLimits()
+		limits.ValueBytes = bytes
+		cfg := Config{}.withDefaults(limits)
+		need := base64.StdEncoding.EncodedLen(bytes) + 64<<10
+		if cfg.MessageBytes < need || cfg.MessageBytes < 32<<20 {
+			t.Errorf("messages of %d bytes for values of %d, which need %d", cfg.MessageBytes, bytes, need)
+		}
+		if send := cfg.sendBytes(limits); send < need || send < cfg.AnswerBytes*4/3 {
+			t.Errorf("answers of %d bytes for values of %d", send, bytes)
+		}
+	}
+}
+
+// Every procedure of the contract has its scope, so that a new one cannot be
+// forgotten.
+func TestEveryProcedureIsKnown(t *testing.T) {
+	t.Parallel()
+	known := procedures()
+	services := soracachev1.File_soracache_v1_cache_proto.Services()
+	for i := range services.Len() {
+		methods := services.Get(i).Methods()
+		for j := range methods.Len() {
+			path := "/" + string(services.Get(i).FullName()) + "/" + string(methods.Get(j).Name())
+			if p, ok := known[path]; !ok || p.scope == 0 || p.open {
+				t.Errorf("%s: %+v, known %v", path, p, ok)
+			}
+		}
+	}
+}
+
+// The wire's enumerations and the vocabulary's have the same numbers.
+func TestEnumerationsAgree(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		wire protoreflect.EnumNumber
+		ours int
+	}{
+		{soracachev1.Status_STATUS_MISS.Number(), int(soracache.StatusMiss)},
+		{soracachev1.Status_STATUS_HIT.Number(), int(soracache.StatusHit)},
+		{soracachev1.Status_STATUS_STALE.Number(), int(soracache.StatusStale)},
+		{soracachev1.Tier_TIER_UNSPECIFIED.Number(), int(soracache.TierNone)},
+		{soracachev1.Tier_TIER_NEAR.Number(), int(soracache.TierNear)},
+		{soracachev1.Tier_TIER_L1.Number(), int(soracache.TierL1)},
+		{soracachev1.Tier_TIER_L2.Number(), int(soracache.TierL2)},
+		{soracachev1.Kind_KIND_VALUE.Number(), int(soracache.KindValue)},
+		{soracachev1.Kind_KIND_NOT_FOUND.Number(), int(soracache.KindNotFound)},
+		{soracachev1.Kind_KIND_ERROR.Number(), int(soracache.KindError)},
+		{soracachev1.Reason_REASON_UNSPECIFIED.Number(), int(soracache.ReasonNone)},
+		{soracachev1.Reason_REASON_SUPERSEDED.Number(), int(soracache.ReasonSuperseded)},
+		{soracachev1.Reason_REASON_LEASE_LOST.Number(), int(soracache.ReasonLeaseLost)},
+	} {
+		if int(c.wire) != c.ours {
+			t.Errorf("%d on the wire, %d in the vocabulary", c.wire, c.ours)
+		}
+	}
+}
+
+func TestBombIsNotInflatedToItsEnd(t *testing.T) {
+	t.Parallel()
+	const limit = 1000
+	pack := func(n int) []byte {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		_, _ = w.Write(make([]byte, n))
+		_ = w.Close()
+		return b.Bytes()
+	}
+	z := &boundedGzip{limit: limit}
+	for _, c := range []struct{ size, inflated int }{
+		{0, 0}, {limit - 1, limit - 1}, {limit, limit}, {limit + 1, limit + 1}, {1 << 20, limit + 1}, {limit, limit}, // and it is reused
+	} {
+		if err := z.Reset(bytes.NewReader(pack(c.size))); err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(z)
+		if len(got) != c.inflated || (err != nil) != (c.size > limit+1) || err != nil && !errors.Is(err, errInflated) {
+			t.Errorf("%d bytes: inflated %d, error %v", c.size, len(got), err)
+		}
+	}
+}
+
+func FuzzKinds(f *testing.F) {
+	f.Add(`{"key":"k","kind":"KIND_VALUE"}`)
+	f.Add(`{"sets":[{"kind":1},{"kind":"X"},null]}`)
+	f.Add(`{"kind":null,"fills":{"kind":[]}}`)
+	f.Fuzz(func(t *testing.T, body string) {
+		// What is accepted has a known kind or none at all, or a number that
+		// the parser judges.
+		var r soracachev1.SetRequest
+		if (jsonCodec{"json"}).Unmarshal([]byte(body), &r) == nil {
+			_, _ = kindOf(r.GetKind())
+		}
+		_ = jsonCodec{"json"}.Unmarshal([]byte(body), &soracachev1.BatchFillRequest{})
+	})
+}
