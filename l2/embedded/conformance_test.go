@@ -1,0 +1,162 @@
+package embedded
+
+import (
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
+	"github.com/soracache/soracache/l2/l2test"
+)
+
+func TestConformance(t *testing.T) {
+	l2test.Run(t, func(t *testing.T, o l2test.Options) l2test.Harness { return newHarness(t, o).Harness })
+}
+
+// harness is a store with a clock of its own, and what can be done to it
+// behind its back.
+type harness struct {
+	l2test.Harness
+	t     *testing.T
+	store *Store
+	cfg   Config
+}
+
+func newHarness(t *testing.T, o l2test.Options) *harness {
+	clock := newClock()
+	h := &harness{t: t, cfg: Config{Dir: t.TempDir(), Retention: o.Retention, Now: clock.now}}
+	h.open()
+	t.Cleanup(func() { h.store.Close() })
+	h.Harness = l2test.Harness{
+		Store:    h.store,
+		Now:      clock.now,
+		Wait:     clock.advance,
+		Reopen:   h.reopen,
+		Tamper:   h.tamper,
+		Snapshot: h.snapshot,
+		Lose: map[string]func(l2.Partition){
+			"the ledger's row":         func(at l2.Partition) { h.change(func(tx *txn) { tx.delete(bLedger, ledgerKey(at)) }) },
+			"a bit of the ledger's row": h.damageLedger,
+		},
+	}
+	return h
+}
+
+func (h *harness) open() {
+	h.t.Helper()
+	var err error
+	if h.store, err = Open(h.cfg); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *harness) reopen() l2.Store {
+	if err := h.store.Close(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.open()
+	return h.store
+}
+
+// change changes the file behind the store's back.
+func (h *harness) change(fn func(t *txn)) {
+	h.t.Helper()
+	h.store.mu.Lock()
+	defer h.store.mu.Unlock()
+	if err := h.store.update(fn); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *harness) damageLedger(at l2.Partition) {
+	h.change(func(t *txn) {
+		row := slices.Clone(t.get(bLedger, ledgerKey(at)))
+		row[20] ^= 4
+		t.put(bLedger, ledgerKey(at), row)
+	})
+}
+
+// tamper changes the bytes under a key, and leaves everything that points to
+// them as it is, or as a restored entry would have it.
+func (h *harness) tamper(at l2.Partition, key string, change func([]byte) []byte) {
+	h.change(func(t *txn) {
+		l, err := t.find(at)
+		if err != nil || l == nil {
+			h.t.Fatalf("no ledger of %s: %v", at, err)
+		}
+		k := entryKey(l.partition, key)
+		var stored []byte
+		if r, ok := parseRow(t.get(bEntry, k)); ok {
+			if stored, ok = t.bytes(r, r.size); !ok {
+				h.t.Fatal("pieces are missing")
+			}
+		}
+		stored = change(stored)
+		if r, ok := parseRow(t.get(bEntry, k)); ok && r.chunks != 0 {
+			t.deleteChunks(r.chunks)
+		}
+		if stored == nil {
+			t.delete(bEntry, k)
+			return
+		}
+		first := inRow(k, len(stored))
+		var id uint64
+		if first < len(stored) {
+			id = t.next(bChunk)
+			t.putChunks(id, 0, stored[first:])
+		}
+		t.put(bEntry, k, append(be32(be64(nil, id), uint32(len(stored))), stored[:first]...))
+	})
+}
+
+type kept struct {
+	sequence uint64
+	rows     map[string][]byte
+}
+
+// snapshot copies all rows, as copying the file would.
+func (h *harness) snapshot() (restore func()) {
+	var saved [bucketCount]kept
+	h.change(func(t *txn) {
+		for b := range bucketCount {
+			saved[b] = kept{sequence: t.bucket(b).Sequence(), rows: map[string][]byte{}}
+			t.bucket(b).ForEach(func(k, v []byte) error {
+				saved[b].rows[string(k)] = slices.Clone(v)
+				return nil
+			})
+		}
+	})
+	return func() {
+		h.change(func(t *txn) {
+			for b := range bucketCount {
+				t.did(t.tx.DeleteBucket(b.name()))
+				t.buckets[b] = nil
+			}
+			t.createBuckets()
+			for b := range bucketCount {
+				t.did(t.bucket(b).SetSequence(saved[b].sequence))
+				for k, v := range saved[b].rows {
+					t.put(b, []byte(k), v)
+				}
+			}
+			clear(t.ledgers)
+		})
+	}
+}
+
+// clock is a clock that goes on by a microsecond with every look at it, and
+// otherwise when told.
+type clock struct{ micros atomic.Int64 }
+
+func newClock() *clock {
+	c := new(clock)
+	c.micros.Store(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixMicro())
+	return c
+}
+
+func (c *clock) now() time.Time          { return time.UnixMicro(c.micros.Add(1)) }
+func (c *clock) advance(d time.Duration) { c.micros.Add(d.Microseconds()) }
+
+var _ = soracache.Stamp{}

@@ -1,0 +1,332 @@
+package embedded
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
+	"github.com/soracache/soracache/tags"
+)
+
+// The bounds of one small step.
+const (
+	stepRows    = 512 // of garbage and old records
+	stepEntries = 64  // deleted
+	stepLeases  = 256 // looked at
+	stepKeys    = 256 // looked at by a walk
+)
+
+// keepHouse does one small step of everything that is due, and reports whether
+// there is more.
+func (s *Store) keepHouse() (more bool) {
+	if s.db == nil {
+		s.inspect()
+		return false
+	}
+	if s.paused() {
+		return false
+	}
+	s.mu.Lock()
+	s.dropLeases(stepLeases)
+	s.mu.Unlock()
+	err := s.transact(func(t *txn) {
+		more = t.expire()
+		more = t.dropGarbage(stepRows) >= stepRows || more
+		t.trimNext()
+	})
+	return more && err == nil
+}
+
+func (s *Store) paused() bool { return time.Now().Before(s.pause) }
+
+// expire deletes entries that are past their keep time. It reports whether
+// there are more.
+func (t *txn) expire() (more bool) {
+	now := dueKey(t.micros(), nil)
+	keys, more := t.after(bDue, nil, nil, stepEntries)
+	for _, k := range keys {
+		if string(k[:8]) > string(now) {
+			return false
+		}
+		t.dropDue(k)
+	}
+	return more
+}
+
+// dropDue deletes the entry that is at a place in the order of expiry.
+func (t *txn) dropDue(due []byte) (f found, dropped bool) {
+	key := due[8:]
+	if b := t.get(bEntry, key); b != nil {
+		if f, ok := t.peek(b); !ok || string(dueKey(f.head.KeepUntil, key)) == string(due) {
+			t.remove(key)
+			t.delete(bDue, due)
+			return f, ok
+		}
+	}
+	t.delete(bDue, due) // left behind by an entry that could not be read
+	return found{}, false
+}
+
+// trimNext trims one ledger, the next after the one that was trimmed last.
+func (t *txn) trimNext() {
+	prefix := []byte{'n'}
+	keys, _ := t.after(bLedger, prefix, t.s.trimmed, 1)
+	t.s.trimmed = nil
+	if len(keys) == 0 {
+		return
+	}
+	t.s.trimmed = append([]byte(nil), keys[0][1:]...)
+	if l := t.findKey(append([]byte(nil), keys[0]...)); l != nil && t.overdue(l) {
+		t.trim(l, stepRows)
+	}
+}
+
+// overdue reports whether trimming would find something to forget by age.
+func (t *txn) overdue(l *ledger) bool {
+	horizon := t.before(t.s.cfg.Retention.Age)
+	issued, _ := t.after(bIssued, be32(nil, l.generation), nil, 2)
+	return len(issued) == 2 && issuedPosition(issued[1]) <= horizon ||
+		t.oldestRecord(l, soracache.TargetKey) <= l.keyFloor ||
+		t.oldestRecord(l, soracache.TargetTag) <= max(l.tagFloor, t.tagHorizon(l))
+}
+
+// oldestRecord returns the position of the oldest record of a kind that is held.
+func (t *txn) oldestRecord(l *ledger, kind soracache.TargetKind) soracache.Position {
+	keys, _ := t.after(bOrder, orderPrefix(l, kind), nil, 1)
+	if len(keys) == 0 {
+		return atEnd
+	}
+	at, _ := splitOrderKey(keys[0])
+	return at
+}
+
+// crowded reports whether the store is so full that it should evict something
+// before somebody has to wait for it.
+func (s *Store) crowded() bool {
+	return s.db != nil && !s.paused() && s.used.Load() > s.cfg.MaxBytes-s.cfg.MaxBytes/64 && s.evict() > 0
+}
+
+// makeRoom evicts until so many more bytes fit, and reports whether they do. It
+// makes a little more room than is needed, so as not to be needed every time.
+func (s *Store) makeRoom(size int64) bool {
+	// An entry touches more pages than its bytes fill.
+	need := size + size/4 + 64*pageSize
+	if size == 0 {
+		need = 0 // invalidations and leases must not wait for room
+	}
+	if s.used.Load()+need > s.cfg.MaxBytes {
+		for s.used.Load()+need+evictAhead > s.cfg.MaxBytes && s.evict() > 0 {
+		}
+	}
+	s.awaitReaders(need)
+	return s.used.Load()+need <= s.cfg.MaxBytes
+}
+
+const evictAhead = 256 << 10
+
+// evict deletes some of what is closest to its expiry, and garbage before it.
+// It returns how many rows it deleted, entries counting as one.
+func (s *Store) evict() (dropped int) {
+	err := s.transact(func(t *txn) {
+		if dropped = t.dropGarbage(stepRows); dropped > 0 {
+			return
+		}
+		keys, _ := t.after(bDue, nil, nil, stepEntries)
+		for _, k := range keys {
+			f, ok := t.dropDue(k)
+			if l := t.ledgerOf(binary.BigEndian.Uint32(k[8:])); ok && l != nil && t.judge(l, f).cause == alive {
+				t.evicted++
+			}
+		}
+		dropped = len(keys)
+	})
+	if err != nil {
+		return 0
+	}
+	return dropped
+}
+
+// awaitReaders waits until no reader holds on to pages that were let go of, if
+// the file would otherwise have to grow beyond its room for their sake.
+func (s *Store) awaitReaders(need int64) {
+	if s.db == nil {
+		return
+	}
+	size, free, pending := s.db.pages()
+	if size+need > s.cfg.MaxBytes && free < need && pending > 0 {
+		s.gate.Lock()   // all readers have left
+		s.gate.Unlock() //nolint:staticcheck // nothing to do but to have waited
+	}
+}
+
+// Sweep implements [l2.Store]. What has outlived its time is found in one order
+// for all partitions, so that a step for one serves the others.
+func (s *Store) Sweep(ctx context.Context, at l2.Partition) (more bool, err error) {
+	var failure error
+	err = s.change(ctx, func(t *txn) {
+		l, err := t.find(at)
+		if err != nil {
+			failure = err
+			return
+		}
+		more = t.expire()
+		more = t.dropGarbage(stepRows) >= stepRows || more
+		if l != nil && t.overdue(l) {
+			more = t.trim(l, stepRows) || more
+		}
+		t.s.dropLeases(stepLeases)
+	})
+	if err != nil {
+		return false, err
+	}
+	return more, failure
+}
+
+// The walks that cursors belong to.
+const (
+	walkList = iota + 1
+	walkReclaim
+)
+
+// page is some of the keys of a tag, or with an empty tag of a partition.
+type page struct {
+	ledger *ledger
+	keys   [][]byte // of bEntry
+	next   string   // how to go on; empty at the end
+}
+
+// page returns up to most keys from where a cursor says. There is no ledger if
+// nothing was ever stored.
+func (t *txn) page(at l2.Partition, walk uint8, tag string, c tags.Cursor, most int) (p page, err error) {
+	if p.ledger, err = t.find(at); err != nil || p.ledger == nil {
+		return p, err
+	}
+	b, prefix := bEntry, be32(nil, p.ledger.partition)
+	if tag != "" {
+		b, prefix = bMember, memberPrefix(p.ledger.partition, tag)
+	}
+	var from []byte
+	if c.After != "" {
+		from = []byte(c.After)
+	}
+	keys, more := t.after(b, prefix, from, most)
+	for _, k := range keys {
+		p.keys = append(p.keys, append(be32(nil, p.ledger.partition), k[len(prefix):]...))
+	}
+	if more {
+		p.next = tags.Cursor{Walk: walk, After: string(p.keys[len(p.keys)-1][4:])}.Encode()
+	}
+	return p, nil
+}
+
+// ListKeys implements [l2.Store].
+func (s *Store) ListKeys(ctx context.Context, at l2.Partition, tag, cursor string, limit int) (keys []string, next string, err error) {
+	c, err := tags.DecodeCursor(walkList, cursor)
+	if err != nil {
+		return nil, "", err
+	}
+	if ctx.Err() != nil {
+		return nil, "", unavailable(ctx.Err())
+	}
+	viewErr := s.view(func(t *txn) {
+		var p page
+		if p, err = t.page(at, walkList, tag, c, min(max(limit, 1), 4*stepKeys)); err != nil {
+			return
+		}
+		for _, k := range p.keys {
+			if f, ok := t.peek(t.get(bEntry, k)); ok && carries(f, tag) && t.judge(p.ledger, f).cause == alive {
+				keys = append(keys, f.key)
+			}
+		}
+		next = p.next
+	})
+	if viewErr != nil {
+		return nil, "", viewErr
+	}
+	return keys, next, err
+}
+
+// carries reports whether an entry has a tag; every entry has the empty one.
+func carries(f found, tag string) bool {
+	return tag == "" || slices.Contains(f.tags, tag)
+}
+
+// Reclaim implements [l2.Store]. It looks for what is dead in a read
+// transaction, and has that deleted if it still is.
+func (s *Store) Reclaim(ctx context.Context, at l2.Partition, tag, cursor string) (next string, deleted int, err error) {
+	c, err := tags.DecodeCursor(walkReclaim, cursor)
+	if err != nil {
+		return "", 0, err
+	}
+	var p page
+	var dead [][]byte
+	viewErr := s.view(func(t *txn) {
+		if p, err = t.page(at, walkReclaim, tag, c, stepKeys); err != nil {
+			return
+		}
+		for _, k := range p.keys {
+			if t.isDead(p.ledger, k, tag) {
+				dead = append(dead, k)
+			}
+		}
+	})
+	if viewErr != nil || err != nil {
+		return "", 0, firstOf(viewErr, err)
+	}
+	for len(dead) > 0 && err == nil {
+		some := dead[:min(stepEntries, len(dead))]
+		dead = dead[len(some):]
+		n := 0
+		err = s.change(ctx, func(t *txn) { n = t.reclaim(at, tag, some) })
+		if err == nil {
+			deleted += n
+		}
+	}
+	if err != nil {
+		return "", deleted, err
+	}
+	return p.next, deleted, nil
+}
+
+func firstOf(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// isDead reports whether the entry at a key of bEntry is dead, or is not there
+// though a tag says so.
+func (t *txn) isDead(l *ledger, key []byte, tag string) bool {
+	f, ok := t.peek(t.get(bEntry, key))
+	return !ok || !carries(f, tag) || t.judge(l, f).cause != alive
+}
+
+// reclaim deletes the entries at some keys of bEntry that are dead, and what a
+// tag says of entries that are not there. It returns how many entries it
+// deleted.
+func (t *txn) reclaim(at l2.Partition, tag string, keys [][]byte) (deleted int) {
+	l, err := t.find(at)
+	if err != nil || l == nil {
+		return 0
+	}
+	for _, k := range keys {
+		b := t.get(bEntry, k)
+		f, ok := t.peek(b)
+		mine := ok && carries(f, tag) || b != nil && tag == ""
+		if ok && mine && t.judge(l, f).cause == alive {
+			continue // written anew since
+		}
+		if mine {
+			t.remove(k)
+			deleted++
+		}
+		if tag != "" {
+			t.delete(bMember, memberKey(k, tag))
+		}
+	}
+	return deleted
+}

@@ -1,0 +1,276 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
+)
+
+// Read implements [l2.Store].
+//
+// It judges everything in one read transaction. What it cannot do there it has
+// done first and then judges anew: a ledger that is missing or must take a new
+// epoch, and damaged entries, which are deleted. A lease is granted with mu
+// held, and only on what the latest transaction left: between a reader's
+// transaction and its grant
+//
+//  1. the reader finds nothing under a key, at head 10;
+//  2. an invalidation of the key commits, at head 11, finding no lease to end;
+//  3. the reader grants the lease, with the stamp 10
+//
+// must not happen.
+func (s *Store) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
+	r := reading{s: s, reqs: reqs}
+	for range mostAttempts {
+		if ctx.Err() != nil {
+			return r.fail(unavailable(ctx.Err()))
+		}
+		if done := r.attempt(ctx); done {
+			return r.answers
+		}
+	}
+	return r.fail(unavailable(errUnsettled))
+}
+
+// mostAttempts is how often a read is judged anew because something had to be
+// put right first. More than twice takes somebody who keeps damaging things.
+const mostAttempts = 8
+
+var errUnsettled = errors.New("the ledger does not settle")
+
+// Since implements [l2.Store].
+func (s *Store) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
+	reads := make([]l2.ReadRequest, len(reqs))
+	for i, req := range reqs {
+		reads[i] = l2.ReadRequest{Partition: req.Partition, Since: req.Since}
+	}
+	answers := make([]l2.SinceAnswer, len(reqs))
+	for i, a := range s.Read(ctx, reads) {
+		answers[i] = l2.SinceAnswer{Delta: a.Delta, Err: a.Err}
+	}
+	return answers
+}
+
+// reading is one call of Read on its way.
+type reading struct {
+	s       *Store
+	reqs    []l2.ReadRequest
+	answers []l2.ReadAnswer
+	db      *database      // where the answers come from,
+	txid    int            // and of which transaction
+	repairs []func(t *txn) // what must be put right first
+	wishes  []wish         // leases that are called for
+}
+
+// wish is a lease that an answer calls for.
+type wish struct {
+	ledger *ledger
+	key    l2.ReadKey
+	answer *l2.KeyAnswer
+}
+
+// attempt judges, puts right and grants, and reports whether the answers stand.
+func (r *reading) attempt(ctx context.Context) (done bool) {
+	if err := r.judge(); err != nil {
+		r.fail(err)
+		return true
+	}
+	if len(r.repairs) == 0 && (len(r.wishes) == 0 || r.grant()) {
+		return true
+	}
+	if err := r.s.change(ctx, r.repairs...); err != nil {
+		r.fail(err)
+		return true
+	}
+	return false
+}
+
+func (r *reading) fail(err error) []l2.ReadAnswer {
+	r.answers = make([]l2.ReadAnswer, len(r.reqs))
+	for i := range r.answers {
+		r.answers[i].Err = err
+	}
+	return r.answers
+}
+
+// judge answers everything but the leases.
+func (r *reading) judge() error {
+	r.answers = make([]l2.ReadAnswer, len(r.reqs))
+	r.repairs, r.wishes = nil, nil
+	return r.s.view(func(t *txn) {
+		r.db, r.txid = r.s.db, t.tx.id
+		for i, req := range r.reqs {
+			r.answers[i] = r.judgeOne(t, req)
+		}
+	})
+}
+
+func (r *reading) judgeOne(t *txn, req l2.ReadRequest) l2.ReadAnswer {
+	l, err := t.find(req.Partition)
+	if err != nil {
+		return l2.ReadAnswer{Err: err}
+	}
+	if l == nil || t.differs(l, req.Since) {
+		r.repairs = append(r.repairs, func(t *txn) { t.ledger(req.Partition, req.Since) }) //nolint:errcheck // the next attempt meets the same error
+		return l2.ReadAnswer{}
+	}
+	a := l2.ReadAnswer{Delta: t.delta(l, req.Since), Keys: make([]l2.KeyAnswer, len(req.Keys))}
+	for i, key := range req.Keys {
+		damaged := t.answer(l, key.Key, &a.Keys[i])
+		if damaged {
+			r.repairs = append(r.repairs, func(t *txn) { t.removeDamaged(req.Partition, key.Key) })
+		}
+		if wanted(key, a.Keys[i]) {
+			r.wishes = append(r.wishes, wish{l, key, &a.Keys[i]})
+		}
+	}
+	return a
+}
+
+// wanted reports whether an answer calls for a lease.
+func wanted(key l2.ReadKey, a l2.KeyAnswer) bool {
+	return key.Nonce != soracache.Lease{} && (!a.Found || max(a.FreshFor, 0) <= key.RefreshWithin)
+}
+
+// answer tells what is live under a key. It reports whether there is something
+// that is no entry of that key.
+func (t *txn) answer(l *ledger, key string, a *l2.KeyAnswer) (damaged bool) {
+	f, stored, readable := t.loadIfLive(l, key)
+	if !stored || !readable {
+		return stored
+	}
+	if t.judge(l, f).cause == alive {
+		*a = l2.KeyAnswer{
+			Found:    true,
+			Entry:    f.entry,
+			Stamp:    f.head.Stamp,
+			FreshFor: t.left(f.head.FreshUntil),
+			KeepFor:  t.left(f.head.KeepUntil),
+			L1:       f.l1,
+		}
+	}
+	return false
+}
+
+// loadIfLive loads an entry, unless its head alone says that it is dead: what
+// it returns as not stored may be there.
+func (t *txn) loadIfLive(l *ledger, key string) (f found, stored, readable bool) {
+	if b := t.get(bEntry, entryKey(l.partition, key)); b == nil {
+		return found{}, false, false
+	} else if r, ok := parseRow(b); ok {
+		if head, err := l2.DecodeHead(r.first); err == nil && t.judgeHead(l, head).cause != alive {
+			return found{}, false, false
+		}
+	}
+	return t.load(l, key)
+}
+
+// removeDamaged deletes what is stored under a key if it still is no entry of
+// that key.
+func (t *txn) removeDamaged(at l2.Partition, key string) {
+	l, err := t.find(at)
+	if err != nil || l == nil {
+		return
+	}
+	if _, stored, readable := t.load(l, key); stored && !readable {
+		t.remove(entryKey(l.partition, key))
+		t.corrupt++
+	}
+}
+
+// grant grants or refuses the leases that the answers call for. It reports
+// false if something must be put right first.
+func (r *reading) grant() (done bool) {
+	s := r.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.db != s.db || r.txid != s.txid { // nothing can change while mu is held
+		if err := r.judge(); err != nil {
+			r.fail(err)
+			return true
+		}
+		if len(r.repairs) > 0 {
+			return false
+		}
+	}
+	now := s.cfg.Now()
+	for _, w := range r.wishes {
+		s.grant(w, now)
+	}
+	return true
+}
+
+// grant grants one lease, or tells for how long it is held. mu is held.
+func (s *Store) grant(w wish, now time.Time) {
+	k := leaseKey{w.ledger.partition, w.key.Key}
+	held, ok := s.leases[k]
+	if !ok || !held.holds(w.ledger, now) {
+		held = lease{nonce: w.key.Nonce, stamp: w.ledger.stamp(), until: now.Add(w.key.LeaseFor)}
+		s.leases[k] = held
+	}
+	w.answer.LeaseFor = held.until.Sub(now)
+	if held.nonce != w.key.Nonce {
+		w.answer.Lease = l2.LeaseHeld
+		return
+	}
+	w.answer.Lease, w.answer.LeaseStamp = l2.LeaseGranted, held.stamp
+}
+
+// Explain implements [l2.Store].
+func (s *Store) Explain(ctx context.Context, at l2.Partition, key string) (l2.Explanation, error) {
+	for range mostAttempts {
+		if ctx.Err() != nil {
+			break
+		}
+		x, missing, err := s.explain(at, key)
+		if err != nil || !missing {
+			return x, err
+		}
+		create := func(t *txn) { t.ledger(at, soracache.Stamp{}) } //nolint:errcheck // the next attempt meets the same error
+		if err := s.change(ctx, create); err != nil {
+			return l2.Explanation{}, err
+		}
+	}
+	return l2.Explanation{}, unavailable(errors.Join(ctx.Err(), errUnsettled))
+}
+
+func (s *Store) explain(at l2.Partition, key string) (x l2.Explanation, missing bool, err error) {
+	s.mu.Lock() // so that the lease and the entry are of one moment
+	defer s.mu.Unlock()
+	viewErr := s.view(func(t *txn) {
+		var l *ledger
+		if l, err = t.find(at); err != nil || l == nil {
+			missing = err == nil
+			return
+		}
+		x = t.explain(l, key)
+		if held, ok := s.leases[leaseKey{l.partition, key}]; ok && held.holds(l, t.now) {
+			x.Leased, x.LeaseFor, x.LeaseStamp = true, held.until.Sub(t.now), held.stamp
+		}
+	})
+	if viewErr != nil {
+		return l2.Explanation{}, false, viewErr
+	}
+	return x, missing, err
+}
+
+func (t *txn) explain(l *ledger, key string) l2.Explanation {
+	x := l2.Explanation{Ledger: l.stamp()}
+	var f found
+	f, x.Stored, x.Readable = t.load(l, key)
+	if !x.Stored {
+		return x
+	}
+	if !x.Readable {
+		x.Reason = "not an entry of this key: damaged, foreign or of another version"
+		return x
+	}
+	x.Entry, x.Stamp = f.entry, f.head.Stamp
+	x.FreshFor, x.KeepFor = t.left(f.head.FreshUntil), t.left(f.head.KeepUntil)
+	d := t.judge(l, f)
+	x.Live, x.Reason, x.KilledBy = d.cause == alive, d.String(), d.record(l)
+	return x
+}

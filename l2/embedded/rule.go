@@ -1,0 +1,101 @@
+package embedded
+
+import (
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
+)
+
+// death is why something is dead. The zero death is life.
+type death struct {
+	cause cause
+	// target and at are what was recorded, and where, if that is the cause.
+	target soracache.Target
+	at     soracache.Position
+}
+
+type cause uint8
+
+const (
+	alive cause = iota
+	expired
+	otherEpoch
+	invalidated
+	belowFloor
+)
+
+// String says it in the words of [l2.Explanation].
+func (d death) String() string {
+	switch d.cause {
+	case expired:
+		return "expired"
+	case otherEpoch:
+		return "of another epoch"
+	case invalidated:
+		return d.target.String() + " was invalidated"
+	case belowFloor:
+		return "has tags and is older than the tag records"
+	case alive:
+	}
+	return ""
+}
+
+// record is the record that is the cause, as far as it is known.
+func (d death) record(l *ledger) soracache.Record {
+	if d.cause != invalidated {
+		return soracache.Record{}
+	}
+	return soracache.Record{Epoch: l.epoch, Position: d.at, Targets: []soracache.Target{d.target}}
+}
+
+// judgeHead is as much of judge as an entry's head is enough for.
+func (t *txn) judgeHead(l *ledger, h l2.EntryHead) death {
+	switch {
+	case h.KeepUntil <= t.micros():
+		return death{cause: expired}
+	case h.Stamp.Epoch != l.epoch:
+		return death{cause: otherEpoch}
+	case h.Stamp.Position < l.cleared:
+		return death{cause: invalidated, target: soracache.Everything(), at: l.cleared}
+	}
+	return death{}
+}
+
+// judge applies the rule to a stored entry.
+func (t *txn) judge(l *ledger, f found) death {
+	if d := t.judgeHead(l, f.head); d.cause != alive {
+		return d
+	}
+	return t.overtaken(l, f.head.Stamp, f.key, f.tags)
+}
+
+// overtaken applies the rule to a stamp: is there a record after it that names
+// everything, the key or one of the tags?
+func (t *txn) overtaken(l *ledger, stamp soracache.Stamp, key string, tags []string) death {
+	switch {
+	case stamp.Epoch != l.epoch:
+		return death{cause: otherEpoch}
+	case l.cleared > stamp.Position:
+		return death{cause: invalidated, target: soracache.Everything(), at: l.cleared}
+	case l.head == stamp.Position:
+		return death{} // nothing at all was recorded after it
+	}
+	if at := t.latest(l, soracache.TargetKey, key); at > stamp.Position {
+		return death{cause: invalidated, target: soracache.Key(key), at: at}
+	}
+	for _, tag := range tags {
+		if at := t.latest(l, soracache.TargetTag, tag); at > stamp.Position {
+			return death{cause: invalidated, target: soracache.Tag(tag), at: at}
+		}
+	}
+	if len(tags) > 0 && stamp.Position < l.tagFloor {
+		return death{cause: belowFloor}
+	}
+	return death{}
+}
+
+// left returns how long it is until a time of an entry.
+func (t *txn) left(until int64) time.Duration {
+	return time.Duration(until-t.micros()) * time.Microsecond
+}
