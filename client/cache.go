@@ -64,7 +64,7 @@ func (c *Cache[T]) GetOrSet(ctx context.Context, key string, load func(context.C
 
 // check refuses what would never work.
 func (c *Cache[T]) check(outer *Fill, s settings, key string) error {
-	if outer.asks(c.client, key) {
+	if outer.loads(c.client, key) {
 		return fmt.Errorf("%w: %q", ErrCycle, key)
 	}
 	return s.validate()
@@ -85,7 +85,7 @@ func (c *Cache[T]) Get(ctx context.Context, key string, opts ...CallOption) (T, 
 		if read.Status == soracache.StatusHit {
 			o, found = decoded[T](c.client, key, read, s.codec)
 		} else {
-			c.client.hooks.miss(key)
+			c.client.observer.miss(key)
 		}
 		return nil
 	})

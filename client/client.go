@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"reflect"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -30,10 +28,9 @@ type Client struct {
 	closeBackend func()
 	namespace    string
 	timeout      time.Duration
-	hooks        Hooks
+	observer     observer
 	codecs       codecs
 	session      session
-	complaints   complaints
 
 	// flights holds a *flight.Group[outcome[T]] for each reflect.Type T, so
 	// that a load is shared between all caches of one type.
@@ -82,9 +79,8 @@ func newClient(backend soracache.Backend, closeBackend func(), cfg config) *Clie
 		closeBackend: closeBackend,
 		namespace:    cfg.namespace,
 		timeout:      cfg.timeout,
-		hooks:        cfg.hooks,
+		observer:     observer{hooks: cfg.hooks, log: cfg.log},
 		codecs:       newCodecs(cfg.standard, cfg.known),
-		complaints:   complaints{log: cfg.log},
 	}
 	c.closing, c.end = context.WithCancel(context.Background())
 	return c
@@ -269,27 +265,10 @@ func (c *Client) invalidate(ctx context.Context, targets []soracache.Target) (re
 // flightsOf returns what shares the loads of all caches of type T.
 func flightsOf[T any](c *Client) *flight.Group[outcome[T]] {
 	t := reflect.TypeFor[T]()
-	if g, ok := c.flights.Load(t); ok {
-		return g.(*flight.Group[outcome[T]])
+	g, ok := c.flights.Load(t)
+	if !ok {
+		g, _ = c.flights.LoadOrStore(t, new(flight.Group[outcome[T]]))
 	}
-	g, _ := c.flights.LoadOrStore(t, new(flight.Group[outcome[T]]))
-	return g.(*flight.Group[outcome[T]])
-}
-
-// complaints logs trouble, each kind of it at most once in a while: a service
-// that is down would otherwise be reported by every call.
-type complaints struct {
-	log *slog.Logger
-	// The times, in nanoseconds since 1970, when each kind was last logged.
-	failOpen, unreadable, notStored atomic.Int64
-}
-
-const complainEvery = 10 * time.Second
-
-func (c *complaints) warn(last *atomic.Int64, message, key string, err error) {
-	now, then := time.Now().UnixNano(), last.Load()
-	if then != 0 && now-then < int64(complainEvery) || !last.CompareAndSwap(then, now) {
-		return
-	}
-	c.log.Warn("soracache: "+message, "key", key, "error", err)
+	group, _ := g.(*flight.Group[outcome[T]]) // under T there is no other
+	return group
 }

@@ -25,28 +25,27 @@ type Codec interface {
 	Unmarshal(data []byte, into any) error
 }
 
-// The codecs that every client knows.
-var (
-	// JSON encodes with encoding/json; its name is "json". It is what values
-	// are encoded with that are neither bytes, nor strings, nor proto messages.
-	JSON Codec = jsonCodec{}
-	// Raw stores []byte and string as they are; its name is "raw".
-	Raw Codec = rawCodec{}
-	// Proto encodes proto messages in their binary form; its name is "proto".
-	Proto Codec = protoCodec{}
-)
+// JSON is the codec named "json": encoding/json. It is what values are encoded
+// with that are neither bytes, nor strings, nor proto messages.
+type JSON struct{}
 
-type jsonCodec struct{}
+// Name returns "json".
+func (JSON) Name() string { return "json" }
 
-func (jsonCodec) Name() string                          { return "json" }
-func (jsonCodec) Marshal(value any) ([]byte, error)     { return json.Marshal(value) }
-func (jsonCodec) Unmarshal(data []byte, into any) error { return json.Unmarshal(data, into) }
+// Marshal is json.Marshal.
+func (JSON) Marshal(value any) ([]byte, error) { return json.Marshal(value) }
 
-type rawCodec struct{}
+// Unmarshal is json.Unmarshal.
+func (JSON) Unmarshal(data []byte, into any) error { return json.Unmarshal(data, into) }
 
-func (rawCodec) Name() string { return "raw" }
+// Raw is the codec named "raw": []byte and string as they are.
+type Raw struct{}
 
-func (rawCodec) Marshal(value any) ([]byte, error) {
+// Name returns "raw".
+func (Raw) Name() string { return "raw" }
+
+// Marshal returns a copy of the bytes.
+func (Raw) Marshal(value any) ([]byte, error) {
 	switch v := value.(type) {
 	case []byte:
 		return slices.Clone(v), nil
@@ -56,7 +55,8 @@ func (rawCodec) Marshal(value any) ([]byte, error) {
 	return nil, fmt.Errorf("raw codec: %T is neither []byte nor string", value)
 }
 
-func (rawCodec) Unmarshal(data []byte, into any) error {
+// Unmarshal lets *[]byte refer to data, and *string copy it.
+func (Raw) Unmarshal(data []byte, into any) error {
 	switch v := into.(type) {
 	case *[]byte:
 		*v = data
@@ -68,36 +68,39 @@ func (rawCodec) Unmarshal(data []byte, into any) error {
 	return nil
 }
 
-type protoCodec struct{}
+// Proto is the codec named "proto": proto messages in their binary form.
+type Proto struct{}
 
-func (protoCodec) Name() string { return "proto" }
+// Name returns "proto".
+func (Proto) Name() string { return "proto" }
 
-func (protoCodec) Marshal(value any) ([]byte, error) {
+// Marshal is proto.Marshal. A nil message is an error, because it would come
+// back as an empty one.
+func (Proto) Marshal(value any) ([]byte, error) {
 	m, ok := value.(proto.Message)
 	if !ok {
 		return nil, fmt.Errorf("proto codec: %T is no proto message", value)
 	}
 	if !m.ProtoReflect().IsValid() {
-		return nil, errors.New("proto codec: nil message") // it would come back as an empty one
+		return nil, errors.New("proto codec: nil message")
 	}
 	return proto.Marshal(m)
 }
 
-// Unmarshal decodes into a *M or, which is what a cache of *M passes, a **M.
-func (protoCodec) Unmarshal(data []byte, into any) error {
+// Unmarshal decodes into a *M or, as a cache of *M asks for, a **M.
+func (Proto) Unmarshal(data []byte, into any) error {
 	if m, ok := into.(proto.Message); ok {
 		return proto.Unmarshal(data, m)
 	}
-	pointer := reflect.ValueOf(into)
-	if pointer.Kind() != reflect.Pointer || !isProto(pointer.Type().Elem()) {
-		return fmt.Errorf("proto codec: %T points to no proto message", into)
+	target := reflect.ValueOf(into)
+	if target.Kind() == reflect.Pointer && isProto(target.Type().Elem()) {
+		fresh := reflect.New(target.Type().Elem().Elem())
+		if m, ok := fresh.Interface().(proto.Message); ok {
+			target.Elem().Set(fresh)
+			return proto.Unmarshal(data, m)
+		}
 	}
-	fresh := reflect.New(pointer.Type().Elem().Elem())
-	if err := proto.Unmarshal(data, fresh.Interface().(proto.Message)); err != nil {
-		return err
-	}
-	pointer.Elem().Set(fresh)
-	return nil
+	return fmt.Errorf("proto codec: %T points to no proto message", into)
 }
 
 // isProto tells whether t is a pointer type that is a proto message.
@@ -114,8 +117,8 @@ type codecs struct {
 
 // newCodecs knows the three above, the standard one, and others.
 func newCodecs(standard Codec, others []Codec) codecs {
-	byName := map[string]Codec{JSON.Name(): JSON, Raw.Name(): Raw, Proto.Name(): Proto}
-	for _, c := range slices.Concat(others, []Codec{standard}) {
+	byName := make(map[string]Codec)
+	for _, c := range slices.Concat([]Codec{JSON{}, Raw{}, Proto{}}, others, []Codec{standard}) {
 		byName[c.Name()] = c
 	}
 	return codecs{standard: standard, byName: byName}
@@ -126,9 +129,9 @@ func newCodecs(standard Codec, others []Codec) codecs {
 func codecOf[T any](known codecs) Codec {
 	switch t := reflect.TypeFor[T](); {
 	case t == reflect.TypeFor[[]byte](), t == reflect.TypeFor[string]():
-		return Raw
+		return Raw{}
 	case isProto(t):
-		return Proto
+		return Proto{}
 	default:
 		return known.standard
 	}
@@ -143,7 +146,7 @@ func decode[T any](known codecs, preferred Codec, e soracache.Entry) (T, error) 
 	}
 	name := e.Encoding
 	if name == "" {
-		name = Raw.Name()
+		name = Raw{}.Name()
 	}
 	codec, ok := known.byName[name]
 	if preferred.Name() == name {

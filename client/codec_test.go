@@ -61,7 +61,7 @@ func TestEncodings(t *testing.T) {
 		roundTrip(w, "raw", "text", "text", equal)
 		roundTrip(w, "raw", "", "", equal)
 		roundTrip(w, "raw", "\x00\xff", []byte{0, 255}, bytes.Equal)
-		roundTrip(w, "json", `"text"`, "text", equal, client.WithCodec(client.JSON))
+		roundTrip(w, "json", `"text"`, "text", equal, client.WithCodec(client.JSON{}))
 		roundTrip(w, "proto", "\x08\x05", durationpb.New(5*time.Second), func(a, b *durationpb.Duration) bool { return proto.Equal(a, b) })
 		roundTrip(w, "gob", string(gobBytes(t, product{9, "gob"})), product{9, "gob"}, equal, client.WithCodec(gobCodec{}))
 	})
@@ -186,18 +186,18 @@ func TestCodecsRefuseWhatIsNotTheirs(t *testing.T) {
 	var n int
 	var m wrapperspb.StringValue
 	for name, err := range map[string]error{
-		"raw marshal":       second(client.Raw.Marshal(1)),
-		"raw unmarshal":     client.Raw.Unmarshal([]byte("1"), &n),
-		"proto marshal":     second(client.Proto.Marshal(1)),
-		"proto unmarshal":   client.Proto.Unmarshal([]byte{8, 1}, &n),
-		"proto no pointer":  client.Proto.Unmarshal([]byte{8, 1}, n),
-		"proto bad message": client.Proto.Unmarshal([]byte{0xff}, &m),
+		"raw marshal":       second(client.Raw{}.Marshal(1)),
+		"raw unmarshal":     client.Raw{}.Unmarshal([]byte("1"), &n),
+		"proto marshal":     second(client.Proto{}.Marshal(1)),
+		"proto unmarshal":   client.Proto{}.Unmarshal([]byte{8, 1}, &n),
+		"proto no pointer":  client.Proto{}.Unmarshal([]byte{8, 1}, n),
+		"proto bad message": client.Proto{}.Unmarshal([]byte{0xff}, &m),
 	} {
 		if err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if err := client.Proto.Unmarshal([]byte("\x0a\x02hi"), &m); err != nil || m.Value != "hi" {
+	if err := (client.Proto{}).Unmarshal([]byte("\x0a\x02hi"), &m); err != nil || m.Value != "hi" {
 		t.Errorf("into a message itself: %q, %v", m.Value, err)
 	}
 }

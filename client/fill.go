@@ -97,15 +97,21 @@ func (f *Fill) verdict() (Policy, error) {
 	return f.policy, f.taint
 }
 
-// asks tells whether this fill, or one that it is nested in, is loading the
-// key.
-func (f *Fill) asks(c *Client, key string) bool {
+// loads tells whether this fill, or one that it is nested in, is loading the
+// key at this moment.
+func (f *Fill) loads(c *Client, key string) bool {
 	for ; f != nil; f = f.parent {
-		if f.client == c && f.key == key {
+		if f.client == c && f.key == key && !f.ended() {
 			return true
 		}
 	}
 	return false
+}
+
+func (f *Fill) ended() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sealed
 }
 
 // ingredient is what a reader inside a loader passes on to what it loads.

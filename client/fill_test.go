@@ -288,6 +288,13 @@ func TestFill(t *testing.T) {
 				return client.GetOrSet(ctx, other.client, "same name elsewhere", returns("v"))
 			})
 		}},
+		{"what outlives a loader with its context may ask for the same key", func(w *world) {
+			var loaderCtx context.Context
+			w.must("k", func(ctx context.Context) (string, error) { loaderCtx = context.WithoutCancel(ctx); return "v", nil })
+			if v, err := client.GetOrSet(loaderCtx, w.client, "k", returns("?")); v != "v" || err != nil {
+				w.Errorf("got %q, %v", v, err)
+			}
+		}},
 		{"the service is down: ingredients and dish are loaded, nothing is stored, nothing hangs", func(w *world) {
 			w.service.set(func(s *fakeService) { s.fail = soracache.ErrUnavailable })
 			v := w.must("outer", func(ctx context.Context) (string, error) {

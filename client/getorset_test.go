@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -166,16 +167,16 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"whoever comes after an invalidation does not share a load begun before it", func(w *world) {
-			var source atomic.Value
-			source.Store("old")
+			var source atomic.Pointer[string]
+			source.Store(new("old"))
 			load := func(ctx context.Context) (string, error) {
-				v := source.Load().(string)
+				v := *source.Load()
 				_, err := takes(time.Second, "")(ctx)
 				return v, err
 			}
 			early := w.start(w.Context(), w.client, "k", load, client.WithTags("t"))
 			time.Sleep(500 * time.Millisecond)
-			source.Store("new")
+			source.Store(new("new"))
 			w.invalidate("t")
 			late := w.start(w.Context(), w.client, "k", load, client.WithTags("t"))
 			if r := <-early; r.value != "old" {
@@ -413,7 +414,7 @@ func TestGetOrSet(t *testing.T) {
 			w.service.set(func(s *fakeService) { s.fail = soracache.ErrUnavailable })
 			var runs atomic.Int32
 			load := func(ctx context.Context) (string, error) {
-				return takes(time.Second, fmt.Sprint(runs.Add(1)))(ctx)
+				return takes(time.Second, strconv.Itoa(int(runs.Add(1))))(ctx)
 			}
 			first := w.start(w.Context(), w.client, "k", load)
 			time.Sleep(500 * time.Millisecond)
@@ -498,7 +499,7 @@ func TestGetOrSet(t *testing.T) {
 				if _, has := ctx.Deadline(); has {
 					w.Error("the loader has a deadline")
 				}
-				return ctx.Value(ctxKey{}).(string), nil
+				return fmt.Sprint(ctx.Value(ctxKey{})), nil
 			})
 			if v != "me" || err != nil {
 				w.Errorf("got %q, %v", v, err)

@@ -1,6 +1,8 @@
 package client
 
 import (
+	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -35,48 +37,83 @@ type Hooks struct {
 	OnUnreadable func(key, encoding string, err error)
 }
 
-func (h *Hooks) found(key string, r soracache.ReadResult) {
-	on := h.OnHit
+// observer tells the hooks, and the log what an operator should know of.
+type observer struct {
+	hooks Hooks
+	log   *slog.Logger
+	// Of each kind of trouble, when it was last logged.
+	failedOpen, unread, kept occasion
+}
+
+func (o *observer) found(key string, r soracache.ReadResult) {
+	on := o.hooks.OnHit
 	if r.Status == soracache.StatusStale {
-		on = h.OnStale
+		on = o.hooks.OnStale
 	}
 	if on != nil {
 		on(key, r.Tier)
 	}
 }
 
-func (h *Hooks) miss(key string) {
-	if h.OnMiss != nil {
-		h.OnMiss(key)
+func (o *observer) miss(key string) {
+	if o.hooks.OnMiss != nil {
+		o.hooks.OnMiss(key)
 	}
 }
 
-func (h *Hooks) load(key string, took time.Duration, err error) {
-	if h.OnLoad != nil {
-		h.OnLoad(key, took, err)
+func (o *observer) loaded(key string, took time.Duration, err error) {
+	if o.hooks.OnLoad != nil {
+		o.hooks.OnLoad(key, took, err)
 	}
 }
 
-func (h *Hooks) fillSuperseded(key string, reason soracache.Reason) {
-	if h.OnFillSuperseded != nil {
-		h.OnFillSuperseded(key, reason)
+func (o *observer) superseded(key string, reason soracache.Reason) {
+	if o.hooks.OnFillSuperseded != nil {
+		o.hooks.OnFillSuperseded(key, reason)
 	}
 }
 
-func (h *Hooks) notStored(key string, why error) {
-	if h.OnNotStored != nil {
-		h.OnNotStored(key, why)
+// notStored reports what is in order.
+func (o *observer) notStored(key string, why error) {
+	if o.hooks.OnNotStored != nil {
+		o.hooks.OnNotStored(key, why)
 	}
 }
 
-func (h *Hooks) failOpen(key string, err error) {
-	if h.OnFailOpen != nil {
-		h.OnFailOpen(key, err)
+// refused reports a value that could not be stored although it should be.
+func (o *observer) refused(key string, err error) {
+	o.notStored(key, err)
+	if o.kept.due() {
+		o.log.Warn("soracache: a loaded value was not stored", "key", key, "error", err)
 	}
 }
 
-func (h *Hooks) unreadable(key, encoding string, err error) {
-	if h.OnUnreadable != nil {
-		h.OnUnreadable(key, encoding, err)
+func (o *observer) failOpen(key string, err error) {
+	if o.hooks.OnFailOpen != nil {
+		o.hooks.OnFailOpen(key, err)
 	}
+	if o.failedOpen.due() {
+		o.log.Warn("soracache: running a loader without the service", "key", key, "error", err)
+	}
+}
+
+func (o *observer) unreadable(key, encoding string, err error) {
+	if o.hooks.OnUnreadable != nil {
+		o.hooks.OnUnreadable(key, encoding, err)
+	}
+	if o.unread.due() {
+		o.log.Warn("soracache: an entry cannot be read as what was asked for", "key", key, "encoding", encoding, "error", err)
+	}
+}
+
+// complainEvery keeps a service that is down from being logged by every call.
+const complainEvery = 10 * time.Second
+
+// occasion is when something was last logged, in nanoseconds since 1970.
+type occasion struct{ last atomic.Int64 }
+
+// due tells whether it may be logged again, and takes it that it is.
+func (o *occasion) due() bool {
+	now, last := time.Now().UnixNano(), o.last.Load()
+	return now-last >= int64(complainEvery) && o.last.CompareAndSwap(last, now)
 }

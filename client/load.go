@@ -49,10 +49,10 @@ func (l *loading[T]) readOrLoad(ctx context.Context) (outcome[T], error) {
 		case err != nil:
 			return l.failOpen(ctx, err)
 		case read.Lease != soracache.Lease{}:
-			l.client.hooks.miss(l.key)
+			l.client.observer.miss(l.key)
 			return l.loadAndStore(ctx, read)
 		case read.Status == soracache.StatusMiss:
-			l.client.hooks.miss(l.key)
+			l.client.observer.miss(l.key)
 			return l.loadUnfenced(ctx, errNoLease)
 		}
 		if o, ok := decoded[T](l.client, l.key, read, l.settings.codec); ok {
@@ -112,8 +112,7 @@ func (l *loading[T]) failOpen(ctx context.Context, err error) (outcome[T], error
 	if ctx.Err() != nil {
 		return outcome[T]{}, ctx.Err()
 	}
-	l.client.hooks.failOpen(l.key, err)
-	l.client.complaints.warn(&l.client.complaints.failOpen, "no answer, running the loader without it", l.key, err)
+	l.client.observer.failOpen(l.key, err)
 	return l.loadUnfenced(ctx, errServiceDown)
 }
 
@@ -125,7 +124,7 @@ func (l *loading[T]) loadUnfenced(ctx context.Context, why error) (outcome[T], e
 	if err != nil {
 		return outcome[T]{}, err
 	}
-	l.client.hooks.notStored(l.key, why)
+	l.client.observer.notStored(l.key, why)
 	return outcome[T]{value, fill.asIngredient()}, nil
 }
 
@@ -160,7 +159,7 @@ func (l *loading[T]) runLoader(ctx context.Context, fill *Fill) (T, error) {
 	start := time.Now()
 	value, err := l.load(context.WithValue(ctx, fillKey{}, fill))
 	fill.seal()
-	l.client.hooks.load(l.key, time.Since(start), err)
+	l.client.observer.loaded(l.key, time.Since(start), err)
 	return value, err
 }
 
@@ -169,28 +168,23 @@ func (l *loading[T]) runLoader(ctx context.Context, fill *Fill) (T, error) {
 func (l *loading[T]) store(lease *lease, fill *Fill, value T) {
 	policy, refused := fill.verdict()
 	if refused != nil {
-		l.client.hooks.notStored(l.key, refused)
+		l.client.observer.notStored(l.key, refused)
 		return
 	}
 	s := l.settings
 	s.policy = policy
 	entry, err := encode(s, value)
 	if err != nil {
-		l.refused(err)
+		l.client.observer.refused(l.key, err)
 		return
 	}
 	result, err := lease.fill(l.patience(), entry, policy.lifetime())
 	switch {
 	case err != nil:
-		l.refused(err)
+		l.client.observer.refused(l.key, err)
 	case !result.Stored:
-		l.client.hooks.fillSuperseded(l.key, result.Reason)
+		l.client.observer.superseded(l.key, result.Reason)
 	}
-}
-
-func (l *loading[T]) refused(err error) {
-	l.client.hooks.notStored(l.key, err)
-	l.client.complaints.warn(&l.client.complaints.notStored, "a loaded value was not stored", l.key, err)
 }
 
 // encode makes the entry that a value is stored as.
@@ -208,11 +202,10 @@ func encode(s settings, value any) (soracache.Entry, error) {
 func decoded[T any](c *Client, key string, read soracache.ReadResult, codec Codec) (outcome[T], bool) {
 	value, err := decode[T](c.codecs, codec, read.Entry)
 	if err != nil {
-		c.hooks.unreadable(key, read.Entry.Encoding, err)
-		c.complaints.warn(&c.complaints.unreadable, "an entry cannot be read as what was asked for", key, err)
+		c.observer.unreadable(key, read.Entry.Encoding, err)
 		return outcome[T]{}, false
 	}
-	c.hooks.found(key, read)
+	c.observer.found(key, read)
 	o := outcome[T]{value, ingredient{tags: read.Entry.Tags, proofs: []soracache.Stamps{read.Stamp}}}
 	if read.Status == soracache.StatusStale {
 		o.taint = errStale

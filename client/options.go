@@ -39,7 +39,7 @@ func newConfig(opts []Option) (config, error) {
 		namespace: soracache.DefaultNamespace,
 		timeout:   DefaultTimeout,
 		log:       slog.Default(),
-		standard:  JSON,
+		standard:  JSON{},
 	}
 	for _, o := range opts {
 		o(&cfg)

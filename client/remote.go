@@ -169,9 +169,7 @@ func (r *remote) getMany(ctx context.Context, req soracache.GetRequest, reads []
 			return results, fmt.Errorf("%w: %d answers to %d reads", soracache.ErrUnavailable, n, len(rest))
 		}
 		for _, a := range answer.Results {
-			result, err := readResult(a)
-			result.Err = errors.Join(result.Err, err)
-			results = append(results, result)
+			results = append(results, batchResult(a))
 		}
 	}
 	return results, nil

@@ -61,22 +61,29 @@ func wireDuration(d time.Duration) *durationpb.Duration {
 func wireStamps(b []byte) (soracache.Stamps, error) {
 	stamps, err := soracache.DecodeStamps(b)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s", soracache.ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: malformed stamp in an answer", soracache.ErrUnavailable)
 	}
 	return stamps, nil
 }
 
-func readResult(a *cachev1.GetResponse) (soracache.ReadResult, error) {
-	if err := batchError(a.Error); err != nil {
-		return soracache.ReadResult{Err: err}, nil
+// batchResult is one answer of a batch: its failure is its own.
+func batchResult(a *cachev1.GetResponse) soracache.ReadResult {
+	if a.Error != nil {
+		return soracache.ReadResult{Err: batchError(a.Error)}
 	}
+	result, err := readResult(a)
+	result.Err = err
+	return result
+}
+
+func readResult(a *cachev1.GetResponse) (soracache.ReadResult, error) {
 	stamp, err := wireStamps(a.Stamp)
 	if err != nil {
 		return soracache.ReadResult{}, err
 	}
 	lease, err := soracache.ParseLease(a.Lease)
 	if err != nil {
-		return soracache.ReadResult{}, fmt.Errorf("%w: %s", soracache.ErrUnavailable, err)
+		return soracache.ReadResult{}, fmt.Errorf("%w: malformed lease in an answer", soracache.ErrUnavailable)
 	}
 	status, err := wireStatus(a.Status)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,8 +14,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/soracache/soracache/internal/flight"
 	"go.uber.org/goleak"
+
+	"github.com/soracache/soracache/internal/flight"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -263,7 +265,7 @@ func TestContext(t *testing.T) {
 			if _, has := ctx.Deadline(); has {
 				t.Error("the function has one caller's deadline")
 			}
-			return ctx.Value(ctxKey{}).(string), nil
+			return fmt.Sprint(ctx.Value(ctxKey{})), nil
 		})
 		if err != nil || got != "first" {
 			t.Errorf("got %q, %v: want the first caller's values", got, err)
@@ -284,7 +286,7 @@ func TestKeysDoNotShare(t *testing.T) {
 		start := time.Now()
 		for i := range 10 {
 			wg.Go(func() {
-				v, err := g.Do(t.Context(), fmt.Sprint(i), func(context.Context) (int, error) {
+				v, err := g.Do(t.Context(), strconv.Itoa(i), func(context.Context) (int, error) {
 					time.Sleep(time.Second)
 					return i, nil
 				})
@@ -302,7 +304,7 @@ func TestKeysDoNotShare(t *testing.T) {
 
 func TestNilInterfaceIsAValue(t *testing.T) {
 	var g flight.Group[error]
-	if v, err := g.Do(t.Context(), "k", func(context.Context) (error, error) { return nil, nil }); v != nil || err != nil { //nolint:revive // the value is an error
+	if v, err := g.Do(t.Context(), "k", func(context.Context) (error, error) { return nil, nil }); v != nil || err != nil {
 		t.Errorf("got %v, %v", v, err)
 	}
 }
