@@ -1,0 +1,325 @@
+package verify
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/internal/redistest"
+	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
+	"github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
+)
+
+// asClient makes this test binary a client process: see clientProcess.
+const asClient = "SORACACHE_VERIFY_CLIENT"
+
+// job is what a client process is to do.
+type job struct {
+	URL     string
+	Key     string
+	Callers int
+	Load    time.Duration
+}
+
+// done is what it then tells.
+type done struct {
+	Loads, Right int64
+	Errors       []string
+	Slowest      time.Duration
+}
+
+// clientProcess is main in a client process: it says that it is ready, waits
+// for a line, lets all its callers ask for the key at once, and tells what
+// happened.
+func clientProcess(arg string) int {
+	var j job
+	if err := json.Unmarshal([]byte(arg), &j); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	c, err := client.Dial(j.URL)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	defer func() { _ = c.Close() }()
+	fmt.Println("ready")
+	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+		return 2
+	}
+	var d done
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range j.Callers {
+		wg.Go(func() {
+			began := time.Now()
+			v, err := client.GetOrSet(context.Background(), c, j.Key, func(context.Context) (string, error) {
+				atomic.AddInt64(&d.Loads, 1)
+				time.Sleep(j.Load)
+				return "loaded", nil
+			})
+			took := time.Since(began)
+			mu.Lock()
+			defer mu.Unlock()
+			d.Slowest = max(d.Slowest, took)
+			switch {
+			case err != nil:
+				d.Errors = append(d.Errors, err.Error())
+			case v == "loaded":
+				d.Right++
+			}
+		})
+	}
+	wg.Wait()
+	if err := json.NewEncoder(os.Stdout).Encode(d); err != nil {
+		return 2
+	}
+	return 0
+}
+
+// process is a client process under way.
+type process struct {
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	out   *bufio.Reader
+}
+
+func startClient(t *testing.T, j job) *process {
+	t.Helper()
+	arg, err := json.Marshal(j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd: exec.CommandContext(t.Context(), os.Args[0])}
+	p.cmd.Env = append(os.Environ(), asClient+"="+string(arg))
+	p.cmd.Stderr = os.Stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.out = bufio.NewReader(out)
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := p.out.ReadString('\n'); err != nil || line != "ready\n" {
+		t.Fatalf("client process: %q, %v", line, err)
+	}
+	return p
+}
+
+func (p *process) result(t *testing.T) (d done) {
+	t.Helper()
+	if err := json.NewDecoder(p.out).Decode(&d); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+var binary struct {
+	once sync.Once
+	path string
+	err  error
+}
+
+// soracached builds the server once.
+func soracached(t *testing.T) string {
+	t.Helper()
+	binary.once.Do(func() {
+		dir, err := os.MkdirTemp("", "soracached")
+		if err != nil {
+			binary.err = err
+			return
+		}
+		binary.path = filepath.Join(dir, "soracached")
+		out, err := exec.Command("go", "build", "-o", binary.path, "github.com/soracache/soracache/cmd/soracached").CombinedOutput() //nolint:noctx // a build
+		if err != nil {
+			binary.err = fmt.Errorf("%w: %s", err, out)
+		}
+	})
+	if binary.err != nil {
+		t.Fatal(binary.err)
+	}
+	return binary.path
+}
+
+// startServer starts a real server and returns its URL.
+func startServer(t *testing.T, args ...string) (url string, cmd *exec.Cmd) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a free port
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	_ = l.Close()
+	cmd = exec.CommandContext(t.Context(), soracached(t), append([]string{"serve", "--listen", addr}, args...)...)
+	var log strings.Builder
+	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("server %s:\n%s", addr, log.String())
+		}
+	})
+	url = "http://" + addr
+	eventually(t, 10*time.Second, "the server is ready", func() bool {
+		res, err := http.Get(url + "/readyz") //nolint:noctx,gosec // bounded by eventually
+		if err != nil {
+			return false
+		}
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	})
+	return url, cmd
+}
+
+// Ten real client processes of a hundred callers each, on two nodes that share
+// one Redis, and one cold key: its loader runs once.
+func TestOneLoadAmongProcesses(t *testing.T) {
+	redis := redistest.Standalone(t)
+	var urls []string
+	for range 2 {
+		url, _ := startServer(t, "--l2", redis.URL())
+		urls = append(urls, url)
+	}
+	for round := range count(3, 20) {
+		key := fmt.Sprint("cold", round)
+		var ps []*process
+		for i := range 10 {
+			ps = append(ps, startClient(t, job{URL: urls[i%2], Key: key, Callers: 100, Load: 200 * time.Millisecond}))
+		}
+		for _, p := range ps {
+			if _, err := io.WriteString(p.stdin, "go\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var all done
+		for _, p := range ps {
+			d := p.result(t)
+			all.Loads += d.Loads
+			all.Right += d.Right
+			all.Errors = append(all.Errors, d.Errors...)
+			all.Slowest = max(all.Slowest, d.Slowest)
+		}
+		t.Logf("round %d: %d loads, %d callers answered, %d errors, slowest %s", round, all.Loads, all.Right, len(all.Errors), all.Slowest)
+		if all.Loads != 1 || all.Right != 1000 || len(all.Errors) > 0 {
+			t.Errorf("%d loads, %d right answers, errors %v; want 1 load and 1000 right answers", all.Loads, all.Right, all.Errors)
+		}
+	}
+}
+
+func rawClient(url string) soracachev1connect.CacheServiceClient {
+	return soracachev1connect.NewCacheServiceClient(&http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}, url)
+}
+
+// A thousand raw Gets on two nodes, without a client that would deduplicate
+// them: there is never more than one lease at a time.
+func TestOneLeaseForRawGets(t *testing.T) {
+	redis := redistest.Standalone(t)
+	var clients []soracachev1connect.CacheServiceClient
+	for range 2 {
+		url, _ := startServer(t, "--l2", redis.URL())
+		clients = append(clients, rawClient(url))
+	}
+	var leases, hits, current, most atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 1000 {
+		wg.Go(func() {
+			c := clients[i%2]
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			res, err := c.Get(ctx, &soracachev1.GetRequest{Key: "cold", Lease: true, Wait: durationpb.New(30 * time.Second)})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if len(res.GetLease()) == 0 {
+				if res.GetStatus() != soracachev1.Status_STATUS_HIT || string(res.GetValue()) != "v" {
+					t.Errorf("caller %d: %v", i, res)
+				}
+				hits.Add(1)
+				return
+			}
+			leases.Add(1)
+			now := current.Add(1)
+			for m := most.Load(); now > m && !most.CompareAndSwap(m, now); m = most.Load() {
+			}
+			time.Sleep(200 * time.Millisecond) // the load
+			current.Add(-1)
+			filled, err := c.Fill(ctx, &soracachev1.FillRequest{Key: "cold", Lease: res.GetLease(), Value: []byte("v"), Ttl: durationpb.New(time.Minute)})
+			if err != nil || !filled.GetStored() {
+				t.Errorf("fill: %v, %v", filled, err)
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d leases in all, at most %d at a time, %d hits", leases.Load(), most.Load(), hits.Load())
+	if leases.Load() != 1 || most.Load() != 1 || hits.Load() != 999 {
+		t.Error("want 1 lease and 999 hits")
+	}
+}
+
+// When the holder of a lease is killed, the next one takes over as soon as the
+// lease has run out, and not before.
+func TestNextTakesOverFromAKilledHolder(t *testing.T) {
+	redis := redistest.Standalone(t)
+	var urls []string
+	for range 2 {
+		url, _ := startServer(t, "--l2", redis.URL())
+		urls = append(urls, url)
+	}
+	holder := startClient(t, job{URL: urls[0], Key: "k", Callers: 1, Load: time.Hour})
+	if _, err := io.WriteString(holder.stdin, "go\n"); err != nil {
+		t.Fatal(err)
+	}
+	c := rawClient(urls[1])
+	eventually(t, 5*time.Second, "the holder has the lease", func() bool {
+		e, err := c.Explain(t.Context(), &soracachev1.ExplainRequest{Key: "k"})
+		return err == nil && e.GetLeased()
+	})
+	if err := holder.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = holder.cmd.Wait()
+	e, err := c.Explain(t.Context(), &soracachev1.ExplainRequest{Key: "k"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, began := e.GetLeaseFor().AsDuration(), time.Now()
+	res, err := c.Get(t.Context(), &soracachev1.GetRequest{Key: "k", Lease: true, Wait: durationpb.New(30 * time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	took := time.Since(began)
+	t.Logf("the lease had %s left; taken over after %s", left.Round(time.Millisecond), took.Round(time.Millisecond))
+	if len(res.GetLease()) == 0 || took < left-100*time.Millisecond || took > left+500*time.Millisecond {
+		t.Errorf("not taken over when the lease ran out: %v", res)
+	}
+}
