@@ -142,6 +142,9 @@ func leaseChecks() []check {
 		}},
 		{name: "renew extends the lease", run: func(f *fixture) {
 			nonce, stamp := f.leaseOf("k", 60*time.Millisecond)
+			if a := f.renew("k", f.nonce()); a.Reason != soracache.ReasonLeaseLost {
+				f.Fatalf("somebody else's renewal: %+v", a)
+			}
 			if a := f.renew("k", nonce); a.Reason != soracache.ReasonNone || a.Stamp != stamp {
 				f.Fatalf("renew: %+v, want the stamp %v", a, stamp)
 			}
@@ -185,6 +188,7 @@ func fillStoresAll(f *fixture) {
 	}
 	for key, e := range entries {
 		nonce, stamp := f.lease(key)
+		f.invalidate(soracache.Tag("unrelated")) // the head moves on, the stamp does not
 		w := l2.WriteRequest{
 			Op: soracache.OpFill, Key: key, Nonce: nonce, Entry: e,
 			Lifetime: soracache.Lifetime{TTL: ttl, Keep: keep, L1: 90 * time.Second},

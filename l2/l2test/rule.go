@@ -94,6 +94,36 @@ func ruleChecks() []check {
 				f.Fatalf("the next lease is of %v, want %v", stamp, r)
 			}
 		}},
+		{name: "every key of a record loses its entry and its lease", run: func(f *fixture) {
+			keys := []string{"a", "b", "c"}
+			for _, key := range keys {
+				f.load(key, "v", "t")
+				f.lease(key)
+			}
+			f.invalidate(soracache.Key("x"), soracache.Key("a"), soracache.Tag("y"), soracache.Key("b"), soracache.Key("c"))
+			for _, key := range keys {
+				if x := f.explain(key); x.Stored || x.Leased {
+					f.Fatalf("%s was named, and is explained as %+v", key, x)
+				}
+				f.lease(key)
+			}
+		}},
+		{name: "a new epoch keeps nobody waiting for a lease from before it", run: func(f *fixture) {
+			old, _ := f.lease("k")
+			f.since(soracache.Stamp{Epoch: f.unknown(), Position: 1})
+			if x := f.explain("k"); x.Leased {
+				f.Fatalf("the lease is of another epoch: %+v", x)
+			}
+			if a := f.renew("k", old); a.Reason != soracache.ReasonLeaseLost {
+				f.Fatalf("renewed: %+v", a)
+			}
+			fresh, _ := f.lease("k")
+			f.refuseFill(soracache.ReasonLeaseLost, "k", old, "old")
+			if a := f.fill("k", fresh, "new"); a.Reason != soracache.ReasonNone {
+				f.Fatalf("fill: %+v", a)
+			}
+			f.hit("k", "new")
+		}},
 		{name: "a put appends, writes, is live, and ends the lease", run: putDoesAll},
 		{name: "a put after a put wins", run: func(f *fixture) {
 			f.put("k", "first", "a")
