@@ -92,7 +92,7 @@ func (f *fixture) readAll(since soracache.Stamp, keys ...l2.ReadKey) l2.ReadAnsw
 	f.Helper()
 	answers := f.Store.Read(f.Context(), []l2.ReadRequest{{Partition: f.at, Since: since, Keys: keys}})
 	if len(answers) != 1 || answers[0].Err != nil || len(answers[0].Keys) != len(keys) {
-		f.Fatalf("read %q: %+v", keys, answers)
+		f.Fatalf("read of %d keys: %.1000s", len(keys), fmt.Sprintf("%+v", answers))
 	}
 	checkDelta(f, since, answers[0].Delta)
 	return answers[0]
