@@ -149,8 +149,12 @@ func TestUnreadableEntryThatComesBack(t *testing.T) {
 		w := newWorld(t)
 		bad := soracache.Entry{Value: []byte("{"), Encoding: "json"}
 		w.service.put("k", bad)
+		reads := 0
 		w.service.look = func(op, _ string) {
-			if op == "get" { // another program insists on its own
+			if op != "get" {
+				return
+			}
+			if reads++; reads < 10 { // another program insists on its own
 				w.service.put("k", bad)
 			}
 		}

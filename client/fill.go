@@ -152,8 +152,8 @@ func (f *Fill) absorb(c *Client, in ingredient) {
 // exceeds tells whether the lease reflects anything that the proof does not.
 func (f *Fill) exceeds(proof soracache.Stamps) bool {
 	for _, p := range proof {
-		own, ok := f.stamp.At(p.Partition)
-		if !ok || own.Epoch != p.Stamp.Epoch || own.Position > p.Stamp.Position {
+		own, _ := f.stamp.At(p.Partition) // of another partition: no epoch at all
+		if own.Epoch != p.Stamp.Epoch || own.Position > p.Stamp.Position {
 			return true
 		}
 	}

@@ -72,21 +72,24 @@ func TestFill(t *testing.T) {
 		}},
 		{"what a goroutine says after the loader has returned comes too late", func(w *world) {
 			said := make(chan struct{})
-			w.service.look = func(op, _ string) {
-				if op == "fill" {
+			w.service.look = func(op, key string) {
+				if op == "fill" && key == "inner" {
 					<-said
 				}
 			}
-			w.must("k", func(ctx context.Context) (string, error) {
+			inner := func(ctx context.Context) (string, error) {
 				go func() {
 					synctest.Wait() // until the value is on its way
-					client.FillFrom(ctx).DoNotCache()
+					client.FillFrom(ctx).AddTags("late")
 					close(said)
 				}()
 				return "v", nil
+			}
+			w.must("outer", func(ctx context.Context) (string, error) {
+				return client.GetOrSet(ctx, w.client, "inner", inner, client.WithTags("t"))
 			})
-			if _, ok := w.service.stored("k"); !ok {
-				w.Error("not stored")
+			if e, ok := w.service.stored("outer"); !ok || !slices.Equal(e.Tags, []string{"t"}) {
+				w.Errorf("stored: %t, with tags %v", ok, e.Tags)
 			}
 		}},
 		{"the tags of an ingredient that was found become the dish's", func(w *world) {

@@ -395,19 +395,25 @@ func TestBearerToken(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	srv := httptest.NewUnstartedServer(handler(&scripted{invalidate: func(*cachev1.InvalidateRequest) (*cachev1.InvalidateResponse, error) {
+	var major atomic.Int32
+	h := handler(&scripted{invalidate: func(*cachev1.InvalidateRequest) (*cachev1.InvalidateResponse, error) {
 		return &cachev1.InvalidateResponse{Stamp: stamps(1).Encode()}, nil
-	}}))
+	}})
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		major.Store(int32(r.ProtoMajor))
+		h.ServeHTTP(w, r)
+	}))
+	srv.EnableHTTP2 = true
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // a client that does not trust it is expected
 	srv.StartTLS()
 	defer srv.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(srv.Certificate())
-	if _, err := dial(t, srv.URL, client.TLSConfig(&tls.Config{RootCAs: roots})).Clear(t.Context()); err != nil {
-		t.Errorf("with the authority: %v", err)
+	if _, err := dial(t, srv.URL, client.TLSConfig(&tls.Config{RootCAs: roots})).Clear(t.Context()); err != nil || major.Load() != 1 {
+		t.Errorf("with the authority: %v, over HTTP/%d", err, major.Load())
 	}
-	if _, err := dial(t, srv.URL, client.HTTPClient(srv.Client())).Clear(t.Context()); err != nil {
-		t.Errorf("with the application's HTTP client: %v", err)
+	if _, err := dial(t, srv.URL, client.HTTPClient(srv.Client())).Clear(t.Context()); err != nil || major.Load() != 2 {
+		t.Errorf("with the application's HTTP client: %v, over HTTP/%d", err, major.Load())
 	}
 	if _, err := dial(t, srv.URL).Clear(t.Context()); !errors.Is(err, soracache.ErrUnavailable) {
 		t.Errorf("without the authority: %v", err)
