@@ -292,9 +292,9 @@ func TestFill(t *testing.T) {
 			})
 		}},
 		{"what outlives a loader with its context may ask for the same key", func(w *world) {
-			var loaderCtx context.Context
-			w.must("k", func(ctx context.Context) (string, error) { loaderCtx = context.WithoutCancel(ctx); return "v", nil })
-			if v, err := client.GetOrSet(loaderCtx, w.client, "k", returns("?")); v != "v" || err != nil {
+			ctxs := make(chan context.Context, 1)
+			w.must("k", func(ctx context.Context) (string, error) { ctxs <- context.WithoutCancel(ctx); return "v", nil })
+			if v, err := client.GetOrSet(<-ctxs, w.client, "k", returns("?")); v != "v" || err != nil {
 				w.Errorf("got %q, %v", v, err)
 			}
 		}},
