@@ -6,6 +6,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/invalidation"
+	"github.com/soracache/soracache/l1"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -170,6 +171,7 @@ func (p *partition) land(t *trip, q invalidation.Question, a *l2.ReadAnswer) {
 	} else if t.ctx.Err() == nil {
 		p.failed(a.Err)
 	}
+	var kept []l1.Item[*local]
 	for i, f := range t.flights {
 		f.delta, f.err = a.Delta, a.Err
 		if a.Err != nil {
@@ -180,9 +182,13 @@ func (p *partition) land(t *trip, q invalidation.Question, a *l2.ReadAnswer) {
 		}
 		f.answer = a.Keys[i]
 		if f.answer.Found {
-			f.entry = p.keep(q, q.Sent(), a.Delta, f.key, &f.answer)
+			var keep bool
+			if f.entry, keep = p.local(q, a.Delta, f.key, &f.answer); keep {
+				kept = append(kept, l1.Item[*local]{Key: l1.Key{Space: p.space, Name: f.key}, Value: f.entry})
+			}
 		}
 	}
+	p.node.l1.PutMany(kept)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.flights.flying--

@@ -1,7 +1,7 @@
 // Package node is one cache node: get, fill, put and invalidate over an
 // in-process tier and a shared store, under the one rule.
 //
-// A read goes Get -> fromL1 -> load -> join -> fly -> Store.Read -> keep, and
+// A read goes Get -> fromL1 -> load -> join -> fly -> Store.Read -> land, and
 // back; an invalidation goes Invalidate -> Store.Invalidate -> Follower. The
 // node blocks only in the store, the clock and its own flights. It knows no
 // transport and no engine.

@@ -235,10 +235,11 @@ func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetReq
 	}
 }
 
-// keep builds the local form of what a store's answer brought, and keeps it in
-// L1 if the follower will see every record that could kill it.
-func (p *partition) keep(q invalidation.Question, asked time.Duration, d soracache.Delta, key string, k *l2.KeyAnswer) *local {
-	c := &local{
+// local builds the local form of what a store's answer brought. It may be kept
+// in L1 if the follower will see every record that could kill it.
+func (p *partition) local(q invalidation.Question, d soracache.Delta, key string, k *l2.KeyAnswer) (c *local, keep bool) {
+	asked := q.Sent()
+	c = &local{
 		entry: k.Entry, stamp: k.Stamp,
 		// Counted from when the question was sent, so never too long.
 		freshUntil: asked + k.FreshFor,
@@ -251,11 +252,8 @@ func (p *partition) keep(q invalidation.Question, asked time.Duration, d soracac
 	if k.Lease == l2.LeaseHeld {
 		c.heldUntil.Store(int64(p.node.now() + min(k.LeaseFor, refreshPatience)))
 	}
-	var ok bool
-	if c.proof, ok = p.follower.Prove(q, d, key, k.Entry.Tags); ok {
-		p.node.l1.Put(l1.Key{Space: p.space, Name: key}, c)
-	}
-	return c
+	c.proof, keep = p.follower.Prove(q, d, key, k.Entry.Tags)
+	return c, keep
 }
 
 // refreshPatience is how long a node believes that somebody else is refreshing
@@ -281,11 +279,12 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 		switch a.Reason {
 		case soracache.ReasonNone:
 			t.fillsStored.Add(1)
-			// A put is not kept here: its own record, once marked, cannot be
-			// told from a later one in the same slot.
-			p.keep(q, q.Sent(), a.Delta, w.Key, &l2.KeyAnswer{
+			c, keep := p.local(q, a.Delta, w.Key, &l2.KeyAnswer{
 				Entry: w.Entry, Stamp: a.Stamp, FreshFor: w.Lifetime.TTL, KeepFor: w.Lifetime.Keep, L1: w.Lifetime.L1,
 			})
+			if keep {
+				p.node.l1.Put(l1.Key{Space: p.space, Name: w.Key}, c)
+			}
 			p.wake(w.Key, wokenRead)
 		case soracache.ReasonSuperseded:
 			t.fillsSuperseded.Add(1)
@@ -294,6 +293,8 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 			t.fillsLeaseLost.Add(1)
 		}
 	case soracache.OpPut:
+		// It is not kept in L1: its own record, once marked, cannot be told
+		// from a later one in the same slot.
 		t.puts.Add(1)
 		p.wake(w.Key, wokenRead)
 	case soracache.OpRenew:
