@@ -31,7 +31,7 @@ func Agree(t *testing.T, open Open, kept ...uint64) {
 		}
 		seeds = []uint64{seed}
 	} else {
-		for range counts(12, 300) {
+		for range counts(12, 100) {
 			seeds = append(seeds, rand.Uint64())
 		}
 	}

@@ -1,7 +1,14 @@
 // Package l2test holds what every second tier is tested with: the [Model], a
 // plain in-memory store that is as obviously right as it can be; the suite of
-// behaviour that every engine must show; and the random histories on which
-// engines and model must agree.
+// behaviour that every engine must show ([Run]); the random histories on which
+// engines and model must agree ([Agree]); and a checker for many goroutines
+// that knows the truth ([Hammer]).
 //
-// It knows the l2 interface and no engine.
+// What a store may decide for itself is not looked at: its epochs and
+// positions beyond their order, where a long delta is cut, whether it still
+// tells what was recorded before a clear, which of several records it names as
+// the killer, how long dead entries lie about, and when within reason it
+// trims.
+//
+// The package knows the l2 interface and no engine.
 package l2test

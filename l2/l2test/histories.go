@@ -170,6 +170,21 @@ func historyChecks() []check {
 			f.expectMint(stampOf(other), knows, f.since(knows))
 			f.miss("k")
 		}},
+		{name: "an entry ahead of a ledger that lost its tail is dead", run: func(f *fixture) {
+			if f.Snapshot == nil || f.Dump == nil && f.Tamper == nil {
+				f.Skip("this engine's test cannot restore a snapshot and an entry")
+			}
+			f.invalidate(soracache.Tag("a"))
+			restore := f.Snapshot()
+			f.invalidate(soracache.Tag("a"))
+			f.load("k", "of a lost time")
+			bring := f.dump("k")
+			restore()
+			bring()
+			f.miss("k")
+			f.load("k", "new")
+			f.hit("k", "new")
+		}},
 		{name: "a restored snapshot of a left epoch revives nothing", run: func(f *fixture) {
 			if f.Snapshot == nil {
 				f.Skip("this engine's test cannot restore a snapshot")

@@ -135,6 +135,9 @@ func (l *ledger) judge(stamp soracache.Stamp, key string, tags []string) (string
 	if stamp.Epoch != l.epoch {
 		return "of another epoch", soracache.Record{}
 	}
+	if stamp.Position > l.head { // the ledger lost its tail: no stamp is ahead of its head
+		return "ahead of the ledger", soracache.Record{}
+	}
 	if deaths := l.killers(stamp.Position, key, tags); len(deaths) > 0 {
 		return deaths[0].Targets[0].String() + " was invalidated", deaths[0]
 	}

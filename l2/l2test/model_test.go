@@ -1,49 +1,80 @@
 package l2test
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
 )
 
-// TestModelFillThenInvalidateTag is the rule in its smallest form: what was
-// begun before a tag's invalidation is not stored, what was stored before it
-// is not found.
-func TestModelFillThenInvalidateTag(t *testing.T) {
-	m := NewModel(ModelConfig{})
-	at := l2.Partition{Namespace: "n", Count: 1}
-	fill := func(nonce byte) soracache.Reason {
-		return m.Write(t.Context(), []l2.WriteRequest{{
-			Partition: at, Op: soracache.OpFill, Key: "k", Nonce: soracache.Lease{nonce},
-			Entry: soracache.Entry{Value: []byte("v"), Tags: []string{"t"}}, Lifetime: soracache.Lifetime{TTL: 1e12},
-		}})[0].Reason
-	}
-	read := func(nonce byte) l2.KeyAnswer {
-		return m.Read(t.Context(), []l2.ReadRequest{{
-			Partition: at, Keys: []l2.ReadKey{{Key: "k", Nonce: soracache.Lease{nonce}, LeaseFor: 1e10}},
-		}})[0].Keys[0]
-	}
-	invalidate := func() {
-		m.Invalidate(t.Context(), []l2.InvalidateRequest{{Partition: at, Targets: []soracache.Target{soracache.Tag("t")}}})
-	}
+// TestModelInVirtualTime: the default clock is the one that synctest replaces.
+func TestModelInVirtualTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, Harness{Store: NewModel(ModelConfig{}), Wait: time.Sleep})
+		f.load("k", "v", "t")
+		time.Sleep(ttl - time.Microsecond)
+		if a := f.hit("k", "v"); a.FreshFor != time.Microsecond {
+			f.Fatalf("fresh for %v", a.FreshFor)
+		}
+		time.Sleep(keep - ttl)
+		f.hit("k", "v")
+		time.Sleep(time.Microsecond)
+		f.miss("k")
 
-	if a := read(1); a.Found || a.Lease != l2.LeaseGranted {
-		t.Fatalf("cold read: %+v", a)
+		nonce, _ := f.lease("k")
+		time.Sleep(leaseFor)
+		f.refuseFill(soracache.ReasonLeaseLost, "k", nonce, "late")
+	})
+}
+
+// TestModelForgetsByAge looks inside: nothing else can tell whether memory is
+// given back.
+func TestModelForgetsByAge(t *testing.T) {
+	clock := &fakeClock{now: time.UnixMicro(1 << 50)}
+	m := NewModel(ModelConfig{Now: clock.Now})
+	f := newFixture(t, modelHarness(t, m, clock))
+	f.load("k", "v", "t")
+	for i := range 1000 {
+		f.invalidate(soracache.Key(fmt.Sprint("k", i)), soracache.Tag(fmt.Sprint("t", i%500)))
+		clock.Wait(time.Second)
 	}
-	invalidate()
-	if r := fill(1); r != soracache.ReasonSuperseded {
-		t.Fatalf("overtaken fill: %s", r)
+	l := m.partition(f.at).ledger
+	age := int(l2.DefaultRetention / time.Second)
+	if keys, issued := len(l.keys.latest), len(l.issued); keys > age || issued > age+1 {
+		t.Errorf("%d key records and %d positions are kept, want those of %d s", keys, issued, age)
 	}
-	read(2)
-	if r := fill(2); r != soracache.ReasonNone {
-		t.Fatalf("fill: %s", r)
+	if tags := len(l.tags.latest); tags != 500 {
+		t.Errorf("%d tag records are kept, want all of the time that entries are", tags)
 	}
-	if a := read(0); !a.Found {
-		t.Fatal("not found after its fill")
+	clock.Wait(keep)
+	f.invalidate(soracache.Tag("last"))
+	if tags := len(l.tags.latest); tags != 1 {
+		t.Errorf("%d tag records are kept though what they could kill has expired", tags)
 	}
-	invalidate()
-	if a := read(0); a.Found {
-		t.Fatal("found after its tag was invalidated")
+}
+
+// TestModelIsDeterministic: simulations depend on it.
+func TestModelIsDeterministic(t *testing.T) {
+	history := func() string {
+		clock := &fakeClock{now: time.UnixMicro(1 << 50)}
+		m := NewModel(ModelConfig{Now: clock.Now, Random: rand.New(rand.NewPCG(1, 2)).Uint64})
+		f := newFixture(t, modelHarness(t, m, clock))
+		for i := range 50 {
+			f.load(fmt.Sprint("k", i%20), "v", fmt.Sprint("t", i%7), "all")
+			if i%10 == 0 {
+				f.invalidate(soracache.Tag(fmt.Sprint("t", i%3)), soracache.Key("x"))
+				f.since(soracache.Stamp{Epoch: f.unknown(), Position: 1})
+			}
+			clock.Wait(time.Millisecond)
+		}
+		keys, next, err := f.Store.ListKeys(t.Context(), f.at, "all", "", 5)
+		return fmt.Sprint(m, f.readAll(f.head(), l2.ReadKey{Key: "k1"}), f.follow(f.head()), keys, next, err)
+	}
+	if first, second := history(), history(); first != second {
+		t.Errorf("the same calls gave\n%s\nand then\n%s", first, second)
 	}
 }

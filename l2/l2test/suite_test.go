@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/soracache/soracache/l2"
 )
 
@@ -51,6 +53,8 @@ func modelHarness(t *testing.T, m *Model, clock *fakeClock) Harness {
 		},
 	}
 }
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestModel(t *testing.T) { Run(t, openModel) }
 
