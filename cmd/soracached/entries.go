@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
+)
+
+// getCmd prints the value as it is, so that it can be piped; what else is
+// known of it goes to standard error, for people only.
+type getCmd struct {
+	Key string `arg:"" help:"The key."`
+	namespace
+	AcceptUnconfirmed bool `help:"Accept what the node holds but cannot confirm, while its store is down."`
+	remote            `group:"Connection"`
+}
+
+// Run asks for the key.
+func (c *getCmd) Run(ctx context.Context, con *console) error {
+	node, err := c.dial()
+	if err != nil {
+		return err
+	}
+	defer node.close()
+	answer, err := node.cache.Get(ctx, &soracachev1.GetRequest{
+		Namespace: c.Namespace, Key: c.Key, AcceptUnconfirmed: c.AcceptUnconfirmed,
+	})
+	if err != nil {
+		return err
+	}
+	missing := answer.GetStatus() == soracachev1.Status_STATUS_MISS || answer.GetKind() == soracachev1.Kind_KIND_NOT_FOUND
+	switch {
+	case c.JSON:
+		err = con.printJSON(answer)
+	case answer.GetStatus() == soracachev1.Status_STATUS_MISS:
+		con.note("miss: nothing live under %s", clean(c.Key))
+	case missing:
+		con.note("%s: cached as not found, %s", statusAndTier(answer.GetStatus(), answer.GetTier()),
+			lifetime(answer.GetFreshFor(), answer.GetKeepFor()))
+	default:
+		err = con.printEntry(answer)
+	}
+	if err == nil && missing {
+		return errNoValue
+	}
+	return err
+}
+
+func (c *console) printEntry(answer *soracachev1.GetResponse) error {
+	if err := c.printValue(answer.GetValue()); err != nil {
+		return err
+	}
+	remark := statusAndTier(answer.GetStatus(), answer.GetTier()) + "; " + lifetime(answer.GetFreshFor(), answer.GetKeepFor())
+	if answer.GetKind() == soracachev1.Kind_KIND_ERROR {
+		remark += "; a cached failure"
+	}
+	if answer.GetUnconfirmed() {
+		remark += "; not confirmed"
+	}
+	if tags := answer.GetTags(); len(tags) > 0 {
+		remark += "; tags " + cleanAll(tags)
+	}
+	if encoding := answer.GetEncoding(); encoding != "" {
+		remark += "; " + clean(encoding)
+	}
+	c.note("%s", remark)
+	return nil
+}
+
+// setCmd writes without a lease, as the Set of the contract does.
+type setCmd struct {
+	Key   string `arg:"" help:"The key."`
+	Value string `arg:"" optional:"" default:"-" help:"The value; - (the default) reads it from standard input."`
+	namespace
+	Tag      []string      `short:"t" sep:"none" help:"Tag that the value carries (repeatable)."`
+	TTL      time.Duration `name:"ttl" default:"5m" help:"How long the value is fresh (${default})."`
+	Keep     time.Duration `help:"How long the value is kept, stale, beyond that: counted from now (as long as --ttl)."`
+	L1TTL    time.Duration `name:"l1-ttl" help:"The longest that a node's memory may keep it (no cap)."`
+	Encoding string        `help:"How the value is encoded: json, raw, proto, or a name of your own (raw)."`
+	ETag     string        `name:"etag" help:"Validator of the source."`
+	remote   `group:"Connection"`
+}
+
+// Run writes the value.
+func (c *setCmd) Run(ctx context.Context, con *console) error {
+	value := []byte(c.Value)
+	if c.Value == "-" {
+		var err error
+		if value, err = con.readAll(); err != nil {
+			return err
+		}
+	}
+	node, err := c.dial()
+	if err != nil {
+		return err
+	}
+	defer node.close()
+	answer, err := node.cache.Set(ctx, &soracachev1.SetRequest{
+		Namespace: c.Namespace, Key: c.Key, Value: value, Tags: c.Tag, Encoding: c.Encoding, Etag: c.ETag,
+		Ttl: duration(c.TTL), Keep: duration(c.Keep), L1Ttl: duration(c.L1TTL),
+	})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return con.printJSON(answer)
+	}
+	return con.say("stored %s: %s, fresh for %s", clean(c.Key), bytesText(int64(len(value))), c.TTL)
+}
+
+// duration leaves out what was not given.
+func duration(d time.Duration) *durationpb.Duration {
+	if d == 0 {
+		return nil
+	}
+	return durationpb.New(d)
+}
+
+// rmCmd invalidates by key.
+type rmCmd struct {
+	Keys []string `arg:"" name:"key" help:"The keys."`
+	namespace
+	remote `group:"Connection"`
+}
+
+// Run invalidates the keys.
+func (c *rmCmd) Run(ctx context.Context, con *console) error {
+	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, Keys: c.Keys},
+		"removed "+cleanAll(c.Keys))
+}
+
+// invalidateCmd invalidates by tag, and by key in the same step if asked to.
+type invalidateCmd struct {
+	Tag []string `short:"t" sep:"none" required:"" help:"The tag (repeatable)."`
+	Key []string `short:"k" sep:"none" help:"A key to invalidate with them (repeatable)."`
+	namespace
+	remote `group:"Connection"`
+}
+
+// Run invalidates the tags.
+func (c *invalidateCmd) Run(ctx context.Context, con *console) error {
+	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, Keys: c.Key, Tags: c.Tag},
+		"invalidated "+cleanAll(append(append([]string(nil), c.Tag...), c.Key...)))
+}
+
+// clearCmd invalidates a whole namespace.
+type clearCmd struct {
+	namespace
+	remote `group:"Connection"`
+}
+
+// Run invalidates everything.
+func (c *clearCmd) Run(ctx context.Context, con *console) error {
+	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, All: true},
+		"cleared namespace "+clean(c.Namespace))
+}
+
+func (r remote) invalidate(ctx context.Context, con *console, req *soracachev1.InvalidateRequest, done string) error {
+	node, err := r.dial()
+	if err != nil {
+		return err
+	}
+	defer node.close()
+	answer, err := node.cache.Invalidate(ctx, req)
+	if err != nil {
+		return err
+	}
+	if r.JSON {
+		return con.printJSON(answer)
+	}
+	return con.say("%s", done)
+}
+
+// keysCmd lists page after page.
+type keysCmd struct {
+	Tag string `short:"t" required:"" help:"The tag."`
+	namespace
+	Limit     int    `default:"0" help:"Stop after this many keys, at the end of a page (no limit)."`
+	PageSize  int32  `default:"1000" help:"How many keys to ask for at a time (${default})."`
+	PageToken string `help:"Go on where an earlier listing stopped."`
+	remote    `group:"Connection"`
+}
+
+// Run lists the keys, one a line. A key that is written during the listing may
+// be listed twice. Where the limit stopped it, the token to go on with is in
+// the JSON, or for people on standard error.
+func (c *keysCmd) Run(ctx context.Context, con *console) error {
+	node, err := c.dial()
+	if err != nil {
+		return err
+	}
+	defer node.close()
+	all := &soracachev1.ListKeysResponse{NextPageToken: c.PageToken}
+	for count := 0; ; {
+		page, err := node.cache.ListKeys(ctx, &soracachev1.ListKeysRequest{
+			Namespace: c.Namespace, Tag: c.Tag, PageSize: c.PageSize, PageToken: all.GetNextPageToken(),
+		})
+		if err != nil {
+			return err
+		}
+		count += len(page.GetKeys())
+		all.NextPageToken = page.GetNextPageToken()
+		if c.JSON {
+			all.Keys = append(all.Keys, page.GetKeys()...)
+		} else if err := con.printKeys(page.GetKeys()); err != nil {
+			return err
+		}
+		if all.GetNextPageToken() == "" || c.Limit > 0 && count >= c.Limit {
+			break
+		}
+	}
+	if c.JSON {
+		return con.printJSON(all)
+	}
+	if all.GetNextPageToken() != "" {
+		con.note("more: --page-token %s", all.GetNextPageToken())
+	}
+	return nil
+}
+
+func (c *console) printKeys(keys []string) error {
+	for _, key := range keys {
+		if _, err := fmt.Fprintln(c.out, clean(key)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

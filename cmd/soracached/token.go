@@ -1,0 +1,37 @@
+package main
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/soracache/soracache/internal/server/auth"
+)
+
+// tokenCmd makes a token. The server keeps only its digest, so this is the one
+// time that it can be seen.
+type tokenCmd struct {
+	Name       string   `arg:"" help:"Who will use it, for the logs."`
+	Scopes     []string `default:"read,write,invalidate" help:"What it allows: read, write, invalidate, admin (${default})."`
+	Namespaces []string `default:"*" help:"The namespaces that it is for (all of them)."`
+	JSON       bool     `name:"json" env:"SORACACHE_JSON" help:"Print the token and the line as JSON."`
+}
+
+// Run prints the token and the line for the file of --auth-tokens.
+func (c *tokenCmd) Run(con *console) error {
+	token := "sora_" + rand.Text()
+	digest := sha256.Sum256([]byte(token))
+	line := strings.Join([]string{
+		hex.EncodeToString(digest[:]), c.Name, strings.Join(c.Scopes, ","), strings.Join(c.Namespaces, ","),
+	}, " ")
+	if _, err := auth.Parse(strings.NewReader(line)); err != nil {
+		return usage(fmt.Errorf("that makes no token: %w", err))
+	}
+	if c.JSON {
+		return json.NewEncoder(con.out).Encode(map[string]string{"token": token, "line": line})
+	}
+	return con.say("The token, which cannot be shown again:\n\n%s\n\nThe line for the file of --auth-tokens:\n\n%s", token, line)
+}
