@@ -180,6 +180,14 @@ func (a *agreement) partition() l2.Partition { return choose(a.rng, a.partitions
 func (a *agreement) key() string { return choose(a.rng, "k0", "k1", "k2", "k3", "{k4}", "k\x005") }
 func (a *agreement) tag() string { return choose(a.rng, "t0", "t1", "t2", "k0") }
 
+// someOnce chooses partitions for a batch of reads, each once: a store may
+// take a new epoch that one read of a batch calls for before it answers any.
+func (a *agreement) someOnce() []l2.Partition {
+	all := a.partitions()
+	a.rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all[:1+a.rng.IntN(len(all))]
+}
+
 // shown chooses a follower of a partition, or none, and what it shows.
 func (a *agreement) shown(at l2.Partition) (follower *both, shown both) {
 	if a.rng.IntN(4) == 0 {
@@ -240,8 +248,7 @@ func (a *agreement) targets() (targets []soracache.Target) {
 func (a *agreement) read() {
 	var engine, model []l2.ReadRequest
 	var followers []*both
-	for range 1 + a.rng.IntN(2) {
-		at := a.partition()
+	for _, at := range a.someOnce() {
 		follower, shown := a.shown(at)
 		var keys []l2.ReadKey
 		for range a.rng.IntN(4) {
@@ -359,7 +366,7 @@ func (a *agreement) invalidate() {
 func (a *agreement) since() {
 	var engine, model []l2.SinceRequest
 	var followers []*both
-	for _, at := range a.partitions() {
+	for _, at := range a.someOnce() {
 		follower, shown := a.shown(at)
 		followers = append(followers, follower)
 		engine = append(engine, l2.SinceRequest{Partition: at, Since: shown.engine})

@@ -7,8 +7,8 @@
 // What a store may decide for itself is not looked at: its epochs and
 // positions beyond their order, where a long delta is cut, whether it still
 // tells what was recorded before a clear, which of several records it names as
-// the killer, how long dead entries lie about, and when within reason it
-// trims.
+// the killer, how long dead entries lie about, when within reason it trims,
+// and in which order it does the reads of one batch.
 //
 // The package knows the l2 interface and no engine.
 package l2test
