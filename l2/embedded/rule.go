@@ -21,6 +21,7 @@ const (
 	alive cause = iota
 	expired
 	otherEpoch
+	ahead
 	invalidated
 	belowFloor
 )
@@ -32,6 +33,8 @@ func (d death) String() string {
 		return "expired"
 	case otherEpoch:
 		return "of another epoch"
+	case ahead:
+		return "ahead of the ledger"
 	case invalidated:
 		return d.target.String() + " was invalidated"
 	case belowFloor:
@@ -56,6 +59,8 @@ func (t *txn) judgeHead(l *ledger, h l2.EntryHead) death {
 		return death{cause: expired}
 	case h.Stamp.Epoch != l.epoch:
 		return death{cause: otherEpoch}
+	case h.Stamp.Position > l.head: // restored from a time that the ledger has lost
+		return death{cause: ahead}
 	case h.Stamp.Position < l.cleared:
 		return death{cause: invalidated, target: soracache.Everything(), at: l.cleared}
 	}
