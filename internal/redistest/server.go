@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +20,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/soracache/soracache/internal/proctest"
 )
 
 // startTimeout is how long a server may take to answer, also on a machine that
@@ -93,7 +94,7 @@ type Server struct {
 	sentinel bool
 
 	mu   sync.Mutex // guards proc
-	proc *process
+	proc *proctest.Process
 }
 
 // Standalone starts a server that is stopped when the test ends.
@@ -156,7 +157,7 @@ func (s *Server) launch() error {
 	if s.sentinel {
 		args = append(args, "--sentinel")
 	}
-	p, err := startProcess(serverBinary(), args, filepath.Join(s.Dir, "log"))
+	p, err := s.spawn(args)
 	if err != nil {
 		return err
 	}
@@ -164,10 +165,22 @@ func (s *Server) launch() error {
 	s.proc = p
 	s.mu.Unlock()
 	if err := s.awaitReady(p); err != nil {
-		p.kill()
+		p.Kill()
 		return fmt.Errorf("%w\n%s", err, s.Log())
 	}
 	return nil
+}
+
+// spawn starts the process; its output is appended to the log.
+func (s *Server) spawn(args []string) (*proctest.Process, error) {
+	log, err := os.OpenFile(filepath.Join(s.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = log.Close() }() // the process has its own
+	cmd := exec.Command(serverBinary(), args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	return proctest.Launch(cmd)
 }
 
 func (s *Server) configuration() string {
@@ -189,20 +202,20 @@ func (s *Server) configuration() string {
 	return strings.Join(append(lines, s.opts.config...), "\n") + "\n"
 }
 
-func (s *Server) awaitReady(p *process) error {
+func (s *Server) awaitReady(p *proctest.Process) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for {
 		err := s.ping(ctx)
 		// Any reply of the right process will do: also that access is denied.
 		if err == nil || isReply(err) && !strings.HasPrefix(err.Error(), "LOADING") {
-			if !p.running() {
+			if !p.Running() {
 				return errors.New("another server holds the port")
 			}
 			return nil
 		}
 		select {
-		case <-p.done:
+		case <-p.Done():
 			return errors.New("exited at once")
 		case <-ctx.Done():
 			return fmt.Errorf("no answer in %s: %w", startTimeout, err)
@@ -300,7 +313,7 @@ func (s *Server) TLSConfig() *tls.Config {
 // gone. Killing it twice is harmless.
 func (s *Server) Kill() {
 	if p := s.process(); p != nil {
-		p.kill()
+		p.Kill()
 	}
 }
 
@@ -308,8 +321,8 @@ func (s *Server) Kill() {
 // configured to, and returns once it is gone.
 func (s *Server) Shutdown() {
 	if p := s.process(); p != nil {
-		p.signal(syscall.SIGTERM)
-		<-p.done
+		p.Signal(syscall.SIGTERM)
+		<-p.Done()
 	}
 }
 
@@ -337,15 +350,15 @@ func (s *Server) RestartEmpty(t testing.TB) {
 
 // Pause stops the process by SIGSTOP: connections stay open and nothing is
 // answered until [Server.Continue].
-func (s *Server) Pause() { s.process().signal(syscall.SIGSTOP) }
+func (s *Server) Pause() { s.process().Signal(syscall.SIGSTOP) }
 
 // Continue ends a [Server.Pause].
-func (s *Server) Continue() { s.process().signal(syscall.SIGCONT) }
+func (s *Server) Continue() { s.process().Signal(syscall.SIGCONT) }
 
 // Running reports whether the process runs (or is paused).
 func (s *Server) Running() bool {
 	p := s.process()
-	return p != nil && p.running()
+	return p != nil && p.Running()
 }
 
 // Log returns the end of what the server logged.
@@ -357,57 +370,10 @@ func (s *Server) Log() string {
 	return string(bytes.TrimSpace(b))
 }
 
-func (s *Server) process() *process {
+func (s *Server) process() *proctest.Process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.proc
-}
-
-// process is a child that dies with this process.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{} // closed once it was waited for
-}
-
-// startProcess starts a child and waits for it on one goroutine, locked to its
-// thread: the kernel kills the child when the thread that started it ends.
-func startProcess(binary string, args []string, log string) (*process, error) {
-	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(binary, args...)
-	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = f, f, childAttributes()
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer close(p.done)
-		defer func() { _ = f.Close() }()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-		}
-	}()
-	return p, <-started
-}
-
-func (p *process) running() bool {
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
-	}
-}
-
-func (p *process) signal(sig syscall.Signal) { _ = p.cmd.Process.Signal(sig) }
-
-func (p *process) kill() {
-	p.signal(syscall.SIGKILL)
-	<-p.done
 }
 
 // serverBinary is redis-server, or what SORACACHE_REDIS_SERVER names (such as
