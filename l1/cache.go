@@ -345,7 +345,7 @@ func (c *Cache[V]) Stats() Stats {
 		Evictions:  c.evictions.Load(),
 		Bytes:      uint64(c.limit - c.budget + max(0, c.bytes.Load())), //nolint:gosec // positive
 		Limit:      uint64(c.limit),                                     //nolint:gosec // positive
-		Idle:       uint64(c.idle()),
+		Idle:       uint64(c.idle()),                                    //nolint:gosec // not negative
 		Entries:    uint64(max(0, c.entries.Load())),
 	}
 }
