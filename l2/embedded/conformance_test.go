@@ -1,18 +1,46 @@
 package embedded
 
 import (
+	"maps"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/l2test"
 )
 
 func TestConformance(t *testing.T) {
 	l2test.Run(t, func(t *testing.T, o l2test.Options) l2test.Harness { return newHarness(t, o).Harness })
+}
+
+func TestAgreement(t *testing.T) {
+	l2test.Agree(t, func(t *testing.T, o l2test.Options) l2test.Harness { return newHarness(t, o).Harness })
+}
+
+func TestHammer(t *testing.T) {
+	s := openIn(t, t.TempDir())
+	c := l2test.HammerConfig{Stores: []l2.Store{s}, Operations: 50_000, Overlaps: 200}
+	if l2test.Verifying() {
+		c.Operations, c.Overlaps = 1_000_000, 1_000
+	}
+	l2test.Hammer(t, c)
+}
+
+// openIn opens a store that ends with the test.
+func openIn(t testing.TB, dir string, change ...func(*Config)) *Store {
+	t.Helper()
+	cfg := Config{Dir: dir}
+	for _, c := range change {
+		c(&cfg)
+	}
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
 }
 
 // harness is a store with a clock of its own, and what can be done to it
@@ -37,7 +65,7 @@ func newHarness(t *testing.T, o l2test.Options) *harness {
 		Tamper:   h.tamper,
 		Snapshot: h.snapshot,
 		Lose: map[string]func(l2.Partition){
-			"the ledger's row":         func(at l2.Partition) { h.change(func(tx *txn) { tx.delete(bLedger, ledgerKey(at)) }) },
+			"the ledger's row":          func(at l2.Partition) { h.change(func(tx *txn) { tx.delete(bLedger, ledgerKey(at)) }) },
 			"a bit of the ledger's row": h.damageLedger,
 		},
 	}
@@ -111,16 +139,19 @@ func (h *harness) tamper(at l2.Partition, key string, change func([]byte) []byte
 	})
 }
 
+// kept is one bucket.
 type kept struct {
 	sequence uint64
 	rows     map[string][]byte
 }
 
-// snapshot copies all rows, as copying the file would.
+// snapshot copies all rows, and the leases beside them.
 func (h *harness) snapshot() (restore func()) {
 	var saved [bucketCount]kept
+	var leases map[leaseKey]lease
 	h.change(func(t *txn) {
 		for b := range bucketCount {
+			leases = maps.Clone(h.store.leases)
 			saved[b] = kept{sequence: t.bucket(b).Sequence(), rows: map[string][]byte{}}
 			t.bucket(b).ForEach(func(k, v []byte) error {
 				saved[b].rows[string(k)] = slices.Clone(v)
@@ -141,13 +172,12 @@ func (h *harness) snapshot() (restore func()) {
 					t.put(b, []byte(k), v)
 				}
 			}
-			clear(t.ledgers)
+			h.store.leases = maps.Clone(leases)
 		})
 	}
 }
 
-// clock is a clock that goes on by a microsecond with every look at it, and
-// otherwise when told.
+// clock is a clock that stands still until it is told to go on.
 type clock struct{ micros atomic.Int64 }
 
 func newClock() *clock {
@@ -156,7 +186,5 @@ func newClock() *clock {
 	return c
 }
 
-func (c *clock) now() time.Time          { return time.UnixMicro(c.micros.Add(1)) }
+func (c *clock) now() time.Time          { return time.UnixMicro(c.micros.Load()) }
 func (c *clock) advance(d time.Duration) { c.micros.Add(d.Microseconds()) }
-
-var _ = soracache.Stamp{}

@@ -212,7 +212,10 @@ func Open(cfg Config) (*Store, error) {
 
 // begin prepares the database for use: the buckets are there, and leases that
 // an orderly end left behind are held again. mu need not be held yet.
-func (s *Store) begin() error {
+func (s *Store) begin() (err error) {
+	if s.txid, err = s.db.lastTx(); err != nil {
+		return s.failed(err)
+	}
 	return s.update(func(t *txn) {
 		t.createBuckets()
 		t.takeLeases()

@@ -77,19 +77,22 @@ func (s *Store) dropLeases(among int) {
 	}
 }
 
-// A lease's row while the store is closed, in this order: nonce, epoch,
-// position, until in microseconds, partition, key.
-const leaseFixed = 16 + 8 + 8 + 8 + 4
+// A lease's row while the store is closed: nonce, epoch, position, until when it
+// lasts, for how long that was when the store was closed (both in microseconds),
+// partition, key. Of leases on very long keys a row may not fit its part of a
+// page (see maxElement), which does no harm to a closed store.
+const leaseFixed = 16 + 8 + 8 + 8 + 8 + 4
 
 // leaveLeases writes the leases down, at an orderly end.
 func (t *txn) leaveLeases() {
 	for k, l := range t.s.leases {
-		if !t.now.Before(l.until) {
+		left := l.until.Sub(t.now)
+		if left <= 0 {
 			continue
 		}
 		b := append(make([]byte, 0, leaseFixed+len(k.key)), l.nonce[:]...)
 		b = be64(be64(b, uint64(l.stamp.Epoch)), uint64(l.stamp.Position))
-		b = be64(b, uint64(l.until.UnixMicro())) //nolint:gosec // after now
+		b = be64(be64(b, uint64(l.until.UnixMicro())), uint64(left.Microseconds())) //nolint:gosec // after now
 		b = append(be32(b, k.partition), k.key...)
 		t.put(bLease, be64(nil, t.next(bLease)), b)
 	}
@@ -106,15 +109,15 @@ func (t *txn) takeLeases() {
 	}
 }
 
+// takeLease takes one lease. It lasts no longer than it did when the store was
+// closed, even if the clock was set back since.
 func (t *txn) takeLease(b []byte) {
+	next := func(at int) uint64 { return binary.BigEndian.Uint64(b[at:]) }
 	var l lease
 	copy(l.nonce[:], b)
-	l.stamp.Epoch = soracache.Epoch(binary.BigEndian.Uint64(b[16:]))
-	l.stamp.Position = soracache.Position(binary.BigEndian.Uint64(b[24:]))
-	l.until = time.UnixMicro(int64(binary.BigEndian.Uint64(b[32:]))) //nolint:gosec // as it was written
-	k := leaseKey{binary.BigEndian.Uint32(b[40:]), string(b[leaseFixed:])}
-	if most := t.now.Add(soracache.MaxLease); l.until.After(most) {
-		l.until = most // the clock went back while the store was closed
-	}
-	t.setLease(k, l)
+	l.stamp = soracache.Stamp{Epoch: soracache.Epoch(next(16)), Position: soracache.Position(next(24))}
+	until := time.UnixMicro(int64(next(32)))           //nolint:gosec // as it was written
+	left := time.Duration(next(40)) * time.Microsecond //nolint:gosec // as it was written
+	l.until = t.now.Add(min(until.Sub(t.now), left))
+	t.setLease(leaseKey{binary.BigEndian.Uint32(b[48:]), string(b[leaseFixed:])}, l)
 }

@@ -29,8 +29,9 @@ type ledger struct {
 	// longestKeep is the longest keep time of any entry ever stored, in
 	// microseconds: how long a tag's record may matter.
 	longestKeep int64
-	// tags and keys count the records that are held.
-	tags, keys uint32
+	// tags and keys count the records that are held, left the epochs that are
+	// remembered as left or shown.
+	tags, keys, left uint32
 	// untrimmed counts the targets recorded since records were last trimmed,
 	// which was at trimmedAt, in microseconds.
 	untrimmed uint32
@@ -39,7 +40,7 @@ type ledger struct {
 	changed bool // and not yet saved
 }
 
-const ledgerBytes = 1 + 4 + 4 + 2 + 5*8 + 8 + 4 + 4 + 4 + 8 + 4
+const ledgerBytes = 1 + 4 + 4 + 2 + 5*8 + 8 + 4 + 4 + 4 + 4 + 8 + 4
 
 const ledgerVersion = 1
 
@@ -56,6 +57,7 @@ func (l *ledger) encode() []byte {
 	}
 	b = be32(b, l.tags)
 	b = be32(b, l.keys)
+	b = be32(b, l.left)
 	b = be32(b, l.untrimmed)
 	b = be64(b, uint64(l.trimmedAt)) //nolint:gosec // a time, not negative
 	return be32(b, l.sum(b))
@@ -83,7 +85,7 @@ func decodeLedger(key, b []byte) (*ledger, bool) {
 		*p = soracache.Position(next64())
 	}
 	l.longestKeep = int64(next64()) //nolint:gosec // as it was written
-	l.tags, l.keys, l.untrimmed = next32(), next32(), next32()
+	l.tags, l.keys, l.left, l.untrimmed = next32(), next32(), next32(), next32()
 	l.trimmedAt = int64(next64()) //nolint:gosec // as it was written
 	return l, true
 }
@@ -200,10 +202,10 @@ func (t *txn) differs(l *ledger, shown soracache.Stamp) bool {
 // mint begins the ledger's next life. The new head is above everything known,
 // so that no position is given out twice even if an epoch were met again.
 func (t *txn) mint(l *ledger, shown soracache.Stamp) {
-	t.leave(l.partition, l.epoch)
-	t.leave(l.partition, shown.Epoch)
-	left := l.epoch
-	for l.epoch == left || l.epoch == 0 || t.has(bEpoch, epochKey(l.partition, l.epoch)) {
+	t.leave(l, l.epoch)
+	t.leave(l, shown.Epoch)
+	before := l.epoch
+	for l.epoch == before || l.epoch == 0 || t.has(bEpoch, epochKey(l.partition, l.epoch)) {
 		l.epoch = soracache.Epoch(t.s.cfg.Rand() & (1<<52 - 1))
 	}
 	if l.generation != 0 {
@@ -223,19 +225,21 @@ const mostLeft = 1000
 
 // leave remembers that an epoch was left, or shown by one who came from
 // elsewhere.
-func (t *txn) leave(partition uint32, epoch soracache.Epoch) {
-	if epoch == 0 || t.has(bEpoch, epochKey(partition, epoch)) {
+func (t *txn) leave(l *ledger, epoch soracache.Epoch) {
+	if epoch == 0 || t.has(bEpoch, epochKey(l.partition, epoch)) {
 		return
 	}
-	order := append(be32(nil, partition), 's')
-	if oldest, more := t.after(bEpoch, order, nil, mostLeft); more || len(oldest) == mostLeft {
+	order := append(be32(nil, l.partition), 's')
+	if oldest, _ := t.after(bEpoch, order, nil, 1); l.left >= mostLeft && len(oldest) > 0 {
 		forgotten := t.get(bEpoch, oldest[0])
-		t.delete(bEpoch, concat(be32(nil, partition), []byte{'e'}, forgotten))
+		t.delete(bEpoch, concat(be32(nil, l.partition), []byte{'e'}, forgotten))
 		t.delete(bEpoch, oldest[0])
+		l.left--
 	}
 	n := be64(nil, t.next(bEpoch))
-	t.put(bEpoch, epochKey(partition, epoch), n)
+	t.put(bEpoch, epochKey(l.partition, epoch), n)
 	t.put(bEpoch, append(order, n...), be64(nil, uint64(epoch)))
+	l.left++
 }
 
 func epochKey(partition uint32, epoch soracache.Epoch) []byte {
