@@ -1,0 +1,84 @@
+package l2test
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/soracache/soracache/l2"
+)
+
+// LoseLedger makes a partition lose its ledger and keep its entries, leases
+// and tag sets, as a database does that evicts the wrong thing.
+func (m *Model) LoseLedger(at l2.Partition) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.partition(at).ledger = nil
+}
+
+// Flush makes the model forget everything.
+func (m *Model) Flush() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.partitions)
+}
+
+// Snapshot returns a function that brings everything back to what it is now,
+// as restoring a backup does, or a failover to a replica that lagged. It can
+// be called any number of times.
+func (m *Model) Snapshot() (restore func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	saved := clonePartitions(m.partitions)
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.partitions = clonePartitions(saved)
+	}
+}
+
+func clonePartitions(from map[place]*partition) map[place]*partition {
+	to := make(map[place]*partition, len(from))
+	for at, p := range from {
+		to[at] = p.clone()
+	}
+	return to
+}
+
+// Dump returns a function that puts one stored entry back as it is now,
+// whatever has happened since: what DUMP and RESTORE do in Redis. It reports
+// whether there is such an entry.
+func (m *Model) Dump(at l2.Partition, key string) (restore func(), ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e, ok := m.partition(at).entries[key]
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.partition(at).entries[key] = e
+	}, ok
+}
+
+// String summarises the model, for the logs of tests.
+func (m *Model) String() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	places := make([]place, 0, len(m.partitions))
+	for at := range m.partitions {
+		places = append(places, at)
+	}
+	slices.SortFunc(places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.index, b.index))
+	})
+	var out strings.Builder
+	for _, at := range places {
+		p := m.partitions[at]
+		fmt.Fprintf(&out, "%s/%d: %d entries, %d leases", at.namespace, at.index, len(p.entries), len(p.leases))
+		if p.ledger != nil {
+			fmt.Fprintf(&out, ", epoch %x head %d", p.ledger.epoch, p.ledger.head)
+		}
+		out.WriteByte('\n')
+	}
+	return out.String()
+}
