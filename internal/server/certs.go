@@ -62,9 +62,6 @@ func (f TLSFiles) load() (*tls.Config, error) {
 		return nil, fmt.Errorf("TLS client CA %s: no certificate in it", f.ClientCA)
 	}
 	config.ClientAuth = tls.RequireAndVerifyClientCert
-	// A resumed session skips the client's certificate, and so would outlive
-	// an authority that was taken out of the file.
-	config.SessionTicketsDisabled = true
 	return config, nil
 }
 

@@ -11,37 +11,34 @@ import (
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
-// sentinels are the failures that callers can tell apart, with their codes. An
-// error may wrap several (a store that gave up wraps ErrUnavailable and its
-// own deadline); the first one here decides.
-var sentinels = []struct {
-	err  error
-	code connect.Code
-}{
-	{soracache.ErrInvalid, connect.CodeInvalidArgument},
-	{soracache.ErrTooLarge, connect.CodeResourceExhausted},
-	{soracache.ErrUnauthenticated, connect.CodeUnauthenticated},
-	{soracache.ErrPermissionDenied, connect.CodePermissionDenied},
-	{soracache.ErrUnimplemented, connect.CodeUnimplemented},
-	{soracache.ErrUnavailable, connect.CodeUnavailable},
-	{context.DeadlineExceeded, connect.CodeDeadlineExceeded},
-	{context.Canceled, connect.CodeCanceled},
-}
-
 // errInternal is all that callers are told of a failure that is none of the
 // sentinels; the log has the rest.
 var errInternal = errors.New("internal error")
 
-// wireError is the one place where errors become codes. The text of a sentinel
-// is left out of the message, because the code says the same.
+// wireError is the one place where errors become codes. An error may wrap
+// several of the failures that callers can tell apart (a store that gave up
+// wraps ErrUnavailable and its own deadline); the first one here decides. Its
+// text is left out of the message, because the code says the same.
 func wireError(err error) *connect.Error {
 	var coded *connect.Error
 	if errors.As(err, &coded) {
 		return coded
 	}
-	for _, s := range sentinels {
-		if errors.Is(err, s.err) {
-			return connect.NewError(s.code, errors.New(strings.TrimPrefix(err.Error(), s.err.Error()+": ")))
+	for _, known := range []struct {
+		err  error
+		code connect.Code
+	}{
+		{soracache.ErrInvalid, connect.CodeInvalidArgument},
+		{soracache.ErrTooLarge, connect.CodeResourceExhausted},
+		{soracache.ErrUnauthenticated, connect.CodeUnauthenticated},
+		{soracache.ErrPermissionDenied, connect.CodePermissionDenied},
+		{soracache.ErrUnimplemented, connect.CodeUnimplemented},
+		{soracache.ErrUnavailable, connect.CodeUnavailable},
+		{context.DeadlineExceeded, connect.CodeDeadlineExceeded},
+		{context.Canceled, connect.CodeCanceled},
+	} {
+		if errors.Is(err, known.err) {
+			return connect.NewError(known.code, errors.New(strings.TrimPrefix(err.Error(), known.err.Error()+": ")))
 		}
 	}
 	return connect.NewError(connect.CodeInternal, errInternal)

@@ -71,8 +71,9 @@ func (s *Server) Check(ctx context.Context, r *grpchealth.CheckRequest) (*grpche
 	default:
 		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("unknown service %.200q", r.Service))
 	}
+	status := grpchealth.StatusServing
 	if s.ready(ctx) != nil {
-		return &grpchealth.CheckResponse{Status: grpchealth.StatusNotServing}, nil
+		status = grpchealth.StatusNotServing
 	}
-	return &grpchealth.CheckResponse{Status: grpchealth.StatusServing}, nil
+	return &grpchealth.CheckResponse{Status: status}, nil
 }

@@ -48,8 +48,8 @@ func grpcFrame(compressed byte, message []byte) []byte {
 	return append([]byte{compressed, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, message...)
 }
 
-// TestCompressedBombs: what inflates past the limit is refused. (That it is not
-// inflated to its end, TestBombIsNotInflatedToItsEnd sees.)
+// TestCompressedBombs: what inflates past the limit is refused, and is not
+// inflated to its end, as the message tells.
 func TestCompressedBombs(t *testing.T) {
 	t.Parallel()
 	n := newFakeNode()
@@ -90,6 +90,9 @@ func TestCompressedBombs(t *testing.T) {
 		got := handle(s, r)
 		if code := c.code(got); code != "resource_exhausted" && code != "8" {
 			t.Errorf("%s: code %q: %v %s", name, code, got.header, got.body)
+		}
+		if !strings.Contains(got.body+got.header.Get("Grpc-Message"), "the inflated message is over its limit") {
+			t.Errorf("%s: inflated to its end: %v %s", name, got.header, got.body)
 		}
 	}
 	if n.touched() != 0 {

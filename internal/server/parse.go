@@ -154,9 +154,6 @@ func (p parser) entry(r stored) (soracache.Entry, soracache.Lifetime, error) {
 
 func (p parser) lifetime(r stored) (soracache.Lifetime, error) {
 	var lifetime soracache.Lifetime
-	if r.GetTtl() == nil {
-		return lifetime, fmt.Errorf("%w: no ttl", soracache.ErrInvalid)
-	}
 	var err error
 	if lifetime.TTL, err = duration("ttl", r.GetTtl(), minLease, p.limits.TTL); err != nil {
 		return lifetime, err

@@ -286,7 +286,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		err = errors.Join(err, s.drain(0))
 	case <-ctx.Done():
 		err = s.drain(s.cfg.DrainDelay)
-		<-served
+		if acceptErr := <-served; !errors.Is(acceptErr, http.ErrServerClosed) {
+			err = errors.Join(err, acceptErr)
+		}
 	}
 	stopWatching()
 	<-watched

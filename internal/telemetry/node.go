@@ -58,7 +58,7 @@ func totals() []total {
 		{name: "soracache.flight.joins", help: "Readers that shared the read of another.", series: one(func(s *node.Stats) uint64 { return s.FlightJoins })},
 		{name: "soracache.confirmations", help: "Confirmations of a partition's position.", series: one(func(s *node.Stats) uint64 { return s.Confirmations })},
 		{name: "soracache.resets", help: "Times that a partition's L1 was given up for a new epoch or a lag.", series: one(func(s *node.Stats) uint64 { return s.Resets })},
-		{name: "soracache.partitions", help: "Partitions that the node follows.", gauge: true, series: one(func(s *node.Stats) uint64 { return uint64(max(s.Partitions, 0)) })}, //nolint:gosec // not negative
+		{name: "soracache.partitions", help: "Partitions that the node follows.", gauge: true, series: one(func(s *node.Stats) uint64 { return uint64(max(s.Partitions, 0)) })},
 		{name: "soracache.reclaimed.entries", help: "Dead entries deleted from L2.", series: one(func(s *node.Stats) uint64 { return s.Reclaimed })},
 		{name: "soracache.l2.errors", help: "Calls to L2 that failed.", series: one(func(s *node.Stats) uint64 { return s.StoreErrors })},
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,7 +49,10 @@ type Metrics struct {
 // New returns metrics in which all node totals are absent until WatchNode says
 // where they are.
 func New(build Build) (*Metrics, error) {
-	m := &Metrics{registry: prometheus.NewRegistry()}
+	m := &Metrics{
+		registry:  prometheus.NewRegistry(),
+		labelSets: labelSets{sets: map[labels]metric.MeasurementOption{}},
+	}
 	m.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -147,17 +151,26 @@ type labels [6]string
 // more than to record with it. All values come from our own code, so that
 // there are not many.
 type labelSets struct {
-	sets sync.Map // of labels to metric.MeasurementOption
+	mu   sync.RWMutex
+	sets map[labels]metric.MeasurementOption // guarded by mu
 }
 
 func (s *labelSets) get(l labels) metric.MeasurementOption {
-	if set, ok := s.sets.Load(l); ok {
-		return set.(metric.MeasurementOption) //nolint:forcetypeassert // only get stores
+	s.mu.RLock()
+	set, ok := s.sets[l]
+	s.mu.RUnlock()
+	if ok {
+		return set
 	}
 	var attributes []attribute.KeyValue
-	for i := 0; i < len(l) && l[i] != ""; i += 2 {
-		attributes = append(attributes, attribute.String(l[i], l[i+1]))
+	for pair := range slices.Chunk(l[:], 2) {
+		if pair[0] != "" {
+			attributes = append(attributes, attribute.String(pair[0], pair[1]))
+		}
 	}
-	set, _ := s.sets.LoadOrStore(l, metric.WithAttributeSet(attribute.NewSet(attributes...)))
-	return set.(metric.MeasurementOption) //nolint:forcetypeassert // only get stores
+	set = metric.WithAttributeSet(attribute.NewSet(attributes...))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sets[l] = set
+	return set
 }

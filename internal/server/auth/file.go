@@ -27,7 +27,7 @@ func Load(path string) (*Tokens, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tokens file: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close()
 	tokens, err := Parse(f)
 	if err != nil {
 		return nil, fmt.Errorf("tokens file %s: %w", path, err)
