@@ -18,7 +18,15 @@ func TestMain(m *testing.M) {
 			_ = os.Unsetenv(name)
 		}
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(tests{m})
+}
+
+// tests are the package's tests, and the removal of what they built.
+type tests struct{ *testing.M }
+
+func (m tests) Run() int {
+	defer func() { _ = os.RemoveAll(buildDir) }() // nothing, if nothing was built
+	return m.M.Run()
 }
 
 // result is what a command left behind.
