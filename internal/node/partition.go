@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/invalidation"
@@ -46,21 +47,25 @@ type local struct {
 	// On the node's clock: when the entry becomes stale, and when this copy
 	// (by the entry's keep time or its cap for L1) and the entry itself end.
 	freshUntil, until, keepUntil time.Duration
+	bytes                        int // of memory, see footprint
 	// heldUntil is until when no refresh lease need be asked for, because
 	// somebody else was seen to hold it.
 	heldUntil atomic.Int64
 }
 
-// localBytes is the size of a local itself, rounded up to what the allocator
-// gives.
-const localBytes = 256
+// size is how much memory an entry takes in L1.
+func (c *local) size() int { return c.bytes }
 
-func (c *local) size() int {
-	// The value is the tail of the bytes that the store returned, so the whole
-	// of them is held; the tags are copies.
-	bytes := localBytes + c.proof.SlotBytes() + l2.HeadBytes + l2.BodySize("", c.entry)
+// footprint counts what a local refers to, itself included. The value is the
+// tail of the bytes that the store returned, so all of them are held; the tags
+// are copies.
+func (c *local) footprint(key string) int {
+	bytes := l1.Footprint(int(unsafe.Sizeof(*c))) + l1.Footprint(c.proof.SlotBytes()) +
+		l1.Footprint(l2.HeadBytes+l2.BodySize(key, c.entry)) +
+		l1.Footprint(len(c.entry.Encoding)) + l1.Footprint(len(c.entry.ETag)) +
+		l1.Footprint(len(c.entry.Tags)*int(unsafe.Sizeof("")))
 	for _, t := range c.entry.Tags {
-		bytes += 16 + len(t)
+		bytes += l1.Footprint(len(t))
 	}
 	return bytes
 }
@@ -253,6 +258,7 @@ func (p *partition) local(q invalidation.Question, d soracache.Delta, key string
 		c.heldUntil.Store(int64(p.node.now() + min(k.LeaseFor, refreshPatience)))
 	}
 	c.proof, keep = p.follower.Prove(q, d, key, k.Entry.Tags)
+	c.bytes = c.footprint(key)
 	return c, keep
 }
 
