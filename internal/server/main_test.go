@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // newServer returns a server that must be makeable.
-func newServer(t *testing.T, cfg server.Config, node server.Node, hooks server.Hooks) *server.Server {
+func newServer(t testing.TB, cfg server.Config, node server.Node, hooks server.Hooks) *server.Server {
 	t.Helper()
 	s, err := server.New(cfg, node, hooks)
 	if err != nil {
