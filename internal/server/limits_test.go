@@ -167,6 +167,35 @@ func TestMessageLimit(t *testing.T) {
 	}
 }
 
+// Who needs no token is given no memory: the health check takes small messages
+// only, compressed or not.
+func TestOpenProceduresTakeLittle(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, server.Config{AuthTokens: tokensFile(t, "TOKEN(r) reader read *")}, newFakeNode(), server.Hooks{})
+	for name, c := range map[string]struct {
+		body     io.Reader
+		length   int64
+		encoding string
+	}{
+		"said":       {zeros{}, 1 << 20, "identity"},
+		"unsaid":     {io.LimitReader(zeros{}, 5<<10), -1, "identity"},
+		"endless":    {zeros{}, -1, "identity"},
+		"compressed": {bytes.NewReader(bomb(t, 1<<20)), -1, "gzip"},
+	} {
+		body := &countingReader{r: c.body}
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/grpc.health.v1.Health/Check", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ContentLength = c.length
+		r.Header.Set("Content-Type", "application/proto")
+		r.Header.Set("Content-Encoding", c.encoding)
+		if got := handle(s, r); got.code() != "resource_exhausted" || body.n > 128<<10 {
+			t.Errorf("%s: %d %s after %d bytes", name, got.status, got.body, body.n)
+		}
+	}
+}
+
 // A frame of gRPC that promises gigabytes is refused without them.
 func TestGRPCFrameOverTheLimit(t *testing.T) {
 	t.Parallel()

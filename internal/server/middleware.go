@@ -33,9 +33,12 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 		}
 		defer s.gate.leave()
 	}
-	if r.ContentLength > int64(s.cfg.MessageBytes+envelope) {
-		s.refuse(c, r, fmt.Errorf("%w: request of %d bytes: at most %d",
-			soracache.ErrTooLarge, r.ContentLength, s.cfg.MessageBytes))
+	limit := s.cfg.MessageBytes
+	if c.procedure.open {
+		limit = openBytes
+	}
+	if r.ContentLength > int64(limit+envelope) {
+		s.refuse(c, r, fmt.Errorf("%w: request of %d bytes: at most %d", soracache.ErrTooLarge, r.ContentLength, limit))
 		return
 	}
 	// The body is replaced in a copy only, and the writer is the original one:
@@ -43,7 +46,7 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	// can be used again, or has the rest of a message on it, which must never
 	// be taken for the next request.
 	limited := r.WithContext(auth.NewContext(r.Context(), caller))
-	limited.Body = http.MaxBytesReader(w, r.Body, int64(s.cfg.MessageBytes+envelope))
+	limited.Body = http.MaxBytesReader(w, r.Body, int64(limit+envelope))
 	s.rpcs.ServeHTTP(c.response, limited)
 }
 

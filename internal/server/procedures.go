@@ -16,6 +16,10 @@ type procedure struct {
 	open bool
 }
 
+// openBytes is the largest message to an open procedure: those who need no
+// token are given no memory either.
+const openBytes = 4 << 10
+
 // procedures holds every RPC that the server answers, by path. A path that is
 // not here is unimplemented.
 func procedures() map[string]procedure {

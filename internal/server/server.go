@@ -156,7 +156,7 @@ func (s *Server) newRPCs() http.Handler {
 		answer:  s.cfg.AnswerBytes,
 	}, options))
 	mux.Handle(rpc.NewClusterServiceHandler(clusterService{s}, options))
-	mux.Handle(grpchealth.NewHandler(s, options))
+	mux.Handle(grpchealth.NewHandler(s, options, connect.WithReadMaxBytes(openBytes), boundedCompression(openBytes)))
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, options))
 	return mux
