@@ -16,6 +16,10 @@ import (
 // errAnswer says that an answer is not one that the scripts give.
 var errAnswer = errors.New("malformed answer of a script")
 
+func malformed() error {
+	return fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, errAnswer)
+}
+
 // answer is what every script answers.
 type answer struct {
 	delta  soracache.Delta
@@ -36,8 +40,8 @@ const (
 const answerFixed = 1 + 8 + 8 + 8
 
 // decodeAnswer reads an answer: flags, epoch, head and clock, then the
-// operation's own bytes; in a second element the delta, if there is one; then
-// the operation's own elements.
+// operation's own bytes; then the operation's own elements; and last the delta,
+// if there is one.
 func decodeAnswer(reply any) (answer, error) {
 	elements, ok := reply.([]any)
 	if !ok || len(elements) == 0 {
@@ -63,14 +67,15 @@ func decodeAnswer(reply any) (answer, error) {
 	if flags&flagDelta == 0 {
 		return a, nil
 	}
-	if len(a.more) == 0 {
+	last := len(a.more) - 1
+	if last < 0 {
 		return answer{}, errAnswer
 	}
-	packed, ok := a.more[0].(string)
+	packed, ok := a.more[last].(string)
 	if !ok {
 		return answer{}, errAnswer
 	}
-	a.more = a.more[1:]
+	a.more = a.more[:last]
 	return a, decodeDelta(bytesOf(packed), &a.delta)
 }
 
@@ -170,7 +175,7 @@ func (s *Store) decode(c *call) (answer, error) {
 	}
 	a, err := decodeAnswer(c.cmd.Val())
 	if err != nil {
-		return answer{}, fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, err)
+		return answer{}, malformed()
 	}
 	if a.minted {
 		s.epochs.Add(1)

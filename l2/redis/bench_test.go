@@ -78,13 +78,12 @@ func BenchmarkRead(b *testing.B) {
 // BenchmarkFill takes a lease and fills under it: two operations.
 func BenchmarkFill(b *testing.B) {
 	s, since := benchStore(b)
-	var seq atomic.Uint64
 	b.SetParallelism(16)
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		ctx := context.Background()
 		for pb.Next() {
-			n := seq.Add(1)
+			n := s.config.Random()
 			var nonce soracache.Lease
 			binary.BigEndian.PutUint64(nonce[:], n)
 			key := fmt.Sprintf("new:%d", n)

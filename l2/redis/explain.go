@@ -3,7 +3,6 @@ package redis
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
@@ -23,7 +22,7 @@ func (s *Store) Explain(ctx context.Context, p l2.Partition, key string) (l2.Exp
 	}
 	const size = 1 + 8 + 2 + 1 + 8 + 8
 	if len(a.body) != size {
-		return l2.Explanation{}, fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, errAnswer)
+		return l2.Explanation{}, malformed()
 	}
 	x := l2.Explanation{
 		Ledger: soracache.Stamp{Epoch: a.delta.Epoch, Position: a.delta.Head},

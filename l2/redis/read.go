@@ -5,8 +5,10 @@ import (
 	"crypto/sha1" //nolint:gosec // what Redis scripts can compute
 	"encoding/binary"
 	"encoding/hex"
-	"fmt"
+	"strings"
 	"time"
+
+	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
@@ -26,9 +28,9 @@ const (
 	verdictKeyRecord
 )
 
-// mostPurges is how often a read is repeated because damaged entries were found
-// and deleted. One is enough unless somebody writes garbage as fast as we read.
-const mostPurges = 3
+// largeBytes is how much of an entry the script hands out; what is longer is
+// fetched beside it.
+const largeBytes = 128 << 10
 
 // Read implements [l2.Store].
 func (s *Store) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
@@ -38,26 +40,45 @@ func (s *Store) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer
 		pending[i] = i
 	}
 	for round := 0; len(pending) > 0; round++ {
-		calls := make([]*call, len(pending))
-		for i, at := range pending {
-			calls[i] = s.readCall(reqs[at])
-		}
-		s.run(ctx, calls)
-		var purges []*call
-		var again []int
-		for i, at := range pending {
-			damaged := s.readAnswer(calls[i], reqs[at].Keys, &answers[at])
-			if len(damaged) > 0 && round < mostPurges {
-				again = append(again, at)
-				purges = append(purges, damaged...)
-			}
-		}
-		if len(purges) > 0 {
-			s.run(ctx, purges) // whatever fails here is found again
-		}
-		pending = again
+		pending = s.readRound(ctx, reqs, answers, pending, round == mostRounds)
 	}
 	return answers
+}
+
+// mostRounds is how often a request is repeated because something stood under
+// a key that is no entry and was deleted, or because a large entry was replaced
+// while it was fetched. Once is enough unless somebody writes as fast as we
+// read.
+const mostRounds = 3
+
+// readRound answers the requests pending and returns those to ask again. After
+// the last round there are none: what could not be read is then not found.
+func (s *Store) readRound(ctx context.Context, reqs []l2.ReadRequest, answers []l2.ReadAnswer, pending []int, last bool) (again []int) {
+	calls := make([]*call, len(pending))
+	for i, at := range pending {
+		calls[i] = s.readCall(reqs[at])
+	}
+	s.run(ctx, calls)
+
+	found := make([]readAnswer, len(pending))
+	var large []*largeEntry
+	for i, at := range pending {
+		found[i] = s.readAnswer(calls[i], reqs[at].Keys)
+		answers[at] = found[i].ReadAnswer
+		large = append(large, found[i].large...)
+	}
+	s.fetch(ctx, large)
+	var purges []*call
+	for i, at := range pending {
+		if !found[i].complete() && !last {
+			again = append(again, at)
+		}
+		purges = append(purges, found[i].purges...)
+	}
+	if len(purges) > 0 {
+		s.run(ctx, purges) // whatever fails here is found again
+	}
+	return again
 }
 
 // wishBytes is what a key's wish for a lease takes: nonce, duration, refresh
@@ -106,39 +127,93 @@ func leaseMicros(d time.Duration) uint64 {
 // stamp and end.
 const keyBytes = 1 + 1 + 8 + 8
 
-// readAnswer fills in the answer to one request. It returns calls that delete
-// what turned out not to be entries of their keys; the answer is to be asked
-// for again after them, and until then counts such a key as not found.
-func (s *Store) readAnswer(c *call, keys []l2.ReadKey, out *l2.ReadAnswer) (damaged []*call) {
+// readAnswer is an answer with what is still to be done about it.
+type readAnswer struct {
+	l2.ReadAnswer
+	// large are the entries that are still to be fetched.
+	large []*largeEntry
+	// purges delete what turned out not to be entries of their keys.
+	purges []*call
+}
+
+// complete reports whether all that the script found live could be read.
+func (a readAnswer) complete() bool {
+	for _, e := range a.large {
+		if !e.out.Found {
+			return false
+		}
+	}
+	return len(a.purges) == 0
+}
+
+// readAnswer reads the answer to one request.
+func (s *Store) readAnswer(c *call, keys []l2.ReadKey) readAnswer {
 	a, err := s.decode(c)
 	if err == nil && len(a.body) != keyBytes*len(keys) {
-		err = fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, errAnswer)
+		err = malformed()
 	}
 	if err != nil {
-		*out = l2.ReadAnswer{Err: err}
-		return nil
+		return readAnswer{ReadAnswer: l2.ReadAnswer{Err: err}}
 	}
-	*out = l2.ReadAnswer{Delta: a.delta, Keys: make([]l2.KeyAnswer, len(keys))}
+	out := readAnswer{ReadAnswer: l2.ReadAnswer{Delta: a.delta, Keys: make([]l2.KeyAnswer, len(keys))}}
 	for i := range keys {
 		k, verdict := &out.Keys[i], a.body[keyBytes*i]
 		decodeLease(k, a, a.body[keyBytes*i+1:])
-		switch verdict {
-		case verdictCorrupt:
+		if verdict == verdictCorrupt {
 			s.corrupt.Add(1)
-		case verdictLive:
-			if len(a.more) == 0 {
-				*out = l2.ReadAnswer{Err: fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, errAnswer)}
-				return nil
-			}
-			stored, _ := a.more[0].(string)
-			a.more = a.more[1:]
-			if !decodeLive(k, stored, keys[i].Key, a) {
-				s.corrupt.Add(1)
-				damaged = append(damaged, s.purgeCall(c, keys[i].Key, stored))
-			}
+		}
+		if verdict != verdictLive {
+			continue
+		}
+		if len(a.more) == 0 {
+			return readAnswer{ReadAnswer: l2.ReadAnswer{Err: malformed()}}
+		}
+		stored, _ := a.more[0].(string)
+		a.more = a.more[1:]
+		switch {
+		case decodeLive(k, stored, keys[i].Key, a):
+		case len(stored) == l2.HeadBytes:
+			out.large = append(out.large, &largeEntry{c.partition, keys[i].Key, stored, a, k})
+		default:
+			s.corrupt.Add(1)
+			out.purges = append(out.purges, s.purgeCall(c.partition, keys[i].Key, stored))
 		}
 	}
-	return damaged
+	return out
+}
+
+// largeEntry is an entry of which the script handed out the head alone.
+type largeEntry struct {
+	*partition
+	key, head string
+	answer    answer
+	out       *l2.KeyAnswer
+}
+
+// fetch gets the whole of large entries, in one round trip. The head tells
+// whether it is still the entry that the script judged; if it is not, or is
+// damaged, it stays not found.
+func (s *Store) fetch(ctx context.Context, large []*largeEntry) {
+	if len(large) == 0 {
+		return
+	}
+	s.roundTrips.Add(1)
+	pipe := s.client.Pipeline()
+	gets := make([]*goredis.StringCmd, len(large))
+	for i, e := range large {
+		gets[i] = pipe.Get(ctx, strings.TrimSuffix(e.t, "t")+"e:"+e.key)
+	}
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	for i, e := range large {
+		stored := gets[i].Val()
+		if !strings.HasPrefix(stored, e.head) {
+			continue
+		}
+		if !decodeLive(e.out, stored, e.key, e.answer) {
+			s.corrupt.Add(1)
+			s.run(ctx, []*call{s.purgeCall(e.partition, e.key, stored)})
+		}
+	}
 }
 
 // decodeLease reads what a script answers about a lease.
@@ -176,9 +251,7 @@ func decodeLive(k *l2.KeyAnswer, stored, key string, a answer) bool {
 }
 
 // purgeCall deletes exactly these bytes from under a key.
-func (s *Store) purgeCall(read *call, key, stored string) *call {
+func (s *Store) purgeCall(p *partition, key, stored string) *call {
 	sum := sha1.Sum(bytesOf(stored)) //nolint:gosec // see import
-	c := s.newCall(read.Partition, soracache.Stamp{}, scriptPurge)
-	c.argv = []any{key, hex.EncodeToString(sum[:])}
-	return c
+	return &call{partition: p, script: scriptPurge, argv: []any{key, hex.EncodeToString(sum[:])}}
 }

@@ -5,8 +5,11 @@ import (
 	"embed"
 	"encoding/hex"
 	"fmt"
-	"strings"
+	"regexp"
+	"strconv"
+	"time"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -32,20 +35,60 @@ const (
 //go:embed lua/*.lua
 var luaFiles embed.FS
 
-// scriptFiles says of which files each script is put together.
-var scriptFiles = [scriptCount][]string{
-	scriptRead:       {"ledger", "entry", "lease", "read"},
-	scriptSince:      {"ledger", "since"},
-	scriptInvalidate: {"ledger", "append", "invalidate"},
-	scriptFill:       {"ledger", "lease", "sets", "store", "fill"},
-	scriptPut:        {"ledger", "append", "sets", "store", "put"},
-	scriptRenew:      {"ledger", "lease", "renew"},
-	scriptExplain:    {"ledger", "entry", "lease", "explain"},
-	scriptPurge:      {"purge"},
-	scriptList:       {"ledger", "entry", "buckets", "list"},
-	scriptReclaim:    {"ledger", "entry", "sets", "buckets", "reclaim"},
-	scriptWalk:       {"ledger", "entry", "buckets", "walk"},
-	scriptSweep:      {"ledger", "sets", "sweep"},
+var scriptNames = [scriptCount]string{
+	scriptRead: "read", scriptSince: "since", scriptInvalidate: "invalidate", scriptFill: "fill", scriptPut: "put",
+	scriptRenew: "renew", scriptExplain: "explain", scriptPurge: "purge", scriptList: "list",
+	scriptReclaim: "reclaim", scriptWalk: "walk", scriptSweep: "sweep",
+}
+
+// constants are written into the scripts in the place of their names: sharing a
+// variable costs a script more than it seems.
+func constants(run uint64, retention l2.Retention) map[string]any {
+	return map[string]any{
+		"RUN":         run,
+		"TAG_RECORDS": retention.TagRecords,
+		"KEY_RECORDS": retention.KeyRecords,
+		"AGE":         retention.Age.Microseconds(),
+		"MAX_DELTA":   l2.MaxDelta,
+		"LEFT_EPOCHS": 1000, // that a ledger remembers
+
+		"LIVE":          verdictLive,
+		"ABSENT":        verdictAbsent,
+		"CORRUPT":       verdictCorrupt,
+		"FOREIGN_EPOCH": verdictForeignEpoch,
+		"EXPIRED":       verdictExpired,
+		"AHEAD":         verdictAhead,
+		"CLEARED":       verdictCleared,
+		"BELOW_FLOOR":   verdictBelowFloor,
+		"TAG_RECORD":    verdictTagRecord,
+		"KEY_RECORD":    verdictKeyRecord,
+		"LEASE_NONE":    l2.LeaseNone,
+		"LEASE_GRANTED": l2.LeaseGranted,
+		"LEASE_HELD":    l2.LeaseHeld,
+		"STORED":        soracache.ReasonNone,
+		"SUPERSEDED":    soracache.ReasonSuperseded,
+		"LEASE_LOST":    soracache.ReasonLeaseLost,
+
+		"CHUNK":        4000, // arguments of one command; Lua can pass some 8,000
+		"STATE_BYTES":  59,
+		"MARK_BYTES":   25,
+		"NONCE_BYTES":  len(soracache.Lease{}),
+		"LEASE_BYTES":  len(soracache.Lease{}) + 3*8,
+		"WISH_BYTES":   wishBytes,
+		"HEAD_BYTES":   l2.HeadBytes,
+		"FIXED_BYTES":  l2.HeadBytes + 13, // and what precedes the key
+		"LARGE_BYTES":  largeBytes,
+		"LARGE_END":    strconv.Itoa(largeBytes - 1),
+		"PREFIX_BYTES": prefixBytes,
+		"PREFIX_END":   strconv.Itoa(prefixBytes - 1),
+		"DELTA_LIMIT":  strconv.Itoa(l2.MaxDelta + 1),
+
+		"SLACK":       (10 * time.Minute).Milliseconds(),
+		"SWEEP_STEP":  sweepStep,
+		"SWEEP_LIMIT": strconv.Itoa(sweepStep),
+		"WALK_COUNT":  "200", // keys of all kinds, eight times at most
+		"WALK_STEP":   100,   // entries
+	}
 }
 
 // mayRepeat tells which scripts can run twice and do no more harm than once,
@@ -68,26 +111,50 @@ type process struct {
 func newProcess(run uint64, retention l2.Retention) (*process, [scriptCount]string) {
 	p := &process{run: run}
 	var texts [scriptCount]string
+	values := constants(run, retention)
 	for s := range scriptCount {
-		texts[s] = scriptText(s, run, retention)
+		texts[s] = scriptText(s, values)
 		sum := sha1.Sum([]byte(texts[s])) //nolint:gosec // see import
 		p.sha[s] = hex.EncodeToString(sum[:])
 	}
 	return p, texts
 }
 
-func scriptText(s script, run uint64, retention l2.Retention) string {
-	var text strings.Builder
-	fmt.Fprintf(&text, "local RUN, MAX_DELTA = %d, %d\n", run, l2.MaxDelta)
-	fmt.Fprintf(&text, "local TAG_RECORDS, KEY_RECORDS, AGE = %d, %d, %d\n",
-		retention.TagRecords, retention.KeyRecords, retention.Age.Microseconds())
-	for _, name := range scriptFiles[s] {
-		content, err := luaFiles.ReadFile("lua/" + name + ".lua")
-		if err != nil {
-			panic(err) // embedded: a test loads them all
-		}
-		text.Write(content)
-		text.WriteByte('\n')
+const (
+	prefixBytes = 512 // of an entry that is only judged
+	sweepStep   = 32  // buckets
+)
+
+var (
+	includes = regexp.MustCompile(`(?m)^ *--@include (\w+)\n`)
+	capitals = regexp.MustCompile(`\b[A-Z][A-Z_]+\b`)
+)
+
+// scriptText puts a script together: included files are taken in and constants
+// filled in.
+func scriptText(s script, constants map[string]any) string {
+	text := luaFile(scriptNames[s])
+	for includes.MatchString(text) {
+		text = includes.ReplaceAllStringFunc(text, func(line string) string {
+			return luaFile(includes.FindStringSubmatch(line)[1])
+		})
 	}
-	return text.String()
+	return capitals.ReplaceAllStringFunc(text, func(name string) string {
+		switch value := constants[name].(type) {
+		case nil:
+			return name
+		case string:
+			return "'" + value + "'"
+		default:
+			return fmt.Sprintf("%d", value)
+		}
+	})
+}
+
+func luaFile(name string) string {
+	content, err := luaFiles.ReadFile("lua/" + name + ".lua")
+	if err != nil {
+		panic(err) // embedded: a test puts all scripts together
+	}
+	return string(content)
 }

@@ -3,7 +3,6 @@ package redis
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 	"strconv"
 
 	"github.com/soracache/soracache"
@@ -74,13 +73,12 @@ func (s *Store) setCall(p l2.Partition, script script, tag string, at tags.Curso
 // place reads where a walk over buckets goes on, and reports whether it is
 // over. Size is how long the answer's body must be.
 func (a answer) place(size int, at *tags.Cursor) (done bool, err error) {
-	malformed := fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, errAnswer)
 	if len(a.body) != size || len(a.more) == 0 {
-		return false, malformed
+		return false, malformed()
 	}
 	text, _ := a.more[0].(string)
 	if at.Scan, err = strconv.ParseUint(text, 10, 64); err != nil {
-		return false, malformed
+		return false, malformed()
 	}
 	at.Bucket = tags.Bucket{Exponent: a.body[0], Number: binary.BigEndian.Uint64(a.body[1:])}
 	return at.Bucket == tags.Bucket{}, nil
@@ -125,13 +123,12 @@ func (s *Store) reclaimAll(ctx context.Context, p l2.Partition, cursor string) (
 	if err != nil {
 		return "", 0, err
 	}
-	malformed := fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, errAnswer)
 	if len(a.body) != 8 || len(a.more) == 0 {
-		return "", 0, malformed
+		return "", 0, malformed()
 	}
 	text, _ := a.more[0].(string)
 	if at.Scan, err = strconv.ParseUint(text, 10, 64); err != nil {
-		return "", 0, malformed
+		return "", 0, malformed()
 	}
 	if at.Scan != 0 {
 		next = at.Encode()

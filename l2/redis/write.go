@@ -57,6 +57,10 @@ func (s *Store) writeCall(req l2.WriteRequest) *call {
 	return c
 }
 
+// mostNames is how long an entry's key and tags may be together, so that the
+// part of an entry that scripts judge it by always holds them.
+const mostNames = largeBytes - 1024
+
 // addEntry adds what fill and put store: times, body, key and tags.
 func (c *call) addEntry(req l2.WriteRequest) {
 	ttl := req.Lifetime.TTL
@@ -70,6 +74,9 @@ func (c *call) addEntry(req l2.WriteRequest) {
 	}
 	if err := checkNames("tag", e.Tags...); err != nil {
 		c.err = err
+	}
+	if l2.BodySize(req.Key, e)-len(e.Value) > mostNames {
+		c.err = fmt.Errorf("%w: key and tags are together over %d bytes", soracache.ErrInvalid, mostNames)
 	}
 	if c.err != nil {
 		return
@@ -85,25 +92,21 @@ func (c *call) addEntry(req l2.WriteRequest) {
 	}
 }
 
-// outcomes are the scripts' words for what became of a write.
-var outcomes = [...]soracache.Reason{soracache.ReasonNone, soracache.ReasonSuperseded, soracache.ReasonLeaseLost}
-
 func writeAnswer(script script, req l2.WriteRequest, a answer) (l2.WriteAnswer, error) {
-	malformed := fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, errAnswer)
 	out := l2.WriteAnswer{Delta: a.delta}
 	if script == scriptPut {
 		if len(a.body) != 8 {
-			return out, malformed
+			return out, malformed()
 		}
 		out.Record = recordOf(a, soracache.Key(req.Key))
 		out.Stamp = soracache.Stamp{Epoch: a.delta.Epoch, Position: a.delta.Head}
 		return out, nil
 	}
 	size := map[bool]int{true: 1 + 8 + 8 + 2, false: 1 + 8}[script == scriptFill]
-	if len(a.body) != size || int(a.body[0]) >= len(outcomes) {
-		return out, malformed
+	if len(a.body) != size || a.body[0] > byte(soracache.ReasonLeaseLost) {
+		return out, malformed()
 	}
-	out.Reason = outcomes[a.body[0]]
+	out.Reason = soracache.Reason(a.body[0])
 	switch {
 	case out.Reason == soracache.ReasonNone && req.Op != soracache.OpRelease:
 		out.Stamp = soracache.Stamp{Epoch: a.delta.Epoch, Position: soracache.Position(binary.BigEndian.Uint64(a.body[1:]))}
@@ -155,7 +158,7 @@ func (s *Store) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l
 	for i, c := range calls {
 		a, err := s.decode(c)
 		if err == nil && len(a.body) != 8 {
-			err = fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, errAnswer)
+			err = malformed()
 		}
 		if err != nil {
 			answers[i].Err = err

@@ -1,118 +1,77 @@
--- Walking over stored entries in small steps, judging each.
+-- Walking over stored entries in small steps.
 
--- Entries are judged by their first bytes, so that large values are not copied.
-local PREFIX_BYTES = 512
+-- judge applies the rule to the entry of a key. It returns the verdict, until
+-- when the entry is kept, and its tags. Only the beginning of an entry is read,
+-- and more of it if that does not hold the tags, so that large values are not
+-- copied.
+local function judge(key, record, last)
+  local raw = try('GETRANGE', BASE .. 'e:' .. key, '0', last or PREFIX_END)
+  if raw == '' then return ABSENT end
+  if type(raw) ~= 'string' then return CORRUPT end
+  --@include judge
 
--- candidates are the keys that a step looks at, with what is known of each.
-local candidates = {}
-local t_names, k_names = t_members(), k_members()
-
-local function consider(key, bucket)
-  local raw = redis.pcall('GETRANGE', BASE .. 'e:' .. key, 0, PREFIX_BYTES - 1)
-  local entry
-  if raw ~= '' then
-    entry = type(raw) == 'string' and parse(raw, key, t_names)
-    if not entry and type(raw) == 'string' and #raw == PREFIX_BYTES then
-      entry = parse(redis.call('GET', BASE .. 'e:' .. key), key, t_names)
-    end
-    entry = entry or CORRUPT
-  end
-  k_names[#k_names + 1] = 'k' .. key
-  candidates[#candidates + 1] = {key = key, entry = entry, bucket = bucket}
+  if found == CORRUPT and #raw == PREFIX_BYTES then return judge(key, record, LARGE_END) end
+  return found, keep, tags
 end
 
--- judge_all opens the ledger and gives each candidate its verdict. It returns
--- an error reply if the ledger refuses the caller.
-local function judge_all()
-  local t, k = scores(T, t_names), scores(K, k_names)
-  local refused = open(t, k)
-  if refused then return refused end
-  for i, c in ipairs(candidates) do
-    if not c.entry then
-      c.verdict = ABSENT
-    elseif c.entry == CORRUPT then
-      c.verdict = CORRUPT
-    else
-      c.verdict = verdict(c.entry, t, k[K_RESERVED + i])
+-- step_over looks at about as many keys of a tag as step says, from a place on:
+-- a bucket ('' to begin with), its end, and where in its set. For each page of
+-- a bucket's set it calls look with the keys, the scores of their records and
+-- the bucket; with no keys when the bucket is finished. It returns the place to
+-- go on from; at the end the bucket is nil.
+-- Buckets go in the order of their ends and then their names, which no refill
+-- can move an entry back in.
+local function step_over(tag, from, from_ends, scan, step, look)
+  local listed = try('ZRANGE', BASE .. 'b:' .. tag,
+    text(math.max(from_ends, math.floor(NOW / 1000))), '+inf', 'BYSCORE', 'WITHSCORES')
+  for i = 1, #listed, 2 do
+    local bucket = {name = listed[i], ends = tonumber(listed[i + 1])}
+    bucket.set = BASE .. 's:' .. bucket.name .. ':' .. tag
+    if bucket.ends > from_ends or bucket.name >= from then
+      if bucket.name ~= from then scan = '0' end
+      repeat
+        if step <= 0 then return bucket, scan end
+        local page = try('SSCAN', bucket.set, scan, 'COUNT', text(step))
+        if page.err then -- of another type
+          call('UNLINK', bucket.set)
+          page = {'0', {}}
+        end
+        scan = page[1]
+        if #page[2] > 0 then look(page[2], bucket) end
+        step = step - math.max(#page[2], 8)
+      until scan == '0'
+      look(nil, bucket)
     end
   end
+  return nil, '0'
 end
 
--- belongs tells whether a candidate is listed under the bucket it was found in:
--- its entry carries the tag, and has not moved on to a bucket that ends later,
+-- records returns the scores of the records of keys.
+local function records(keys)
+  local members = {}
+  for i, key in ipairs(keys) do members[i] = 'k' .. key end
+  return #keys > 0 and scores(K, members) or {}
+end
+
+-- belongs tells whether a live entry is to be listed under a bucket it was found
+-- in: it carries the tag, and has not moved on to a bucket that ends later,
 -- where the walk comes yet.
-local function belongs(c, tag)
-  if math.ceil(c.entry.keep / 1000) > c.bucket.ends then return false end
-  for i = c.entry.first + 1, c.entry.first + c.entry.tags do
-    if t_names[i] == 't' .. tag then return true end
+local function belongs(keep, tags, bucket, tag)
+  if math.ceil(keep / 1000) > bucket.ends then return false end
+  for _, carried in ipairs(tags) do
+    if carried == 't' .. tag then return true end
   end
   return false
 end
 
--- walk_buckets considers about step keys of a tag, from a place on: a bucket
--- ('' to begin with), its end, and where in its set. It returns the place to go
--- on from, a bucket of nil at the end, and the buckets it has finished.
--- Buckets go in the order of their ends and then their names, which no refill
--- can move an entry back in.
-local function walk_buckets(tag, from, from_ends, scan, step)
-  local listed = redis.pcall('ZRANGE', BASE .. 'b:' .. tag,
-    text(math.max(from_ends, math.floor(NOW / 1000))), '+inf', 'BYSCORE', 'WITHSCORES')
-  local finished = {}
-  for i = 1, #listed, 2 do
-    local bucket = {name = listed[i], ends = tonumber(listed[i + 1]), tag = tag}
-    if bucket.ends > from_ends or bucket.name >= from then
-      bucket.set = BASE .. 's:' .. bucket.name .. ':' .. tag
-      if bucket.name ~= from then scan = '0' end
-      repeat
-        if step <= 0 then return bucket, scan, finished end
-        local page = redis.pcall('SSCAN', bucket.set, scan, 'COUNT', step)
-        if page.err then -- of another type
-          redis.call('UNLINK', bucket.set)
-          page = {'0', {}}
-        end
-        scan = page[1]
-        for _, key in ipairs(page[2]) do consider(key, bucket) end
-        step = step - math.max(#page[2], 8)
-      until scan == '0'
-      finished[#finished + 1] = bucket
-    end
-  end
-  return nil, '0', finished
+-- start reads where to go on, from ARGV[3] and ARGV[4]; place packs it.
+local function start()
+  local exponent, number = unbox('>BI8', ARGV[3])
+  return exponent > 0 and exponent .. ':' .. text(number) or '', number * 2 ^ exponent, ARGV[4]
 end
 
--- place packs where to go on.
 local function place(bucket)
   if not bucket then return pack('>BI8', 0, 0) end
   local exponent, number = string.match(bucket.name, '^(%d+):(%d+)$')
   return pack('>BI8', tonumber(exponent), tonumber(number))
-end
-
--- reclaim removes what is dead among the candidates, and from the sets what no
--- longer belongs there. Bytes that cannot be read here stay: they may be a
--- later version's. It returns how many entries it deleted.
-local function reclaim()
-  local dead, gone = {}, {}
-  for _, c in ipairs(candidates) do
-    local kept = c.verdict == CORRUPT
-    if c.verdict == LIVE then
-      kept = not c.bucket or belongs(c, c.bucket.tag)
-    elseif c.verdict > CORRUPT then
-      dead[#dead + 1] = BASE .. 'e:' .. c.key
-    end
-    if c.bucket and not kept then
-      gone[c.bucket.set] = gone[c.bucket.set] or {}
-      table.insert(gone[c.bucket.set], c.key)
-    end
-  end
-  for from = 1, #dead, CHUNK do
-    redis.call('UNLINK', unpack(dead, from, math.min(from + CHUNK - 1, #dead)))
-    WROTE = true
-  end
-  for set, keys in pairs(gone) do
-    for from = 1, #keys, CHUNK do
-      redis.call('SREM', set, unpack(keys, from, math.min(from + CHUNK - 1, #keys)))
-      WROTE = true
-    end
-  end
-  return #dead
 end

@@ -3,19 +3,22 @@
 -- fill lost to its position and which target it named: 0 unknown, 1 the key,
 -- 2 everything, 3 and on the entry's tags.
 
-local STORED, SUPERSEDED, LEASE_LOST = 0, 1, 2
+--@include ledger
 
 local key = ARGV[5]
-local tags, t, k = {}, t_members(), k_members()
+local ASK = {'', 'k' .. key}
+
+--@include open
+--@include lease
+--@include sets
+--@include store
+
+local tags, members = {}, {}
 for i = 6, #ARGV do
-  tags[#tags + 1] = ARGV[i]
-  t[#t + 1] = 't' .. ARGV[i]
+  tags[i - 5] = ARGV[i]
+  members[i - 5] = 't' .. ARGV[i]
 end
-k[#k + 1] = 'k' .. key
-t = scores(T, t)
-k = scores(K, k)
-local refused = open(t, k)
-if refused then return refused end
+local records = #tags > 0 and scores(T, members) or {}
 
 local holder, stamp, _, epoch = lease_of(key)
 
@@ -28,9 +31,9 @@ local function outcome()
     record = tonumber(record)
     if record and record > stamp and record < position then position, target = record, named end
   end
-  against(k[K_RESERVED + 1], 1)
+  against(FOUND[2], 1)
   against(CLEAR, 2)
-  for i = 1, #tags do against(t[T_RESERVED + i], 2 + i) end
+  for i = 1, #tags do against(records[i], 2 + i) end
   if target > 0 then return SUPERSEDED, position, target end
   if #tags > 0 and stamp < FLOOR_T then return SUPERSEDED, 0, 0 end
   return STORED, 0, 0
@@ -40,7 +43,9 @@ local found, position, target = outcome()
 if found == STORED then
   store(key, stamp, ARGV[3], ARGV[4], tags)
 elseif found == SUPERSEDED then
-  redis.call('DEL', BASE .. 'l:' .. key)
+  call('DEL', BASE .. 'l:' .. key)
   WROTE = true
 end
-return answer(pack('>BI8I8I2', found, stamp or 0, position, target))
+BODY = pack('>BI8I8I2', found, stamp or 0, position, target)
+
+--@include answer

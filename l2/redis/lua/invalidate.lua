@@ -3,18 +3,23 @@
 -- record: 't'..tag, 'k'..key, or 'a' for everything.
 -- Answers the position that came before the record; the head is the record's.
 
-local refused = open(scores(T, t_members()), scores(K, k_members()), true)
-if refused then return refused end
+--@include ledger
+
+local ASK = {''}
+APPENDING = true
+
+--@include open
+--@include append
 
 local tags, keys, everything = {}, {}, false
 local dead = {BASE .. '!'}
 for i = 2, #ARGV do
-  local kind = string.sub(ARGV[i], 1, 1)
+  local kind = sub(ARGV[i], 1, 1)
   if kind == 't' then
     tags[#tags + 1] = ARGV[i]
   elseif kind == 'k' then
     keys[#keys + 1] = ARGV[i]
-    local key = string.sub(ARGV[i], 2)
+    local key = sub(ARGV[i], 2)
     dead[#dead + 1] = BASE .. 'e:' .. key
     dead[#dead + 1] = BASE .. 'l:' .. key
   else
@@ -24,6 +29,8 @@ end
 -- The deletion comes first: once a script has written, a Redis without memory
 -- lets it finish, and an invalidation must not fail for want of memory.
 for from = 1, #dead, CHUNK do
-  redis.call('UNLINK', unpack(dead, from, math.min(from + CHUNK - 1, #dead)))
+  call('UNLINK', unpack(dead, from, math.min(from + CHUNK - 1, #dead)))
 end
-return answer(pack('>I8', append(tags, keys, everything)))
+BODY = pack('>I8', append(tags, keys, everything))
+
+--@include answer

@@ -1,15 +1,13 @@
 -- Leases: the nonce of the holder, then epoch, stamp and when it runs out.
 
-local LEASE_BYTES, NONCE_BYTES = 40, 16
-
 -- lease_of returns the nonce, stamp, end and epoch of the lease under a key
 -- that has not run out, or nil.
 local function lease_of(key)
-  local raw = redis.pcall('GET', BASE .. 'l:' .. key)
+  local raw = try('GET', BASE .. 'l:' .. key)
   if type(raw) ~= 'string' or #raw ~= LEASE_BYTES then return nil end
-  local epoch, stamp, ends = unpack_bytes('>I8I8I8', raw, NONCE_BYTES + 1)
+  local epoch, stamp, ends = unbox('>I8I8I8', raw, NONCE_BYTES + 1)
   if ends <= NOW then return nil end
-  return string.sub(raw, 1, NONCE_BYTES), stamp, ends, epoch
+  return sub(raw, 1, NONCE_BYTES), stamp, ends, epoch
 end
 
 -- binding tells whether a lease still keeps others from the key. One that the
@@ -23,7 +21,7 @@ end
 local function give(key, nonce, stamp, duration)
   local ends = NOW + duration
   local value = nonce .. pack('>I8I8I8', EPOCH, stamp, ends)
-  local done = redis.pcall('SET', BASE .. 'l:' .. key, value, 'PX', text(math.ceil(duration / 1000)))
+  local done = try('SET', BASE .. 'l:' .. key, value, 'PX', text(math.ceil(duration / 1000)))
   if done.err then
     if string.find(done.err, '^OOM') then return false end
     error(done)

@@ -3,20 +3,29 @@
 -- Answers the bucket to go on from (zero: done); then where in its set, and the
 -- keys.
 
-local tag = ARGV[2]
-local exponent, number = unpack_bytes('>BI8', ARGV[3])
-local from = exponent > 0 and exponent .. ':' .. text(number) or ''
-local bucket, scan = walk_buckets(tag, from, number * 2 ^ exponent, ARGV[4], tonumber(ARGV[5]))
-local refused = judge_all()
-if refused then return refused end
+--@include ledger
 
-local result = answer(place(bucket))
-result[#result + 1] = scan
+local ASK = {''}
+
+--@include open
+--@include buckets
+
+local tag = ARGV[2]
+local from, from_ends, scan = start()
 local seen = {}
-for _, c in ipairs(candidates) do
-  if c.verdict == LIVE and not seen[c.key] and belongs(c, tag) then
-    seen[c.key] = true
-    result[#result + 1] = c.key
+MORE[2] = ''
+local bucket
+bucket, MORE[2] = step_over(tag, from, from_ends, scan, tonumber(ARGV[5]), function(keys, within)
+  if not keys then return end
+  local latest = records(keys)
+  for i, key in ipairs(keys) do
+    local found, keep, tags = judge(key, latest[i])
+    if found == LIVE and not seen[key] and belongs(keep, tags, within, tag) then
+      seen[key] = true
+      MORE[#MORE + 1] = key
+    end
   end
-end
-return result
+end)
+BODY = place(bucket)
+
+--@include answer

@@ -2,11 +2,20 @@
 -- ARGV: 2 times, 3 body, 4 key, then tags.
 -- Answers the position that came before the record; the head is the record's.
 
-local key = ARGV[4]
-local refused = open(scores(T, t_members()), scores(K, k_members()), true)
-if refused then return refused end
+--@include ledger
 
+local ASK = {''}
+APPENDING = true
+
+--@include open
+--@include append
+--@include sets
+--@include store
+
+local key = ARGV[4]
 local tags = {}
 for i = 5, #ARGV do tags[#tags + 1] = ARGV[i] end
 store(key, math.max(HEAD + 1, NOW), ARGV[2], ARGV[3], tags)
-return answer(pack('>I8', append({}, {'k' .. key}, false)))
+BODY = pack('>I8', append({}, {'k' .. key}, false))
+
+--@include answer

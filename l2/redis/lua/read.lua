@@ -2,72 +2,69 @@
 -- ARGV[2] holds 32 bytes a key (nonce, lease duration, refresh within, both in
 -- microseconds), or nothing if no key wants a lease; the keys follow.
 -- Answers 18 bytes a key: verdict, lease, lease's stamp, lease's end; then, in
--- elements of their own, the bytes of the live entries.
+-- elements of their own, the bytes of the live entries. A script pays for every
+-- byte that it touches, so of a large entry it answers the head alone, and the
+-- caller gets the whole with a plain GET.
 
-local NO_LEASE, GRANTED, HELD = 0, 1, 2
-local WISH_BYTES = 32
+--@include ledger
 
-local t, k = t_members(), k_members()
-local entries, raws = {}, {}
+local ASK = {'', ''}
+for i = 3, #ARGV do ASK[i - 1] = 'k' .. ARGV[i] end
+
+--@include open
+
+local lease
 for i = 3, #ARGV do
-  local key = ARGV[i]
-  k[#k + 1] = 'k' .. key
-  local raw = redis.pcall('GET', BASE .. 'e:' .. key)
-  if raw then
-    -- Anything but a string here is an error table: a key of another type.
-    entries[i] = type(raw) == 'string' and parse(raw, key, t) or CORRUPT
-    raws[i] = raw
-  end
-end
-t = scores(T, t)
-k = scores(K, k)
-local refused = open(t, k)
-if refused then return refused end
+  local key, record = ARGV[i], FOUND[i - 1]
+  local raw = try('GETRANGE', BASE .. 'e:' .. key, '0', LARGE_END)
+  local verdict, sound, expires = ABSENT, true, 0
+  if raw == '' then
+    sound = call('EXISTS', BASE .. 'e:' .. key) == 0
+  elseif type(raw) == 'string' then
+    --@include judge
 
--- judge returns the verdict on the entry of an argument. Bytes that are not an
--- entry of its key are deleted, unless they are a later version's, which other
--- nodes may be able to read.
-local function judge(i)
-  local entry, raw = entries[i], raws[i]
-  if not entry then return ABSENT end
-  if entry ~= CORRUPT then
-    local found = verdict(entry, t, k[K_RESERVED + i - 2])
-    if found == LIVE or own_head(raw) then return found end
-  elseif type(raw) == 'string' and #raw >= HEAD_BYTES and sub(raw, 1, 2) == 'sc' and byte(raw, 3) > 1
-    and own_head(raw) then
-    return CORRUPT
+    verdict, expires = found, fresh
+    if found == LIVE then
+      MORE[#MORE + 1] = #raw < LARGE_BYTES and raw or sub(raw, 1, HEAD_BYTES)
+    elseif #raw < HEAD_BYTES
+      or tonumber(sub(redis.sha1hex(sub(raw, 1, 36)), 1, 8), 16) ~= unbox('>I4', raw, 37) then
+      sound = false
+    elseif found == CORRUPT then
+      -- Others may be able to read a later version. The rest is garbage.
+      sound = sub(raw, 1, 2) == 'sc' and string.byte(raw, 3) > 1
+    end
+  elseif string.find(raw.err, 'WRONGTYPE', 1, true) then
+    sound = false
+  else
+    return raw
   end
-  redis.call('UNLINK', BASE .. 'e:' .. ARGV[i])
-  WROTE = true
-  return CORRUPT
-end
-
--- lease answers the wish for a lease.
-local function lease(i, found)
-  local nonce, duration, within = unpack_bytes('>c16I8I8', ARGV[2], (i - 3) * WISH_BYTES + 1)
-  if duration == 0 then return NO_LEASE, 0, 0 end
-  if found == LIVE and math.max(0, entries[i].fresh - NOW) > within then return NO_LEASE, 0, 0 end
-  local holder, stamp, ends, epoch = lease_of(ARGV[i])
-  if holder and binding(stamp, epoch) then
-    return holder == nonce and GRANTED or HELD, stamp, ends
+  if not sound then
+    call('UNLINK', BASE .. 'e:' .. key)
+    verdict, WROTE = CORRUPT, true
   end
-  ends = give(ARGV[i], nonce, HEAD, duration)
-  if not ends then return NO_LEASE, 0, 0 end
-  return GRANTED, HEAD, ends
-end
 
-local wanted = #ARGV[2] > 0
-local body, live = '', {}
-local parts = #ARGV > 3 and {}
-for i = 3, #ARGV do
-  local found = judge(i)
-  local state, stamp, ends = NO_LEASE, 0, 0
-  if wanted then state, stamp, ends = lease(i, found) end
-  local part = pack('>BBI8I8', found, state, stamp, ends)
-  if parts then parts[i - 2] = part else body = part end
-  if found == LIVE then live[#live + 1] = raws[i] end
+  local state, stamp, ends = LEASE_NONE, 0, 0
+  if ARGV[2] ~= '' then
+    local nonce, duration, within = unbox('>c16I8I8', ARGV[2], (i - 3) * WISH_BYTES + 1)
+    if duration > 0 and (verdict ~= LIVE or math.max(0, expires - NOW) <= within) then
+      if not lease then
+        --@include lease
+
+        lease = function(wanted, asked, long)
+          local holder, given, until_, epoch = lease_of(wanted)
+          if holder and binding(given, epoch) then
+            return holder == asked and LEASE_GRANTED or LEASE_HELD, given, until_
+          end
+          until_ = give(wanted, asked, HEAD, long)
+          if not until_ then return LEASE_NONE, 0, 0 end
+          return LEASE_GRANTED, HEAD, until_
+        end
+      end
+      state, stamp, ends = lease(key, nonce, duration)
+    end
+  end
+  ARGV[i] = pack('>BBI8I8', verdict, state, stamp, ends)
 end
-if parts then body = table.concat(parts) end
-local result = answer(body)
-for _, raw in ipairs(live) do result[#result + 1] = raw end
-return result
+BODY = table.concat(ARGV, '', 3)
+
+--@include answer

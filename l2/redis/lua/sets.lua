@@ -5,23 +5,20 @@
 --   b:<tag>                      the tag's buckets: '<exponent>:<number>' = end
 --   d                            all buckets: '<exponent>:<number>:<tag>' = end
 
--- SLACK is how long a tag set outlives its bucket's end before Redis expires it
--- by itself. Sweeping removes it long before, without holding Redis; the expiry
--- is there for when nobody sweeps.
-local SLACK = 600000
-
 -- drop removes one bucket of a tag. UNLINK frees large sets in another thread.
 local function drop(bucket, tag)
-  redis.call('UNLINK', BASE .. 's:' .. bucket .. ':' .. tag)
-  redis.call('ZREM', BASE .. 'b:' .. tag, bucket)
-  redis.call('ZREM', BASE .. 'd', bucket .. ':' .. tag)
+  call('UNLINK', BASE .. 's:' .. bucket .. ':' .. tag)
+  call('ZREM', BASE .. 'b:' .. tag, bucket)
+  call('ZREM', BASE .. 'd', bucket .. ':' .. tag)
 end
 
--- outlive makes a key live at least until a time.
+-- outlive makes a key live at least until a time. Sets and indexes outlive their
+-- buckets by SLACK: sweeping removes them long before, without holding Redis,
+-- and the expiry is there for when nobody sweeps.
 local function outlive(key, ends)
-  local left = redis.call('PTTL', key)
+  local left = call('PTTL', key)
   if left < 0 or left < ends - NOW / 1000 then
-    redis.call('PEXPIREAT', key, text(ends))
+    call('PEXPIREAT', key, text(ends))
   end
 end
 
@@ -33,12 +30,12 @@ local function remember(tag, key, exponent, keep)
   local number = math.ceil(math.ceil(keep / 1000) / width)
   local bucket, ends = exponent .. ':' .. text(number), number * width
   local set, index = BASE .. 's:' .. bucket .. ':' .. tag, BASE .. 'b:' .. tag
-  if redis.call('SADD', set, key) == 0 then return end
-  if redis.call('ZADD', index, 'NX', text(ends), bucket) == 0 then return end
-  redis.call('PEXPIREAT', set, text(ends + SLACK))
-  redis.call('ZADD', BASE .. 'd', text(ends), bucket .. ':' .. tag)
+  if call('SADD', set, key) == 0 then return end
+  if call('ZADD', index, 'NX', text(ends), bucket) == 0 then return end
+  call('PEXPIREAT', set, text(ends + SLACK))
+  call('ZADD', BASE .. 'd', text(ends), bucket .. ':' .. tag)
   outlive(index, ends + SLACK)
-  for _, old in ipairs(redis.call('ZRANGE', index, '(0', text(NOW / 1000), 'BYSCORE', 'LIMIT', 0, 8)) do
+  for _, old in ipairs(call('ZRANGE', index, '(0', text(NOW / 1000), 'BYSCORE', 'LIMIT', '0', '8')) do
     drop(old, tag)
   end
 end

@@ -2,19 +2,27 @@
 -- of a scan of the whole keyspace meets. ARGV: 2 where to go on.
 -- Answers how many entries it deleted; then where to go on ('0': done).
 
-local SCANNED, CONSIDERED = 200, 100
+--@include ledger
+
+local ASK = {''}
+
+--@include open
+--@include buckets
 
 local prefix = BASE .. 'e:'
-local scan = ARGV[2]
+local scan, keys = ARGV[2], {}
 for _ = 1, 8 do
-  local page = redis.call('SCAN', scan, 'MATCH', prefix .. '*', 'COUNT', SCANNED)
+  local page = call('SCAN', scan, 'MATCH', prefix .. '*', 'COUNT', WALK_COUNT)
   scan = page[1]
-  for _, name in ipairs(page[2]) do consider(string.sub(name, #prefix + 1)) end
-  if scan == '0' or #candidates >= CONSIDERED then break end
+  for _, name in ipairs(page[2]) do keys[#keys + 1] = sub(name, #prefix + 1) end
+  if scan == '0' or #keys >= WALK_STEP then break end
 end
-local refused = judge_all()
-if refused then return refused end
 
-local result = answer(pack('>I8', reclaim()))
-result[#result + 1] = scan
-return result
+local latest, dead = records(keys), {BASE .. '!'}
+for i, key in ipairs(keys) do
+  if judge(key, latest[i]) > CORRUPT then dead[#dead + 1] = prefix .. key end
+end
+call('UNLINK', unpack(dead))
+BODY, MORE[2] = pack('>I8', #dead - 1), scan
+
+--@include answer

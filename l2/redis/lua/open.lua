@@ -1,0 +1,84 @@
+-- Opening the ledger: a new epoch is taken if it is lost, damaged, attached to
+-- another process, or shown another history. FOUND holds the scores of ASK.
+
+STATE = try('ZRANGE', T, '0', '0')[1]
+local FOUND, whole = {}, false
+if STATE and #STATE == STATE_BYTES and sub(STATE, 1, 1) == '!' then
+  local partitions
+  EPOCH, HEAD, FLOOR_K, FLOOR_T, CLEAR, LONGEST, PROCESS, partitions = unbox('>I8I8I8I8I8I8I8I2', STATE, 2)
+  if partitions ~= PARTITIONS then
+    return redis.error_reply(
+      'SORACOUNT this namespace was created with another number of partitions: ' .. partitions)
+  end
+  ASK[1] = sub(STATE, 1, MARK_BYTES)
+  FOUND = scores(K, ASK)
+  whole = FOUND[1] and (RUN == 0 or RUN == PROCESS)
+end
+
+local shown_here = SHOWN_EPOCH == EPOCH
+if not whole or APPENDING or not shown_here and SHOWN_EPOCH ~= 0 or shown_here and SHOWN ~= HEAD then
+  local X = BASE .. 'x'
+
+  -- known tells whether the ledger left an epoch, or was shown it.
+  local function known(epoch) return tonumber(try('ZSCORE', X, text(epoch))) end
+
+  -- mint starts a new life of the ledger. What it left and what it was shown
+  -- is remembered, so that two callers cannot make each other mint for ever.
+  local function mint()
+    local past = {}
+    if SHOWN_EPOCH ~= 0 then past[SHOWN_EPOCH] = true end
+    HEAD = math.max(NOW, SHOWN + 1)
+    PROCESS = RUN
+    for _, set in ipairs({T, K, H}) do
+      local member = try('ZRANGE', set, '0', '0')[1]
+      if member and #member >= MARK_BYTES and sub(member, 1, 1) == '!' then
+        local epoch, head = unbox('>I8I8', member, 2)
+        past[epoch] = true
+        HEAD = math.max(HEAD, head + 1)
+        if RUN == 0 and set == T and #member == STATE_BYTES then PROCESS = unbox('>I8', member, 50) end
+      end
+    end
+    EPOCH = CANDIDATE
+    while EPOCH == 0 or past[EPOCH] or known(EPOCH) do EPOCH = (EPOCH + 1) % 2 ^ 52 end
+
+    call('UNLINK', T, K, H)
+    for epoch in pairs(past) do
+      if type(try('ZADD', X, text(NOW), text(epoch))) == 'table' then -- an error: of another type
+        call('UNLINK', X)
+        call('ZADD', X, text(NOW), text(epoch))
+      end
+    end
+    try('ZREMRANGEBYRANK', X, 0, -LEFT_EPOCHS - 1)
+    FLOOR_K, FLOOR_T, CLEAR, LONGEST = HEAD, HEAD, 0, 0
+    STATE = compose(EPOCH, HEAD, FLOOR_K, FLOOR_T, CLEAR, LONGEST, PROCESS, PARTITIONS)
+    local mark, head = sub(STATE, 1, MARK_BYTES), text(HEAD)
+    call('ZADD', H, '-1', mark, head, 'p' .. head)
+    call('ZADD', K, '-1', mark)
+    call('ZADD', T, '-1', STATE)
+    MINTED, WROTE, RESET = true, true, SHOWN_EPOCH ~= 0
+  end
+
+  -- foreign tells whether what is shown belongs to another history than the
+  -- ledger's, which is whole as far as t and k go. It sets RESET if the ledger
+  -- cannot tell what came after it.
+  local function foreign()
+    if shown_here and SHOWN > HEAD then return true end
+    local behind = shown_here and SHOWN < HEAD
+    if behind or APPENDING then
+      local found = scores(H, {sub(STATE, 1, MARK_BYTES), 'p' .. text(SHOWN)})
+      if not found[1] then return true end
+      if behind and SHOWN < FLOOR_K then
+        RESET = true -- older than the history
+      elseif behind and not found[2] then
+        return true -- never issued
+      end
+    end
+    if SHOWN_EPOCH ~= 0 and not shown_here then
+      RESET = true
+      return not known(SHOWN_EPOCH)
+    end
+    return false
+  end
+
+  if not whole or foreign() then mint() end
+end
