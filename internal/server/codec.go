@@ -15,11 +15,11 @@ import (
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
-// jsonCodec is Connect's own JSON, but for one thing: it refuses the name of a
-// kind that it does not know. Connect ignores unknown fields, so that callers
-// of a newer contract are served, and the flag that does this ignores unknown
-// names of enumerations as well: "kind": "KIND_NOTFOUND" would be stored as an
-// empty value.
+// jsonCodec is Connect's own JSON, but for two things. What it writes is the
+// same from build to build. And it refuses the name of a kind that it does not
+// know: Connect ignores unknown fields, so that callers of a newer contract are
+// served, and the flag that does this ignores unknown names of enumerations as
+// well, so that "kind": "KIND_NOTFOUND" would be stored as an ordinary value.
 type jsonCodec struct{ name string }
 
 // jsonCodecs replaces Connect's codecs, under both of their names.
@@ -42,7 +42,48 @@ func (jsonCodec) MarshalAppend(dst []byte, message any) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("%T is not a protobuf message", message)
 	}
-	return protojson.MarshalOptions{}.MarshalAppend(dst, m)
+	start := len(dst)
+	out, err := protojson.MarshalOptions{}.MarshalAppend(dst, m)
+	if err != nil {
+		return nil, err
+	}
+	return out[:start+len(dropSpaces(out[start:]))], nil
+}
+
+// dropSpaces takes out, in place, the spaces between the tokens of JSON.
+// protojson puts them in or not from build to build, so that nobody compares
+// its bytes; but people do, in shell scripts.
+func dropSpaces(b []byte) []byte {
+	out := b[:0]
+	for len(b) > 0 {
+		end := 1
+		if b[0] == '"' {
+			end = stringEnd(b)
+		}
+		if b[0] != ' ' {
+			out = append(out, b[:end]...)
+		}
+		b = b[end:]
+	}
+	return out
+}
+
+// stringEnd returns the length of the JSON string that b begins with.
+func stringEnd(b []byte) int {
+	for end := 1; ; {
+		quote := bytes.IndexByte(b[end:], '"')
+		if quote < 0 {
+			return len(b)
+		}
+		end += quote + 1
+		escapes := 0
+		for b[end-2-escapes] == '\\' {
+			escapes++
+		}
+		if escapes%2 == 0 {
+			return end
+		}
+	}
 }
 
 // Unmarshal implements [connect.Codec].

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"io"
 	"testing"
+	"unicode/utf8"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/soracache/soracache"
@@ -97,6 +100,46 @@ func TestBombIsNotInflatedToItsEnd(t *testing.T) {
 			t.Errorf("%d bytes: inflated %d, error %v", c.size, len(got), err)
 		}
 	}
+}
+
+func TestDropSpaces(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		``:                                   ``,
+		`{"a":1, "b":[true, null], "c":"x"}`: `{"a":1,"b":[true,null],"c":"x"}`,
+		`{"a b":"c, d", "e":" "}`:            `{"a b":"c, d","e":" "}`,
+		`["\\", " \" , \" ", "\\\" ,"]`:      `["\\"," \" , \" ","\\\" ,"]`,
+		`""`:                                 `""`,
+		`{"unended ": " x`:                   `{"unended ":" x`,
+	} {
+		if got := string(dropSpaces([]byte(in))); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
+
+// What is left means the same, and is as small as it can be.
+func FuzzDropSpaces(f *testing.F) {
+	f.Add("k", " v, \\\" ", "t")
+	f.Fuzz(func(t *testing.T, key, value, tag string) {
+		if !utf8.ValidString(key) || !utf8.ValidString(tag) {
+			return
+		}
+		in := &soracachev1.SetRequest{Key: key, Value: []byte(value), Tags: []string{tag, key}}
+		raw, err := (jsonCodec{"json"}).MarshalAppend([]byte("before "), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, isAppended := bytes.CutPrefix(raw, []byte("before "))
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, raw); err != nil || !isAppended || !bytes.Equal(compact.Bytes(), raw) {
+			t.Fatalf("%s, error %v, want %s", raw, err, compact.Bytes())
+		}
+		var out soracachev1.SetRequest
+		if err := (jsonCodec{"json"}).Unmarshal(raw, &out); err != nil || !proto.Equal(in, &out) {
+			t.Fatalf("%s means %v, error %v, want %v", raw, &out, err, in)
+		}
+	})
 }
 
 func FuzzKinds(f *testing.F) {

@@ -101,7 +101,7 @@ func TestRealNode(t *testing.T) {
 	}
 
 	stats := s.do(t, http.MethodPost, "/soracache.v1.ClusterService/Stats", "{}", "Content-Type", "application/json")
-	if !strings.Contains(compact(stats.body), `"soracache_fills_total{outcome=\"superseded\"}":1`) {
+	if !strings.Contains(stats.body, `"soracache_fills_total{outcome=\"superseded\"}":1`) {
 		t.Errorf("stats: %s", stats.body)
 	}
 	page := s.do(t, http.MethodGet, "/metrics", "")
