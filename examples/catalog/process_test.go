@@ -39,7 +39,7 @@ func (m withBinaries) Run() int {
 		{built.soracached, filepath.Join("..", ".."), "./cmd/soracached"},
 		{built.catalog, ".", "."},
 	} {
-		cmd := exec.Command("go", "build", "-o", b.out, b.pkg)
+		cmd := exec.Command("go", "build", "-buildvcs=false", "-o", b.out, b.pkg)
 		cmd.Dir = b.module
 		if out, err := cmd.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "go build %s: %v\n%s", b.pkg, err, out)
