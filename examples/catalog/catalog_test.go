@@ -32,7 +32,7 @@ const (
 // node is a soracached over an embedded store, which can be killed and started
 // again in the same place.
 type node struct {
-	*process
+	process
 	address, dir string
 }
 
@@ -75,7 +75,7 @@ func copyOfDatabase(t *testing.T) string {
 
 // program is the catalog as a user runs it.
 type program struct {
-	*process
+	process
 	base string
 }
 
@@ -100,8 +100,9 @@ func (p program) announces(t *testing.T, what string) program {
 
 func (p program) ends(t *testing.T) {
 	t.Helper()
-	if err := p.terminate(t); err != nil {
-		t.Errorf("it ended with %v", err)
+	p.Signal(syscall.SIGTERM)
+	if code := p.ExitCode(t, 30*time.Second); code != 0 {
+		t.Errorf("it ended with exit code %d", code)
 	}
 }
 
@@ -351,7 +352,7 @@ func TestCatalog(t *testing.T) {
 		s := life.in(t)
 		s.get(featuredPath, new(List)) // nobody has asked for it since the last update
 		s.expect("0", all...)
-		n.kill()
+		n.Kill()
 		s.expect("1", all...)
 		s.expect("1", all...)
 		if s.counts.failOpen.Load() == 0 {
@@ -514,9 +515,7 @@ func TestCacheHangs(t *testing.T) {
 	most.cache, most.pay, most.wait = client.DefaultTimeout, 500*time.Millisecond, 100*time.Millisecond
 	s := openShop(t, copyOfDatabase(t), "http://"+n.address, most)
 	s.warm("/products/7", "/products/8")
-	if err := n.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	n.Signal(syscall.SIGSTOP)
 	eventually(t, "the cache hangs", func() error {
 		if okay("http://"+n.address+"/healthz") == nil {
 			return errors.New("it answers")
@@ -532,9 +531,7 @@ func TestCacheHangs(t *testing.T) {
 	p.Name = "Changed while the cache hung"
 	s.put(p, "owed")
 	s.expect("1", "/products/7")
-	if err := n.Process.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	n.Signal(syscall.SIGCONT)
 	s.settled()
 	// The request that was given up has been answered by now, perhaps with a
 	// lease, which then has to run out before the product is cached again. It is

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/soracache/soracache/internal/proctest"
 )
 
 // built is where TestMain has put the two binaries: what a user runs, and so
@@ -49,82 +49,33 @@ func (m withBinaries) Run() int {
 	return m.M.Run()
 }
 
-// process is a server that a test has started.
+// process is a server that a test has started, with what it writes.
 type process struct {
-	*exec.Cmd
-	exited chan struct{} // closed when it has exited
-	err    error         // what Wait said; set before exited is closed
-	output lockedBuffer
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	*proctest.Process
+	output *proctest.Output
 }
 
 // start runs a program until the test ends.
-func start(t *testing.T, program string, args ...string) *process {
+func start(t *testing.T, program string, args ...string) process {
 	t.Helper()
-	p := &process{Cmd: exec.Command(program, args...), exited: make(chan struct{})}
-	p.Stdout, p.Stderr = &p.output, &p.output
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		p.err = p.Wait()
-		close(p.exited)
-	}()
+	out := &proctest.Output{}
+	cmd := exec.Command(program, args...)
+	cmd.Stdout, cmd.Stderr = out, out
 	t.Cleanup(func() {
-		p.kill()
 		if t.Failed() {
-			t.Logf("output of %s:\n%s", filepath.Base(program), p.output.String())
+			t.Logf("output of %s:\n%s", filepath.Base(program), out)
 		}
 	})
-	return p
-}
-
-// kill ends it as kill -9 does.
-func (p *process) kill() {
-	_ = p.Process.Kill()
-	<-p.exited
-}
-
-// terminate asks it to end, and returns how it did.
-func (p *process) terminate(t *testing.T) error {
-	t.Helper()
-	if err := p.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case <-p.exited:
-		return p.err
-	case <-time.After(30 * time.Second):
-		t.Fatal("it does not end")
-		return nil
-	}
+	return process{proctest.Start(t, cmd), out}
 }
 
 // answers waits until a URL answers 200. The server that is to do so must not
 // exit before.
-func (p *process) answers(t *testing.T, url string) {
+func (p process) answers(t *testing.T, url string) {
 	t.Helper()
 	eventually(t, url+" answers", func() error {
-		select {
-		case <-p.exited:
-			t.Fatalf("%s exited: %v\n%s", p.Path, p.err, p.output.String())
-		default:
+		if !p.Running() {
+			t.Fatalf("the server has ended:\n%s", p.output)
 		}
 		return okay(url)
 	})
