@@ -27,7 +27,10 @@ type server struct {
 // keys, and which server and process answered for it last.
 type partition struct {
 	l2.Partition
-	t, k, h string
+	// base is what the names of all its keys begin with; keys are those of t, k
+	// and h, ready to be sent.
+	base string
+	keys [3]any
 	// invalid is why no such partition can be; nil if it can.
 	invalid error
 	// serving is nil until the partition is first used.
@@ -47,7 +50,7 @@ func (s *Store) partition(p l2.Partition) *partition {
 		return &partition{Partition: p, invalid: err}
 	}
 	base := fmt.Sprintf("%s{%s/%d}", s.config.Prefix, p.Namespace, p.Index)
-	known, _ := s.partitions.LoadOrStore(p, &partition{Partition: p, t: base + "t", k: base + "k", h: base + "h"})
+	known, _ := s.partitions.LoadOrStore(p, &partition{Partition: p, base: base, keys: [3]any{base + "t", base + "k", base + "h"}})
 	return known.(*partition)
 }
 
@@ -93,7 +96,7 @@ func (s *Store) attach(ctx context.Context, p *partition, stale *process) (*proc
 // primary returns the client of the server that a partition's keys live on.
 func (s *Store) primary(ctx context.Context, p *partition) (*goredis.Client, error) {
 	if s.cluster != nil {
-		return s.cluster.MasterForKey(ctx, p.t)
+		return s.cluster.MasterForKey(ctx, p.base)
 	}
 	return s.single, nil
 }
@@ -115,13 +118,15 @@ func (s *Store) load(ctx context.Context, client *goredis.Client) (*process, err
 	loaded, texts := newProcess(run, s.config.Retention)
 	pipe := conn.Pipeline()
 	policy := pipe.ConfigGet(ctx, "maxmemory-policy")
-	var last goredis.Cmder
 	for _, text := range texts {
-		last = pipe.ScriptLoad(ctx, text)
+		pipe.ScriptLoad(ctx, text)
 	}
 	s.roundTrips.Add(1)
-	if _, err := pipe.Exec(ctx); err != nil && last.Err() != nil {
-		return nil, fmt.Errorf("loading scripts: %w", last.Err())
+	commands, _ := pipe.Exec(ctx)
+	for _, c := range commands[1:] {
+		if c.Err() != nil {
+			return nil, fmt.Errorf("loading scripts: %w", c.Err())
+		}
 	}
 	s.warnOfPolicy(policy.Val()["maxmemory-policy"])
 	return loaded, nil

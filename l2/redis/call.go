@@ -49,7 +49,7 @@ func (s *Store) run(ctx context.Context, calls []*call) {
 		s.send(ctx, again)
 	}
 	for _, c := range pending {
-		if goredis.HasErrorPrefix(c.cmd.Err(), "NOSCRIPT") {
+		if c.cmd.Err() != nil && goredis.HasErrorPrefix(c.cmd.Err(), "NOSCRIPT") {
 			unknown = append(unknown, c)
 		}
 	}
@@ -109,7 +109,7 @@ func (s *Store) arguments(c *call) []any {
 	common = binary.BigEndian.AppendUint64(common, uint64(c.since.Position))
 	common = binary.BigEndian.AppendUint16(common, c.Count)
 	args := make([]any, 0, 7+len(c.argv))
-	args = append(args, "evalsha", c.process.sha[c.script], 3, c.t, c.k, c.h, common)
+	args = append(args, "evalsha", c.process.sha[c.script], "3", c.keys[0], c.keys[1], c.keys[2], common)
 	return append(args, c.argv...)
 }
 
@@ -119,10 +119,15 @@ func (s *Store) candidate() uint64 {
 }
 
 // lost reports whether a call's connection failed, and it may be sent again.
+// After a timeout it is not: who did not answer in time will not the next time.
 func (c *call) lost(ctx context.Context) bool {
 	err := c.cmd.Err()
+	if err == nil || !mayRepeat[c.script] || ctx.Err() != nil {
+		return false
+	}
 	var answered goredis.Error
-	return err != nil && mayRepeat[c.script] && ctx.Err() == nil && !errors.As(err, &answered)
+	var late interface{ Timeout() bool }
+	return !errors.As(err, &answered) && !(errors.As(err, &late) && late.Timeout()) && !errors.Is(err, goredis.ErrPoolTimeout)
 }
 
 // reloadTopology has a cluster client look for moved slots, which a connection

@@ -2,11 +2,10 @@ package redis
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
-	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"regexp"
 	"time"
@@ -57,8 +56,8 @@ type Config struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Logger receives warnings; nil means none.
 	Logger *slog.Logger
-	// Random gives the candidates for new epochs; nil means crypto/rand. It is
-	// called from many goroutines.
+	// Random gives the candidates for new epochs; nil means math/rand/v2. It is
+	// called for every operation, from many goroutines.
 	Random func() uint64
 }
 
@@ -109,13 +108,7 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Random == nil {
-		c.Random = cryptoRandom
+		c.Random = rand.Uint64
 	}
 	return c
-}
-
-func cryptoRandom() uint64 {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // documented to never fail
-	return binary.BigEndian.Uint64(b[:])
 }

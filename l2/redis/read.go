@@ -201,7 +201,7 @@ func (s *Store) fetch(ctx context.Context, large []*largeEntry) {
 	pipe := s.client.Pipeline()
 	gets := make([]*goredis.StringCmd, len(large))
 	for i, e := range large {
-		gets[i] = pipe.Get(ctx, strings.TrimSuffix(e.t, "t")+"e:"+e.key)
+		gets[i] = pipe.Get(ctx, e.base+"e:"+e.key)
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	for i, e := range large {

@@ -83,11 +83,10 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"PREFIX_END":   strconv.Itoa(prefixBytes - 1),
 		"DELTA_LIMIT":  strconv.Itoa(l2.MaxDelta + 1),
 
-		"SLACK":       (10 * time.Minute).Milliseconds(),
-		"SWEEP_STEP":  sweepStep,
-		"SWEEP_LIMIT": strconv.Itoa(sweepStep),
-		"WALK_COUNT":  "200", // keys of all kinds, eight times at most
-		"WALK_STEP":   100,   // entries
+		"SLACK":      (10 * time.Minute).Milliseconds(),
+		"SWEEP_STEP": 32,    // buckets
+		"WALK_COUNT": "200", // keys of all kinds, eight times at most
+		"WALK_STEP":  100,   // entries
 	}
 }
 
@@ -103,7 +102,7 @@ var mayRepeat = [scriptCount]bool{
 // the process' run id: that one of them ran proves which process answered.
 type process struct {
 	run uint64
-	sha [scriptCount]string
+	sha [scriptCount]any // strings, ready to be sent
 }
 
 // newProcess returns the texts to load into the process of a run id, and what
@@ -120,10 +119,8 @@ func newProcess(run uint64, retention l2.Retention) (*process, [scriptCount]stri
 	return p, texts
 }
 
-const (
-	prefixBytes = 512 // of an entry that is only judged
-	sweepStep   = 32  // buckets
-)
+// prefixBytes is how much of an entry is read that is only judged.
+const prefixBytes = 512
 
 var (
 	includes = regexp.MustCompile(`(?m)^ *--@include (\w+)\n`)

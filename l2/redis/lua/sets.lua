@@ -22,20 +22,41 @@ local function outlive(key, ends)
   end
 end
 
+-- sure is call, but first deletes a key that turns out to be of another type.
+local function sure(command, key, ...)
+  local done = try(command, key, ...)
+  if type(done) ~= 'table' or not done.err then return done end
+  call('UNLINK', key)
+  return call(command, key, ...)
+end
+
+-- ended drops some of the partition's buckets that have ended, the oldest first,
+-- and returns how many.
+local function ended(most)
+  local due = sure('ZRANGE', BASE .. 'd', '(0', text(NOW / 1000), 'BYSCORE', 'LIMIT', '0', text(most))
+  for _, name in ipairs(due) do
+    local bucket, tag = string.match(name, '^(%d+:%d+):(.*)$')
+    if bucket then
+      drop(bucket, tag)
+    else
+      call('ZREM', BASE .. 'd', name)
+    end
+  end
+  return #due
+end
+
 -- remember adds a key to a tag's bucket of width 2^exponent milliseconds that
--- ends when the entry has. Two commands, unless the bucket is new; then also
--- the tag's buckets that have ended go.
+-- ends when the entry has. Two commands, unless the bucket is new; then up to
+-- two that have ended go, so that their number is bounded even if nobody sweeps.
 local function remember(tag, key, exponent, keep)
   local width = 2 ^ exponent
   local number = math.ceil(math.ceil(keep / 1000) / width)
   local bucket, ends = exponent .. ':' .. text(number), number * width
   local set, index = BASE .. 's:' .. bucket .. ':' .. tag, BASE .. 'b:' .. tag
-  if call('SADD', set, key) == 0 then return end
-  if call('ZADD', index, 'NX', text(ends), bucket) == 0 then return end
+  if sure('SADD', set, key) == 0 then return end
+  if sure('ZADD', index, 'NX', text(ends), bucket) == 0 then return end
   call('PEXPIREAT', set, text(ends + SLACK))
-  call('ZADD', BASE .. 'd', text(ends), bucket .. ':' .. tag)
+  sure('ZADD', BASE .. 'd', text(ends), bucket .. ':' .. tag)
   outlive(index, ends + SLACK)
-  for _, old in ipairs(call('ZRANGE', index, '(0', text(NOW / 1000), 'BYSCORE', 'LIMIT', '0', '8')) do
-    drop(old, tag)
-  end
+  ended(2)
 end

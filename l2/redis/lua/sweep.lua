@@ -8,15 +8,6 @@ local ASK = {''}
 --@include open
 --@include sets
 
-local due = call('ZRANGE', BASE .. 'd', '(0', text(NOW / 1000), 'BYSCORE', 'LIMIT', '0', SWEEP_LIMIT)
-for _, name in ipairs(due) do
-  local bucket, tag = string.match(name, '^(%d+:%d+):(.*)$')
-  if bucket then
-    drop(bucket, tag)
-  else
-    call('ZREM', BASE .. 'd', name)
-  end
-end
-BODY = pack('>B', #due == SWEEP_STEP and 1 or 0)
+BODY = pack('>B', ended(SWEEP_STEP) == SWEEP_STEP and 1 or 0)
 
 --@include answer

@@ -1,0 +1,117 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/soracache/soracache/internal/redistest"
+	"github.com/soracache/soracache/l2"
+	"github.com/soracache/soracache/l2/l2test"
+)
+
+func TestConformanceStandalone(t *testing.T) {
+	server := redistest.Shared(t)
+	admin := server.Client(t)
+	l2test.Run(t, func(t *testing.T, o l2test.Options) l2test.Harness {
+		return harness(t, Config{URL: server.URL(), Retention: o.Retention}, admin)
+	})
+}
+
+func TestConformanceCluster(t *testing.T) {
+	servers := redistest.SharedCluster(t)
+	admin := servers.Client(t)
+	l2test.Run(t, func(t *testing.T, o l2test.Options) l2test.Harness {
+		return harness(t, Config{URL: servers.URL(), Retention: o.Retention}, admin)
+	})
+}
+
+func TestConformanceSentinel(t *testing.T) {
+	servers := redistest.Sentinel(t)
+	admin := servers.Client(t)
+	l2test.Run(t, func(t *testing.T, o l2test.Options) l2test.Harness {
+		return harness(t, Config{URL: servers.URL(), Retention: o.Retention}, admin)
+	})
+}
+
+// harness describes a store to the conformance suite.
+func harness(t *testing.T, c Config, admin goredis.UniversalClient) l2test.Harness {
+	c.Prefix = prefixOf(t)
+	ctx := context.Background()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	lose := func(kind string) func(l2.Partition) {
+		return func(p l2.Partition) { must(admin.Del(ctx, base(c.Prefix, p)+kind).Err()) }
+	}
+	dump := func(name string) func() {
+		value, err := admin.Dump(ctx, name).Result()
+		must(err)
+		left, err := admin.PTTL(ctx, name).Result()
+		must(err)
+		return func() { must(admin.RestoreReplace(ctx, name, max(left, 0), value).Err()) }
+	}
+	return l2test.Harness{
+		Store:   openAt(t, c),
+		Another: func() l2.Store { return openAt(t, c) },
+		Reopen:  func() l2.Store { return openAt(t, c) },
+		Lose: map[string]func(l2.Partition){
+			"tag records": lose("t"), "key records": lose("k"), "history": lose("h"),
+		},
+		Tamper: func(p l2.Partition, key string, change func([]byte) []byte) {
+			name := base(c.Prefix, p) + "e:" + key
+			stored, err := admin.Get(ctx, name).Bytes() // the store may have deleted what was damaged
+			if err != nil && !errors.Is(err, goredis.Nil) {
+				t.Fatal(err)
+			}
+			must(admin.Set(ctx, name, change(stored), time.Hour).Err())
+		},
+		Dump: func(p l2.Partition, key string) func() { return dump(base(c.Prefix, p) + "e:" + key) },
+		Snapshot: func() func() {
+			saved := make(map[string]func())
+			for _, name := range keysOf(t, admin, c.Prefix) {
+				saved[name] = dump(name)
+			}
+			return func() {
+				for _, name := range keysOf(t, admin, c.Prefix) {
+					must(admin.Del(ctx, name).Err())
+				}
+				for _, restore := range saved {
+					restore()
+				}
+			}
+		},
+	}
+}
+
+// keysOf lists all keys with a prefix.
+func keysOf(t *testing.T, admin goredis.UniversalClient, prefix string) []string {
+	var mu sync.Mutex
+	var names []string
+	scan := func(ctx context.Context, client *goredis.Client) error {
+		all := client.Scan(ctx, 0, prefix+"*", 1000).Iterator()
+		for all.Next(ctx) {
+			mu.Lock()
+			names = append(names, all.Val())
+			mu.Unlock()
+		}
+		return all.Err()
+	}
+	var err error
+	if c, ok := admin.(*goredis.ClusterClient); ok {
+		err = c.ForEachMaster(context.Background(), scan)
+	} else {
+		err = scan(context.Background(), admin.(*goredis.Client))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
