@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -265,16 +266,16 @@ func TestKilledNodeComesBackWarm(t *testing.T) {
 	cache := t.TempDir()
 	d := startDaemon(t, cache, nil)
 	for i := range 20 {
-		d.expect(t, 0, "stored "+fmt.Sprint(i)+": 1 byte, fresh for 5m0s\n", "set", fmt.Sprint(i), "v", "-t", fmt.Sprint("t", i%2))
+		d.expect(t, 0, "stored "+strconv.Itoa(i)+": 1 byte, fresh for 5m0s\n", "set", strconv.Itoa(i), "v", "-t", fmt.Sprint("t", i%2))
 	}
 	d.expect(t, 0, "invalidated t1\n", "invalidate", "-t", "t1")
 	d.Kill()
 	d = startDaemon(t, cache, nil)
 	for i := range 20 {
 		if i%2 == 0 {
-			d.expect(t, 0, "v", "get", fmt.Sprint(i))
+			d.expect(t, 0, "v", "get", strconv.Itoa(i))
 		} else {
-			d.expect(t, 1, "", "get", fmt.Sprint(i))
+			d.expect(t, 1, "", "get", strconv.Itoa(i))
 		}
 	}
 }

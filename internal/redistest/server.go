@@ -135,7 +135,7 @@ func start(t testing.TB, o options, sentinel bool) *Server {
 // test that asked for them first.
 func tempDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "redistest-") //nolint:usetesting // see above
+	dir, err := os.MkdirTemp("", "redistest-")
 	if err != nil {
 		t.Fatal(err)
 	}
