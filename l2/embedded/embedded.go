@@ -113,7 +113,7 @@ func setDefault[T comparable](field *T, value T) {
 
 func random() uint64 {
 	var b [8]byte
-	rand.Read(b[:]) //nolint:errcheck // it never fails
+	rand.Read(b[:])
 	return binary.BigEndian.Uint64(b[:])
 }
 
@@ -237,7 +237,7 @@ func (s *Store) Counters() l2.Counters {
 		Corrupt:    s.totals.corrupt.Load(),
 		Epochs:     s.totals.epochs.Load(),
 		Evicted:    s.totals.evicted.Load(),
-		Bytes:      uint64(max(s.used.Load(), 0)), //nolint:gosec // not negative
+		Bytes:      uint64(max(s.used.Load(), 0)),
 	}
 }
 

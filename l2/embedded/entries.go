@@ -50,7 +50,7 @@ func inRow(key []byte, size int) int { return min(size, room(len(key))-rowFixed)
 func entryKey(partition uint32, key string) []byte { return append(be32(nil, partition), fold(key)...) }
 
 func dueKey(keepUntil int64, entry []byte) []byte {
-	return append(be64(nil, uint64(max(keepUntil, 0))), entry...) //nolint:gosec // not negative
+	return append(be64(nil, uint64(max(keepUntil, 0))), entry...)
 }
 
 // memberPrefix is where the keys of a tag are.
@@ -71,34 +71,25 @@ func chunkPrefix(id uint64) []byte { return be64(nil, id) }
 // there are. It reports false if pieces are missing.
 func (t *txn) bytes(r row, n int) ([]byte, bool) {
 	n = min(n, r.size)
-	if len(r.first) < n && r.size > len(r.first)+chunkBytes*t.chunks(r) {
-		return nil, false // before so much memory is asked for
-	}
-	b := append(make([]byte, 0, max(n, len(r.first))), r.first...)
-	if len(b) >= n {
-		return b, true
+	if len(r.first) >= n {
+		return append(make([]byte, 0, len(r.first)), r.first...), true
 	}
 	prefix := chunkPrefix(r.chunks)
+	pieces := uint32((n - len(r.first) + chunkBytes - 1) / chunkBytes) //nolint:gosec // of 4 GiB at most
+	if !t.has(bChunk, be32(prefix, pieces-1)) {
+		return nil, false // before so much memory is asked for
+	}
+	b := append(make([]byte, 0, len(r.first)+int(pieces)*chunkBytes), r.first...)
 	c := t.cursor(bChunk)
 	k, v := c.Seek(prefix)
-	for i := uint32(0); len(b) < n; i++ {
+	for i := range pieces {
 		if len(k) != chunkKey || !hasPrefix(k, prefix) || binary.BigEndian.Uint32(k[8:]) != i {
 			return nil, false
 		}
 		b = append(b, v...)
 		k, v = c.Next()
 	}
-	return b, len(b) <= r.size
-}
-
-// chunks returns how many pieces an entry has beside its row, by the number of
-// the last.
-func (t *txn) chunks(r row) int {
-	k := t.lastBefore(bChunk, chunkPrefix(r.chunks), be32(chunkPrefix(r.chunks), math.MaxUint32))
-	if len(k) != chunkKey {
-		return 0
-	}
-	return int(binary.BigEndian.Uint32(k[8:])) + 1
+	return b, len(b) >= n && len(b) <= r.size
 }
 
 // found is an entry that was read: whole by load, or in part by peek.
@@ -265,17 +256,13 @@ func (t *txn) putChunks(id uint64, from uint32, b []byte) {
 	}
 }
 
-// remove deletes the entry at a key of bEntry and all that points to it. It
-// returns the entry as far as it could be read.
-func (t *txn) remove(key []byte) (f found, readable bool) {
-	b := t.get(bEntry, key)
-	if b == nil {
-		return found{}, false
+// remove deletes the entry at a key of bEntry, if there is one, and all that
+// points to it.
+func (t *txn) remove(key []byte) {
+	if t.has(bEntry, key) {
+		t.clear(key, nil)
+		t.delete(bEntry, key)
 	}
-	f, readable = t.peek(b)
-	t.clear(key, nil)
-	t.delete(bEntry, key)
-	return f, readable
 }
 
 // clear deletes what belongs to the entry at a key of bEntry, but for its row

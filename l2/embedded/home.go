@@ -13,7 +13,7 @@ import (
 	"sync"
 	"time"
 
-	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // The files of a data directory.
@@ -158,8 +158,8 @@ func (h *home) largest() int64 { return h.cfg.MaxBytes + Slack(h.cfg.MaxBytes) }
 // check before that should have found it.
 func isDamage(err error) bool {
 	var f *fault
-	return errors.As(err, &f) || errors.Is(err, bbolt.ErrInvalid) || errors.Is(err, bbolt.ErrChecksum) ||
-		errors.Is(err, bbolt.ErrVersionMismatch)
+	return errors.As(err, &f) || errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) ||
+		errors.Is(err, bolterrors.ErrVersionMismatch)
 }
 
 // vet looks at the data file, if there is one, and removes what cannot be gone

@@ -7,6 +7,8 @@ import (
 	"syscall"
 )
 
+const canLimitFileSize = true
+
 // limitFileSize makes writing beyond a size fail, as on a full disk.
 func limitFileSize(most uint64) {
 	signal.Ignore(syscall.SIGXFSZ)

@@ -175,7 +175,7 @@ const trimEvery = 256
 // trimIfDue trims now and then rather than with every record.
 func (t *txn) trimIfDue(l *ledger) {
 	r := t.s.cfg.Retention
-	often := uint32(max(1, min(trimEvery, r.TagRecords/8, r.KeyRecords/8))) //nolint:gosec // at most trimEvery
+	often := uint32(max(1, min(trimEvery, r.TagRecords/8, r.KeyRecords/8)))
 	if l.untrimmed >= often || t.micros()-l.trimmedAt >= (r.Age/8).Microseconds() {
 		t.trim(l, 64+2*int(l.untrimmed))
 	}
@@ -206,7 +206,7 @@ func (t *txn) trim(l *ledger, most int) (more bool) {
 
 // before is the position of a moment that is so long ago.
 func (t *txn) before(age time.Duration) soracache.Position {
-	return soracache.Position(max(t.micros()-age.Microseconds(), 0)) //nolint:gosec // not negative
+	return soracache.Position(max(t.micros()-age.Microseconds(), 0))
 }
 
 // tagHorizon is up to where tags' records are old enough to be forgotten: they
@@ -234,7 +234,9 @@ func (t *txn) newestRecord(l *ledger, kind soracache.TargetKind, horizon soracac
 	return p, true
 }
 
-// lastBefore returns the last key with a prefix that sorts before a bound.
+// lastBefore returns the last key with a prefix that sorts before a bound. It may
+// find none in a transaction that has deleted the rows just before the bound:
+// bbolt's cursors do not go back over a page that has become empty.
 func (t *txn) lastBefore(b bucket, prefix, bound []byte) []byte {
 	c := t.cursor(b)
 	k, _ := c.Seek(bound)

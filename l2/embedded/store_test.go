@@ -3,11 +3,14 @@ package embedded
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -162,6 +165,21 @@ func TestGrantIsOfTheLatest(t *testing.T) {
 	}
 }
 
+// occupy keeps the writer busy until it is released, which the test's end does
+// at the latest.
+func occupy(t *testing.T, s *Store) (release func()) {
+	t.Helper()
+	began, ended := make(chan struct{}), make(chan struct{})
+	go s.change(context.Background(), func(*txn) {
+		close(began)
+		<-ended
+	})
+	<-began
+	release = sync.OnceFunc(func() { close(ended) })
+	t.Cleanup(release)
+	return release
+}
+
 // TestBatches holds the writer up until many requests wait: they must share
 // transactions.
 func TestBatches(t *testing.T) {
@@ -169,25 +187,25 @@ func TestBatches(t *testing.T) {
 	head(t, s)
 	const callers = 400
 	before := s.Counters().RoundTrips
-	s.mu.Lock()
+	release := occupy(t, s)
 	var all sync.WaitGroup
 	for i := range callers {
 		all.Go(func() {
 			if a := s.Write(context.Background(), []l2.WriteRequest{{
-				Partition: at, Op: soracache.OpPut, Key: fmt.Sprint(i), Entry: soracache.Entry{Value: []byte("v")}, Lifetime: long,
+				Partition: at, Op: soracache.OpPut, Key: strconv.Itoa(i), Entry: soracache.Entry{Value: []byte("v")}, Lifetime: long,
 			}})[0]; a.Err != nil || a.Reason != soracache.ReasonNone {
 				t.Errorf("put: %+v", a)
 			}
 		})
 	}
-	eventually(t, "all wait", func() bool { return s.queue.waiting() >= callers-1 })
-	s.mu.Unlock()
+	eventually(t, "all wait", func() bool { return s.queue.waiting() == callers })
+	release()
 	all.Wait()
 	if n := s.Counters().RoundTrips - before; n > 4 {
 		t.Errorf("%d puts took %d transactions", callers, n)
 	}
 	for i := range callers {
-		mustHit(t, s, fmt.Sprint(i), "v")
+		mustHit(t, s, strconv.Itoa(i), "v")
 	}
 }
 
@@ -214,7 +232,7 @@ func TestNeighbours(t *testing.T) {
 			x.endLease(leaseKey{1, "leased"})
 			panic("for the test")
 		},
-		"a null pointer": func(x *txn) { (*txn)(nil).dirty = true },
+		"a null pointer": func(x *txn) { x.buckets[bLease].Get(nil) },
 	} {
 		var failure error
 		put := func(key string) *op {
@@ -248,7 +266,7 @@ func TestNeighbours(t *testing.T) {
 func TestCancelledWhileWaiting(t *testing.T) {
 	s := openIn(t, t.TempDir())
 	head(t, s)
-	s.mu.Lock() // nothing can be written
+	release := occupy(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
 	answers := make(chan error, 4)
 	for i := range 2 {
@@ -261,14 +279,14 @@ func TestCancelledWhileWaiting(t *testing.T) {
 			answers <- s.Invalidate(ctx, []l2.InvalidateRequest{{Partition: at, Targets: []soracache.Target{soracache.Tag("t")}}})[0].Err
 		}()
 	}
-	eventually(t, "all wait", func() bool { return s.queue.waiting() >= 2 })
+	eventually(t, "all wait", func() bool { return s.queue.waiting() == 4 })
 	cancel()
 	for range 4 {
 		if err := <-answers; !errors.Is(err, soracache.ErrUnavailable) || !errors.Is(err, context.Canceled) {
 			t.Errorf("cancelled: %v", err)
 		}
 	}
-	s.mu.Unlock()
+	release()
 	mustLoad(t, s, "after", "v")
 	mustHit(t, s, "after", "v")
 	sweep(t, s)
@@ -287,10 +305,14 @@ func TestLargeValues(t *testing.T) {
 	sizes := []int{0, 1, 700, 800, 850, 900, 1000, 1100, chunkBytes, 2*chunkBytes - 1, 5000, 64 << 10, 65 << 10, stageAbove, stageAbove + 2000, 3*stagePiece + 900, 8 << 20}
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, size := range sizes {
-		for _, name := range names {
-			value := make([]byte, size)
-			for i := range value {
-				value[i] = byte(rng.Uint32())
+		some := names
+		if size > 1<<20 {
+			some = names[:2]
+		}
+		for _, name := range some {
+			value := make([]byte, size, size+8)
+			for i := 0; i < size; i += 8 {
+				binary.LittleEndian.PutUint64(value[i:i+8:i+8], rng.Uint64())
 			}
 			mustLoad(t, s, name, string(value), "all", long+"tag", name)
 			if a := read(t, s, name); !bytes.Equal(a.Entry.Value, value) {
@@ -333,8 +355,8 @@ func TestStagedFillOvertaken(t *testing.T) {
 	e := soracache.Entry{Value: make([]byte, 4<<20), Tags: []string{"t"}}
 	n := nonce()
 	s.Read(t.Context(), []l2.ReadRequest{{Partition: at, Keys: []l2.ReadKey{{Key: "k", Nonce: n, LeaseFor: time.Minute}}}})
-	f := make(chan l2.WriteAnswer)
-	s.mu.Lock()
+	f := make(chan l2.WriteAnswer, 1)
+	release := occupy(t, s)
 	go func() {
 		f <- s.Write(context.Background(), []l2.WriteRequest{{Partition: at, Op: soracache.OpFill, Key: "k", Nonce: n, Entry: e, Lifetime: long}})[0]
 	}()
@@ -345,7 +367,7 @@ func TestStagedFillOvertaken(t *testing.T) {
 		close(inv)
 	}()
 	eventually(t, "the invalidation waits", func() bool { return s.queue.waiting() == 2 })
-	s.mu.Unlock()
+	release()
 	<-inv
 	select {
 	case a := <-f:
@@ -381,7 +403,7 @@ func TestExpiry(t *testing.T) {
 	empty := s.Counters().Bytes
 	for i, value := range []int{10, 900, 5_000, 200_000} {
 		e := soracache.Entry{Value: make([]byte, value), Tags: []string{"a", "b"}}
-		fillKeys(t, s, keysNamed(fmt.Sprint(i), 200/(i*i*i+1)), e, soracache.Lifetime{TTL: time.Duration(i+1) * time.Minute})
+		fillKeys(t, s, keysNamed(strconv.Itoa(i), 200/(i*i*i+1)), e, soracache.Lifetime{TTL: time.Duration(i+1) * time.Minute})
 	}
 	for i := range 4 {
 		before := rows(t, s)
@@ -433,29 +455,27 @@ func fileSize(t testing.TB, s *Store) int64 {
 // TestMaxBytes churns through many times the room with values of all sizes,
 // removals of many keys, and readers that hold on to pages.
 func TestMaxBytes(t *testing.T) {
-	const room = 16 << 20
+	const room = 8 << 20
 	s := openIn(t, t.TempDir(), func(c *Config) { c.MaxBytes = room })
 	ctx, stop := context.WithCancel(context.Background())
 	var readers sync.WaitGroup
 	readers.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
-			var keys []l2.ReadKey
-			for j := range 10 {
-				keys = append(keys, l2.ReadKey{Key: fmt.Sprint("k", (i*37+j*11)%3000)})
-			}
-			s.Read(context.Background(), []l2.ReadRequest{{Partition: at, Keys: keys}})
+			key := fmt.Sprint("k", i*37%3000)
+			s.Read(context.Background(), []l2.ReadRequest{{Partition: at, Keys: []l2.ReadKey{{Key: key}}}})
+			runtime.Gosched()
 		}
 	})
 	rng := rand.New(rand.NewPCG(3, 4))
 	var largest, used int64
 	written := 0
-	for written < 4*room {
+	for written < 5*room {
 		var writes []l2.WriteRequest
 		for range 16 {
 			size := 1 << rng.IntN(13)
 			switch rng.IntN(60) {
 			case 0:
-				size = rng.IntN(1 << 20)
+				size = rng.IntN(512 << 10)
 			case 1, 2:
 				size = rng.IntN(100 << 10)
 			}
@@ -551,7 +571,7 @@ func TestRecordsAreBounded(t *testing.T) {
 	for i := range 300 {
 		var targets []soracache.Target
 		for j := range 20 {
-			targets = append(targets, soracache.Tag(fmt.Sprint("tag", i*20+j)), soracache.Key(strings.Repeat("key", 50)+fmt.Sprint(i*20+j)))
+			targets = append(targets, soracache.Tag(fmt.Sprint("tag", i*20+j)), soracache.Key(strings.Repeat("key", 50)+strconv.Itoa(i*20+j)))
 		}
 		invalidate(t, s, targets...)
 		c.advance(10 * time.Millisecond)

@@ -1,0 +1,7 @@
+//go:build !darwin && !linux
+
+package embedded
+
+const canLimitFileSize = false
+
+func limitFileSize(uint64) {}
