@@ -20,6 +20,11 @@ func (s *Store) Explain(ctx context.Context, p l2.Partition, key string) (l2.Exp
 	if err != nil {
 		return l2.Explanation{}, err
 	}
+	return explanation(a, key)
+}
+
+// explanation reads the answer of the script.
+func explanation(a answer, key string) (l2.Explanation, error) {
 	const size = 1 + 8 + 2 + 1 + 8 + 8
 	if len(a.body) != size {
 		return l2.Explanation{}, malformed()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	LogClient(slog.New(slog.DiscardHandler))
 	goleak.VerifyTestMain(redistest.M{M: m})
 }
 

@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 
@@ -102,6 +103,19 @@ func (s *Store) Close() error {
 		return nil
 	}
 	return s.client.Close()
+}
+
+// LogClient has go-redis, which has one logger for the whole process, log to
+// logger instead of standard error. It is for main functions and tests.
+func LogClient(logger *slog.Logger) {
+	goredis.SetLogger(clientLogger{logger})
+}
+
+type clientLogger struct{ *slog.Logger }
+
+// Printf is what go-redis calls.
+func (l clientLogger) Printf(ctx context.Context, format string, args ...any) {
+	l.InfoContext(ctx, fmt.Sprintf(format, args...))
 }
 
 // newCall returns a call on a partition, refused if what is asked can never be.

@@ -34,29 +34,62 @@ func (s *Store) ListKeys(ctx context.Context, p l2.Partition, tag, cursor string
 	var keys []string
 	for range listSteps {
 		step := min(max(limit-len(keys), 1), setStep)
-		c := s.setCall(p, scriptList, tag, at, step)
-		s.run(ctx, []*call{c})
-		a, err := s.decode(c)
+		a, err := s.walk(ctx, s.setCall(p, scriptList, tag, at, step))
 		if err != nil {
 			return nil, "", err
 		}
-		done, err := a.place(9, &at)
+		page, next, err := a.listed()
 		if err != nil {
 			return nil, "", err
 		}
-		for _, key := range a.more[1:] {
-			if key, ok := key.(string); ok {
-				keys = append(keys, key)
-			}
-		}
-		if done {
+		keys = append(keys, page...)
+		if next == nil {
 			return keys, "", nil
 		}
+		at = *next
 		if len(keys) >= limit {
 			break
 		}
 	}
 	return keys, at.Encode(), nil
+}
+
+// Reclaim implements [l2.Store].
+func (s *Store) Reclaim(ctx context.Context, p l2.Partition, tag, cursor string) (next string, deleted int, err error) {
+	walk := walkReclaim
+	if tag == "" {
+		walk = walkPartition
+	}
+	at, err := tags.DecodeCursor(walk, cursor)
+	if err != nil {
+		return "", 0, err
+	}
+	c := s.setCall(p, scriptReclaim, tag, at, setStep)
+	if tag == "" {
+		c = s.newCall(p, soracache.Stamp{}, scriptWalk)
+		c.argv = []any{strconv.FormatUint(at.Scan, 10)}
+	}
+	a, err := s.walk(ctx, c)
+	if err != nil {
+		return "", 0, err
+	}
+	then, deleted, err := a.reclaimed(walk)
+	if err != nil || then == nil {
+		return "", deleted, err
+	}
+	return then.Encode(), deleted, nil
+}
+
+// Sweep implements [l2.Store].
+func (s *Store) Sweep(ctx context.Context, p l2.Partition) (more bool, err error) {
+	a, err := s.walk(ctx, s.newCall(p, soracache.Stamp{}, scriptSweep))
+	if err != nil {
+		return false, err
+	}
+	if len(a.body) != 1 {
+		return false, malformed()
+	}
+	return a.body[0] != 0, nil
 }
 
 // setCall goes over the sets of a tag from a place on.
@@ -70,79 +103,59 @@ func (s *Store) setCall(p l2.Partition, script script, tag string, at tags.Curso
 	return c
 }
 
-// place reads where a walk over buckets goes on, and reports whether it is
-// over. Size is how long the answer's body must be.
-func (a answer) place(size int, at *tags.Cursor) (done bool, err error) {
-	if len(a.body) != size || len(a.more) == 0 {
-		return false, malformed()
+// walk makes one step of a walk.
+func (s *Store) walk(ctx context.Context, c *call) (answer, error) {
+	s.run(ctx, []*call{c})
+	return s.decode(c)
+}
+
+// listed reads the answer to one step of a listing: the keys, and where to go
+// on (nil: nowhere).
+func (a answer) listed() (keys []string, next *tags.Cursor, err error) {
+	next, err = a.place(walkList)
+	if err != nil || len(a.body) != placeBytes {
+		return nil, nil, malformed()
+	}
+	for _, element := range a.more[1:] {
+		key, ok := element.(string)
+		if !ok {
+			return nil, nil, malformed()
+		}
+		keys = append(keys, key)
+	}
+	return keys, next, nil
+}
+
+// reclaimed reads the answer to one step of reclaiming: where to go on, and
+// how many entries were deleted.
+func (a answer) reclaimed(walk uint8) (next *tags.Cursor, deleted int, err error) {
+	next, err = a.place(walk)
+	if err != nil || len(a.body) != placeBytes+8 {
+		return nil, 0, malformed()
+	}
+	return next, int(binary.BigEndian.Uint64(a.body[placeBytes:])), nil //nolint:gosec // a count
+}
+
+const placeBytes = 1 + 8
+
+// place reads where a walk goes on, which every answer to one begins with; nil
+// means that it is over: no bucket, and nothing to scan either.
+func (a answer) place(walk uint8) (*tags.Cursor, error) {
+	if len(a.body) < placeBytes || len(a.more) == 0 {
+		return nil, malformed()
 	}
 	text, _ := a.more[0].(string)
-	if at.Scan, err = strconv.ParseUint(text, 10, 64); err != nil {
-		return false, malformed()
-	}
-	at.Bucket = tags.Bucket{Exponent: a.body[0], Number: binary.BigEndian.Uint64(a.body[1:])}
-	return at.Bucket == tags.Bucket{}, nil
-}
-
-// Reclaim implements [l2.Store].
-func (s *Store) Reclaim(ctx context.Context, p l2.Partition, tag, cursor string) (next string, deleted int, err error) {
-	if tag == "" {
-		return s.reclaimAll(ctx, p, cursor)
-	}
-	at, err := tags.DecodeCursor(walkReclaim, cursor)
+	scan, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
-		return "", 0, err
+		return nil, malformed()
 	}
-	c := s.setCall(p, scriptReclaim, tag, at, setStep)
-	s.run(ctx, []*call{c})
-	a, err := s.decode(c)
-	if err != nil {
-		return "", 0, err
+	at := tags.Cursor{
+		Walk:   walk,
+		Bucket: tags.Bucket{Exponent: a.body[0], Number: binary.BigEndian.Uint64(a.body[1:])},
+		Scan:   scan,
 	}
-	done, err := a.place(17, &at)
-	if err != nil {
-		return "", 0, err
+	if at == (tags.Cursor{Walk: walk}) {
+		return nil, nil
 	}
-	if !done {
-		next = at.Encode()
-	}
-	return next, int(binary.BigEndian.Uint64(a.body[9:])), nil //nolint:gosec // a count
-}
-
-// reclaimAll does one step of a walk over everything that the partition's
-// server holds.
-func (s *Store) reclaimAll(ctx context.Context, p l2.Partition, cursor string) (next string, deleted int, err error) {
-	at, err := tags.DecodeCursor(walkPartition, cursor)
-	if err != nil {
-		return "", 0, err
-	}
-	c := s.newCall(p, soracache.Stamp{}, scriptWalk)
-	c.argv = []any{strconv.FormatUint(at.Scan, 10)}
-	s.run(ctx, []*call{c})
-	a, err := s.decode(c)
-	if err != nil {
-		return "", 0, err
-	}
-	if len(a.body) != 8 || len(a.more) == 0 {
-		return "", 0, malformed()
-	}
-	text, _ := a.more[0].(string)
-	if at.Scan, err = strconv.ParseUint(text, 10, 64); err != nil {
-		return "", 0, malformed()
-	}
-	if at.Scan != 0 {
-		next = at.Encode()
-	}
-	return next, int(binary.BigEndian.Uint64(a.body)), nil //nolint:gosec // a count
-}
-
-// Sweep implements [l2.Store].
-func (s *Store) Sweep(ctx context.Context, p l2.Partition) (more bool, err error) {
-	c := s.newCall(p, soracache.Stamp{}, scriptSweep)
-	s.run(ctx, []*call{c})
-	a, err := s.decode(c)
-	if err != nil {
-		return false, err
-	}
-	return len(a.body) == 1 && a.body[0] != 0, nil
+	return &at, nil
 }

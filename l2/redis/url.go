@@ -95,8 +95,13 @@ var schemes = map[string]endpoint{
 func address(host, defaultPort string) (string, bool) {
 	name, port, err := net.SplitHostPort(host)
 	if err != nil {
-		name, port = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"), defaultPort
-		if strings.Contains(name, ":") != strings.HasPrefix(host, "[") {
+		name, port = host, defaultPort
+		if inner, ok := strings.CutPrefix(host, "["); ok {
+			name, ok = strings.CutSuffix(inner, "]")
+			if !ok {
+				return "", false
+			}
+		} else if strings.Contains(host, ":") {
 			return "", false
 		}
 	}

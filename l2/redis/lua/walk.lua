@@ -1,6 +1,6 @@
 -- walk: deletes what is dead among the entries of the partition that one step
 -- of a scan of the whole keyspace meets. ARGV: 2 where to go on.
--- Answers how many entries it deleted; then where to go on ('0': done).
+-- Answers like reclaim, with a bucket of zero.
 
 --@include ledger
 
@@ -23,6 +23,6 @@ for i, key in ipairs(keys) do
   if judge(key, latest[i]) > CORRUPT then dead[#dead + 1] = prefix .. key end
 end
 call('UNLINK', unpack(dead))
-BODY, MORE[2] = pack('>I8', #dead - 1), scan
+BODY, MORE[2] = place(nil) .. pack('>I8', #dead - 1), scan
 
 --@include answer
