@@ -38,6 +38,9 @@ func checkFile(path string) (txid int, err error) {
 		c.seen = make([]uint64, c.pages/64+1)
 		err = c.tree(m.root, nil, nil, 0)
 	}
+	if err == nil && m.freelist != noFreelist {
+		err = c.freelist(m.freelist)
+	}
 	return int(m.txid), err //nolint:gosec // transactions ever made
 }
 
@@ -50,6 +53,8 @@ const (
 	branchPage    = 0x01
 	leafPage      = 0x02
 	metaPage      = 0x04
+	freelistPage  = 0x10
+	noFreelist    = ^uint64(0)
 	bucketElement = 0x01
 	bucketHeader  = 16
 	elementHeader = 16
@@ -63,7 +68,7 @@ type checker struct {
 	seen  []uint64 // a bit for each page that was referred to
 }
 
-type checkedMeta struct{ root, txid uint64 }
+type checkedMeta struct{ root, freelist, txid uint64 }
 
 // damage returns an error for something about a page.
 func damage(page uint64, format string, args ...any) error {
@@ -92,9 +97,13 @@ func (c *checker) meta() (newest checkedMeta, err error) {
 		case binary.NativeEndian.Uint32(m[8:]) != pageSize:
 			return newest, damage(id, "pages of %d bytes", binary.NativeEndian.Uint32(m[8:]))
 		}
-		root, pages, txid := binary.NativeEndian.Uint64(m[16:]), binary.NativeEndian.Uint64(m[40:]), binary.NativeEndian.Uint64(m[48:])
-		if txid >= newest.txid {
-			newest, most = checkedMeta{root: root, txid: txid}, pages
+		if txid := binary.NativeEndian.Uint64(m[48:]); txid >= newest.txid {
+			newest = checkedMeta{
+				root:     binary.NativeEndian.Uint64(m[16:]),
+				freelist: binary.NativeEndian.Uint64(m[32:]),
+				txid:     txid,
+			}
+			most = binary.NativeEndian.Uint64(m[40:])
 		}
 	}
 	if most > c.pages {
@@ -117,7 +126,7 @@ func (c *checker) read(id, count uint64) ([]byte, error) {
 // tree checks the page and all below it, whose keys must be at or above low and
 // below high (nil: unbounded).
 func (c *checker) tree(id uint64, low, high []byte, depth int) error {
-	b, err := c.page(id)
+	b, err := c.page(id, leafPage, branchPage)
 	if err != nil {
 		return err
 	}
@@ -150,8 +159,8 @@ func (c *checker) tree(id uint64, low, high []byte, depth int) error {
 	return nil
 }
 
-// page reads a page of a tree, and notes that it was referred to.
-func (c *checker) page(id uint64) ([]byte, error) {
+// page reads a page of one of two kinds, and notes that it was referred to.
+func (c *checker) page(id uint64, kind, otherKind uint16) ([]byte, error) {
 	if id < 2 || id >= c.pages {
 		return nil, damage(id, "out of bounds: there are %d", c.pages)
 	}
@@ -163,21 +172,56 @@ func (c *checker) page(id uint64) ([]byte, error) {
 	switch {
 	case binary.NativeEndian.Uint64(b) != id:
 		return nil, damage(id, "says that it is page %d", binary.NativeEndian.Uint64(b))
-	case flags != leafPage && flags != branchPage:
+	case flags != kind && flags != otherKind:
 		return nil, damage(id, "is of kind %#x", flags)
 	case overflow >= c.pages-id:
 		return nil, damage(id, "extends beyond the last page")
 	}
 	for p := id; p <= id+overflow; p++ {
-		if c.seen[p/64]&(1<<(p%64)) != 0 {
-			return nil, damage(p, "is referred to twice")
+		if err := c.see(p); err != nil {
+			return nil, err
 		}
-		c.seen[p/64] |= 1 << (p % 64)
 	}
 	if overflow > 0 {
 		return c.read(id, 1+overflow)
 	}
 	return b, nil
+}
+
+// see notes that a page was referred to.
+func (c *checker) see(page uint64) error {
+	if c.seen[page/64]&(1<<(page%64)) != 0 {
+		return damage(page, "is referred to twice")
+	}
+	c.seen[page/64] |= 1 << (page % 64)
+	return nil
+}
+
+// freelist checks the list of free pages, none of which may be in use. It is
+// written only at an orderly end.
+func (c *checker) freelist(id uint64) error {
+	b, err := c.page(id, freelistPage, freelistPage)
+	if err != nil {
+		return err
+	}
+	count := uint64(binary.NativeEndian.Uint16(b[10:]))
+	b = b[pageHeader:]
+	if count == 0xFFFF { // too many for that field
+		count, b = binary.NativeEndian.Uint64(b), b[8:]
+	}
+	if count > uint64(len(b))/8 {
+		return damage(id, "a list of %d free pages does not fit", count)
+	}
+	for i := range count {
+		page := binary.NativeEndian.Uint64(b[8*i:])
+		if page < 2 || page >= c.pages {
+			return damage(id, "free page %d is out of bounds", page)
+		}
+		if err := c.see(page); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // element is one element of a page: of a leaf a key and a value, of a branch a

@@ -23,6 +23,9 @@ type database struct {
 	// stuck: a write transaction could not even be rolled back. bbolt's lock is
 	// then held for ever, so it cannot be closed either.
 	stuck atomic.Bool
+	// reserved is up to where the disk is known to have space for the file. It is
+	// the writer's.
+	reserved int64
 }
 
 // boltTx is a transaction of bbolt and its number.
@@ -55,8 +58,8 @@ func guard(fn func() error) (err error) {
 //
 // Nothing is synced: a crash of this process leaves what it wrote with the
 // operating system, and after a crash of that nobody trusts the file. The list
-// of free pages is found anew at every start, for the file was just read whole
-// to check it, rather than written at every commit.
+// of free pages, which can be long, is not written with every commit, only at an
+// orderly end; after any other, bbolt finds it anew.
 func openDatabase(path string, mapped int64) (*database, error) {
 	d := new(database)
 	options := &bbolt.Options{
@@ -151,13 +154,45 @@ func (d *database) pages() (size, free, pending int64) {
 	return size, int64(stats.FreePageN) * pageSize, int64(stats.PendingPageN) * pageSize
 }
 
+// reserveStep is by how much more than is needed the disk's space is reserved,
+// if there is as much.
+const reserveStep = 1 << 20
+
+// reserve makes sure that there is space for so many bytes of pages that a
+// transaction writes, be it in the file or on the disk.
+func (d *database) reserve(need int64) (err error) {
+	size, free, _ := d.pages()
+	if free >= need || size+need <= d.reserved {
+		return nil
+	}
+	for _, more := range []int64{need + reserveStep, need} {
+		if err = reserve(d.file, size, more); err == nil {
+			d.reserved = size + more
+			return nil
+		}
+	}
+	return fmt.Errorf("no space for %d more bytes of %s: %w", need, d.file.Name(), err)
+}
+
 // used returns how many bytes of the file are in use.
 func (d *database) used() int64 {
 	size, free, pending := d.pages()
 	return size - free - pending
 }
 
-func (d *database) sync() error { return guard(d.bolt.Sync) }
+// finish writes the list of free pages, which spares the next start the search
+// for them, and makes everything durable. It returns the last transaction.
+func (d *database) finish() (txid int, err error) {
+	d.bolt.NoFreelistSync = false
+	err = d.update(func(boltTx) (changed bool, err error) { return true, nil })
+	if err != nil {
+		return 0, err
+	}
+	if err = guard(d.bolt.Sync); err != nil {
+		return 0, err
+	}
+	return d.lastTx()
+}
 
 // close closes the file. If bbolt is stuck, its mapping stays behind: it has
 // no way to give it back.

@@ -152,6 +152,8 @@ type Store struct {
 	staging map[uint64]struct{} // chunk ids of values that are being written
 	pause   time.Time           // until when not to try writing, after a failure
 	trimmed []byte              // the row of the ledger that was last looked at for trimming
+	// complainAfter is when the log is next told that entries cannot be stored.
+	complainAfter time.Time
 	// inspectAfter is when a fault is next taken as a reason to look at the file.
 	inspectAfter time.Time
 
@@ -270,8 +272,9 @@ func (s *Store) end() error {
 	defer s.gate.Unlock()
 	db := s.db
 	s.db = nil
+	var txid int
 	if err == nil {
-		err = db.sync()
+		txid, err = db.finish()
 	}
 	if closeErr := db.close(); err == nil {
 		err = closeErr
@@ -279,7 +282,7 @@ func (s *Store) end() error {
 	if err != nil {
 		return fmt.Errorf("closing the embedded store in %s: %w", s.cfg.Dir, err)
 	}
-	return s.home.writeState(state{Clean: true, TxID: s.txid})
+	return s.home.writeState(state{Clean: true, TxID: txid})
 }
 
 // view runs fn in a read transaction, which sees everything that was committed

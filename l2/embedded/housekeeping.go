@@ -32,7 +32,7 @@ func (s *Store) keepHouse() (more bool) {
 	s.mu.Lock()
 	s.dropLeases(stepLeases)
 	s.mu.Unlock()
-	err := s.transact(func(t *txn) {
+	err := s.transact(stepRoom, func(t *txn) {
 		more = t.expire()
 		more = t.dropGarbage(stepRows) >= stepRows || more
 		t.trimNext()
@@ -109,28 +109,38 @@ func (s *Store) crowded() bool {
 	return s.db != nil && !s.paused() && s.used.Load() > s.cfg.MaxBytes-s.cfg.MaxBytes/64 && s.evict() > 0
 }
 
-// makeRoom evicts until so many more bytes fit, and reports whether they do. It
-// makes a little more room than is needed, so as not to be needed every time.
-func (s *Store) makeRoom(size int64) bool {
-	// An entry touches more pages than its bytes fill.
-	need := size + size/4 + 64*pageSize
-	if size == 0 {
-		need = 0 // invalidations and leases must not wait for room
-	}
+// makeRoom evicts until so many more bytes fit, and reports if they do not, or if
+// the disk has no space for them. It makes a little more room than is needed, so
+// as not to be needed every time.
+func (s *Store) makeRoom(size int) error {
+	need := roomFor(size)
 	if s.used.Load()+need > s.cfg.MaxBytes {
 		for s.used.Load()+need+evictAhead > s.cfg.MaxBytes && s.evict() > 0 {
 		}
 	}
 	s.awaitReaders(need)
-	return s.used.Load()+need <= s.cfg.MaxBytes
+	if s.used.Load()+need > s.cfg.MaxBytes {
+		return errFull
+	}
+	err := s.reserve(need + headroom)
+	if now := time.Now(); err != nil && now.After(s.complainAfter) {
+		s.complainAfter = now.Add(mostPause)
+		s.log.Error("embedded store: entries cannot be stored", "dir", s.cfg.Dir, "error", err)
+	}
+	return err
 }
 
-const evictAhead = 256 << 10
+const (
+	evictAhead = 256 << 10
+	// headroom is the space on the disk that entries leave to invalidations, which
+	// need next to none: a disk that is full must not keep them from being recorded.
+	headroom = 1 << 20
+)
 
 // evict deletes some of what is closest to its expiry, and garbage before it.
 // It returns how many rows it deleted, entries counting as one.
 func (s *Store) evict() (dropped int) {
-	err := s.transact(func(t *txn) {
+	err := s.transact(stepRoom, func(t *txn) {
 		if dropped = t.dropGarbage(stepRows); dropped > 0 {
 			return
 		}

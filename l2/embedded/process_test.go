@@ -30,6 +30,9 @@ func startChild(t *testing.T, task, dir string) *child {
 	t.Helper()
 	c := &child{Cmd: exec.CommandContext(t.Context(), os.Args[0], dir)}
 	c.Env = append(os.Environ(), childEnv+"="+task)
+	if task == "small disk" {
+		c.SysProcAttr = ownMounts()
+	}
 	c.Stderr = os.Stderr
 	out, err := c.StdoutPipe()
 	if err != nil {
@@ -38,7 +41,9 @@ func startChild(t *testing.T, task, dir string) *child {
 	if c.in, err = c.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Start(); err != nil {
+	if err := c.Start(); err != nil && c.SysProcAttr != nil {
+		t.Skip("no mounts of its own for a child:", err)
+	} else if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -74,6 +79,12 @@ func (c *child) kill(t *testing.T) (rest []string) {
 
 // runChild is what a child process does.
 func runChild(task, dir string) {
+	if task == "small disk" {
+		if err := mountSmallDisk(dir); err != nil {
+			fmt.Println("skip", err)
+			return
+		}
+	}
 	s, err := Open(Config{Dir: dir})
 	if err != nil {
 		fmt.Println("error", err)
@@ -86,8 +97,11 @@ func runChild(task, dir string) {
 		io.Copy(io.Discard, os.Stdin)
 	case "write":
 		writeUntilKilled(s)
-	case "full":
-		fillTheDisk(s)
+	case "file limit":
+		limitFileSize(8 << 20)
+		fillTheDisk(s, func() { limitFileSize(1 << 40) })
+	case "small disk":
+		fillTheDisk(s, func() { growSmallDisk(dir) })
 	}
 	if err := s.Close(); err != nil {
 		fmt.Println("error", err)
@@ -251,16 +265,15 @@ func TestLockConflict(t *testing.T) {
 	openIn(t, dir)
 }
 
-// fillTheDisk fills the store until nothing can be written, which a limit on
-// file sizes makes come soon, and goes on when there is space again.
-func fillTheDisk(s *Store) {
+// fillTheDisk fills the store until nothing can be written, and goes on when
+// there is space again.
+func fillTheDisk(s *Store, makeSpace func()) {
 	fail := func(format string, args ...any) {
 		fmt.Printf("error "+format+"\n", args...)
 		os.Exit(1)
 	}
 	var mu sync.Mutex
 	filled := make(map[int]bool)
-	limitFileSize(8 << 20)
 	var last error
 	for i := 0; last == nil; i++ {
 		e := soracache.Entry{Value: []byte(childValue(i)), Tags: []string{childTag(i)}}
@@ -297,7 +310,7 @@ func fillTheDisk(s *Store) {
 	}
 	all.Wait()
 	check("after more was refused")
-	limitFileSize(1 << 40)
+	makeSpace()
 	eventually := time.Now().Add(20 * time.Second)
 	for i := 1_000_000; ; i++ {
 		e := soracache.Entry{Value: []byte(childValue(1))}
@@ -316,18 +329,29 @@ func fillTheDisk(s *Store) {
 	fmt.Println("full after", len(filled), "fills,", refused, "of 50 invalidations refused")
 }
 
+// TestFullDisk fills a disk: once so that bbolt meets with the failure in the
+// middle of a commit, and once for real.
 func TestFullDisk(t *testing.T) {
-	if !canLimitFileSize {
-		t.Skip("files cannot be limited here")
+	if !canFillDisks {
+		t.Skip("not on this system")
 	}
-	c := startChild(t, "full", t.TempDir())
-	c.line(t)
-	line := c.line(t)
-	if !strings.HasPrefix(line, "full") {
-		t.Fatal(line)
-	}
-	t.Log(line)
-	if err := c.Wait(); err != nil {
-		t.Error(err)
+	for _, task := range []string{"file limit", "small disk"} {
+		t.Run(task, func(t *testing.T) {
+			c := startChild(t, task, t.TempDir())
+			line := c.line(t)
+			if strings.HasPrefix(line, "skip") {
+				t.Skip(line)
+			}
+			if line = c.line(t); !strings.HasPrefix(line, "full") {
+				t.Fatal(line)
+			}
+			t.Log(line)
+			if task == "small disk" && !strings.Contains(line, ", 0 of 50") {
+				t.Error("entries leave space for invalidations")
+			}
+			if err := c.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

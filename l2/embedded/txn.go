@@ -98,10 +98,10 @@ func (t *txn) bucket(b bucket) *bbolt.Bucket {
 	if t.buckets[b] == nil {
 		t.buckets[b] = t.tx.Bucket(b.name())
 		switch b {
-		case bChunk:
+		case bChunk, bOrder, bIssued:
 			t.buckets[b].FillPercent = 1 // written in order
-		case bOrder, bIssued:
-			t.buckets[b].FillPercent = 0.9
+		default:
+			t.buckets[b].FillPercent = 0.75 // often so
 		}
 	}
 	return t.buckets[b]

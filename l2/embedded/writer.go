@@ -13,7 +13,7 @@ import (
 const (
 	mostOps   = 256
 	mostBytes = 1 << 20 // of what ops add
-	mostWork  = 4096    // rows written, of which one op may take more by itself
+	mostWork  = 2048    // rows written, of which one op may take more by itself
 )
 
 // write is the writer: the one goroutine that writes. It ends when the queue is
@@ -106,12 +106,11 @@ func (o *op) end(err error) {
 // admit makes room for ops and drops those that cannot or need not be done any
 // more.
 func (s *Store) admit(ops []*op) []*op {
-	paused := time.Now().Before(s.pause)
-	size := 0
-	for _, o := range ops {
-		size += o.size
+	var refusal error // of ops that add something
+	paused := s.paused()
+	if size := sizeOf(ops); size > 0 && !paused {
+		refusal = s.makeRoom(size)
 	}
-	roomy := paused || s.makeRoom(int64(size))
 	admitted := ops[:0]
 	for _, o := range ops {
 		var err error
@@ -120,8 +119,8 @@ func (s *Store) admit(ops []*op) []*op {
 			err = o.call.ctx.Err()
 		case paused:
 			err = errPause
-		case !roomy && o.size > 0:
-			err = errFull
+		case o.size > 0:
+			err = refusal
 		}
 		if err != nil {
 			o.end(unavailable(err))
@@ -130,6 +129,13 @@ func (s *Store) admit(ops []*op) []*op {
 		admitted = append(admitted, o)
 	}
 	return admitted
+}
+
+func sizeOf(ops []*op) (size int) {
+	for _, o := range ops {
+		size += o.size
+	}
+	return size
 }
 
 // ownError is a failure of what a transaction did, as opposed to one of the
@@ -147,7 +153,7 @@ func isOwn(err error) bool {
 // commit does as many of the ops as fit one transaction. It returns how many
 // these are; if there is an error, none of them was done.
 func (s *Store) commit(ops []*op) (n int, err error) {
-	err = s.transact(func(t *txn) {
+	err = s.transact(roomFor(sizeOf(ops)), func(t *txn) {
 		for n = 0; n < len(ops) && t.work < mostWork; {
 			n++ // before it runs, so that a panic is among those counted
 			ops[n-1].run(t)
@@ -160,16 +166,39 @@ func (s *Store) commit(ops []*op) (n int, err error) {
 	return max(n, 1), err
 }
 
-// transact runs fn in a write transaction.
-func (s *Store) transact(fn func(t *txn)) error {
+// roomFor is about how many bytes of pages it takes to add so many bytes: the
+// pages that are written anew for each row are more than the rows fill.
+func roomFor(size int) int64 { return int64(size) + int64(size)/4 + stepRoom }
+
+// stepRoom is the same for a small step that adds nothing.
+const stepRoom = 128 * pageSize
+
+// transact runs fn in a write transaction, for which so many bytes of pages are
+// wanted.
+func (s *Store) transact(need int64, fn func(t *txn)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	began := time.Now()
-	err := s.update(fn)
+	err := s.reserve(need)
+	if err == nil {
+		err = s.update(fn)
+	}
 	if err != nil && !isOwn(err) {
 		s.holdOff(err, time.Since(began))
 	}
 	return err
+}
+
+// reserve makes sure that the disk has space for what a transaction writes.
+// Without it the transaction would fail just as well, but see holdOff.
+func (s *Store) reserve(need int64) error {
+	if s.db == nil {
+		return nil // which update reports
+	}
+	if err := s.db.reserve(need); err != nil {
+		return unavailable(err)
+	}
+	return nil
 }
 
 // The bounds of how long the writer holds off after a failure.

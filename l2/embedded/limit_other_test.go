@@ -1,7 +1,0 @@
-//go:build !darwin && !linux
-
-package embedded
-
-const canLimitFileSize = false
-
-func limitFileSize(uint64) {}
