@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -65,9 +67,9 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"LEASE_NONE":    l2.LeaseNone,
 		"LEASE_GRANTED": l2.LeaseGranted,
 		"LEASE_HELD":    l2.LeaseHeld,
-		"STORED":        soracache.ReasonNone,
-		"SUPERSEDED":    soracache.ReasonSuperseded,
-		"LEASE_LOST":    soracache.ReasonLeaseLost,
+		"STORED":        uint8(soracache.ReasonNone),
+		"SUPERSEDED":    uint8(soracache.ReasonSuperseded),
+		"LEASE_LOST":    uint8(soracache.ReasonLeaseLost),
 
 		"CHUNK":        4000, // arguments of one command; Lua can pass some 8,000
 		"STATE_BYTES":  59,
@@ -124,28 +126,47 @@ const prefixBytes = 512
 
 var (
 	includes = regexp.MustCompile(`(?m)^ *--@include (\w+)\n`)
+	comments = regexp.MustCompile(`(?m)^ *--.*\n|^ +|^\n`)
 	capitals = regexp.MustCompile(`\b[A-Z][A-Z_]+\b`)
 )
 
-// scriptText puts a script together: included files are taken in and constants
-// filled in.
-func scriptText(s script, constants map[string]any) string {
-	text := luaFile(scriptNames[s])
-	for includes.MatchString(text) {
-		text = includes.ReplaceAllStringFunc(text, func(line string) string {
-			return luaFile(includes.FindStringSubmatch(line)[1])
-		})
-	}
-	return capitals.ReplaceAllStringFunc(text, func(name string) string {
-		switch value := constants[name].(type) {
-		case nil:
-			return name
-		case string:
-			return "'" + value + "'"
-		default:
-			return fmt.Sprintf("%d", value)
+// templates are the texts of all scripts, includes taken in and comments left
+// out, each cut at the capitalised names: every second piece is one.
+var templates = sync.OnceValue(func() (all [scriptCount][]string) {
+	for s := range scriptCount {
+		text := luaFile(scriptNames[s])
+		for includes.MatchString(text) {
+			text = includes.ReplaceAllStringFunc(text, func(line string) string {
+				return luaFile(includes.FindStringSubmatch(line)[1])
+			})
 		}
-	})
+		text = comments.ReplaceAllString(text, "")
+		from := 0
+		for _, name := range capitals.FindAllStringIndex(text, -1) {
+			all[s] = append(all[s], text[from:name[0]], text[name[0]:name[1]])
+			from = name[1]
+		}
+		all[s] = append(all[s], text[from:])
+	}
+	return all
+})
+
+// scriptText fills constants into a script.
+func scriptText(s script, constants map[string]any) string {
+	var text strings.Builder
+	for i, piece := range templates()[s] {
+		value, known := constants[piece]
+		switch {
+		case i%2 == 0 || !known:
+			text.WriteString(piece)
+		default:
+			if literal, ok := value.(string); ok {
+				value = "'" + literal + "'"
+			}
+			fmt.Fprint(&text, value)
+		}
+	}
+	return text.String()
 }
 
 func luaFile(name string) string {
