@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/bits"
+	"strings"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -95,7 +96,8 @@ func DecodeCursor(walk uint8, text string) (Cursor, error) {
 		return Cursor{Walk: walk}, nil
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(b) < cursorFixed+4 || b[0] != 1 || b[1] != walk {
+	// (The decoder passes over line breaks, which Encode never writes.)
+	if err != nil || strings.ContainsAny(text, "\r\n") || len(b) < cursorFixed+4 || b[0] != 1 || b[1] != walk {
 		return Cursor{}, fmt.Errorf("%w: malformed cursor", soracache.ErrInvalid)
 	}
 	body := b[:len(b)-4]
