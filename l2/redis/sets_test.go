@@ -1,0 +1,250 @@
+package redis
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/redistest"
+	"github.com/soracache/soracache/l2"
+	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/tags"
+)
+
+// loadMany fills n keys with the tags given, several hundred at a time.
+func (u *user) loadMany(name string, n int, keep time.Duration, carried ...string) {
+	u.Helper()
+	const batch = 500
+	ctx := context.Background()
+	for from := 0; from < n; from += batch {
+		var reads []l2.ReadKey
+		var fills []l2.WriteRequest
+		for i := from; i < min(from+batch, n); i++ {
+			var nonce soracache.Lease
+			binary.BigEndian.PutUint64(nonce[:], uint64(i)+1) //nolint:gosec // positive
+			key := name + strconv.Itoa(i)
+			reads = append(reads, l2.ReadKey{Key: key, Nonce: nonce})
+			fills = append(fills, l2.WriteRequest{
+				Partition: u.at, Op: soracache.OpFill, Key: key, Nonce: nonce,
+				Entry: soracache.Entry{Value: []byte("value"), Tags: carried}, Lifetime: soracache.Lifetime{TTL: keep},
+			})
+		}
+		if a := u.Read(ctx, []l2.ReadRequest{{Partition: u.at, Keys: reads}})[0]; a.Err != nil {
+			u.Fatal(a.Err)
+		}
+		for _, a := range u.Write(ctx, fills) {
+			if a.Err != nil || a.Reason != soracache.ReasonNone {
+				u.Fatalf("fill: %+v", a)
+			}
+		}
+	}
+}
+
+// reclaimAll walks to the end.
+func (u *user) reclaimAll(tag string) (steps, deleted int) {
+	u.Helper()
+	for cursor, done := "", false; !done; steps++ {
+		next, n, err := u.Reclaim(context.Background(), u.at, tag, cursor)
+		if err != nil {
+			u.Fatal(err)
+		}
+		cursor, done, deleted = next, next == "", deleted+n
+	}
+	return steps, deleted
+}
+
+func (u *user) sweepAll() {
+	u.Helper()
+	for more := true; more; {
+		var err error
+		if more, err = u.Sweep(context.Background(), u.at); err != nil {
+			u.Fatal(err)
+		}
+	}
+}
+
+// The scripts and package tags must agree on which bucket an entry is in.
+func TestBucketsAgree(t *testing.T) {
+	u := newUser(t)
+	for i, keep := range []time.Duration{time.Millisecond, time.Second, 90 * time.Second, time.Hour, 30 * 24 * time.Hour} {
+		key, tag := fmt.Sprint("k", i), fmt.Sprint("t", i)
+		u.write(l2.WriteRequest{
+			Op: soracache.OpPut, Key: key,
+			Entry: soracache.Entry{Tags: []string{tag}}, Lifetime: soracache.Lifetime{TTL: keep},
+		})
+		stored, ok := u.do("GET", u.name("e:"+key)).(string)
+		if !ok {
+			if keep > time.Second {
+				t.Fatalf("%s: nothing stored", keep)
+			}
+			continue // it has expired
+		}
+		head, err := l2.DecodeHead([]byte(stored))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := tags.BucketFor(keep, head.KeepUntil)
+		name := fmt.Sprintf("%d:%d", b.Exponent, b.Number)
+		index, err := u.admin.ZRangeWithScores(t.Context(), u.name("b:"+tag), 0, -1).Result()
+		if err != nil || len(index) != 1 || index[0].Member != name || int64(index[0].Score) != b.End() {
+			t.Errorf("kept %s: the index holds %v, want %s until %d", keep, index, name, b.End())
+		}
+		if got := u.do("SMEMBERS", u.name("s:"+name+":"+tag)); fmt.Sprint(got) != "["+key+"]" {
+			t.Errorf("kept %s: the set holds %v", keep, got)
+		}
+	}
+}
+
+// Short-lived entries on a tag leave nothing behind: two bucket widths after
+// the last of them, Redis holds less than twice what the live ones need.
+func TestTagSetsDoNotLeak(t *testing.T) {
+	n := 30_000
+	if l2test.Verifying() {
+		n = 1_000_000
+	}
+	u, _ := own(t)
+	const keep = 4 * time.Second
+	width := time.Duration(1) << tags.Exponent(keep) * time.Millisecond
+	u.loadMany("warm", 1000, keep, "t")
+	u.do("FLUSHALL")
+	empty := u.memory()
+	u.loadMany("live", n/10, time.Hour, "t")
+	live := u.memory() - empty
+	u.loadMany("short", n, keep, "t")
+	most := u.memory() - empty
+	redistest.Eventually(t, keep+2*width+time.Second, "the short-lived are gone", func() bool {
+		u.sweepAll()
+		return u.memory()-empty < 2*live
+	})
+	t.Logf("%d short-lived entries: %d KiB at the most; %d live ones need %d KiB and hold %d KiB",
+		n, most>>10, n/10, live>>10, (u.memory()-empty)>>10)
+	keys, next, err := u.ListKeys(t.Context(), u.at, "t", "", n)
+	if err != nil || len(keys) != n/10 && next == "" {
+		t.Errorf("%d of %d live keys are listed, %v", len(keys), n/10, err)
+	}
+}
+
+// memory is what Redis holds, in bytes.
+func (u *user) memory() int {
+	u.Helper()
+	for line := range strings.Lines(u.do("INFO", "memory").(string)) {
+		if digits, ok := strings.CutPrefix(strings.TrimSpace(line), "used_memory:"); ok {
+			n, err := strconv.Atoi(digits)
+			if err != nil {
+				u.Fatal(err)
+			}
+			return n
+		}
+	}
+	u.Fatal("no used_memory")
+	return 0
+}
+
+// Even if nobody ever sweeps, ended buckets go as new ones come.
+func TestBucketsGoWithoutSweeping(t *testing.T) {
+	u := newUser(t)
+	for i := range 40 {
+		u.at.Namespace = "shop"
+		u.loadMany(fmt.Sprint("k", i), 1, 30*time.Millisecond, fmt.Sprint("tag", i))
+	}
+	redistest.Eventually(t, 10*time.Second, "ended buckets go", func() bool {
+		u.loadMany("more", 1, 30*time.Millisecond, fmt.Sprint("more", time.Now().UnixNano()))
+		return u.do("ZCOUNT", u.name("d"), "-inf", time.Now().UnixMilli()).(int64) == 0
+	})
+	for _, name := range keysOf(t, u.admin, u.name("s:")) {
+		if u.do("PTTL", name).(int64) < 0 {
+			t.Errorf("%s never expires", name)
+		}
+	}
+}
+
+// An invalidation costs the same whatever the tag is on, while another tag is
+// being reclaimed in steps that never hold Redis for long.
+func TestInvalidationCostAndReclaim(t *testing.T) {
+	keys, rounds := 2_000, 15
+	if l2test.Verifying() {
+		keys, rounds = 50_000, 20 // a million in all
+	}
+	u, _ := own(t)
+	for i := range rounds {
+		u.loadMany(fmt.Sprint("big", i, "-"), keys, time.Hour, fmt.Sprint("big", i))
+		u.loadMany(fmt.Sprint("small", i, "-"), 10, time.Hour, fmt.Sprint("small", i))
+	}
+	u.loadMany("kept", 100, time.Hour, "kept")
+	full := u.memory()
+	u.do("CONFIG", "SET", "slowlog-log-slower-than", 5000)
+	u.do("CONFIG", "SET", "slowlog-max-len", 100_000)
+
+	var reclaim sync.WaitGroup
+	var steps, deleted int
+	took := map[string][]time.Duration{}
+	for i := range rounds {
+		sizes := []string{"small", "big"}
+		if i%2 == 1 {
+			slices.Reverse(sizes)
+		}
+		for _, size := range sizes {
+			began := time.Now()
+			u.invalidate(soracache.Tag(fmt.Sprint(size, i)))
+			took[size] = append(took[size], time.Since(began))
+		}
+		reclaim.Wait()
+		reclaim.Go(func() {
+			for _, size := range []string{"small", "big"} {
+				s, d := u.reclaimAll(fmt.Sprint(size, i))
+				steps, deleted = steps+s, deleted+d
+			}
+		})
+	}
+	reclaim.Wait()
+
+	if deleted != rounds*(keys+10) {
+		t.Errorf("reclaimed %d entries of %d", deleted, rounds*(keys+10))
+	}
+	if left := keysOf(t, u.admin, u.name("s:")); len(left) > 2 {
+		t.Errorf("sets are left: %q", left)
+	}
+	u.hit("kept7", "value")
+	small, big := median(took["small"]), median(took["big"])
+	slow := u.do("SLOWLOG", "LEN").(int64)
+	t.Logf("invalidating a tag of 10 keys took %s, of %d keys %s (ratio %.2f); %d steps reclaimed %d entries, %d of them held Redis for more than 5 ms; %d KiB became %d KiB",
+		small, keys, big, float64(big)/float64(small), steps, deleted, slow, full>>10, u.memory()>>10)
+	if big > 3*small+time.Millisecond {
+		t.Errorf("the large tag took %s, the small one %s", big, small)
+	}
+	// The machine may have been busy; a step that is too large always is.
+	if slow > int64(steps)/100+1 {
+		t.Errorf("%d of %d steps held Redis for more than 5 ms: %v", slow, steps, u.do("SLOWLOG", "GET", 3))
+	}
+}
+
+func median(d []time.Duration) time.Duration {
+	return slices.Sorted(slices.Values(d))[len(d)/2]
+}
+
+// A clear kills at once; the walk then frees what it killed, in small steps.
+func TestReclaimAfterClear(t *testing.T) {
+	u, _ := own(t)
+	for i := range 3000 {
+		u.do("SET", fmt.Sprint("other", i), "of somebody else")
+	}
+	u.loadMany("dead", 2000, time.Hour, "t")
+	u.invalidate(soracache.Everything())
+	u.loadMany("live", 500, time.Hour, "t")
+	u.do("CONFIG", "RESETSTAT")
+	steps, deleted := u.reclaimAll("")
+	if deleted != 2000 || steps < 10 {
+		t.Errorf("deleted %d of 2000 entries in %d steps", deleted, steps)
+	}
+	u.hit("live77", "value")
+	if n := u.do("EXISTS", "other5"); n != int64(1) {
+		t.Error("a key of somebody else is gone")
+	}
+}
