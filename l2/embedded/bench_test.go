@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -160,7 +161,7 @@ func manyMembers() int {
 	if l2test.Verifying() {
 		return 1_000_000
 	}
-	return 10_000
+	return 20_000
 }
 
 // BenchmarkTagMembers reports the price of invalidating a tag of few keys and
@@ -180,7 +181,8 @@ func BenchmarkTagMembers(b *testing.B) {
 func TestTagMembers(t *testing.T) {
 	few, many := tagCosts(t, manyMembers())
 	t.Logf("invalidating a tag of 10 keys takes %s, of %d keys %s: ratio %.2f", few, manyMembers(), many, float64(many)/float64(few))
-	if l2test.Verifying() && many > few*3/2 {
+	// A step of the reclaim that happens to be in the way is a millisecond.
+	if l2test.Verifying() && many > few*3/2+time.Millisecond {
 		t.Errorf("more than 1.5 times as long")
 	}
 }
@@ -197,7 +199,7 @@ func tagCosts(t testing.TB, members int) (few, many time.Duration) {
 		e.Tags = []string{named("few", i)}
 		fillKeys(t, s, keysNamed(e.Tags[0], 10), e, long)
 	}
-	e.Tags = nil
+	e.Tags = []string{"all"}
 	for i := range count {
 		e.Tags = append(e.Tags, named("many", i))
 	}
@@ -205,28 +207,32 @@ func tagCosts(t testing.TB, members int) (few, many time.Duration) {
 	fillKeys(t, s, keysNamed("key", members), e, long)
 	t.Logf("%d entries of %d tags filled in %s, %d MiB", members, count, time.Since(began), s.Counters().Bytes>>20)
 
+	invalidate(t, s, soracache.Tag("all"))
 	ctx, cancel := context.WithCancel(context.Background())
-	reclaimed := make(chan int)
-	go func() {
-		total, cursor := 0, ""
-		for ctx.Err() == nil {
-			next, n, err := s.Reclaim(ctx, at, named("many", 0), cursor)
+	var reclaimed atomic.Int64
+	var reclaiming sync.WaitGroup
+	reclaiming.Go(func() {
+		for cursor := ""; ctx.Err() == nil; {
+			next, n, err := s.Reclaim(ctx, at, "all", cursor)
 			if err == nil {
-				total, cursor = total+n, next
+				cursor = next
+				reclaimed.Add(int64(n))
 			}
 		}
-		reclaimed <- total
-	}()
+	})
 	var times [2][]time.Duration
 	for i := range count {
 		for j, size := range []string{"few", "many"} {
+			last := reclaimed.Load()
+			eventually(t, "the reclaim goes on", func() bool { return reclaimed.Load() > last })
 			began := time.Now()
 			invalidate(t, s, soracache.Tag(named(size, i)))
 			times[j] = append(times[j], time.Since(began))
 		}
 	}
 	cancel()
-	t.Logf("meanwhile %d entries were reclaimed", <-reclaimed)
+	reclaiming.Wait()
+	t.Logf("meanwhile %d entries were reclaimed", reclaimed.Load())
 	for _, of := range times {
 		slices.Sort(of)
 	}

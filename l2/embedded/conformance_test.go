@@ -16,7 +16,11 @@ func TestConformance(t *testing.T) {
 }
 
 func TestAgreement(t *testing.T) {
-	l2test.Agree(t, func(t *testing.T, o l2test.Options) l2test.Harness { return newHarness(t, o).Harness })
+	l2test.Agree(t, func(t *testing.T, o l2test.Options) l2test.Harness {
+		h := newHarness(t, o)
+		t.Cleanup(func() { checkInvariants(t, h.store) }) // before the store is closed
+		return h.Harness
+	})
 }
 
 func TestHammer(t *testing.T) {
@@ -26,6 +30,7 @@ func TestHammer(t *testing.T) {
 		c.Operations, c.Overlaps = 1_000_000, 1_000
 	}
 	l2test.Hammer(t, c)
+	checkInvariants(t, s)
 }
 
 // openIn opens a store that ends with the test.

@@ -13,7 +13,7 @@ import (
 
 // The bounds of one small step.
 const (
-	stepRows    = 512 // of garbage and old records
+	stepRows    = 512 // deleted; the last entry may take some more
 	stepEntries = 64  // deleted
 	stepLeases  = 256 // looked at
 	stepKeys    = 256 // looked at by a walk
@@ -45,11 +45,14 @@ func (s *Store) paused() bool { return time.Now().Before(s.pause) }
 // expire deletes entries that are past their keep time. It reports whether
 // there are more.
 func (t *txn) expire() (more bool) {
-	now := dueKey(t.micros(), nil)
+	now, began := dueKey(t.micros(), nil), t.work
 	keys, more := t.after(bDue, nil, nil, stepEntries)
 	for _, k := range keys {
 		if string(k[:8]) > string(now) {
 			return false
+		}
+		if t.work-began >= stepRows {
+			return true
 		}
 		t.dropDue(k)
 	}
@@ -146,12 +149,15 @@ func (s *Store) evict() (dropped int) {
 		}
 		keys, _ := t.after(bDue, nil, nil, stepEntries)
 		for _, k := range keys {
+			if t.work >= stepRows {
+				break
+			}
 			f, ok := t.dropDue(k)
 			if l := t.ledgerOf(binary.BigEndian.Uint32(k[8:])); ok && l != nil && t.judge(l, f).cause == alive {
 				t.evicted++
 			}
+			dropped++
 		}
-		dropped = len(keys)
 	})
 	if err != nil {
 		return 0
@@ -287,12 +293,10 @@ func (s *Store) Reclaim(ctx context.Context, at l2.Partition, tag, cursor string
 		return "", 0, firstOf(viewErr, err)
 	}
 	for len(dead) > 0 && err == nil {
-		some := dead[:min(stepEntries, len(dead))]
-		dead = dead[len(some):]
-		n := 0
-		err = s.change(ctx, func(t *txn) { n = t.reclaim(at, tag, some) })
+		var looked, n int
+		err = s.change(ctx, func(t *txn) { looked, n = t.reclaim(at, tag, dead) })
 		if err == nil {
-			deleted += n
+			dead, deleted = dead[looked:], deleted+n
 		}
 	}
 	if err != nil {
@@ -315,15 +319,20 @@ func (t *txn) isDead(l *ledger, key []byte, tag string) bool {
 	return !ok || !carries(f, tag) || t.judge(l, f).cause != alive
 }
 
-// reclaim deletes the entries at some keys of bEntry that are dead, and what a
-// tag says of entries that are not there. It returns how many entries it
-// deleted.
-func (t *txn) reclaim(at l2.Partition, tag string, keys [][]byte) (deleted int) {
+// reclaim deletes the entries at keys of bEntry that are dead, and what a tag
+// says of entries that are not there, until that is enough for one step. It
+// returns how many of the keys it came to and how many entries it deleted.
+func (t *txn) reclaim(at l2.Partition, tag string, keys [][]byte) (looked, deleted int) {
 	l, err := t.find(at)
 	if err != nil || l == nil {
-		return 0
+		return len(keys), 0
 	}
+	began := t.work
 	for _, k := range keys {
+		if t.work-began >= stepRows {
+			break
+		}
+		looked++
 		b := t.get(bEntry, k)
 		f, ok := t.peek(b)
 		mine := ok && carries(f, tag) || b != nil && tag == ""
@@ -338,5 +347,5 @@ func (t *txn) reclaim(at l2.Partition, tag string, keys [][]byte) (deleted int) 
 			t.delete(bMember, memberKey(k, tag))
 		}
 	}
-	return deleted
+	return looked, deleted
 }
