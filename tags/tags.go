@@ -31,7 +31,7 @@ const (
 // is kept for a time: buckets are 2^Exponent milliseconds wide.
 func Exponent(keep time.Duration) uint8 {
 	eighth := max(keep.Milliseconds()/8, 1)
-	return uint8(min(max(bits.Len64(uint64(eighth))-1, minExponent), maxExponent)) //nolint:gosec // bounded above
+	return uint8(min(max(bits.Len64(uint64(eighth))-1, minExponent), maxExponent))
 }
 
 // Bucket names one bucket of a tag: the one of width 2^Exponent milliseconds
@@ -45,7 +45,7 @@ type Bucket struct {
 // time of the store's clock in microseconds since 1970.
 func BucketFor(keep time.Duration, until int64) Bucket {
 	exponent := Exponent(keep)
-	milliseconds := uint64(max(until, 0)+999) / 1000 //nolint:gosec // not negative
+	milliseconds := uint64(max(until, 0)+999) / 1000
 	width := uint64(1) << exponent
 	return Bucket{Exponent: exponent, Number: (milliseconds + width - 1) / width}
 }

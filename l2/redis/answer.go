@@ -102,8 +102,8 @@ func decodeDelta(b []byte, d *soracache.Delta) error {
 		}
 	}
 	var marks []mark
-	if clear := binary.BigEndian.Uint64(b[16:]); clear != 0 {
-		marks = append(marks, mark{soracache.Position(clear), soracache.Everything()})
+	if cleared := binary.BigEndian.Uint64(b[16:]); cleared != 0 {
+		marks = append(marks, mark{soracache.Position(cleared), soracache.Everything()})
 	}
 	for b = b[deltaFixed:]; len(b) > 0; {
 		if len(b) < 10 {
@@ -165,7 +165,7 @@ func group(marks []mark, complete soracache.Position, d *soracache.Delta) {
 // bytesOf returns the bytes of a string without copying them. Nobody may write
 // to them: they end up in entries, which are immutable.
 func bytesOf(s string) []byte {
-	return unsafe.Slice(unsafe.StringData(s), len(s))
+	return unsafe.Slice(unsafe.StringData(s), len(s)) //nolint:gosec // read only: see above
 }
 
 // decode reads a call's answer and counts what is to be counted.

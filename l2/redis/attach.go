@@ -33,25 +33,29 @@ type partition struct {
 	keys [3]any
 	// invalid is why no such partition can be; nil if it can.
 	invalid error
-	// serving is nil until the partition is first used.
-	serving atomic.Pointer[serving]
-}
-
-type serving struct {
-	*process
-	at *server
+	// serving is the process that answered last; nil until the partition is
+	// first used.
+	serving atomic.Pointer[process]
 }
 
 func (s *Store) partition(p l2.Partition) *partition {
-	if known, ok := s.partitions.Load(p); ok {
-		return known.(*partition)
+	s.mu.RLock()
+	known := s.partitions[p]
+	s.mu.RUnlock()
+	if known != nil {
+		return known
 	}
 	if err := checkPartition(p); err != nil {
 		return &partition{Partition: p, invalid: err}
 	}
-	base := fmt.Sprintf("%s{%s/%d}", s.config.Prefix, p.Namespace, p.Index)
-	known, _ := s.partitions.LoadOrStore(p, &partition{Partition: p, base: base, keys: [3]any{base + "t", base + "k", base + "h"}})
-	return known.(*partition)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known = s.partitions[p]; known == nil {
+		base := fmt.Sprintf("%s{%s/%d}", s.config.Prefix, p.Namespace, p.Index)
+		known = &partition{Partition: p, base: base, keys: [3]any{base + "t", base + "k", base + "h"}}
+		s.partitions[p] = known
+	}
+	return known
 }
 
 func checkPartition(p l2.Partition) error {
@@ -68,8 +72,8 @@ func checkPartition(p l2.Partition) error {
 // not to know the scripts: another process by now, or the same after SCRIPT
 // FLUSH.
 func (s *Store) attach(ctx context.Context, p *partition, stale *process) (*process, error) {
-	if found := p.serving.Load(); found != nil && found.process != stale {
-		return found.process, nil
+	if found := p.serving.Load(); found != nil && found != stale {
+		return found, nil
 	}
 	client, err := s.primary(ctx, p)
 	if err != nil {
@@ -89,7 +93,7 @@ func (s *Store) attach(ctx context.Context, p *partition, stale *process) (*proc
 		}
 		at.current.Store(found)
 	}
-	p.serving.Store(&serving{process: found, at: at})
+	p.serving.Store(found)
 	return found, nil
 }
 
@@ -102,15 +106,19 @@ func (s *Store) primary(ctx context.Context, p *partition) (*goredis.Client, err
 }
 
 func (s *Store) server(addr string) *server {
-	known, _ := s.servers.LoadOrStore(addr, &server{loading: make(chan struct{}, 1)})
-	return known.(*server)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.servers[addr] == nil {
+		s.servers[addr] = &server{loading: make(chan struct{}, 1)}
+	}
+	return s.servers[addr]
 }
 
 // load finds out which process is behind a client and loads the scripts into
 // it, on one connection, so that it cannot be replaced in between.
 func (s *Store) load(ctx context.Context, client *goredis.Client) (*process, error) {
 	conn := client.Conn()
-	defer conn.Close() //nolint:errcheck // hands the connection back to its pool
+	defer conn.Close() // hands it back to the pool
 	run, err := s.runID(ctx, conn)
 	if err != nil {
 		return nil, err

@@ -57,7 +57,7 @@ func BenchmarkRead(b *testing.B) {
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				ctx := context.Background()
-				at := int(seq.Add(7919)) //nolint:gosec // small
+				at := int(seq.Add(7919))
 				for pb.Next() {
 					keys := make([]l2.ReadKey, size)
 					for i := range keys {

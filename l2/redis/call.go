@@ -126,8 +126,14 @@ func (c *call) lost(ctx context.Context) bool {
 		return false
 	}
 	var answered goredis.Error
-	var late interface{ Timeout() bool }
-	return !errors.As(err, &answered) && !(errors.As(err, &late) && late.Timeout()) && !errors.Is(err, goredis.ErrPoolTimeout)
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.As(err, &answered), errors.Is(err, goredis.ErrPoolTimeout):
+		return false
+	case errors.As(err, &timeout):
+		return !timeout.Timeout()
+	}
+	return true
 }
 
 // reloadTopology has a cluster client look for moved slots, which a connection

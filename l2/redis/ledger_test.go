@@ -128,7 +128,7 @@ func TestReplicaRefuses(t *testing.T) {
 		replica = servers.Nodes[1]
 	}
 	client := goredis.NewClient(&goredis.Options{Addr: replica.Addr, ContextTimeoutEnabled: true})
-	defer client.Close() //nolint:errcheck // of a test
+	defer client.Close()
 	s, err := New(client, u.config)
 	if err != nil {
 		t.Fatal(err)
@@ -232,7 +232,7 @@ func TestOtherProcess(t *testing.T) {
 		u.do("SCRIPT", "LOAD", text)
 	}
 	p := u.partition(u.at)
-	p.serving.Store(&serving{process: found})
+	p.serving.Store(found)
 	u.miss("k")
 	u.reset(before)
 	u.put("k", "new")

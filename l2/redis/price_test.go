@@ -29,7 +29,7 @@ func priceList(t *testing.T, proxy *redistest.Proxy, c Config) {
 	const partitions = 8
 	u := &user{t, openAt(t, c), l2.Partition{Namespace: "shop", Count: partitions}, nil}
 	ctx := context.Background()
-	in := func(i int) l2.Partition { return l2.Partition{Namespace: "shop", Index: uint16(i), Count: partitions} } //nolint:gosec // small
+	in := func(i int) l2.Partition { return l2.Partition{Namespace: "shop", Index: uint16(i), Count: partitions} }
 	nonce := soracache.Lease{1}
 	manyKeys := make([]l2.ReadKey, 100)
 	for i := range manyKeys {

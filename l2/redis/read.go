@@ -105,7 +105,7 @@ func (s *Store) readCall(req l2.ReadRequest) *call {
 				duration = leaseMicros(k.LeaseFor)
 			}
 			wishes = binary.BigEndian.AppendUint64(wishes, duration)
-			wishes = binary.BigEndian.AppendUint64(wishes, uint64(max(k.RefreshWithin.Microseconds(), 0))) //nolint:gosec // not negative
+			wishes = binary.BigEndian.AppendUint64(wishes, uint64(max(k.RefreshWithin.Microseconds(), 0)))
 		}
 		c.argv[0] = wishes
 	}
@@ -120,7 +120,7 @@ func leaseMicros(d time.Duration) uint64 {
 	if d <= 0 {
 		d = soracache.DefaultLease
 	}
-	return uint64(max(d.Microseconds(), 1)) //nolint:gosec // positive
+	return uint64(max(d.Microseconds(), 1))
 }
 
 // keyBytes is what a script answers for each key: verdict, lease, the lease's

@@ -23,8 +23,9 @@ type Store struct {
 	// owned tells whether Close closes the client.
 	owned bool
 
-	partitions sync.Map // of l2.Partition to *partition
-	servers    sync.Map // of address to *server
+	mu         sync.RWMutex // guards the maps
+	partitions map[l2.Partition]*partition
+	servers    map[string]*server // by address
 
 	roundTrips, corrupt, epochs atomic.Uint64
 	warnPolicy, warnRunID       sync.Once
@@ -60,7 +61,12 @@ func New(client goredis.UniversalClient, c Config) (*Store, error) {
 	if err := c.validateRest(); err != nil {
 		return nil, err
 	}
-	s := &Store{config: c, client: client}
+	s := &Store{
+		config:     c,
+		client:     client,
+		partitions: make(map[l2.Partition]*partition),
+		servers:    make(map[string]*server),
+	}
 	switch client := client.(type) {
 	case *goredis.Client:
 		s.single = client
@@ -115,7 +121,7 @@ type clientLogger struct{ *slog.Logger }
 
 // Printf is what go-redis calls.
 func (l clientLogger) Printf(ctx context.Context, format string, args ...any) {
-	l.InfoContext(ctx, fmt.Sprintf(format, args...))
+	l.InfoContext(ctx, "go-redis", "message", fmt.Sprintf(format, args...))
 }
 
 // newCall returns a call on a partition, refused if what is asked can never be.

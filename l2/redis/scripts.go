@@ -132,6 +132,8 @@ var (
 
 // templates are the texts of all scripts, includes taken in and comments left
 // out, each cut at the capitalised names: every second piece is one.
+//
+//nolint:gochecknoglobals // computed once from embedded files, and never changed
 var templates = sync.OnceValue(func() (all [scriptCount][]string) {
 	for s := range scriptCount {
 		text := luaFile(scriptNames[s])

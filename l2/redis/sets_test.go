@@ -28,7 +28,7 @@ func (u *user) loadMany(name string, n int, keep time.Duration, carried ...strin
 		var fills []l2.WriteRequest
 		for i := from; i < min(from+batch, n); i++ {
 			var nonce soracache.Lease
-			binary.BigEndian.PutUint64(nonce[:], uint64(i)+1) //nolint:gosec // positive
+			binary.BigEndian.PutUint64(nonce[:], uint64(i)+1)
 			key := name + strconv.Itoa(i)
 			reads = append(reads, l2.ReadKey{Key: key, Nonce: nonce})
 			fills = append(fills, l2.WriteRequest{

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +38,7 @@ func TestEntryCopiedToAnotherKey(t *testing.T) {
 // Nothing that stands under our keys can break an operation: it is a miss.
 func TestGarbageUnderKeys(t *testing.T) {
 	u := newUser(t)
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable
+	random := rand.New(rand.NewPCG(1, 2))
 	good := l2.EntryHead{Stamp: u.head(), FreshUntil: 1 << 52, KeepUntil: 1 << 52}.Append(nil)
 	good = l2.AppendBody(good, "k", soracache.Entry{Value: []byte("v"), Tags: []string{"t"}}, 0)
 	garbage := map[string][]any{
@@ -48,7 +49,7 @@ func TestGarbageUnderKeys(t *testing.T) {
 	for i := range 50 {
 		b := make([]byte, random.IntN(200))
 		for j := range b {
-			b[j] = byte(random.Uint32()) //nolint:gosec // a byte of it
+			b[j] = byte(random.Uint32())
 		}
 		copy(b, "sc\x01\x00")
 		garbage[fmt.Sprint("random ", i)] = []any{"SET", "", string(b)}
@@ -76,7 +77,7 @@ func TestGarbageUnderKeys(t *testing.T) {
 
 func withUint16(b []byte, at int, n uint16) []byte {
 	b = bytes.Clone(b)
-	b[at], b[at+1] = byte(n>>8), byte(n) //nolint:gosec // its bytes
+	b[at], b[at+1] = byte(n>>8), byte(n)
 	return b
 }
 
@@ -113,7 +114,7 @@ func TestLargeValues(t *testing.T) {
 	var keys []l2.ReadKey
 	for i, size := range sizes {
 		key := fmt.Sprint("large", i)
-		u.put(key, strings.Repeat(fmt.Sprint(i), size), "t")
+		u.put(key, strings.Repeat(strconv.Itoa(i), size), "t")
 		keys = append(keys, l2.ReadKey{Key: key})
 	}
 	keys = append(keys, l2.ReadKey{Key: "absent"})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -88,7 +89,7 @@ func TestConfigValidate(t *testing.T) {
 		}
 	}
 	ring := goredis.NewRing(&goredis.RingOptions{})
-	defer ring.Close() //nolint:errcheck // nothing was opened
+	defer ring.Close()
 	if _, err := New(ring, Config{}); !errors.Is(err, soracache.ErrInvalid) {
 		t.Errorf("a ring: %v", err)
 	}
@@ -163,7 +164,7 @@ func TestScriptTexts(t *testing.T) {
 		for _, piece := range pieces {
 			delete(unused, piece)
 		}
-		text := scriptText(script(s), values) //nolint:gosec // small
+		text := scriptText(script(s), values)
 		if strings.Contains(text, "@include") || strings.Contains(text, "\n--") || len(text) < 100 {
 			t.Errorf("%s:\n%s", scriptNames[s], text)
 		}
@@ -174,14 +175,14 @@ func TestScriptTexts(t *testing.T) {
 }
 
 // packDelta composes what answer.lua does.
-func packDelta(tags, keys, clear uint64, marks ...mark) []byte {
+func packDelta(tags, keys, cleared uint64, marks ...mark) []byte {
 	b := binary.BigEndian.AppendUint64(nil, tags)
 	b = binary.BigEndian.AppendUint64(b, keys)
-	b = binary.BigEndian.AppendUint64(b, clear)
+	b = binary.BigEndian.AppendUint64(b, cleared)
 	for _, m := range marks {
 		name := map[soracache.TargetKind]string{soracache.TargetKey: "k", soracache.TargetTag: "t"}[m.target.Kind] + m.target.Name
 		b = binary.BigEndian.AppendUint64(b, uint64(m.at))
-		b = binary.BigEndian.AppendUint16(b, uint16(len(name))) //nolint:gosec // short
+		b = binary.BigEndian.AppendUint16(b, uint16(len(name)))
 		b = append(b, name...)
 	}
 	return b
@@ -192,10 +193,10 @@ func TestDecodeDelta(t *testing.T) {
 	key := func(at soracache.Position, name string) mark { return mark{at, soracache.Key(name)} }
 	var many, big []mark
 	for i := range 65 {
-		many = append(many, tag(soracache.Position(100+i), fmt.Sprint(i)))
+		many = append(many, tag(soracache.Position(100+i), strconv.Itoa(i)))
 	}
 	for i := range 200 {
-		big = append(big, tag(100, fmt.Sprint(i)))
+		big = append(big, tag(100, strconv.Itoa(i)))
 	}
 	for what, c := range map[string]struct {
 		packed []byte
@@ -256,8 +257,8 @@ func FuzzAnswer(f *testing.F) {
 	head := make([]byte, answerFixed)
 	f.Add(head, []byte{}, []byte{})
 	f.Add(append([]byte{flagDelta}, head[1:]...), packDelta(1, 0, 2, mark{1, soracache.Tag("a")}), []byte("x"))
-	f.Add(append(head, make([]byte, keyBytes)...), append(make([]byte, l2.HeadBytes), "value"...), []byte{})
-	f.Add(append(head, make([]byte, 28)...), []byte{}, []byte{})
+	f.Add(make([]byte, answerFixed+keyBytes), []byte("an entry that is none, but longer than a head alone"), []byte{})
+	f.Add(make([]byte, answerFixed+28), []byte{}, []byte{})
 	f.Fuzz(func(t *testing.T, first, second, third []byte) {
 		s := &Store{config: Config{}.withDefaults()}
 		for _, reply := range []any{

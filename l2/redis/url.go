@@ -39,19 +39,16 @@ var defaultPorts = map[mode]string{standalone: "6379", cluster: "6379", sentinel
 // before net/url sees the rest, because it refuses a list of them. No error
 // repeats the password.
 func parseURL(raw string) (endpoint, error) {
-	fail := func(problem string) (endpoint, error) {
-		return endpoint{}, fmt.Errorf("%w: Redis URL: %s", soracache.ErrInvalid, problem)
-	}
 	scheme, rest, ok := strings.Cut(raw, "://")
 	if !ok {
-		return fail("must begin with redis://, rediss://, redis+cluster:// or redis+sentinel://")
+		return endpoint{}, badURL("must begin with redis://, rediss://, redis+cluster:// or redis+sentinel://")
 	}
 	e, ok := schemes[scheme]
 	if !ok {
-		return fail(fmt.Sprintf("unknown scheme %.20q", scheme))
+		return endpoint{}, badURL(fmt.Sprintf("unknown scheme %.20q", scheme))
 	}
 	if strings.ContainsAny(rest, "?#") {
-		return fail("takes no parameters")
+		return endpoint{}, badURL("takes no parameters")
 	}
 	authority, path, _ := strings.Cut(rest, "/")
 	var user, hosts string
@@ -62,24 +59,28 @@ func parseURL(raw string) (endpoint, error) {
 	}
 	u, err := url.Parse("redis://" + user + "host/" + path)
 	if err != nil {
-		return fail("malformed user, password or path")
+		return endpoint{}, badURL("malformed user, password or path")
 	}
 	e.username = u.User.Username()
 	e.password, _ = u.User.Password()
 	for host := range strings.SplitSeq(hosts, ",") {
 		addr, ok := address(host, defaultPorts[e.mode])
 		if !ok {
-			return fail(fmt.Sprintf("malformed host %.80q", host))
+			return endpoint{}, badURL(fmt.Sprintf("malformed host %.80q", host))
 		}
 		e.addrs = append(e.addrs, addr)
 	}
 	if e.mode == standalone && len(e.addrs) > 1 {
-		return fail("several hosts need redis+cluster:// or redis+sentinel://")
+		return endpoint{}, badURL("several hosts need redis+cluster:// or redis+sentinel://")
 	}
 	if problem := e.readPath(strings.TrimPrefix(u.Path, "/")); problem != "" {
-		return fail(problem)
+		return endpoint{}, badURL(problem)
 	}
 	return e, nil
+}
+
+func badURL(problem string) error {
+	return fmt.Errorf("%w: Redis URL: %s", soracache.ErrInvalid, problem)
 }
 
 var schemes = map[string]endpoint{
