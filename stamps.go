@@ -30,13 +30,14 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // At returns the stamp for a partition, and whether there is one.
 func (s Stamps) At(partition uint16) (Stamp, bool) {
-	for _, p := range s {
-		if p.Partition == partition {
-			return p.Stamp, true
-		}
+	i, found := slices.BinarySearchFunc(s, partition, comparePartition)
+	if !found {
+		return Stamp{}, false
 	}
-	return Stamp{}, false
+	return s[i].Stamp, true
 }
+
+func comparePartition(p PartitionStamp, n uint16) int { return int(p.Partition) - int(n) }
 
 // Merge returns the stamps of both. Where both know a partition in the same
 // epoch the higher position wins; where the epochs differ, other wins, because
@@ -44,9 +45,7 @@ func (s Stamps) At(partition uint16) (Stamp, bool) {
 func (s Stamps) Merge(other Stamps) Stamps {
 	merged := slices.Clone(s)
 	for _, o := range other {
-		i, found := slices.BinarySearchFunc(merged, o.Partition, func(p PartitionStamp, n uint16) int {
-			return int(p.Partition) - int(n)
-		})
+		i, found := slices.BinarySearchFunc(merged, o.Partition, comparePartition)
 		switch {
 		case !found:
 			merged = slices.Insert(merged, i, o)

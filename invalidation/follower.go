@@ -313,24 +313,32 @@ func (v Verdict) String() string {
 	return [...]string{"live", "dead", "behind", "unconfirmed"}[min(v, Unconfirmed)]
 }
 
+// Judgement is what a check found.
+type Judgement struct {
+	Verdict Verdict
+	// Seen is what a live entry is known to reflect.
+	Seen soracache.Stamp
+	// At is the time of the check, on the follower's clock.
+	At time.Duration
+}
+
 // Check judges an entry by the rule, for a request that wants at least the
-// stamp least (the zero Stamp wants nothing). It also returns what a live
-// entry is known to reflect.
+// stamp least (the zero Stamp wants nothing).
 //
 // A writer stores marks, then the view; a reader loads the view, then the
 // marks, then the clock. So a view that claims a position is never seen without
 // its marks, and a confirmation is never counted against an older clock.
-func (f *Follower) Check(p *Proof, least soracache.Stamp) (Verdict, soracache.Stamp) {
+func (f *Follower) Check(p *Proof, least soracache.Stamp) Judgement {
 	v := f.view.Load()
-	seen := soracache.Stamp{Epoch: v.epoch, Position: v.applied}
-	if p.Stamp.Epoch != v.epoch || p.Stamp.Position < v.floor || f.cfg.Marks.namedSince(p.slots, p.mark) {
-		return Dead, seen
+	dead := p.Stamp.Epoch != v.epoch || p.Stamp.Position < v.floor || f.cfg.Marks.namedSince(p.slots, p.mark)
+	j := Judgement{Seen: soracache.Stamp{Epoch: v.epoch, Position: v.applied}, At: f.cfg.Now()}
+	switch {
+	case dead:
+		j.Verdict = Dead
+	case least.Epoch != 0 && (least.Epoch != v.epoch || least.Position > v.applied):
+		j.Verdict = Behind
+	case j.At-v.confirmed >= f.cfg.Bound:
+		j.Verdict = Unconfirmed
 	}
-	if least.Epoch != 0 && (least.Epoch != v.epoch || least.Position > v.applied) {
-		return Behind, seen
-	}
-	if f.cfg.Now()-v.confirmed >= f.cfg.Bound {
-		return Unconfirmed, seen
-	}
-	return Live, seen
+	return j
 }

@@ -78,7 +78,7 @@ func (w *world) prove(f *invalidation.Follower, key string, tags ...string) inva
 
 func (w *world) want(f *invalidation.Follower, p invalidation.Proof, want invalidation.Verdict) {
 	w.t.Helper()
-	if got, _ := f.Check(&p, soracache.Stamp{}); got != want {
+	if got := f.Check(&p, soracache.Stamp{}).Verdict; got != want {
 		w.t.Fatalf("verdict %s, want %s", got, want)
 	}
 }
@@ -308,13 +308,13 @@ func TestCutOffDeltaIsNotTakenForApplied(t *testing.T) {
 		t.Fatalf("more %v, pull %v, confirmed %v", d.More, o.Pull, o.Confirmed)
 	}
 	least := soracache.Stamp{Epoch: known.Epoch, Position: known.Position}
-	if got, _ := f.Check(&p, least); got == invalidation.Live {
+	if f.Check(&p, least).Verdict == invalidation.Live {
 		t.Fatal("served to a reader that knows of an invalidation which was not applied")
 	}
 	for range 3 {
 		if _, _, o := w.ask(f); !o.Pull {
 			w.want(f, p, invalidation.Dead)
-			if _, seen := f.Check(&p, least); seen.Position < known.Position {
+			if f.Check(&p, least).Seen.Position < known.Position {
 				t.Error("the chain ended before the record")
 			}
 			return
@@ -488,8 +488,9 @@ func judge(t *testing.T, w *world, seed uint64, fs []*invalidation.Follower, c *
 		r := history[known].record
 		least = soracache.Stamp{Epoch: r.Epoch, Position: r.Position}
 	}
-	verdict, seen := fs[c.f].Check(&c.p, least)
-	if verdict != invalidation.Live {
+	checked := fs[c.f].Check(&c.p, least)
+	seen := checked.Seen
+	if checked.Verdict != invalidation.Live {
 		return 0
 	}
 	for i := c.seq; i < len(history); i++ {

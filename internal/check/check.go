@@ -149,9 +149,9 @@ func Run(ctx context.Context, backends []soracache.Backend, opts Options) *Repor
 	var wg sync.WaitGroup
 	for g := range opts.Goroutines {
 		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(opts.Seed, uint64(g))) //nolint:gosec // a test's dice
+			s := &session{rng: rand.New(rand.NewPCG(opts.Seed, uint64(g))), known: map[int]int64{}} //nolint:gosec // a test's dice
 			for left.Add(-1) >= 0 && ctx.Err() == nil {
-				r.step(ctx, rng)
+				r.step(ctx, s)
 				atomic.AddInt64(&r.report.Operations, 1)
 			}
 		})
@@ -160,24 +160,34 @@ func Run(ctx context.Context, backends []soracache.Backend, opts Options) *Repor
 	return &r.report
 }
 
-func (r *run) step(ctx context.Context, rng *rand.Rand) {
+// session is one caller, who shows what it knows of with every second read.
+type session struct {
+	rng *rand.Rand
+	// stamp is of its own invalidations, and known the version of each key
+	// that they vouch for.
+	stamp soracache.Stamps
+	known map[int]int64
+}
+
+func (r *run) step(ctx context.Context, s *session) {
+	rng := s.rng
 	key := rng.IntN(r.opts.Keys)
 	b := r.backends[rng.IntN(len(r.backends))]
 	switch roll := rng.IntN(1000); {
 	case roll < 900:
-		r.read(ctx, rng, b, key)
+		r.read(ctx, s, b, key)
 	case roll < 930 && !r.opts.NoPuts:
 		r.put(ctx, b, key)
 	case roll < 965:
-		r.invalidate(ctx, b, ByKey, []soracache.Target{soracache.Key(name(key))}, func(k int) bool { return k == key })
+		r.invalidate(ctx, s, b, ByKey, []soracache.Target{soracache.Key(name(key))}, func(k int) bool { return k == key })
 	case roll < 995:
 		t := tagsOf(key)[rng.IntN(3)]
-		r.invalidate(ctx, b, ByTag, []soracache.Target{soracache.Tag(t)}, func(k int) bool {
+		r.invalidate(ctx, s, b, ByTag, []soracache.Target{soracache.Tag(t)}, func(k int) bool {
 			tags := tagsOf(k)
 			return tags[0] == t || tags[1] == t || tags[2] == t
 		})
 	default:
-		r.invalidate(ctx, b, ByAll, []soracache.Target{soracache.Everything()}, func(int) bool { return true })
+		r.invalidate(ctx, s, b, ByAll, []soracache.Target{soracache.Everything()}, func(int) bool { return true })
 	}
 }
 
@@ -197,12 +207,18 @@ func (r *run) violate(format string, args ...any) {
 	}
 }
 
-func (r *run) read(ctx context.Context, rng *rand.Rand, b soracache.Backend, key int) {
+func (r *run) read(ctx context.Context, caller *session, b soracache.Backend, key int) {
 	s := &r.sources[key]
 	began := time.Now()
 	exact, lagging := s.least(began, 0), s.least(began, r.opts.Bound)
+	var stamp soracache.Stamps
+	if caller.rng.IntN(2) == 0 {
+		// From whatever tier: nothing older than what the caller knows of.
+		stamp, lagging = caller.stamp, max(lagging, caller.known[key])
+	}
 	rs, err := b.Get(ctx, soracache.GetRequest{
 		Namespace: r.opts.Namespace,
+		MinStamp:  stamp,
 		Reads:     []soracache.Read{{Key: name(key), Lease: true, Wait: r.opts.Wait}},
 	})
 	atomic.AddInt64(&r.report.Reads, 1)
@@ -220,7 +236,7 @@ func (r *run) read(ctx context.Context, rng *rand.Rand, b soracache.Backend, key
 		atomic.AddInt64(&r.report.Misses, 1)
 	}
 	if res.Lease != (soracache.Lease{}) {
-		r.load(ctx, rng, b, key, &res)
+		r.load(ctx, caller.rng, b, key, &res)
 	}
 }
 
@@ -314,7 +330,7 @@ func pause(ctx context.Context, d time.Duration) {
 
 // invalidate commits a change to the source of every key concerned, and only
 // then invalidates them.
-func (r *run) invalidate(ctx context.Context, b soracache.Backend, kind Kind, targets []soracache.Target, concerns func(int) bool) {
+func (r *run) invalidate(ctx context.Context, caller *session, b soracache.Backend, kind Kind, targets []soracache.Target, concerns func(int) bool) {
 	versions := map[int]int64{}
 	for k := range r.sources {
 		if concerns(k) {
@@ -325,14 +341,16 @@ func (r *run) invalidate(ctx context.Context, b soracache.Backend, kind Kind, ta
 			s.begun[kind].Add(1)
 		}
 	}
-	_, err := b.Invalidate(ctx, soracache.InvalidateRequest{Namespace: r.opts.Namespace, Targets: targets})
+	res, err := b.Invalidate(ctx, soracache.InvalidateRequest{Namespace: r.opts.Namespace, Targets: targets})
 	atomic.AddInt64(&r.report.Invalidations, 1)
 	if err != nil {
 		// It may or may not have happened: nothing is known to have ended.
 		r.failed(err)
 		return
 	}
+	caller.stamp = caller.stamp.Merge(res.Stamp)
 	for k, v := range versions {
+		caller.known[k] = v
 		r.sources[k].complete(v, r.opts.Bound)
 		r.sources[k].ended[kind].Add(1)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,47 +22,47 @@ func (n *Node) Explain(ctx context.Context, namespace, key string) (Explanation,
 	}
 	defer n.requests.Leave()
 	p := ns.of(key)
-	p.touch()
-	ctx, cancel := context.WithTimeout(ctx, n.cfg.StoreTimeout)
-	defer cancel()
+	p.touch(n.now())
 	e := Explanation{Partition: int(p.id.Index)}
-	verdict := e.explainL1(p, key)
+	e.explainL1(p, key)
 	stored, err := n.cfg.Store.Explain(ctx, p.id, key)
-	if err != nil {
+	switch {
+	case err == nil:
+		e.explainL2(&stored)
+	case errors.Is(err, soracache.ErrUnavailable):
+		e.L2.Reason = "the store does not answer" // which is when this is needed the most
+	default:
 		return Explanation{}, err
 	}
-	e.explainL2(&stored)
 	s := p.follower.State()
 	e.Applied, e.ConfirmedAgo = s.Applied, s.Age
-	e.conclude(verdict)
+	e.conclude(err)
 	return e, nil
 }
 
-func (e *Explanation) explainL1(p *partition, key string) invalidation.Verdict {
+func (e *Explanation) explainL1(p *partition, key string) {
 	c, ok := p.node.l1.Get(l1.Key{Space: p.space, Name: key})
 	if !ok {
 		e.L1.Reason = "not in this node's memory"
-		return invalidation.Dead
+		return
 	}
-	verdict, _ := p.follower.Check(&c.proof, soracache.Stamp{})
-	now := p.node.now()
+	checked := p.follower.Check(&c.proof, soracache.Stamp{})
+	now := checked.At
 	e.L1 = Copy{
 		Present: true, Stamp: c.proof.Stamp, Tags: c.entry.Tags,
 		FreshFor: c.freshUntil - now, KeepFor: c.keepUntil - now,
 		ValueBytes: len(c.entry.Value), Encoding: c.entry.Encoding, Kind: c.entry.Kind,
 	}
 	switch {
-	case verdict == invalidation.Dead:
-		e.L1.Reason = "a record applied after it names it (or another target in the same slot), or it is of another epoch"
-	case verdict == invalidation.Unconfirmed:
+	case checked.Verdict == invalidation.Dead:
+		e.L1.Reason = "since it was read, a record was applied that names it, everything, or another target in one of its slots; or the ledger took a new epoch"
+	case checked.Verdict == invalidation.Unconfirmed:
 		e.L1.Reason = "this node has not confirmed its position within the bound"
 	case now >= c.until:
 		e.L1.Reason = "past its time in memory"
-		verdict = invalidation.Dead
 	default:
 		e.L1.Live = true
 	}
-	return verdict
 }
 
 func (e *Explanation) explainL2(s *l2.Explanation) {
@@ -75,8 +76,9 @@ func (e *Explanation) explainL2(s *l2.Explanation) {
 	}
 }
 
-// conclude says what a Get would now answer.
-func (e *Explanation) conclude(verdict invalidation.Verdict) {
+// conclude says what a Get would now answer, with the store's error if it gave
+// one.
+func (e *Explanation) conclude(failed error) {
 	from := func(tier soracache.Tier, c *Copy) {
 		e.Tier, e.Status = tier, soracache.StatusHit
 		e.Reason = fmt.Sprintf("live in %s: no record after its stamp names its key, a tag or everything", tier)
@@ -86,8 +88,10 @@ func (e *Explanation) conclude(verdict invalidation.Verdict) {
 		}
 	}
 	switch {
-	case e.L1.Live && verdict == invalidation.Live:
+	case e.L1.Live && (e.L1.FreshFor > 0 || failed != nil):
 		from(soracache.TierL1, &e.L1)
+	case failed != nil:
+		e.Reason = "unavailable: " + failed.Error()
 	case e.L2.Live:
 		from(soracache.TierL2, &e.L2)
 	default:
@@ -118,12 +122,10 @@ func (n *Node) ListKeys(ctx context.Context, namespace, tag, pageToken string, l
 	if int(at.partition) >= len(ns.partitions) {
 		return nil, "", errPage
 	}
-	ctx, cancel := context.WithTimeout(ctx, n.cfg.StoreTimeout)
-	defer cancel()
 	var keys []string
 	for {
 		p := ns.partitions[at.partition]
-		p.touch()
+		p.touch(n.now())
 		some, next, err := n.cfg.Store.ListKeys(ctx, p.id, tag, at.cursor, limit-len(keys))
 		if err != nil {
 			return nil, "", err

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -20,7 +21,7 @@ import (
 //  3. reader B comes: it may not join A's flight, whose answer may be older
 //     than 2. It joins the collecting one, which is sent when A's has landed.
 //
-// Flights of a partition travel together, in at most maxFlying reads at once:
+// Flights of a partition travel together, in at most maxFlying trips at once:
 // whoever comes while they are under way goes with the next.
 type flight struct {
 	key string
@@ -33,6 +34,9 @@ type flight struct {
 	wanting       int             // those of them that want a lease
 	taken         bool            // the lease was collected, or handed back
 	trip          *trip           // nil until sent
+	// overtaken means that the key was filled while the flight was under way:
+	// what it brings may be older, and is not to be kept.
+	overtaken bool
 
 	// Set before done is closed, immutable after.
 	done   chan struct{}
@@ -53,17 +57,20 @@ type trip struct {
 type flights struct {
 	collecting map[string]*flight
 	queue      []*flight // those of collecting, in order of arrival
-	sent       map[string]struct{}
+	sent       map[string]*flight
 	flying     int
 }
 
 const (
-	maxFlying     = 2
-	flightsInTrip = 256
+	maxFlying = 2
+	// A trip takes as many keys as a batch may have, in requests that hold the
+	// store for no longer than keysAtOnce take.
+	flightsInTrip = 1024
+	keysAtOnce    = 256
 )
 
 func newFlights() flights {
-	return flights{collecting: map[string]*flight{}, sent: map[string]struct{}{}}
+	return flights{collecting: map[string]*flight{}, sent: map[string]*flight{}}
 }
 
 // join joins the collecting flight of a key.
@@ -95,21 +102,26 @@ func (p *partition) joinLocked(r *soracache.Read) *flight {
 		if f.nonce == (soracache.Lease{}) {
 			f.nonce = p.node.newLease()
 		}
-		f.leaseFor = max(f.leaseFor, leaseFor(r))
+		f.leaseFor = max(f.leaseFor, leaseFor(r.LeaseFor))
 		f.refreshWithin = max(f.refreshWithin, r.RefreshWithin)
 	}
 	return f
 }
 
-func leaseFor(r *soracache.Read) time.Duration {
-	if r.LeaseFor == 0 {
+// leaseFor is how long a lease is to last that was asked for like this.
+func leaseFor(asked time.Duration) time.Duration {
+	if asked <= 0 {
 		return soracache.DefaultLease
 	}
-	return r.LeaseFor
+	return min(asked, soracache.MaxLease)
 }
 
 // depart sends what has collected, as far as trips are free. It holds mu.
 func (p *partition) depart() {
+	if err := p.down(); err != nil {
+		p.ground(err)
+		return
+	}
 	for p.flights.flying < maxFlying {
 		fs := p.flights.board()
 		if len(fs) == 0 {
@@ -121,10 +133,24 @@ func (p *partition) depart() {
 		keys := make([]l2.ReadKey, len(fs))
 		for i, f := range fs {
 			f.trip = t
+			if f.wanting == 0 {
+				f.nonce = soracache.Lease{} // who wanted it has left
+			}
 			keys[i] = l2.ReadKey{Key: f.key, Nonce: f.nonce, LeaseFor: f.leaseFor, RefreshWithin: f.refreshWithin}
 		}
 		p.node.wg.Go(func() { p.fly(t, keys) })
 	}
+}
+
+// ground fails what has collected: the store is known not to answer. It holds mu.
+func (p *partition) ground(err error) {
+	for _, f := range p.flights.queue {
+		f.err = err
+		close(f.done)
+	}
+	clear(p.flights.collecting)
+	clear(p.flights.queue)
+	p.flights.queue = p.flights.queue[:0]
 }
 
 // board takes the flights of the next trip out of the queue: those whose key is
@@ -141,7 +167,7 @@ func (fl *flights) board() []*flight {
 			rest = append(rest, f)
 		default:
 			delete(fl.collecting, f.key)
-			fl.sent[f.key] = struct{}{}
+			fl.sent[f.key] = f
 			aboard = append(aboard, f)
 		}
 	}
@@ -156,15 +182,27 @@ func (p *partition) fly(t *trip, keys []l2.ReadKey) {
 	q := p.follower.Ask()
 	p.node.totals.flights.Add(1)
 	p.node.totals.flightKeys.Add(uint64(len(keys)))
+	var reqs []l2.ReadRequest
+	for chunk := range slices.Chunk(keys, keysAtOnce) {
+		reqs = append(reqs, l2.ReadRequest{Partition: p.id, Since: q.Since, Keys: chunk})
+	}
 	answers := callStore(t.ctx, p.node, "read", func(ctx context.Context) ([]l2.ReadAnswer, error) {
-		as := p.node.cfg.Store.Read(ctx, []l2.ReadRequest{{Partition: p.id, Since: q.Since, Keys: keys}})
-		return as, as[0].Err
+		as := p.node.cfg.Store.Read(ctx, reqs)
+		return as, firstError(as, func(a *l2.ReadAnswer) error { return a.Err })
 	})
-	p.land(t, q, &answers[0])
+	flights := t.flights
+	for i := range answers {
+		p.land(t, flights[:len(reqs[i].Keys)], q, &answers[i])
+		flights = flights[len(reqs[i].Keys):]
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.flights.flying--
+	p.depart()
 }
 
-// land takes in the answer, keeps what it brought, and wakes the readers.
-func (p *partition) land(t *trip, q invalidation.Question, a *l2.ReadAnswer) {
+// land takes in one answer, keeps what it brought, and wakes the readers.
+func (p *partition) land(t *trip, fs []*flight, q invalidation.Question, a *l2.ReadAnswer) {
 	if a.Err == nil {
 		p.answered()
 		p.act(p.follower.Answer(q, a.Delta))
@@ -172,11 +210,12 @@ func (p *partition) land(t *trip, q invalidation.Question, a *l2.ReadAnswer) {
 		p.failed(a.Err)
 	}
 	var kept []l1.Item[*local]
-	for i, f := range t.flights {
+	var lost []l2.WriteRequest
+	for i, f := range fs {
 		f.delta, f.err = a.Delta, a.Err
 		if a.Err != nil {
-			if f.nonce != (soracache.Lease{}) && t.ctx.Err() != nil && p.node.ctx.Err() == nil {
-				p.handBack(f.key, f.nonce) // the cancelled read may have been given it
+			if f.nonce != (soracache.Lease{}) { // it may have been given all the same
+				lost = append(lost, p.releaseOf(f.key, f.nonce))
 			}
 			continue
 		}
@@ -189,15 +228,27 @@ func (p *partition) land(t *trip, q invalidation.Question, a *l2.ReadAnswer) {
 		}
 	}
 	p.node.l1.PutMany(kept)
+	p.handBack(lost)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.flights.flying--
-	for _, f := range t.flights {
+	for _, f := range fs {
+		if f.overtaken {
+			p.node.l1.Remove(l1.Key{Space: p.space, Name: f.key})
+		}
 		delete(p.flights.sent, f.key)
 		close(f.done)
 		p.dropLease(f)
 	}
-	p.depart()
+}
+
+// overtake notes that a key has been filled: the read of it that is under way,
+// if there is one, may bring what was there before.
+func (p *partition) overtake(key string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f := p.flights.sent[key]; f != nil {
+		f.overtaken = true
+	}
 }
 
 // collect waits for a flight and turns its answer into the reader's. If the
@@ -295,28 +346,45 @@ func (p *partition) dropLease(f *flight) {
 	}
 	if f.err == nil && f.wanting == 0 && !f.taken && f.answer.Lease == l2.LeaseGranted {
 		f.taken = true
-		p.handBack(f.key, f.nonce)
+		p.handBack([]l2.WriteRequest{p.releaseOf(f.key, f.nonce)})
 	}
 }
 
-// handBack releases a lease in the background.
-func (p *partition) handBack(key string, lease soracache.Lease) {
+func (p *partition) releaseOf(key string, lease soracache.Lease) l2.WriteRequest {
+	return l2.WriteRequest{Partition: p.id, Op: soracache.OpRelease, Key: key, Nonce: lease}
+}
+
+// handBack releases leases in the background. It outlives the node's context,
+// not the node.
+func (p *partition) handBack(reqs []l2.WriteRequest) {
+	if len(reqs) == 0 {
+		return
+	}
 	p.node.wg.Go(func() {
 		q := p.follower.Ask()
-		w := soracache.Write{Op: soracache.OpRelease, Key: key, Lease: lease}
+		for i := range reqs {
+			reqs[i].Since = q.Since
+		}
 		answers := callStore(context.WithoutCancel(p.node.ctx), p.node, "write", func(ctx context.Context) ([]l2.WriteAnswer, error) {
-			as := p.node.cfg.Store.Write(ctx, []l2.WriteRequest{{Partition: p.id, Since: q.Since, Op: w.Op, Key: key, Nonce: lease}})
-			return as, as[0].Err
+			as := p.node.cfg.Store.Write(ctx, reqs)
+			return as, firstError(as, func(a *l2.WriteAnswer) error { return a.Err })
 		})
-		p.written(&w, q, &answers[0])
+		for i := range answers {
+			p.written(&soracache.Write{Op: soracache.OpRelease, Key: reqs[i].Key}, q, &answers[i])
+		}
 	})
 }
 
-// failedRead answers a read that the store could not. A request may accept
-// what L1 has without confirmation.
+// failedRead answers a read that the store could not: from L1 if that has what
+// is live and confirmed, though the store would have been asked to have it
+// refreshed, or what the request accepts without confirmation.
 func (p *partition) failedRead(r *soracache.Read, req *soracache.GetRequest, err error) soracache.ReadResult {
+	asking := evenStale
+	if req.AcceptUnconfirmed {
+		asking = evenUnconfirmed
+	}
 	var res soracache.ReadResult
-	if req.AcceptUnconfirmed && p.fromL1(r, req.MinStamp, true, &res) {
+	if p.fromL1(r, req.MinStamp, asking, &res) {
 		return res
 	}
 	return soracache.ReadResult{Err: err}

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,8 +36,9 @@ type Config struct {
 	// Bound is B: the longest that L1 is trusted without confirmation
 	// (default 1s, at least 10ms). The node confirms three times as often.
 	Bound time.Duration
-	// Limits bounds what is taken in (default [soracache.DefaultLimits]). The
-	// node itself checks only what its own memory depends on.
+	// Limits is what callers are to check requests against (default
+	// [soracache.DefaultLimits]); the node answers with it when asked, and
+	// itself checks namespaces and bounds leases.
 	Limits soracache.Limits
 	// Partitions says how many partitions a namespace has (default 1). It must
 	// never change for a namespace and be the same on all nodes; the store
@@ -60,7 +62,11 @@ type Config struct {
 	Logger *slog.Logger
 	// Observer is told of store calls and waits.
 	Observer Observer
-	// Rand gives leases and the hash seed (default crypto/rand).
+	// Suspended tells for how long the machine has been suspended since it
+	// started (default: what the system says).
+	Suspended func() time.Duration
+	// Rand gives leases and the hash seed (default crypto/rand). It is read
+	// from many goroutines.
 	Rand io.Reader
 }
 
@@ -113,6 +119,9 @@ func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Suspended == nil {
+		c.Suspended = suspendedFor
+	}
 	if c.Rand == nil {
 		c.Rand = rand.Reader
 	}
@@ -121,6 +130,8 @@ func (c Config) withDefaults() Config {
 
 // errDraining is what a node answers once Drain has begun.
 var errDraining = fmt.Errorf("%w: draining", soracache.ErrUnavailable)
+
+var _ soracache.Backend = (*Node)(nil)
 
 // Node is one cache node. It implements [soracache.Backend] and is safe for
 // concurrent use.
@@ -163,6 +174,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
+	cfg.Store = guard{cfg.Store, cfg.Logger, cfg.StoreTimeout}
 	var seed [8]byte
 	if _, err := io.ReadFull(cfg.Rand, seed[:]); err != nil {
 		return nil, fmt.Errorf("node: random seed: %w", err)
@@ -208,7 +220,7 @@ func (n *Node) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.R
 	results := make([]soracache.ReadResult, len(req.Reads))
 	missed := 0
 	for i := range req.Reads {
-		if p := ns.of(req.Reads[i].Key); !p.fromL1(&req.Reads[i], req.MinStamp, false, &results[i]) {
+		if p := ns.of(req.Reads[i].Key); !p.fromL1(&req.Reads[i], req.MinStamp, usual, &results[i]) {
 			missed++
 		}
 	}
@@ -232,7 +244,7 @@ func (n *Node) settle(ctx context.Context, ns *namespace, req *soracache.GetRequ
 		if r.Lease != (soracache.Lease{}) {
 			if gone {
 				p := ns.of(req.Reads[i].Key)
-				p.handBack(req.Reads[i].Key, r.Lease)
+				p.handBack([]l2.WriteRequest{p.releaseOf(req.Reads[i].Key, r.Lease)})
 				r.Lease = soracache.Lease{}
 			} else {
 				n.totals.leases.Add(1)
@@ -251,14 +263,13 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 	defer n.requests.Leave()
 	reqs := make([]l2.WriteRequest, len(req.Writes))
 	asked := make([]invalidation.Question, len(req.Writes))
-	for i := range req.Writes {
-		w := &req.Writes[i]
+	writes := slices.Clone(req.Writes) // the caller's stay as they are
+	for i := range writes {
+		w := &writes[i]
 		p := ns.of(w.Key)
-		p.touch()
+		p.touch(n.now())
 		w.Entry.Tags = soracache.NormalizeTags(w.Entry.Tags)
-		if w.LeaseFor == 0 {
-			w.LeaseFor = soracache.DefaultLease
-		}
+		w.LeaseFor = leaseFor(w.LeaseFor)
 		if w.Lifetime.Keep == 0 {
 			w.Lifetime.Keep = w.Lifetime.TTL
 		}
@@ -274,7 +285,7 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 	})
 	results := make([]soracache.WriteResult, len(answers))
 	for i := range answers {
-		results[i] = ns.of(req.Writes[i].Key).written(&req.Writes[i], asked[i], &answers[i])
+		results[i] = ns.of(writes[i].Key).written(&writes[i], asked[i], &answers[i])
 	}
 	return results, nil
 }
@@ -294,7 +305,7 @@ func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) 
 		return soracache.InvalidateResult{}, err
 	}
 	defer n.requests.Leave()
-	parts, reqs, asked := ns.spread(req.Targets)
+	parts, reqs, asked := ns.spread(n.now(), req.Targets)
 	answers := callStore(ctx, n, "invalidate", func(ctx context.Context) ([]l2.InvalidateAnswer, error) {
 		as := n.cfg.Store.Invalidate(ctx, reqs)
 		return as, firstError(as, func(a *l2.InvalidateAnswer) error { return a.Err })
@@ -321,7 +332,7 @@ func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) 
 
 // spread groups targets by partition: a key concerns its own, a tag and
 // everything concern all.
-func (ns *namespace) spread(targets []soracache.Target) ([]*partition, []l2.InvalidateRequest, []invalidation.Question) {
+func (ns *namespace) spread(now time.Duration, targets []soracache.Target) ([]*partition, []l2.InvalidateRequest, []invalidation.Question) {
 	grouped := make([][]soracache.Target, len(ns.partitions))
 	for _, t := range targets {
 		if t.Kind == soracache.TargetKey {
@@ -341,7 +352,7 @@ func (ns *namespace) spread(targets []soracache.Target) ([]*partition, []l2.Inva
 			continue
 		}
 		p := ns.partitions[i]
-		p.touch()
+		p.touch(now)
 		q := p.follower.Ask()
 		parts = append(parts, p)
 		asked = append(asked, q)
@@ -364,7 +375,7 @@ func (n *Node) Head(ctx context.Context, namespace string) (soracache.HeadResult
 		res = soracache.HeadResult{}
 		var stale []*partition
 		for _, p := range ns.partitions {
-			p.touch()
+			p.touch(n.now())
 			s := p.follower.State()
 			if s.Age < 0 {
 				stale = append(stale, p)

@@ -35,7 +35,7 @@ type slowStore struct {
 func (s *slowStore) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
 	s.reads.Add(1)
 	if s.down.Load() {
-		return []l2.ReadAnswer{{Err: soracache.ErrUnavailable}}
+		return slices.Repeat([]l2.ReadAnswer{{Err: soracache.ErrUnavailable}}, len(reqs))
 	}
 	answers := s.Store.Read(ctx, reqs)
 	s.mu.Lock()
@@ -507,6 +507,7 @@ func TestStaleEntryIsServedAndOneReaderRefreshesIt(t *testing.T) {
 		fresh := c.get(0, soracache.Read{Key: "k", Lease: true})
 		c.want(fresh, soracache.StatusHit, soracache.TierL2, "v")
 		time.Sleep(2 * time.Second)
+		c.want(c.get(0, soracache.Read{Key: "k"}), soracache.StatusStale, soracache.TierL2, "v")
 		c.want(c.get(0, soracache.Read{Key: "k"}), soracache.StatusStale, soracache.TierL1, "v")
 		first := c.get(0, soracache.Read{Key: "k", Lease: true})
 		c.want(first, soracache.StatusStale, soracache.TierL2, "v")

@@ -47,7 +47,9 @@ type local struct {
 	// On the node's clock: when the entry becomes stale, and when this copy
 	// (by the entry's keep time or its cap for L1) and the entry itself end.
 	freshUntil, until, keepUntil time.Duration
-	bytes                        int // of memory, see footprint
+	// staleUntil is until when a stale copy is believed to be the newest.
+	staleUntil time.Duration
+	bytes      int // of memory, see footprint
 	// heldUntil is until when no refresh lease need be asked for, because
 	// somebody else was seen to hold it.
 	heldUntil atomic.Int64
@@ -85,36 +87,51 @@ func newPartition(n *Node, id l2.Partition) *partition {
 }
 
 // touch notes that the partition is in use.
-func (p *partition) touch() {
-	now := p.node.now()
+func (p *partition) touch(now time.Duration) {
 	if now-time.Duration(p.lastUse.Load()) > p.node.cfg.IdleAfter/8 || !p.active.Load() {
 		p.lastUse.Store(int64(now))
 		p.active.Store(true)
 	}
 }
 
+// insistence is what else may be served from L1 because the store was asked and
+// did not answer.
+type insistence uint8
+
+const (
+	// usual: the store can still be asked.
+	usual insistence = iota
+	// evenStale: also what the store would be asked to have refreshed.
+	evenStale
+	// evenUnconfirmed: also what lacks nothing but confirmation, flagged.
+	evenUnconfirmed
+)
+
 // fromL1 answers a read from L1 if an entry is there that may be served: live
-// by the rule, confirmed, not behind the request's stamp. With unconfirmed, an
-// entry that merely lacks confirmation is served too, and flagged.
-func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, unconfirmed bool, res *soracache.ReadResult) bool {
-	p.touch()
+// by the rule, confirmed, not behind the request's stamp.
+func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, asking insistence, res *soracache.ReadResult) bool {
 	c, ok := p.node.l1.Get(l1.Key{Space: p.space, Name: r.Key})
 	if !ok {
+		p.touch(p.node.now())
 		return false
 	}
 	want, _ := least.At(p.id.Index)
-	verdict, seen := p.follower.Check(&c.proof, want)
-	flagged := unconfirmed && verdict == invalidation.Unconfirmed
-	if verdict != invalidation.Live && !flagged {
+	checked := p.follower.Check(&c.proof, want)
+	now := checked.At
+	p.touch(now)
+	flagged := asking == evenUnconfirmed && checked.Verdict == invalidation.Unconfirmed
+	if checked.Verdict != invalidation.Live && !flagged {
 		return false
 	}
-	now := p.node.now()
 	fresh := c.freshUntil - now
-	if now >= c.until {
+	switch {
+	case now >= c.until:
 		return false
-	}
-	if r.Lease && fresh <= r.RefreshWithin && int64(now) >= c.heldUntil.Load() && !flagged {
+	case asking != usual:
+	case r.Lease && fresh <= r.RefreshWithin && int64(now) >= c.heldUntil.Load():
 		return false // the store decides who refreshes it
+	case fresh <= 0 && now >= c.staleUntil:
+		return false // somebody may have refreshed it
 	}
 	res.Status = soracache.StatusHit
 	if fresh <= 0 || flagged {
@@ -122,7 +139,7 @@ func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, unconfirme
 	}
 	res.Entry = c.entry
 	res.FreshFor, res.KeepFor = fresh, c.keepUntil-now
-	res.Stamp = p.stamps(seen)
+	res.Stamp = p.stamps(checked.Seen)
 	res.Tier = soracache.TierL1
 	res.Unconfirmed = flagged
 	return true
@@ -170,8 +187,8 @@ func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.
 	again := *r
 	lost := 0
 	for round := 0; held > 0; round++ {
-		left := began + r.Wait - p.node.now()
-		if left <= 0 || lost >= maxLost {
+		left := r.Wait - (p.node.now() - began)
+		if left <= 0 {
 			p.node.totals.waitTimeouts.Add(1)
 			return res
 		}
@@ -189,7 +206,7 @@ func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.
 		case wokenRead:
 		}
 		var hit soracache.ReadResult
-		if p.fromL1(&again, req.MinStamp, false, &hit) {
+		if p.fromL1(&again, req.MinStamp, usual, &hit) {
 			return hit
 		}
 		res, held = p.readStore(ctx, &again, req)
@@ -206,18 +223,23 @@ const maxLost = 2
 func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetRequest, results []soracache.ReadResult) {
 	joined := make([]*flight, len(results))
 	held := make([]time.Duration, len(results))
-	for _, p := range ns.partitions {
-		down := p.down()
+	missed := map[*partition][]int{}
+	for i := range results {
+		if results[i].Status == 0 {
+			p := ns.of(req.Reads[i].Key)
+			missed[p] = append(missed[p], i)
+		}
+	}
+	for p, at := range missed {
+		if err := p.down(); err != nil {
+			for _, i := range at {
+				results[i] = p.failedRead(&req.Reads[i], req, err)
+			}
+			continue
+		}
 		p.joinAll(func(join func(*soracache.Read) *flight) {
-			for i := range results {
-				r := &req.Reads[i]
-				switch {
-				case results[i].Status != 0 || ns.of(r.Key) != p:
-				case down != nil:
-					results[i] = p.failedRead(r, req, down)
-				default:
-					joined[i] = join(r)
-				}
+			for _, i := range at {
+				joined[i] = join(&req.Reads[i])
 			}
 		})
 	}
@@ -228,13 +250,22 @@ func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetReq
 			leased = leased || results[i].Lease != (soracache.Lease{})
 		}
 	}
-	began := n.now()
+	began, waited := n.now(), false
 	for i := range held {
 		if held[i] <= 0 || leased {
 			continue
 		}
 		r := req.Reads[i]
 		r.Wait -= n.now() - began
+		if waited {
+			// It may have been decided while another key was waited for.
+			p := ns.of(r.Key)
+			if results[i] = (soracache.ReadResult{}); p.fromL1(&r, req.MinStamp, usual, &results[i]) {
+				continue
+			}
+			results[i], held[i] = p.readStore(ctx, &r, req)
+		}
+		waited = true
 		results[i] = ns.of(r.Key).wait(ctx, &r, req, results[i], held[i])
 		leased = results[i].Lease != (soracache.Lease{})
 	}
@@ -251,9 +282,10 @@ func (p *partition) local(q invalidation.Question, d soracache.Delta, key string
 		keepUntil:  asked + k.KeepFor,
 	}
 	c.until = c.keepUntil
-	if k.L1 > 0 {
-		c.until = min(c.until, asked+k.L1)
+	if k.L1 > 0 && k.L1 < k.KeepFor {
+		c.until = asked + k.L1
 	}
+	c.staleUntil = p.node.now() + refreshPatience
 	if k.Lease == l2.LeaseHeld {
 		c.heldUntil.Store(int64(p.node.now() + min(k.LeaseFor, refreshPatience)))
 	}
@@ -262,8 +294,8 @@ func (p *partition) local(q invalidation.Question, d soracache.Delta, key string
 	return c, keep
 }
 
-// refreshPatience is how long a node believes that somebody else is refreshing
-// an entry before it asks the store again.
+// refreshPatience is how long a node believes that a stale entry is the newest,
+// or that somebody else is refreshing one, before it asks the store again.
 const refreshPatience = 250 * time.Millisecond
 
 // written takes in the answer to a write.
@@ -271,10 +303,7 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 	if a.Err != nil {
 		return soracache.WriteResult{Err: a.Err}
 	}
-	if a.Record.Position != 0 {
-		p.act(p.follower.Record(a.Record))
-	}
-	p.act(p.follower.Answer(q, a.Delta))
+	p.learn(q, a.Delta, a.Record)
 	res := soracache.WriteResult{
 		Stored: a.Reason == soracache.ReasonNone, Reason: a.Reason, SupersededBy: a.SupersededBy,
 		Stamp: p.stamps(soracache.Stamp{Epoch: a.Delta.Epoch, Position: a.Delta.Head}),
@@ -288,6 +317,7 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 			c, keep := p.local(q, a.Delta, w.Key, &l2.KeyAnswer{
 				Entry: w.Entry, Stamp: a.Stamp, FreshFor: w.Lifetime.TTL, KeepFor: w.Lifetime.Keep, L1: w.Lifetime.L1,
 			})
+			p.overtake(w.Key)
 			if keep {
 				p.node.l1.Put(l1.Key{Space: p.space, Name: w.Key}, c)
 			}
@@ -297,6 +327,7 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 			p.wake(w.Key, wokenLost)
 		case soracache.ReasonLeaseLost:
 			t.fillsLeaseLost.Add(1)
+			p.wake(w.Key, wokenLost)
 		}
 	case soracache.OpPut:
 		// It is not kept in L1: its own record, once marked, cannot be told
@@ -321,8 +352,7 @@ func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer)
 	if a.Err != nil {
 		return a.Err
 	}
-	p.act(p.follower.Record(a.Record))
-	p.act(p.follower.Answer(q, a.Delta))
+	p.learn(q, a.Delta, a.Record)
 	for _, t := range a.Record.Targets {
 		switch t.Kind {
 		case soracache.TargetKey:
@@ -334,6 +364,17 @@ func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer)
 		}
 	}
 	return nil
+}
+
+// learn takes in the answer to what may have appended a record of this node's
+// own. The answer's delta holds the record, so it need only be applied itself
+// where the delta was cut off or could not be taken in.
+func (p *partition) learn(q invalidation.Question, d soracache.Delta, own soracache.Record) {
+	o := p.follower.Answer(q, d)
+	p.act(o)
+	if own.Position != 0 && !o.Confirmed {
+		p.act(p.follower.Record(own))
+	}
 }
 
 // act acts on what the follower made of an answer or a record.

@@ -16,17 +16,18 @@ import (
 func (n *Node) follow() {
 	tick := time.NewTicker(n.cfg.Bound / 3)
 	defer tick.Stop()
-	suspended := suspendedFor()
+	suspended := n.cfg.Suspended()
 	for {
 		select {
 		case <-n.ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if now := suspendedFor(); now-suspended > n.cfg.Bound/10 {
-			n.cfg.Logger.Warn("the machine was suspended: nothing is served locally until confirmed", "for", now-suspended)
+		if now := n.cfg.Suspended(); now-suspended > n.cfg.Bound/10 {
+			n.cfg.Logger.Warn("the machine was suspended: its memory is given up", "for", now-suspended)
 			suspended = now
 			n.each(func(p *partition) { p.follower.Void() })
+			n.l1.Clear() // its expiry was counted on a clock that stood still
 		}
 		var active []*partition
 		idleSince := n.now() - n.cfg.IdleAfter
@@ -35,6 +36,7 @@ func (n *Node) follow() {
 			case !p.active.Load():
 			case time.Duration(p.lastUse.Load()) < idleSince:
 				p.active.Store(false)
+				p.answered()
 			default:
 				active = append(active, p)
 			}
@@ -55,7 +57,8 @@ func (n *Node) each(do func(*partition)) {
 	}
 }
 
-// confirm asks for the deltas of partitions, all in one round trip.
+// confirm asks for the deltas of partitions, all in one round trip. An answer
+// that takes longer than the bound would confirm nothing, so none is awaited.
 func (n *Node) confirm(ctx context.Context, parts []*partition) error {
 	reqs := make([]l2.SinceRequest, len(parts))
 	asked := make([]invalidation.Question, len(parts))
@@ -64,13 +67,17 @@ func (n *Node) confirm(ctx context.Context, parts []*partition) error {
 		reqs[i] = l2.SinceRequest{Partition: p.id, Since: asked[i].Since}
 	}
 	answers := callStore(ctx, n, "since", func(ctx context.Context) ([]l2.SinceAnswer, error) {
+		ctx, cancel := context.WithTimeout(ctx, n.cfg.Bound)
+		defer cancel()
 		as := n.cfg.Store.Since(ctx, reqs)
 		return as, firstError(as, func(a *l2.SinceAnswer) error { return a.Err })
 	})
 	var failed error
 	for i, p := range parts {
 		if err := answers[i].Err; err != nil {
-			p.failed(err)
+			if ctx.Err() == nil { // else the caller has gone, which says nothing of the store
+				p.failed(err)
+			}
 			failed = errors.Join(failed, err)
 			continue
 		}
@@ -185,7 +192,7 @@ func (n *Node) do(ch chore) error {
 	if !n.chosenToWalk(ch.p, lease) {
 		return nil
 	}
-	defer ch.p.handBack(walkKey, lease)
+	defer func() { ch.p.handBack([]l2.WriteRequest{ch.p.releaseOf(walkKey, lease)}) }()
 	return n.walk(ch)
 }
 

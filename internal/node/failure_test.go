@@ -1,0 +1,449 @@
+package node_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/l2"
+	"github.com/soracache/soracache/l2/l2test"
+)
+
+// hungStore hangs until ctx ends while hung.
+type hungStore struct {
+	l2.Store
+	mu        sync.Mutex
+	hungReads bool
+	failReads bool
+	afterExec bool // execute, then hang
+	panics    bool
+	hungSince bool
+	batches   []int
+	sinces    int
+}
+
+func (s *hungStore) set(f func(*hungStore)) { s.mu.Lock(); f(s); s.mu.Unlock() }
+
+func (s *hungStore) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
+	s.mu.Lock()
+	hung, fail, after, pan := s.hungReads, s.failReads, s.afterExec, s.panics
+	keys := 0
+	for _, r := range reqs {
+		keys += len(r.Keys)
+	}
+	s.batches = append(s.batches, keys)
+	s.mu.Unlock()
+	if pan {
+		panic("store panics")
+	}
+	if fail {
+		return slices.Repeat([]l2.ReadAnswer{{Err: soracache.ErrUnavailable}}, len(reqs))
+	}
+	if hung {
+		if after {
+			s.Store.Read(ctx, reqs)
+		}
+		<-ctx.Done()
+		return slices.Repeat([]l2.ReadAnswer{{Err: fmt.Errorf("%w: %w", soracache.ErrUnavailable, ctx.Err())}}, len(reqs))
+	}
+	time.Sleep(time.Millisecond)
+	return s.Store.Read(ctx, reqs)
+}
+
+func (s *hungStore) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
+	s.mu.Lock()
+	hung := s.hungSince
+	s.sinces++
+	s.mu.Unlock()
+	if hung {
+		<-ctx.Done()
+	}
+	return s.Store.Since(ctx, reqs)
+}
+
+func rig(t *testing.T, f func(n *node.Node, s *hungStore, m *l2test.Model)) {
+	synctest.Test(t, func(t *testing.T) {
+		m := l2test.NewModel(l2test.ModelConfig{})
+		s := &hungStore{Store: m}
+		n, err := node.New(node.Config{Store: s, L1MaxBytes: 4 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close() }()
+		f(n, s, m)
+	})
+}
+
+func one(t *testing.T, n *node.Node, ctx context.Context, //nolint:revive // a test's order
+	req soracache.GetRequest) soracache.ReadResult {
+	t.Helper()
+	rs, err := n.Get(ctx, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rs[0]
+}
+
+func rd(k string) soracache.GetRequest {
+	return soracache.GetRequest{Reads: []soracache.Read{{Key: k, Lease: true}}}
+}
+
+// Readers that have collected behind a store that hangs are answered when it is
+// known to be down, not one trip after the other.
+func TestQueueBehindAHungStoreIsAnsweredTogether(t *testing.T) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+		ctx := context.Background()
+		one(t, n, ctx, rd("warm"))
+		s.set(func(s *hungStore) { s.hungReads = true; s.hungSince = true })
+		began := time.Now()
+		var mu sync.Mutex
+		var worst time.Duration
+		var wg sync.WaitGroup
+		for i := range 5000 {
+			wg.Go(func() {
+				one(t, n, ctx, rd(fmt.Sprint("k", i)))
+				mu.Lock()
+				worst = max(worst, time.Since(began))
+				mu.Unlock()
+			})
+		}
+		wg.Wait()
+		if worst > 5*time.Second {
+			t.Errorf("last of 5000 readers answered after %s", worst)
+		}
+	})
+}
+
+func TestCancelledCallersSayNothingOfTheStore(t *testing.T) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		for range 2 {
+			_, _ = n.Head(ctx, "")
+		}
+		if r := one(t, n, context.Background(), rd("k")); r.Err != nil {
+			t.Errorf("healthy store, yet: %v", r.Err)
+		}
+	})
+}
+
+func TestIdlePartitionForgetsThatTheStoreWasDown(t *testing.T) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+		ctx := context.Background()
+		one(t, n, ctx, rd("k"))
+		s.set(func(s *hungStore) { s.failReads = true; s.hungSince = true })
+		for range 3 {
+			one(t, n, ctx, rd("x"))
+		}
+		time.Sleep(2 * time.Minute) // idle
+		s.set(func(s *hungStore) { s.failReads = false; s.hungSince = false })
+		time.Sleep(time.Hour)
+		if r := one(t, n, ctx, rd("k2")); r.Err != nil {
+			t.Errorf("store healthy for an hour, yet: %v", r.Err)
+		}
+	})
+}
+
+func TestFreshCopyIsServedWhenNobodyCanRefreshIt(t *testing.T) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+		ctx := context.Background()
+		l := one(t, n, ctx, rd("k")).Lease
+		_, err := n.Write(ctx, soracache.WriteRequest{Writes: []soracache.Write{{Op: soracache.OpFill, Key: "k", Lease: l, Entry: soracache.Entry{Value: []byte("v")}, Lifetime: soracache.Lifetime{TTL: time.Minute, Keep: time.Hour}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.set(func(s *hungStore) { s.failReads = true })
+		req := soracache.GetRequest{AcceptUnconfirmed: true, Reads: []soracache.Read{{Key: "k", Lease: true, RefreshWithin: 2 * time.Minute}}}
+		if r := one(t, n, ctx, req); r.Err != nil {
+			t.Errorf("fresh, live, confirmed copy refused: %v", r.Err)
+		}
+	})
+}
+
+func TestStaleCopyDoesNotHideARefreshOnAnotherNode(t *testing.T) {
+	inBubble(t, 2, func(c *cluster) {
+		c.write(0, soracache.Write{Op: soracache.OpPut, Key: "k", Entry: soracache.Entry{Value: []byte("v1")}, Lifetime: soracache.Lifetime{TTL: time.Second, Keep: time.Hour}})
+		c.get(1, soracache.Read{Key: "k"})
+		time.Sleep(2 * time.Second)
+		r := c.get(0, soracache.Read{Key: "k", Lease: true})
+		if r.Lease == (soracache.Lease{}) {
+			t.Fatal("no refresh")
+		}
+		c.write(0, soracache.Write{Op: soracache.OpFill, Key: "k", Lease: r.Lease, Entry: soracache.Entry{Value: []byte("v2")}, Lifetime: soracache.Lifetime{TTL: time.Hour, Keep: time.Hour}})
+		time.Sleep(30 * time.Minute)
+		got := c.get(1, soracache.Read{Key: "k"})
+		if string(got.Entry.Value) != "v2" {
+			t.Errorf("half an hour after the refresh node 1 says %q status %d from %s", got.Entry.Value, got.Status, got.Tier)
+		}
+	})
+}
+
+func TestLateReadDoesNotReplaceAFresherFill(t *testing.T) {
+	inBubble(t, 2, func(c *cluster) {
+		c.write(0, soracache.Write{Op: soracache.OpPut, Key: "k", Entry: soracache.Entry{Value: []byte("v1")}, Lifetime: soracache.Lifetime{TTL: time.Minute, Keep: time.Hour}})
+		r := c.get(1, soracache.Read{Key: "k", Lease: true, RefreshWithin: 2 * time.Minute})
+		if r.Lease == (soracache.Lease{}) {
+			t.Fatal("no refresh lease")
+		}
+		release := c.store.stall()
+		done := make(chan soracache.ReadResult)
+		go func() { done <- c.get(0, soracache.Read{Key: "k"}) }()
+		synctest.Wait()
+		c.write(0, soracache.Write{Op: soracache.OpFill, Key: "k", Lease: r.Lease, Entry: soracache.Entry{Value: []byte("v2")}, Lifetime: soracache.Lifetime{TTL: time.Hour}})
+		c.want(c.get(0, soracache.Read{Key: "k"}), soracache.StatusHit, soracache.TierL1, "v2")
+		release()
+		<-done
+		got := c.get(0, soracache.Read{Key: "k"})
+		if string(got.Entry.Value) != "v2" {
+			t.Errorf("after v2 the same node serves %q from %s", got.Entry.Value, got.Tier)
+		}
+	})
+}
+
+func TestLeaseOfAReadThatTimedOutIsHandedBack(t *testing.T) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+		ctx := context.Background()
+		one(t, n, ctx, rd("warm"))
+		s.set(func(s *hungStore) { s.hungReads = true; s.afterExec = true })
+		req := rd("k")
+		req.Reads[0].LeaseFor = time.Minute
+		if r := one(t, n, ctx, req); r.Err == nil {
+			t.Fatal("answered")
+		}
+		s.set(func(s *hungStore) { s.hungReads = false })
+		time.Sleep(time.Second)
+		if r := one(t, n, ctx, rd("k")); r.Lease == (soracache.Lease{}) {
+			t.Errorf("nobody holds it, yet no lease: %+v", r)
+		}
+	})
+}
+
+func TestBatchOfAThousandIsOneRoundTrip(t *testing.T) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+		var req soracache.GetRequest
+		for i := range 1000 {
+			req.Reads = append(req.Reads, soracache.Read{Key: fmt.Sprint(i)})
+		}
+		began := time.Now()
+		if _, err := n.Get(context.Background(), req); err != nil {
+			t.Fatal(err)
+		}
+		if len(s.batches) != 1 {
+			t.Errorf("calls with %v keys, %s (one round trip takes 1ms)", s.batches, time.Since(began))
+		}
+	})
+}
+
+func TestBatchDoesNotWaitForItsKeysOneByOne(t *testing.T) {
+	inBubble(t, 1, func(c *cluster) {
+		const N = 100
+		leases := make([]soracache.Lease, N)
+		var req soracache.GetRequest
+		for i := range N {
+			k := fmt.Sprint("k", i)
+			leases[i] = c.lease(0, k)
+			req.Reads = append(req.Reads, soracache.Read{Key: k, Lease: true, Wait: 5 * time.Second})
+		}
+		done := make(chan time.Time)
+		go func() {
+			rs, _ := c.nodes[0].Get(context.Background(), req)
+			for i, r := range rs {
+				if r.Status != soracache.StatusHit {
+					t.Errorf("%d: %+v", i, r)
+					break
+				}
+			}
+			done <- time.Now()
+		}()
+		time.Sleep(200 * time.Millisecond)
+		var w soracache.WriteRequest
+		for i := range N {
+			w.Writes = append(w.Writes, soracache.Write{Op: soracache.OpFill, Key: fmt.Sprint("k", i), Lease: leases[i], Entry: soracache.Entry{Value: []byte("v")}, Lifetime: soracache.Lifetime{TTL: time.Minute}})
+		}
+		if _, err := c.nodes[0].Write(context.Background(), w); err != nil {
+			t.Fatal(err)
+		}
+		filled := time.Now()
+		if d := (<-done).Sub(filled); d > 50*time.Millisecond {
+			t.Errorf("everything was there, answered %s later", d)
+		}
+	})
+}
+
+func TestWriteLeavesTheRequestAlone(t *testing.T) {
+	inBubble(t, 1, func(c *cluster) {
+		req := soracache.WriteRequest{Writes: []soracache.Write{{Op: soracache.OpPut, Key: "k", Entry: soracache.Entry{Tags: []string{"b", "a"}}, Lifetime: soracache.Lifetime{TTL: time.Minute}}}}
+		if _, err := c.nodes[0].Write(context.Background(), req); err != nil {
+			t.Fatal(err)
+		}
+		if req.Writes[0].Lifetime.Keep != 0 || req.Writes[0].Entry.Tags[0] != "b" {
+			t.Errorf("caller's request changed: %+v", req.Writes[0])
+		}
+	})
+}
+
+func TestFirstInvalidationAsksForNothingElse(t *testing.T) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+		if _, err := n.Invalidate(context.Background(), soracache.InvalidateRequest{Targets: []soracache.Target{soracache.Key("k")}}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if s.sinces != 0 {
+			t.Errorf("%d since calls for a first invalidation", s.sinces)
+		}
+	})
+}
+
+func TestLongestDurations(t *testing.T) {
+	inBubble(t, 1, func(c *cluster) {
+		l := c.lease(0, "k")
+		lt := soracache.Lifetime{TTL: time.Minute, L1: 1<<63 - 1}
+		if err := soracache.DefaultLimits().CheckLifetime(lt); err != nil {
+			t.Skip(err)
+		}
+		c.write(0, soracache.Write{Op: soracache.OpFill, Key: "k", Lease: l, Entry: soracache.Entry{Value: []byte("v")}, Lifetime: lt})
+		time.Sleep(time.Millisecond)
+		if r := c.get(0, soracache.Read{Key: "k"}); r.Tier != soracache.TierL1 {
+			t.Errorf("from %s", r.Tier)
+		}
+		c.lease(0, "held")
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		c.getReq(ctx, 0, soracache.GetRequest{Reads: []soracache.Read{{Key: "held", Lease: true, Wait: 1<<63 - 1}}})
+		if time.Since(began) < 900*time.Millisecond {
+			t.Errorf("waited %s", time.Since(began))
+		}
+	})
+}
+
+func TestNoLeaseForReadersThatLeft(t *testing.T) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+		bg := context.Background()
+		s.set(func(s *hungStore) { s.hungReads = true })
+		go func() { _, _ = n.Get(bg, soracache.GetRequest{Reads: []soracache.Read{{Key: "a"}}}) }()
+		go func() { _, _ = n.Get(bg, soracache.GetRequest{Reads: []soracache.Read{{Key: "b"}}}) }()
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(bg)
+		done := make(chan soracache.ReadResult, 1)
+		go func() { rs, _ := n.Get(ctx, rd("k")); done <- rs[0] }()
+		synctest.Wait()
+		cancel()
+		<-done
+		go func() {
+			rs, _ := n.Get(bg, soracache.GetRequest{Reads: []soracache.Read{{Key: "k"}}})
+			done <- rs[0]
+		}()
+		synctest.Wait()
+		s.set(func(s *hungStore) { s.hungReads = false })
+		<-done
+		time.Sleep(3 * time.Second)
+		if rel := n.Stats().Releases; rel != 0 {
+			t.Errorf("%d releases of a lease nobody wanted", rel)
+		}
+	})
+}
+
+func TestPanicOfTheStoreIsAnError(t *testing.T) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+		s.set(func(s *hungStore) { s.panics = true })
+		if r := one(t, n, context.Background(), rd("k")); !errors.Is(r.Err, soracache.ErrUnavailable) {
+			t.Errorf("got %+v", r)
+		}
+		s.set(func(s *hungStore) { s.panics = false })
+		if r := one(t, n, context.Background(), rd("k")); r.Lease == (soracache.Lease{}) {
+			t.Errorf("something stayed locked: %+v", r)
+		}
+	})
+}
+
+func TestCloseHandsBackLeases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := l2test.NewModel(l2test.ModelConfig{})
+		s := &hungStore{Store: m, hungReads: true, afterExec: true}
+		n, err := node.New(node.Config{Store: s, L1MaxBytes: 4 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _, _ = n.Get(context.Background(), rd("k")) }()
+		synctest.Wait()
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		other, err := node.New(node.Config{Store: m, L1MaxBytes: 4 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = other.Close() }()
+		if r := one(t, other, context.Background(), rd("k")); r.Lease == (soracache.Lease{}) {
+			t.Error("the closed node's lease is still held")
+		}
+	})
+}
+
+// A machine that was suspended serves nothing from memory until the store has
+// answered, and nothing at all of what its clock did not see expire.
+func TestSuspendedMachineGivesUpItsMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var slept atomic.Int64
+		n, err := node.New(node.Config{
+			Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 4 << 20,
+			Suspended: func() time.Duration { return time.Duration(slept.Load()) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close() }()
+		lease := one(t, n, context.Background(), rd("k")).Lease
+		if _, err := n.Write(context.Background(), soracache.WriteRequest{Writes: []soracache.Write{{
+			Op: soracache.OpFill, Key: "k", Lease: lease, Lifetime: soracache.Lifetime{TTL: time.Hour},
+		}}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if r := one(t, n, context.Background(), rd("k")); r.Tier != soracache.TierL1 {
+			t.Fatalf("from %s", r.Tier)
+		}
+		slept.Add(int64(time.Hour))
+		time.Sleep(time.Second)
+		if r := one(t, n, context.Background(), rd("k")); r.Tier != soracache.TierL2 {
+			t.Errorf("from %s after an hour's sleep", r.Tier)
+		}
+	})
+}
+
+func TestNamespacesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 4 << 20, MaxPartitions: 3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close() }()
+		get := func(ns string) error {
+			req := rd("k")
+			req.Namespace = ns
+			_, err := n.Get(context.Background(), req)
+			return err
+		}
+		for _, ns := range []string{"a", "b", "c"} {
+			if err := get(ns); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := get("d"); !errors.Is(err, soracache.ErrTooLarge) {
+			t.Errorf("a fourth: %v", err)
+		}
+		time.Sleep(2 * time.Minute) // nobody uses them
+		if err := get("d"); err != nil {
+			t.Errorf("after the others fell idle: %v", err)
+		}
+	})
+}
