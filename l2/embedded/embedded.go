@@ -172,8 +172,9 @@ type totals struct {
 	transactions, corrupt, epochs, evicted atomic.Uint64
 }
 
-// errClosed is what every method answers after Close.
-var errClosed = errors.New("the embedded store is closed")
+// errClosed is what every method answers after Close, and while a new file could
+// not be begun in the place of a damaged one.
+var errClosed = errors.New("the embedded store is not open")
 
 // Open opens the store in a directory, or begins a new one there.
 //
@@ -342,8 +343,9 @@ func (c *totals) add(ch *changes) {
 func (s *Store) failed(err error) error {
 	var f *fault
 	if errors.As(err, &f) {
-		s.log.Error("embedded store: a transaction ended in a fault", "cause", f.Error(), "stack", string(f.stack))
-		s.suspect.Store(true)
+		if !s.suspect.Swap(true) {
+			s.log.Error("embedded store: a transaction ended in a fault", "dir", s.cfg.Dir, "cause", f.Error(), "stack", string(f.stack))
+		}
 		s.queue.nudge()
 	}
 	return unavailable(err)

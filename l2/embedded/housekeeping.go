@@ -30,7 +30,7 @@ func (s *Store) keepHouse() (more bool) {
 		return false
 	}
 	s.mu.Lock()
-	s.dropLeases(stepLeases)
+	s.dropLeases()
 	s.mu.Unlock()
 	err := s.transact(stepRoom, func(t *txn) {
 		more = t.expire()
@@ -121,7 +121,6 @@ func (s *Store) makeRoom(size int) error {
 		for s.used.Load()+need+evictAhead > s.cfg.MaxBytes && s.evict() > 0 {
 		}
 	}
-	s.awaitReaders(need)
 	if s.used.Load()+need > s.cfg.MaxBytes {
 		return errFull
 	}
@@ -165,19 +164,6 @@ func (s *Store) evict() (dropped int) {
 	return dropped
 }
 
-// awaitReaders waits until no reader holds on to pages that were let go of, if
-// the file would otherwise have to grow beyond its room for their sake.
-func (s *Store) awaitReaders(need int64) {
-	if s.db == nil {
-		return
-	}
-	size, free, pending := s.db.pages()
-	if size+need > s.cfg.MaxBytes && free < need && pending > 0 {
-		s.gate.Lock()   // all readers have left
-		s.gate.Unlock() //nolint:staticcheck // nothing to do but to have waited
-	}
-}
-
 // Sweep implements [l2.Store]. What has outlived its time is found in one order
 // for all partitions, so that a step for one serves the others.
 func (s *Store) Sweep(ctx context.Context, at l2.Partition) (more bool, err error) {
@@ -193,7 +179,7 @@ func (s *Store) Sweep(ctx context.Context, at l2.Partition) (more bool, err erro
 		if l != nil && t.overdue(l) {
 			more = t.trim(l, stepRows) || more
 		}
-		t.s.dropLeases(stepLeases)
+		t.s.dropLeases()
 	})
 	if err != nil {
 		return false, err

@@ -63,10 +63,10 @@ func (t *txn) undoLeases() {
 	t.undo = nil
 }
 
-// dropLeases deletes leases that ran out, among some of all: which they are is
+// dropLeases deletes leases that ran out, among a part of all: which they are is
 // up to the map, so that in time all are met. mu is held.
-func (s *Store) dropLeases(among int) {
-	now := s.cfg.Now()
+func (s *Store) dropLeases() {
+	now, among := s.cfg.Now(), stepLeases+len(s.leases)/16
 	for k, l := range s.leases {
 		if !now.Before(l.until) {
 			delete(s.leases, k)

@@ -62,7 +62,7 @@ func (img image) with(data []byte) image {
 	return image{dataFile: data, stateFile: img[stateFile]}
 }
 
-const imageKeys = 300
+const imageKeys = 160
 
 // sampleImage returns an image with all sorts of rows, as after a crash or as
 // after an orderly end.

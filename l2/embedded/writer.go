@@ -191,9 +191,17 @@ func (s *Store) transact(need int64, fn func(t *txn)) error {
 
 // reserve makes sure that the disk has space for what a transaction writes.
 // Without it the transaction would fail just as well, but see holdOff.
+//
+// If the file would have to grow beyond its room only because readers hold on to
+// pages that were let go of, it waits until they have left.
 func (s *Store) reserve(need int64) error {
 	if s.db == nil {
 		return nil // which update reports
+	}
+	size, free, pending := s.db.pages()
+	if size+need > s.cfg.MaxBytes && free < need && pending > 0 {
+		s.gate.Lock()   // all readers have left
+		s.gate.Unlock() //nolint:staticcheck // nothing to do but to have waited
 	}
 	if err := s.db.reserve(need); err != nil {
 		return unavailable(err)
