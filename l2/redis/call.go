@@ -18,6 +18,7 @@ type call struct {
 	script script
 	since  soracache.Stamp
 	argv   []any // after the one that all scripts share
+	before []any // a command to send just before it; may be nil
 	// process is where it was sent last; cmd holds the outcome.
 	process *process
 	cmd     command
@@ -91,12 +92,15 @@ func (s *Store) send(ctx context.Context, calls []*call) {
 	for _, c := range calls {
 		c.cmd = command{goredis.NewCmd(ctx, s.arguments(c)...)}
 	}
-	if len(calls) == 1 {
+	if len(calls) == 1 && calls[0].before == nil {
 		_ = s.client.Process(ctx, calls[0].cmd) // its error is the command's
 		return
 	}
 	pipe := s.client.Pipeline()
 	for _, c := range calls {
+		if c.before != nil {
+			_ = pipe.Process(ctx, command{goredis.NewCmd(ctx, c.before...)}) // only queues
+		}
 		_ = pipe.Process(ctx, c.cmd) // only queues
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error

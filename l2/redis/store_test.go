@@ -110,7 +110,7 @@ func TestGarbageUnderTagSets(t *testing.T) {
 // between is noticed.
 func TestLargeValues(t *testing.T) {
 	u := newUser(t)
-	sizes := []int{largeBytes - 200, largeBytes - 54, largeBytes, 3 << 20}
+	sizes := []int{stagedBytes - 55, stagedBytes - 20, largeBytes - 200, largeBytes - 54, largeBytes, 3 << 20}
 	var keys []l2.ReadKey
 	for i, size := range sizes {
 		key := fmt.Sprint("large", i)
@@ -128,9 +128,26 @@ func TestLargeValues(t *testing.T) {
 	if n := u.Counters().RoundTrips - before; n != 2 {
 		t.Errorf("%d round trips", n)
 	}
-	stored := u.do("GET", u.name("e:large3")).(string)
-	u.do("SETRANGE", u.name("e:large3"), len(stored)-1, "x")
-	if a := u.ask(l2.ReadKey{Key: "large3", Nonce: soracache.Lease{1}}); a.Found || a.Lease != l2.LeaseGranted {
+	if left := keysOf(t, u.admin, u.name("v:")); len(left) > 0 {
+		t.Errorf("staging keys are left: %q", left)
+	}
+	if ttl := u.do("PTTL", u.name("e:large5")).(int64); ttl < 3500_000 || ttl > 3600_000 {
+		t.Errorf("expires in %d ms", ttl)
+	}
+	nonce := u.lease("large2", 5)
+	u.invalidate(soracache.Tag("t"))
+	for _, n := range []byte{5, 6} {
+		if a := u.fill("large2", soracache.Lease{n, 1}, strings.Repeat("x", 1<<20), "t"); a.Reason == soracache.ReasonNone {
+			t.Errorf("fill of %v, not %v, was stored", n, nonce)
+		}
+	}
+	if left := keysOf(t, u.admin, u.name("v:")); len(left) > 0 {
+		t.Errorf("staging keys are left: %q", left)
+	}
+	u.put("large5", strings.Repeat("5", 3<<20))
+	stored := u.do("GET", u.name("e:large5")).(string)
+	u.do("SETRANGE", u.name("e:large5"), len(stored)-1, "x")
+	if a := u.ask(l2.ReadKey{Key: "large5", Nonce: soracache.Lease{1}}); a.Found || a.Lease != l2.LeaseGranted {
 		t.Errorf("damaged in its last byte: %v", a.Lease)
 	}
 	if n := u.Counters().Corrupt; n != 1 {
@@ -299,14 +316,14 @@ func TestACLUser(t *testing.T) {
 	_, server := own(t,
 		redistest.User("cache", "secret", "~sora:*", "-@all",
 			"+evalsha", "+script|load", "+ping", "+time", "+get", "+set", "+getrange", "+exists", "+del", "+unlink",
-			"+persist", "+pttl", "+pexpireat", "+zadd", "+zrem", "+zrange", "+zcard", "+zcount", "+zscore", "+zmscore",
+			"+persist", "+pttl", "+pexpire", "+pexpireat", "+rename", "+setrange", "+zadd", "+zrem", "+zrange", "+zcard", "+zcount", "+zscore", "+zmscore",
 			"+zremrangebyrank", "+zremrangebyscore", "+sadd", "+srem", "+sscan", "+scan"))
 	var log bytes.Buffer
 	s := openAt(t, Config{URL: server.URL(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	u := &user{t, s, l2.Partition{Namespace: "shop", Count: 1}, nil}
 	u.fill("k", u.lease("k", 1), "v", "t")
 	u.hit("k", "v")
-	u.put("p", "v", "t")
+	u.put("p", strings.Repeat("v", stagedBytes), "t")
 	if keys, _, err := u.ListKeys(t.Context(), u.at, "t", "", 10); err != nil || len(keys) != 2 {
 		t.Errorf("listed %q, %v", keys, err)
 	}

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -81,15 +82,33 @@ func (c *call) addEntry(req l2.WriteRequest) {
 	if c.err != nil {
 		return
 	}
-	times := make([]byte, 0, 17)
-	times = binary.BigEndian.AppendUint64(times, uint64(ttl.Microseconds()))  //nolint:gosec // positive
-	times = binary.BigEndian.AppendUint64(times, uint64(keep.Microseconds())) //nolint:gosec // positive
-	times = append(times, tags.Exponent(keep))
-	body := l2.AppendBody(make([]byte, 0, l2.BodySize(req.Key, e)), req.Key, e, req.Lifetime.L1)
-	c.argv = append(c.argv, times, body, req.Key)
+	how := make([]byte, 0, 18)
+	how = binary.BigEndian.AppendUint64(how, uint64(ttl.Microseconds()))  //nolint:gosec // positive
+	how = binary.BigEndian.AppendUint64(how, uint64(keep.Microseconds())) //nolint:gosec // positive
+	how = append(how, tags.Exponent(keep))
+	if size := l2.BodySize(req.Key, e); size < stagedBytes {
+		body := l2.AppendBody(make([]byte, 0, size), req.Key, e, req.Lifetime.L1)
+		c.argv = append(c.argv, append(how, 0), body, req.Key)
+	} else {
+		entry := make([]byte, l2.HeadBytes, l2.HeadBytes+size)
+		c.argv = append(c.argv, append(how, 1), c.setAside(l2.AppendBody(entry, req.Key, e, req.Lifetime.L1)), req.Key)
+	}
 	for _, t := range e.Tags {
 		c.argv = append(c.argv, t)
 	}
+}
+
+// stagedBytes is from how long on an entry does not pass through Lua, where
+// each byte costs several times what it costs Redis.
+const stagedBytes = 16 << 10
+
+// setAside has an entry written to a staging key in the same round trip before
+// the script, which then renames it, and returns that key's name without what
+// the names of all keys begin with. If the script never comes, it expires.
+func (c *call) setAside(entry []byte) (name string) {
+	name = "v:" + rand.Text()
+	c.before = []any{"set", c.base + name, entry, "px", "60000"}
+	return name
 }
 
 func writeAnswer(script script, req l2.WriteRequest, a answer) (l2.WriteAnswer, error) {

@@ -1,4 +1,5 @@
--- fill: completes a lease. ARGV: 2 nonce, 3 times, 4 body, 5 key, then tags.
+-- fill: completes a lease. ARGV: 2 nonce, 3 and 4 see store.lua, 5 key, then
+-- tags.
 -- Answers the outcome, the entry's stamp, and of the record that a superseded
 -- fill lost to its position and which target it named: 0 unknown, 1 the key,
 -- 2 everything, 3 and on the entry's tags.
@@ -42,9 +43,15 @@ end
 local found, position, target = outcome()
 if found == STORED then
   store(key, stamp, ARGV[3], ARGV[4], tags)
-elseif found == SUPERSEDED then
-  call('DEL', BASE .. 'l:' .. key)
-  WROTE = true
+else
+  if found == SUPERSEDED then
+    call('DEL', BASE .. 'l:' .. key)
+    WROTE = true
+  end
+  if string.byte(ARGV[3], 18) == 1 then
+    call('UNLINK', BASE .. ARGV[4])
+    WROTE = true
+  end
 end
 BODY = pack('>BI8I8I2', found, stamp or 0, position, target)
 

@@ -1,5 +1,5 @@
 -- put: appends a record for the key and writes with its stamp.
--- ARGV: 2 times, 3 body, 4 key, then tags.
+-- ARGV: 2 and 3 see store.lua, 4 key, then tags.
 -- Answers the position that came before the record; the head is the record's.
 
 --@include ledger

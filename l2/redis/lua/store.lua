@@ -1,13 +1,22 @@
 -- Storing an entry: its head, its lifetime and its tags' sets.
 
--- store writes an entry with its stamp. times is fresh and keep, in
--- microseconds from now, and the exponent of the width of its tags' buckets.
+-- store writes an entry with its stamp. how is fresh and keep, in microseconds
+-- from now, the exponent of the width of its tags' buckets, and whether body
+-- names a staging key under which the entry already stands, with room for its
+-- head; else body is the entry without the head.
 -- The entry is written first: it is what a Redis without memory refuses.
-local function store(key, stamp, times, body, tags)
-  local fresh, keep, exponent = unbox('>I8I8B', times)
+local function store(key, stamp, how, body, tags)
+  local fresh, keep, exponent, staged = unbox('>I8I8BB', how)
+  local name, expiry = BASE .. 'e:' .. key, text(math.ceil(keep / 1000))
   local head = 'sc\1\0' .. pack('>I8I8I8I8', EPOCH, stamp, NOW + fresh, NOW + keep)
-  local sum = tonumber(sub(redis.sha1hex(head), 1, 8), 16)
-  call('SET', BASE .. 'e:' .. key, head .. pack('>I4', sum) .. body, 'PX', text(math.ceil(keep / 1000)))
+  head = head .. pack('>I4', tonumber(sub(redis.sha1hex(head), 1, 8), 16))
+  if staged == 1 then
+    call('RENAME', BASE .. body, name)
+    call('SETRANGE', name, '0', head)
+    call('PEXPIRE', name, expiry)
+  else
+    call('SET', name, head .. body, 'PX', expiry)
+  end
   call('DEL', BASE .. 'l:' .. key)
   WROTE = true
   if #tags == 0 then return end
