@@ -349,7 +349,7 @@ func TestChase(t *testing.T) {
 	}
 	live := 0
 	for seed := range seeds {
-		live += chase(t, uint64(seed)) //nolint:gosec // not negative
+		live += chase(t, uint64(seed))
 	}
 	if live < 50*seeds {
 		t.Fatalf("only %d checks found something live: the test shows little", live)

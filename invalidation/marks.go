@@ -33,7 +33,7 @@ type Slot uint32
 // (8 bytes each). The seed keys the hash: random in production, so that nobody
 // can aim for collisions; fixed in simulations.
 func NewMarks(size int, seed uint64) *Marks {
-	n := uint(bits.Len(uint(max(size, 2) - 1))) //nolint:gosec // positive
+	n := uint(bits.Len(uint(max(size, 2) - 1)))
 	return &Marks{seed: seed, shift: 64 - n, slots: make([]atomic.Uint64, 1<<n)}
 }
 

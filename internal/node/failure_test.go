@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -230,7 +231,7 @@ func TestBatchOfAThousandIsOneRoundTrip(t *testing.T) {
 	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
 		var req soracache.GetRequest
 		for i := range 1000 {
-			req.Reads = append(req.Reads, soracache.Read{Key: fmt.Sprint(i)})
+			req.Reads = append(req.Reads, soracache.Read{Key: strconv.Itoa(i)})
 		}
 		began := time.Now()
 		if _, err := n.Get(context.Background(), req); err != nil {

@@ -476,7 +476,7 @@ func (n *Node) open(name string) (*namespace, error) {
 	ns := &namespace{name: name}
 	for i := range count {
 		ns.partitions = append(ns.partitions, newPartition(n, l2.Partition{
-			Namespace: name, Index: uint16(i), Count: uint16(count), //nolint:gosec // checked above
+			Namespace: name, Index: uint16(i), Count: uint16(count),
 		}))
 	}
 	n.namespaces[name] = ns

@@ -154,7 +154,7 @@ func soracached(t *testing.T) string {
 			return
 		}
 		binary.path = filepath.Join(dir, "soracached")
-		out, err := exec.Command("go", "build", "-o", binary.path, "github.com/soracache/soracache/cmd/soracached").CombinedOutput() //nolint:noctx // a build
+		out, err := exec.Command("go", "build", "-o", binary.path, "github.com/soracache/soracache/cmd/soracached").CombinedOutput()
 		if err != nil {
 			binary.err = fmt.Errorf("%w: %s", err, out)
 		}
@@ -168,7 +168,7 @@ func soracached(t *testing.T) string {
 // startServer starts a real server and returns its URL.
 func startServer(t *testing.T, args ...string) (url string, cmd *exec.Cmd) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a free port
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func startServer(t *testing.T, args ...string) (url string, cmd *exec.Cmd) {
 	})
 	url = "http://" + addr
 	eventually(t, 10*time.Second, "the server is ready", func() bool {
-		res, err := http.Get(url + "/readyz") //nolint:noctx,gosec // bounded by eventually
+		res, err := http.Get(url + "/readyz")
 		if err != nil {
 			return false
 		}
