@@ -654,7 +654,7 @@ type BatchGetResponse struct {
 	// One for each key, in order. An answer over the node's size limit ends
 	// early: the keys from results' length on are to be asked for again.
 	Results []*GetResponse `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
-	// What all results together are proven to reflect.
+	// The highest stamps of the results.
 	Stamp         []byte `protobuf:"bytes,2,opt,name=stamp,proto3" json:"stamp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
