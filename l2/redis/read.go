@@ -81,9 +81,9 @@ func (s *Store) readRound(ctx context.Context, reqs []l2.ReadRequest, answers []
 	return again
 }
 
-// wishBytes is what a key's wish for a lease takes: nonce, duration, refresh
-// within.
-const wishBytes = len(soracache.Lease{}) + 8 + 8
+// wishBytes is what a key's wish for a lease takes: duration, refresh within,
+// nonce.
+const wishBytes = 8 + 8 + len(soracache.Lease{})
 
 func (s *Store) readCall(req l2.ReadRequest) *call {
 	c := s.newCall(req.Partition, req.Since, scriptRead)
@@ -99,13 +99,13 @@ func (s *Store) readCall(req l2.ReadRequest) *call {
 	if wanted {
 		wishes := make([]byte, 0, wishBytes*len(req.Keys))
 		for _, k := range req.Keys {
-			wishes = append(wishes, k.Nonce[:]...)
 			duration := uint64(0)
 			if k.Nonce != (soracache.Lease{}) {
 				duration = leaseMicros(k.LeaseFor)
 			}
 			wishes = binary.BigEndian.AppendUint64(wishes, duration)
 			wishes = binary.BigEndian.AppendUint64(wishes, uint64(max(k.RefreshWithin.Microseconds(), 0)))
+			wishes = append(wishes, k.Nonce[:]...)
 		}
 		c.argv[0] = wishes
 	}

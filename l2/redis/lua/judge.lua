@@ -14,7 +14,7 @@ if #raw >= FIXED_BYTES and sub(raw, 1, 4) == 'sc\1\0' then
   if sub(raw, FIXED_BYTES + 1, at - 1) == key then
     found = LIVE
     for n = 1, count do
-      local high, low = string.byte(raw, at, at + 1)
+      local high, low = byte(raw, at, at + 1)
       local stop = low and at + 1 + high * 256 + low
       if not stop or stop > #raw then
         found = CORRUPT

@@ -36,7 +36,7 @@
 
 local call, try = redis.call, redis.pcall
 local pack, unbox = struct.pack, struct.unpack
-local sub = string.sub
+local sub, byte = string.sub, string.byte
 
 local T, K, H = KEYS[1], KEYS[2], KEYS[3]
 local BASE = sub(T, 1, -2)

@@ -1,6 +1,7 @@
 -- read: for each key the live entry, or else a lease.
--- ARGV[2] holds 32 bytes a key (nonce, lease duration, refresh within, both in
--- microseconds), or nothing if no key wants a lease; the keys follow.
+-- ARGV[2] holds 32 bytes a key (how long the lease is to last and for how long
+-- fresh an entry is to be refreshed, in microseconds, and the nonce), or nothing
+-- if no key wants a lease; the keys follow.
 -- Answers 18 bytes a key: verdict, lease, lease's stamp, lease's end; then, in
 -- elements of their own, the bytes of the live entries. A script pays for every
 -- byte that it touches, so of a large entry it answers the head alone, and the
@@ -13,13 +14,13 @@ for i = 3, #ARGV do ASK[i - 1] = 'k' .. ARGV[i] end
 
 --@include open
 
-local lease
+local ENTRY, lease = BASE .. 'e:', nil
 for i = 3, #ARGV do
   local key, record = ARGV[i], FOUND[i - 1]
-  local raw = try('GETRANGE', BASE .. 'e:' .. key, '0', LARGE_END)
+  local raw = try('GETRANGE', ENTRY .. key, '0', LARGE_END)
   local verdict, sound, expires = ABSENT, true, 0
   if raw == '' then
-    sound = call('EXISTS', BASE .. 'e:' .. key) == 0
+    sound = call('EXISTS', ENTRY .. key) == 0
   elseif type(raw) == 'string' then
     --@include judge
 
@@ -39,13 +40,14 @@ for i = 3, #ARGV do
     return raw
   end
   if not sound then
-    call('UNLINK', BASE .. 'e:' .. key)
+    call('UNLINK', ENTRY .. key)
     verdict, WROTE = CORRUPT, true
   end
 
   local state, stamp, ends = LEASE_NONE, 0, 0
   if ARGV[2] ~= '' then
-    local nonce, duration, within = unbox('>c16I8I8', ARGV[2], (i - 3) * WISH_BYTES + 1)
+    local at = (i - 3) * WISH_BYTES
+    local duration, within = unbox('>I8I8', ARGV[2], at + 1)
     if duration > 0 and (verdict ~= LIVE or math.max(0, expires - NOW) <= within) then
       if not lease then
         --@include lease
@@ -60,10 +62,10 @@ for i = 3, #ARGV do
           return LEASE_GRANTED, HEAD, until_
         end
       end
-      state, stamp, ends = lease(key, nonce, duration)
+      state, stamp, ends = lease(key, sub(ARGV[2], at + 17, at + WISH_BYTES), duration)
     end
   end
-  ARGV[i] = pack('>BBI8I8', verdict, state, stamp, ends)
+  ARGV[i] = state == LEASE_NONE and verdict == LIVE and NOTHING_TO_TELL or pack('>BBI8I8', verdict, state, stamp, ends)
 end
 BODY = table.concat(ARGV, '', 3)
 
