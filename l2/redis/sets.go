@@ -18,11 +18,11 @@ const (
 )
 
 const (
-	// setStep is about how many keys one script looks at: well under 5 ms.
-	setStep = 200
+	// setStep is about how many keys one script looks at: well under 1 ms.
+	setStep = 100
 	// listSteps is how many steps one page of a listing takes at most, where
 	// most of what it meets is dead.
-	listSteps = 20
+	listSteps = 40
 )
 
 // ListKeys implements [l2.Store].
