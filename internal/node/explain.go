@@ -167,5 +167,9 @@ func parsePage(token string) (page, error) {
 	if err != nil || len(b) < 3 || b[0] != pageVersion {
 		return page{}, errPage
 	}
-	return page{partition: binary.BigEndian.Uint16(b[1:]), cursor: string(b[3:])}, nil
+	p := page{partition: binary.BigEndian.Uint16(b[1:]), cursor: string(b[3:])}
+	if p.String() != token { // the decoder skips line ends
+		return page{}, errPage
+	}
+	return p, nil
 }

@@ -448,3 +448,21 @@ func TestNamespacesAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// A store that is slower than a short bound confirms nothing, and is not down.
+func TestSlowStoreIsNotDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowStore{Store: l2test.NewModel(l2test.ModelConfig{}), latency: 300 * time.Millisecond}
+		n, err := node.New(node.Config{Store: s, L1MaxBytes: 4 << 20, Bound: 100 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close() }()
+		for range 20 {
+			if r := one(t, n, context.Background(), soracache.GetRequest{Reads: []soracache.Read{{Key: "k"}}}); r.Err != nil {
+				t.Fatal(r.Err)
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+	})
+}

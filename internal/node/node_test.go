@@ -53,7 +53,11 @@ func (s *slowStore) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.Sinc
 	if s.down.Load() {
 		return slices.Repeat([]l2.SinceAnswer{{Err: soracache.ErrUnavailable}}, len(reqs))
 	}
-	time.Sleep(s.latency)
+	select {
+	case <-ctx.Done():
+		return slices.Repeat([]l2.SinceAnswer{{Err: fmt.Errorf("%w: %w", soracache.ErrUnavailable, ctx.Err())}}, len(reqs))
+	case <-time.After(s.latency):
+	}
 	return s.Store.Since(ctx, reqs)
 }
 

@@ -27,8 +27,9 @@ type partition struct {
 	lastUse atomic.Int64 // on the node's clock, in nanoseconds
 	// failures counts store reads that failed in a row. At two, readers are
 	// refused at once until a confirmation succeeds again.
-	failures atomic.Int32
-	pulling  atomic.Bool
+	failures   atomic.Int32
+	lastAnswer atomic.Int64 // on the node's clock, in nanoseconds
+	pulling    atomic.Bool
 
 	// seen caches the last stamp as callers get it, so that a hit in L1 does
 	// not allocate one.
@@ -74,7 +75,7 @@ func (c *local) footprint(key string) int {
 
 func newPartition(n *Node, id l2.Partition) *partition {
 	space := n.spaces.Add(1)
-	return &partition{
+	p := &partition{
 		node:  n,
 		id:    id,
 		space: space,
@@ -84,6 +85,8 @@ func newPartition(n *Node, id l2.Partition) *partition {
 		flights: newFlights(),
 		parked:  map[string]*parking{},
 	}
+	p.answered()
+	return p
 }
 
 // touch notes that the partition is in use.
@@ -423,7 +426,15 @@ func (p *partition) failed(err error) {
 	}
 }
 
-func (p *partition) answered() { p.failures.Store(0) }
+func (p *partition) answered() {
+	p.failures.Store(0)
+	p.lastAnswer.Store(int64(p.node.now()))
+}
+
+// silentFor is how long ago the store last answered.
+func (p *partition) silentFor() time.Duration {
+	return p.node.now() - time.Duration(p.lastAnswer.Load())
+}
 
 // down returns why readers are refused at once, or nil.
 func (p *partition) down() error {

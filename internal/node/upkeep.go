@@ -66,16 +66,20 @@ func (n *Node) confirm(ctx context.Context, parts []*partition) error {
 		asked[i] = p.follower.Ask()
 		reqs[i] = l2.SinceRequest{Partition: p.id, Since: asked[i].Since}
 	}
+	cut := false // by the bound
 	answers := callStore(ctx, n, "since", func(ctx context.Context) ([]l2.SinceAnswer, error) {
-		ctx, cancel := context.WithTimeout(ctx, n.cfg.Bound)
+		bounded, cancel := context.WithTimeout(ctx, n.cfg.Bound)
 		defer cancel()
-		as := n.cfg.Store.Since(ctx, reqs)
+		as := n.cfg.Store.Since(bounded, reqs)
+		cut = bounded.Err() != nil
 		return as, firstError(as, func(a *l2.SinceAnswer) error { return a.Err })
 	})
 	var failed error
 	for i, p := range parts {
 		if err := answers[i].Err; err != nil {
-			if ctx.Err() == nil { // else the caller has gone, which says nothing of the store
+			// That the caller has gone says nothing of the store, and neither
+			// does an answer that is late for a short bound.
+			if ctx.Err() == nil && (!cut || p.silentFor() > n.cfg.StoreTimeout) {
 				p.failed(err)
 			}
 			failed = errors.Join(failed, err)
