@@ -204,6 +204,7 @@ func (c *serveCmd) openStore(ctx context.Context, log *slog.Logger) (l2.Store, s
 	if err != nil {
 		return nil, "", usage(err)
 	}
+	redis.LogClient(log)
 	store, err := redis.Open(ctx, redis.Config{
 		URL: url, Prefix: c.KeyPrefix, TLS: tlsConfig, PoolSize: c.L2PoolSize, Timeout: c.L2Timeout,
 		SentinelUsername: c.L2SentinelUser, SentinelPassword: c.L2SentinelPassword, Logger: log,
