@@ -18,8 +18,11 @@ const (
 )
 
 const (
-	// setStep is about how many keys one script looks at: well under 1 ms.
-	setStep = 100
+	// listStep is about how many keys one script of a listing looks at.
+	listStep = 100
+	// reclaimStep is about how many keys one script of a reclaim looks at. It
+	// judges every tag of each and deletes: with 20 tags an entry, some 0.8 ms.
+	reclaimStep = 32
 	// listSteps is how many steps one page of a listing takes at most, where
 	// most of what it meets is dead.
 	listSteps = 40
@@ -33,7 +36,7 @@ func (s *Store) ListKeys(ctx context.Context, p l2.Partition, tag, cursor string
 	}
 	var keys []string
 	for range listSteps {
-		step := min(max(limit-len(keys), 1), setStep)
+		step := min(max(limit-len(keys), 1), listStep)
 		a, err := s.walk(ctx, s.setCall(p, scriptList, tag, at, step))
 		if err != nil {
 			return nil, "", err
@@ -64,7 +67,7 @@ func (s *Store) Reclaim(ctx context.Context, p l2.Partition, tag, cursor string)
 	if err != nil {
 		return "", 0, err
 	}
-	c := s.setCall(p, scriptReclaim, tag, at, setStep)
+	c := s.setCall(p, scriptReclaim, tag, at, reclaimStep)
 	if tag == "" {
 		c = s.newCall(p, soracache.Stamp{}, scriptWalk)
 		c.argv = []any{strconv.FormatUint(at.Scan, 10)}
