@@ -90,7 +90,7 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 
 		"SLACK":      (10 * time.Minute).Milliseconds(),
 		"SWEEP_STEP": 32,    // buckets
-		"WALK_COUNT": "200", // keys of all kinds, eight times at most
+		"WALK_COUNT": "64", // keys of all kinds, eight times at most
 		"WALK_STEP":  100,   // entries
 	}
 }
