@@ -89,9 +89,9 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"DELTA_LIMIT":  strconv.Itoa(l2.MaxDelta + 1),
 
 		"SLACK":      (10 * time.Minute).Milliseconds(),
-		"SWEEP_STEP": 32,    // buckets
+		"SWEEP_STEP": 32,   // buckets
 		"WALK_COUNT": "64", // keys of all kinds, eight times at most
-		"WALK_STEP":  100,   // entries
+		"WALK_STEP":  50,   // entries
 	}
 }
 
