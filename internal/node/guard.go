@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -32,42 +33,22 @@ func (g guard) caught(then func(err error)) {
 }
 
 func (g guard) Read(ctx context.Context, reqs []l2.ReadRequest) (as []l2.ReadAnswer) {
-	defer g.caught(func(err error) {
-		as = make([]l2.ReadAnswer, len(reqs))
-		for i := range as {
-			as[i].Err = err
-		}
-	})
+	defer g.caught(func(err error) { as = slices.Repeat([]l2.ReadAnswer{{Err: err}}, len(reqs)) })
 	return g.Store.Read(ctx, reqs)
 }
 
 func (g guard) Write(ctx context.Context, reqs []l2.WriteRequest) (as []l2.WriteAnswer) {
-	defer g.caught(func(err error) {
-		as = make([]l2.WriteAnswer, len(reqs))
-		for i := range as {
-			as[i].Err = err
-		}
-	})
+	defer g.caught(func(err error) { as = slices.Repeat([]l2.WriteAnswer{{Err: err}}, len(reqs)) })
 	return g.Store.Write(ctx, reqs)
 }
 
 func (g guard) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) (as []l2.InvalidateAnswer) {
-	defer g.caught(func(err error) {
-		as = make([]l2.InvalidateAnswer, len(reqs))
-		for i := range as {
-			as[i].Err = err
-		}
-	})
+	defer g.caught(func(err error) { as = slices.Repeat([]l2.InvalidateAnswer{{Err: err}}, len(reqs)) })
 	return g.Store.Invalidate(ctx, reqs)
 }
 
 func (g guard) Since(ctx context.Context, reqs []l2.SinceRequest) (as []l2.SinceAnswer) {
-	defer g.caught(func(err error) {
-		as = make([]l2.SinceAnswer, len(reqs))
-		for i := range as {
-			as[i].Err = err
-		}
-	})
+	defer g.caught(func(err error) { as = slices.Repeat([]l2.SinceAnswer{{Err: err}}, len(reqs)) })
 	return g.Store.Since(ctx, reqs)
 }
 

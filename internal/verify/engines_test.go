@@ -151,17 +151,11 @@ func invalidate(t testing.TB, b soracache.Backend, targets ...soracache.Target) 
 	return res.Stamp
 }
 
-// eventually waits for a condition of another process.
+// eventually waits for a condition of another process, and tells how long that
+// took.
 func eventually(t testing.TB, within time.Duration, what string, holds func() bool) time.Duration {
 	t.Helper()
 	began := time.Now()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		if time.Since(began) > within {
-			t.Fatalf("after %s still not: %s", within, what)
-		}
-		<-tick.C
-	}
+	redistest.Eventually(t, within, what, holds)
 	return time.Since(began)
 }

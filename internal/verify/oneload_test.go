@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -21,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/internal/proctest"
 	"github.com/soracache/soracache/internal/redistest"
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 	"github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
@@ -95,7 +95,8 @@ func clientProcess(arg string) int {
 
 // process is a client process under way.
 type process struct {
-	cmd   *exec.Cmd
+	*proctest.Process
+
 	stdin io.WriteCloser
 	out   *bufio.Reader
 }
@@ -106,21 +107,15 @@ func startClient(t *testing.T, j job) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: exec.CommandContext(t.Context(), os.Args[0])}
-	p.cmd.Env = append(os.Environ(), asClient+"="+string(arg))
-	p.cmd.Stderr = os.Stderr
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), asClient+"="+string(arg))
+	out, in := io.Pipe()
+	cmd.Stdout, cmd.Stderr = in, os.Stderr
+	p := &process{out: bufio.NewReader(out)}
+	if p.stdin, err = cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.out = bufio.NewReader(out)
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	p.Process = proctest.Start(t, cmd)
 	if line, err := p.out.ReadString('\n'); err != nil || line != "ready\n" {
 		t.Fatalf("client process: %q, %v", line, err)
 	}
@@ -132,8 +127,8 @@ func (p *process) result(t *testing.T) (d done) {
 	if err := json.NewDecoder(p.out).Decode(&d); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.cmd.Wait(); err != nil {
-		t.Fatal(err)
+	if code := p.ExitCode(t, 10*time.Second); code != 0 {
+		t.Fatalf("client process: exit code %d", code)
 	}
 	return d
 }
@@ -166,7 +161,7 @@ func soracached(t *testing.T) string {
 }
 
 // startServer starts a real server and returns its URL.
-func startServer(t *testing.T, args ...string) (url string, cmd *exec.Cmd) {
+func startServer(t *testing.T, args ...string) (url string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -174,16 +169,13 @@ func startServer(t *testing.T, args ...string) (url string, cmd *exec.Cmd) {
 	}
 	addr := l.Addr().String()
 	_ = l.Close()
-	cmd = exec.CommandContext(t.Context(), soracached(t), append([]string{"serve", "--listen", addr}, args...)...)
-	var log strings.Builder
+	cmd := exec.Command(soracached(t), append([]string{"serve", "--listen", addr}, args...)...)
+	var log proctest.Output
 	cmd.Stdout, cmd.Stderr = &log, &log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	p := proctest.Start(t, cmd)
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
+		p.Signal(syscall.SIGTERM)
+		<-p.Done()
 		if t.Failed() {
 			t.Logf("server %s:\n%s", addr, log.String())
 		}
@@ -197,7 +189,7 @@ func startServer(t *testing.T, args ...string) (url string, cmd *exec.Cmd) {
 		_ = res.Body.Close()
 		return res.StatusCode == http.StatusOK
 	})
-	return url, cmd
+	return url
 }
 
 // Ten real client processes of a hundred callers each, on two nodes that share
@@ -206,8 +198,7 @@ func TestOneLoadAmongProcesses(t *testing.T) {
 	redis := redistest.Standalone(t)
 	var urls []string
 	for range 2 {
-		url, _ := startServer(t, "--l2", redis.URL())
-		urls = append(urls, url)
+		urls = append(urls, startServer(t, "--l2", redis.URL()))
 	}
 	for round := range count(3, 20) {
 		key := fmt.Sprint("cold", round)
@@ -245,8 +236,7 @@ func TestOneLeaseForRawGets(t *testing.T) {
 	redis := redistest.Standalone(t)
 	var clients []soracachev1connect.CacheServiceClient
 	for range 2 {
-		url, _ := startServer(t, "--l2", redis.URL())
-		clients = append(clients, rawClient(url))
+		clients = append(clients, rawClient(startServer(t, "--l2", redis.URL())))
 	}
 	var leases, hits, current, most atomic.Int64
 	var wg sync.WaitGroup
@@ -292,8 +282,7 @@ func TestNextTakesOverFromAKilledHolder(t *testing.T) {
 	redis := redistest.Standalone(t)
 	var urls []string
 	for range 2 {
-		url, _ := startServer(t, "--l2", redis.URL())
-		urls = append(urls, url)
+		urls = append(urls, startServer(t, "--l2", redis.URL()))
 	}
 	holder := startClient(t, job{URL: urls[0], Key: "k", Callers: 1, Load: time.Hour})
 	if _, err := io.WriteString(holder.stdin, "go\n"); err != nil {
@@ -304,10 +293,7 @@ func TestNextTakesOverFromAKilledHolder(t *testing.T) {
 		e, err := c.Explain(t.Context(), &soracachev1.ExplainRequest{Key: "k"})
 		return err == nil && e.GetLeased()
 	})
-	if err := holder.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = holder.cmd.Wait()
+	holder.Kill()
 	e, err := c.Explain(t.Context(), &soracachev1.ExplainRequest{Key: "k"})
 	if err != nil {
 		t.Fatal(err)
