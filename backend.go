@@ -187,14 +187,20 @@ type InvalidateRequest struct {
 	Namespace string
 	Targets   []Target
 	// Acknowledge asks that success be reported only once no node can serve
-	// the old values any more.
+	// the old values any more. If the context ends before, the error is an
+	// [*IncompleteError].
 	Acknowledge bool
 }
 
-// InvalidateResult answers an [InvalidateRequest]: Stamp holds the position of
-// the record in every partition that it touched.
+// InvalidateResult answers an [InvalidateRequest].
 type InvalidateResult struct {
+	// Stamp holds the position of the record in every partition that it
+	// touched.
 	Stamp Stamps
+	// Stragglers names the nodes that did not acknowledge an invalidation which
+	// asked for it, and were waited out: their bound has passed, so they serve
+	// nothing from memory until they have caught up. Empty is the normal case.
+	Stragglers []string
 }
 
 // HeadResult says how far a backend has followed a namespace.

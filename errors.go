@@ -1,6 +1,10 @@
 package soracache
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
 
 // The failures that callers can tell apart, each with the RPC code it maps to.
 // They are wrapped with the particulars; test with errors.Is.
@@ -22,3 +26,24 @@ var (
 	// another namespace (permission_denied).
 	ErrPermissionDenied = errors.New("permission denied")
 )
+
+// IncompleteError says that an invalidation that was to be acknowledged is
+// recorded, but that not every node had acknowledged it when the caller's time
+// was over (deadline_exceeded). The nodes that had not may serve old values for
+// at most their bound from then on. It wraps what ended the wait.
+type IncompleteError struct {
+	// Stamp is where the invalidation is recorded.
+	Stamp Stamps
+	// Stragglers names the nodes that had not acknowledged it.
+	Stragglers []string
+	// Cause is what ended the wait: the context's error.
+	Cause error
+}
+
+// Error names the stragglers.
+func (e *IncompleteError) Error() string {
+	return fmt.Sprintf("recorded, but not acknowledged by %s: %v", strings.Join(e.Stragglers, ", "), e.Cause)
+}
+
+// Unwrap returns the cause.
+func (e *IncompleteError) Unwrap() error { return e.Cause }

@@ -49,6 +49,11 @@ func (p Partition) String() string { return fmt.Sprintf("%s/%d", p.Namespace, p.
 //
 // A lost, damaged or regressed ledger takes a new epoch before it answers.
 //
+// A request may also register its caller (Register): whoever keeps entries of
+// its own and may take the answer as proof that they are still live. That is
+// part of the same atomic step, so that no append can come between: either the
+// answer reflects the append, or the append finds the caller registered.
+//
 // Err in an answer concerns that request alone. It wraps
 // soracache.ErrUnavailable when the engine could not answer (the operation may
 // or may not have happened) and soracache.ErrInvalid when it can never
@@ -87,10 +92,31 @@ type Store interface {
 	Close() error
 }
 
+// Registration is a follower of a ledger: a node that may serve entries of its
+// own memory, for Bound after it asked. The zero Registration is nobody.
+type Registration struct {
+	// Name tells the follower from all others, and its present life from
+	// former ones: at most 255 bytes.
+	Name string
+	// Bound is the longest that it trusts its memory without asking again, at
+	// most [MaxBound].
+	Bound time.Duration
+}
+
+// MaxBound is the longest bound that a follower may have.
+const MaxBound = time.Minute
+
+// RegistrationSlack is how long at most a registration stands beyond its bound.
+// A request renews it once less than half of the slack is left, so that few
+// requests write, and so that a store's clock may jump ahead by half the slack
+// without anybody being forgotten who still serves.
+const RegistrationSlack = 10 * time.Second
+
 // ReadRequest reads keys of one partition.
 type ReadRequest struct {
 	Partition Partition
 	Since     soracache.Stamp
+	Register  Registration
 	Keys      []ReadKey
 }
 
@@ -151,6 +177,7 @@ type KeyAnswer struct {
 type WriteRequest struct {
 	Partition Partition
 	Since     soracache.Stamp
+	Register  Registration
 	Op        soracache.WriteOp
 	Key       string
 	Nonce     soracache.Lease
@@ -177,25 +204,40 @@ type WriteAnswer struct {
 type InvalidateRequest struct {
 	Partition Partition
 	Since     soracache.Stamp
+	Register  Registration
 	Targets   []soracache.Target
+	// Followers asks who is registered.
+	Followers bool
 }
 
 // InvalidateAnswer answers an [InvalidateRequest].
 type InvalidateAnswer struct {
 	Delta  soracache.Delta
 	Record soracache.Record
-	Err    error
+	// Registered holds, if asked for, those who were registered when the record
+	// was appended, the caller included; in no order.
+	Registered []Registration
+	// RegisteredFor is for how long registrations have been kept without a
+	// loss. Whoever asked before that may be missing from Registered: all that
+	// is known of it is that it is not confirmed any more once its bound has
+	// passed.
+	RegisteredFor time.Duration
+	Err           error
 }
 
 // SinceRequest asks for the delta alone.
 type SinceRequest struct {
 	Partition Partition
 	Since     soracache.Stamp
+	Register  Registration
 }
 
 // SinceAnswer answers a [SinceRequest].
 type SinceAnswer struct {
 	Delta soracache.Delta
+	// Clock is the store's clock when it answered, on which positions are given
+	// out. For measurement only.
+	Clock time.Time
 	Err   error
 }
 

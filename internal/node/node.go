@@ -31,6 +31,14 @@ import (
 type Config struct {
 	// Store is the second tier. The node uses it and does not close it.
 	Store l2.Store
+	// Name tells the node from all others, and its present life from former
+	// ones: at most 255 bytes (default: random). Members of a cluster know it
+	// by this name.
+	Name string
+	// Peers are the other nodes of the cluster (default: there are none). The
+	// node uses them and does not close them; what they receive is to be given
+	// to [Node.Receive].
+	Peers Peers
 	// L1MaxBytes bounds the in-process tier (default 256 MiB).
 	L1MaxBytes int64
 	// Bound is B: the longest that L1 is trusted without confirmation
@@ -94,6 +102,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Bound == 0 {
 		c.Bound = time.Second
+	}
+	if c.Peers == nil {
+		c.Peers = alone{}
 	}
 	if c.Limits == (soracache.Limits{}) {
 		c.Limits = soracache.DefaultLimits()
