@@ -96,12 +96,15 @@ type Store interface {
 // own memory, for Bound after it asked. The zero Registration is nobody.
 type Registration struct {
 	// Name tells the follower from all others, and its present life from
-	// former ones: at most 255 bytes.
+	// former ones: at most [MaxName] bytes. Empty means that nobody registers.
 	Name string
 	// Bound is the longest that it trusts its memory without asking again, at
 	// most [MaxBound].
 	Bound time.Duration
 }
+
+// MaxName is how long, in bytes, the name of a follower may be.
+const MaxName = 255
 
 // MaxBound is the longest bound that a follower may have.
 const MaxBound = time.Minute
@@ -111,6 +114,20 @@ const MaxBound = time.Minute
 // requests write, and so that a store's clock may jump ahead by half the slack
 // without anybody being forgotten who still serves.
 const RegistrationSlack = 10 * time.Second
+
+// Validate reports what is wrong with a registration; nothing is with that of
+// nobody. The error wraps [soracache.ErrInvalid].
+func (r Registration) Validate() error {
+	switch {
+	case r.Name == "":
+		return nil
+	case len(r.Name) > MaxName:
+		return fmt.Errorf("%w: a follower's name of %d bytes, the longest is %d", soracache.ErrInvalid, len(r.Name), MaxName)
+	case r.Bound <= 0 || r.Bound > MaxBound:
+		return fmt.Errorf("%w: a follower's bound of %s, not within %s", soracache.ErrInvalid, r.Bound, MaxBound)
+	}
+	return nil
+}
 
 // ReadRequest reads keys of one partition.
 type ReadRequest struct {
@@ -254,7 +271,10 @@ type Explanation struct {
 	FreshFor         time.Duration
 	KeepFor          time.Duration
 	// Reason says in words why the entry is dead (empty when live), and
-	// KilledBy names the record that killed it, if one did.
+	// KilledBy names the record that killed it, if one did. Because entries of
+	// keys are deleted when these are invalidated, KilledBy names the latest
+	// record of the key, or of everything, also if nothing is stored; what was
+	// stored after that record has then expired or was evicted.
 	Reason   string
 	KilledBy soracache.Record
 	// Leased tells whether somebody holds the lease, for how long, and what it

@@ -147,6 +147,20 @@ func (l *ledger) judge(stamp soracache.Stamp, key string, tags []string) (string
 	return "", soracache.Record{}
 }
 
+// removed says which record was the last to remove a key under which nothing
+// is stored, if one is known.
+func (l *ledger) removed(key string) (string, soracache.Record) {
+	at, target := l.keys.latest[key], soracache.Key(key)
+	if l.cleared > at {
+		at, target = l.cleared, soracache.Everything()
+	}
+	if at == 0 {
+		return "", soracache.Record{}
+	}
+	return target.String() + " was invalidated",
+		soracache.Record{Epoch: l.epoch, Position: at, Targets: []soracache.Target{target}}
+}
+
 // killers returns the records after a position that name everything, the key
 // or one of the tags.
 func (l *ledger) killers(after soracache.Position, key string, tags []string) []soracache.Record {
@@ -279,7 +293,10 @@ func (r *records) after(position soracache.Position, kind soracache.TargetKind) 
 // clone copies a partition deeply enough that neither copy can change the
 // other. Entries, and the list of epochs left, are never changed in place.
 func (p *partition) clone() *partition {
-	c := &partition{entries: maps.Clone(p.entries), leases: maps.Clone(p.leases)}
+	c := &partition{
+		entries: maps.Clone(p.entries), leases: maps.Clone(p.leases),
+		registered: p.registered.clone(), attach: p.attach,
+	}
 	if p.ledger != nil {
 		l := *p.ledger
 		l.tags, l.keys, l.issued = l.tags.clone(), l.keys.clone(), slices.Clone(l.issued)

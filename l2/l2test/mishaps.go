@@ -9,12 +9,32 @@ import (
 	"github.com/soracache/soracache/l2"
 )
 
-// LoseLedger makes a partition lose its ledger and keep its entries, leases
-// and tag sets, as a database does that evicts the wrong thing.
+// LoseLedger makes a partition lose its ledger and keep its entries, leases,
+// tag sets and registrations, as a database does that evicts the wrong thing.
 func (m *Model) LoseLedger(at l2.Partition) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.partition(at).ledger = nil
+}
+
+// LoseRegistrations makes a partition forget who is registered, and nothing
+// else.
+func (m *Model) LoseRegistrations(at l2.Partition) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.partition(at).registered = nil
+}
+
+// Restart makes every ledger take a new epoch when it is next used, as a
+// database does in whose place another process answers. A failover of Redis is
+// a restored [Model.Snapshot] and this: not all that it loses can be told from
+// histories, registrations least of all.
+func (m *Model) Restart() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.partitions {
+		p.attach = true
+	}
 }
 
 // Flush makes the model forget everything.

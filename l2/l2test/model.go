@@ -53,6 +53,10 @@ type partition struct {
 	ledger  *ledger
 	entries map[string]entry
 	leases  map[string]lease
+	// registered is nil before somebody registers and after the list was lost.
+	registered *followers
+	// attach makes the next step take a new epoch.
+	attach bool
 }
 
 type entry struct {
@@ -96,7 +100,7 @@ type step struct {
 // ledger that is not there, and takes a new epoch if the caller shows another
 // history. That comes before anything else, so that no append of the caller's
 // own can cover up that the ledger lost its tail.
-func (m *Model) begin(ctx context.Context, at l2.Partition, since soracache.Stamp) (step, error) {
+func (m *Model) begin(ctx context.Context, at l2.Partition, since soracache.Stamp, r l2.Registration) (step, error) {
 	m.counters.RoundTrips++
 	if err := ctx.Err(); err != nil {
 		return step{}, fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
@@ -104,14 +108,18 @@ func (m *Model) begin(ctx context.Context, at l2.Partition, since soracache.Stam
 	if at.Index >= at.Count {
 		return step{}, fmt.Errorf("%w: partition %s of %d", soracache.ErrInvalid, at, at.Count)
 	}
+	if err := r.Validate(); err != nil {
+		return step{}, err
+	}
 	p := m.partition(at)
 	if p.ledger != nil && p.ledger.count != at.Count {
 		return step{}, fmt.Errorf("%w: partition %s is one of %d, not of %d",
 			soracache.ErrInvalid, at, p.ledger.count, at.Count)
 	}
 	now := m.config.Now()
-	if p.ledger == nil || p.ledger.differs(since) {
+	if p.ledger == nil || p.attach || p.ledger.differs(since) {
 		p.ledger = p.ledger.mint(m.epoch(), at.Count, now, since)
+		p.attach = false
 		m.counters.Epochs++
 	}
 	return step{partition: p, m: m, now: now, since: since}, nil
@@ -141,11 +149,12 @@ func (m *Model) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer
 	defer m.mu.Unlock()
 	answers := make([]l2.ReadAnswer, len(reqs))
 	for i, req := range reqs {
-		s, err := m.begin(ctx, req.Partition, req.Since)
+		s, err := m.begin(ctx, req.Partition, req.Since, req.Register)
 		if err != nil {
 			answers[i].Err = err
 			continue
 		}
+		s.register(req.Register)
 		for _, key := range req.Keys {
 			answers[i].Keys = append(answers[i].Keys, s.read(key))
 		}
@@ -213,7 +222,7 @@ func (m *Model) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAns
 	defer m.mu.Unlock()
 	answers := make([]l2.WriteAnswer, len(reqs))
 	for i, req := range reqs {
-		s, err := m.begin(ctx, req.Partition, req.Since)
+		s, err := m.begin(ctx, req.Partition, req.Since, req.Register)
 		if err == nil {
 			answers[i], err = s.write(req)
 		}
@@ -221,6 +230,7 @@ func (m *Model) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAns
 			answers[i] = l2.WriteAnswer{Err: err}
 			continue
 		}
+		s.register(req.Register)
 		answers[i].Delta = s.delta()
 	}
 	return answers
@@ -302,7 +312,7 @@ func (m *Model) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l
 	defer m.mu.Unlock()
 	answers := make([]l2.InvalidateAnswer, len(reqs))
 	for i, req := range reqs {
-		s, err := m.begin(ctx, req.Partition, req.Since)
+		s, err := m.begin(ctx, req.Partition, req.Since, req.Register)
 		if err == nil {
 			err = checkTargets(req.Targets)
 		}
@@ -310,7 +320,11 @@ func (m *Model) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l
 			answers[i].Err = err
 			continue
 		}
+		s.register(req.Register)
 		answers[i].Record = s.append(req.Targets)
+		if req.Followers {
+			s.listFollowers(&answers[i])
+		}
 		answers[i].Delta = s.delta()
 	}
 	return answers
@@ -350,12 +364,13 @@ func (m *Model) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAns
 	defer m.mu.Unlock()
 	answers := make([]l2.SinceAnswer, len(reqs))
 	for i, req := range reqs {
-		s, err := m.begin(ctx, req.Partition, req.Since)
+		s, err := m.begin(ctx, req.Partition, req.Since, req.Register)
 		if err != nil {
 			answers[i].Err = err
 			continue
 		}
-		answers[i].Delta = s.delta()
+		s.register(req.Register)
+		answers[i].Delta, answers[i].Clock = s.delta(), s.now
 	}
 	return answers
 }
@@ -364,7 +379,7 @@ func (m *Model) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAns
 func (m *Model) Explain(ctx context.Context, at l2.Partition, key string) (l2.Explanation, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s, err := m.begin(ctx, at, soracache.Stamp{})
+	s, err := m.begin(ctx, at, soracache.Stamp{}, l2.Registration{})
 	if err != nil {
 		return l2.Explanation{}, err
 	}
@@ -375,6 +390,8 @@ func (m *Model) Explain(ctx context.Context, at l2.Partition, key string) (l2.Ex
 		x.FreshFor, x.KeepFor = e.freshUntil.Sub(s.now), e.keepUntil.Sub(s.now)
 		x.Reason, x.KilledBy = s.judge(key, e)
 		x.Live = x.Reason == ""
+	} else {
+		x.Reason, x.KilledBy = s.ledger.removed(key)
 	}
 	if l, ok := s.lease(key); ok {
 		x.Leased, x.LeaseFor, x.LeaseStamp = true, l.until.Sub(s.now), l.stamp
@@ -435,7 +452,7 @@ func (m *Model) walk(ctx context.Context, at l2.Partition, cursor string) (step,
 	if err != nil {
 		return step{}, "", err
 	}
-	s, err := m.begin(ctx, at, soracache.Stamp{})
+	s, err := m.begin(ctx, at, soracache.Stamp{}, l2.Registration{})
 	return s, after, err
 }
 
@@ -472,7 +489,7 @@ func parsePage(cursor string) (string, error) {
 func (m *Model) Sweep(ctx context.Context, at l2.Partition) (more bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s, err := m.begin(ctx, at, soracache.Stamp{})
+	s, err := m.begin(ctx, at, soracache.Stamp{}, l2.Registration{})
 	if err != nil {
 		return false, err
 	}
