@@ -231,6 +231,68 @@ func (Reason) EnumDescriptor() ([]byte, []int) {
 	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{3}
 }
 
+type MemberState int32
+
+const (
+	MemberState_MEMBER_STATE_UNSPECIFIED MemberState = 0
+	MemberState_MEMBER_STATE_ALIVE       MemberState = 1
+	// It did not answer; it is given a little time before it counts as dead.
+	MemberState_MEMBER_STATE_SUSPECT MemberState = 2
+	// It does not answer. That does not prove that it serves nobody.
+	MemberState_MEMBER_STATE_DEAD MemberState = 3
+	// It has said that it leaves.
+	MemberState_MEMBER_STATE_LEFT MemberState = 4
+	// It finishes what it has begun and takes nothing new.
+	MemberState_MEMBER_STATE_DRAINING MemberState = 5
+)
+
+// Enum value maps for MemberState.
+var (
+	MemberState_name = map[int32]string{
+		0: "MEMBER_STATE_UNSPECIFIED",
+		1: "MEMBER_STATE_ALIVE",
+		2: "MEMBER_STATE_SUSPECT",
+		3: "MEMBER_STATE_DEAD",
+		4: "MEMBER_STATE_LEFT",
+		5: "MEMBER_STATE_DRAINING",
+	}
+	MemberState_value = map[string]int32{
+		"MEMBER_STATE_UNSPECIFIED": 0,
+		"MEMBER_STATE_ALIVE":       1,
+		"MEMBER_STATE_SUSPECT":     2,
+		"MEMBER_STATE_DEAD":        3,
+		"MEMBER_STATE_LEFT":        4,
+		"MEMBER_STATE_DRAINING":    5,
+	}
+)
+
+func (x MemberState) Enum() *MemberState {
+	p := new(MemberState)
+	*p = x
+	return p
+}
+
+func (x MemberState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MemberState) Descriptor() protoreflect.EnumDescriptor {
+	return file_soracache_v1_cache_proto_enumTypes[4].Descriptor()
+}
+
+func (MemberState) Type() protoreflect.EnumType {
+	return &file_soracache_v1_cache_proto_enumTypes[4]
+}
+
+func (x MemberState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MemberState.Descriptor instead.
+func (MemberState) EnumDescriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{4}
+}
+
 type GetRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -1554,7 +1616,9 @@ type InvalidateRequest struct {
 	Tags      []string               `protobuf:"bytes,3,rep,name=tags,proto3" json:"tags,omitempty"`
 	// Everything in the namespace.
 	All bool `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
-	// Answer only once no node can serve the old values any more.
+	// Answer only once no node can serve the old values any more. If the
+	// caller's deadline comes before that, the code is deadline_exceeded and the
+	// error has an InvalidateIncomplete as its detail.
 	Acknowledge   bool `protobuf:"varint,5,opt,name=acknowledge,proto3" json:"acknowledge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1628,7 +1692,10 @@ func (x *InvalidateRequest) GetAcknowledge() bool {
 type InvalidateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Where it is recorded.
-	Stamp         []byte `protobuf:"bytes,1,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	Stamp []byte `protobuf:"bytes,1,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	// With acknowledge: the nodes that did not answer and were waited out. They
+	// serve nothing from memory until they have caught up.
+	Stragglers    []string `protobuf:"bytes,2,rep,name=stragglers,proto3" json:"stragglers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1670,6 +1737,80 @@ func (x *InvalidateResponse) GetStamp() []byte {
 	return nil
 }
 
+func (x *InvalidateResponse) GetStragglers() []string {
+	if x != nil {
+		return x.Stragglers
+	}
+	return nil
+}
+
+// InvalidateIncomplete is the detail of the error deadline_exceeded of an
+// invalidation that was to be acknowledged, and that not every node had
+// acknowledged in time. The nodes that had not may serve the old values for at
+// most their bound.
+type InvalidateIncomplete struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It is recorded: there is no need to repeat it.
+	Recorded bool `protobuf:"varint,1,opt,name=recorded,proto3" json:"recorded,omitempty"`
+	// Where it is recorded.
+	Stamp []byte `protobuf:"bytes,2,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	// The nodes that had not acknowledged it.
+	Stragglers    []string `protobuf:"bytes,3,rep,name=stragglers,proto3" json:"stragglers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InvalidateIncomplete) Reset() {
+	*x = InvalidateIncomplete{}
+	mi := &file_soracache_v1_cache_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InvalidateIncomplete) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InvalidateIncomplete) ProtoMessage() {}
+
+func (x *InvalidateIncomplete) ProtoReflect() protoreflect.Message {
+	mi := &file_soracache_v1_cache_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InvalidateIncomplete.ProtoReflect.Descriptor instead.
+func (*InvalidateIncomplete) Descriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *InvalidateIncomplete) GetRecorded() bool {
+	if x != nil {
+		return x.Recorded
+	}
+	return false
+}
+
+func (x *InvalidateIncomplete) GetStamp() []byte {
+	if x != nil {
+		return x.Stamp
+	}
+	return nil
+}
+
+func (x *InvalidateIncomplete) GetStragglers() []string {
+	if x != nil {
+		return x.Stragglers
+	}
+	return nil
+}
+
 type ListKeysRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -1683,7 +1824,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[19]
+	mi := &file_soracache_v1_cache_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +1836,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[19]
+	mi := &file_soracache_v1_cache_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +1849,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{19}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListKeysRequest) GetNamespace() string {
@@ -1750,7 +1891,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[20]
+	mi := &file_soracache_v1_cache_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +1903,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[20]
+	mi := &file_soracache_v1_cache_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +1916,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{20}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListKeysResponse) GetKeys() []string {
@@ -1802,7 +1943,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[21]
+	mi := &file_soracache_v1_cache_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1955,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[21]
+	mi := &file_soracache_v1_cache_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1968,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{21}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExplainRequest) GetNamespace() string {
@@ -1870,7 +2011,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[22]
+	mi := &file_soracache_v1_cache_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +2023,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[22]
+	mi := &file_soracache_v1_cache_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +2036,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{22}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExplainResponse) GetStatus() Status {
@@ -1991,7 +2132,7 @@ type HeadRequest struct {
 
 func (x *HeadRequest) Reset() {
 	*x = HeadRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[23]
+	mi := &file_soracache_v1_cache_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2144,7 @@ func (x *HeadRequest) String() string {
 func (*HeadRequest) ProtoMessage() {}
 
 func (x *HeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[23]
+	mi := &file_soracache_v1_cache_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2157,7 @@ func (x *HeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeadRequest.ProtoReflect.Descriptor instead.
 func (*HeadRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{23}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HeadRequest) GetNamespace() string {
@@ -2037,7 +2178,7 @@ type HeadResponse struct {
 
 func (x *HeadResponse) Reset() {
 	*x = HeadResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[24]
+	mi := &file_soracache_v1_cache_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2190,7 @@ func (x *HeadResponse) String() string {
 func (*HeadResponse) ProtoMessage() {}
 
 func (x *HeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[24]
+	mi := &file_soracache_v1_cache_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2203,7 @@ func (x *HeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeadResponse.ProtoReflect.Descriptor instead.
 func (*HeadResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{24}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HeadResponse) GetStamp() []byte {
@@ -2079,6 +2220,202 @@ func (x *HeadResponse) GetAge() *durationpb.Duration {
 	return nil
 }
 
+type MembersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersRequest) Reset() {
+	*x = MembersRequest{}
+	mi := &file_soracache_v1_cache_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersRequest) ProtoMessage() {}
+
+func (x *MembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_soracache_v1_cache_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
+func (*MembersRequest) Descriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{26}
+}
+
+type MembersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that answers comes first. Without gossip it is alone.
+	Members       []*Member `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersResponse) Reset() {
+	*x = MembersResponse{}
+	mi := &file_soracache_v1_cache_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersResponse) ProtoMessage() {}
+
+func (x *MembersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_soracache_v1_cache_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
+func (*MembersResponse) Descriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *MembersResponse) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type Member struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name, which is another one for each start of the process.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where clients and operators reach it, as a URL.
+	RpcAddress string `protobuf:"bytes,2,opt,name=rpc_address,json=rpcAddress,proto3" json:"rpc_address,omitempty"`
+	// Where the other members reach it, as host:port. Empty without gossip.
+	GossipAddress string      `protobuf:"bytes,3,opt,name=gossip_address,json=gossipAddress,proto3" json:"gossip_address,omitempty"`
+	Version       string      `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	State         MemberState `protobuf:"varint,5,opt,name=state,proto3,enum=soracache.v1.MemberState" json:"state,omitempty"`
+	// It is the node that answers.
+	Self bool `protobuf:"varint,6,opt,name=self,proto3" json:"self,omitempty"`
+	// The longest that its memory is trusted without confirmation.
+	Bound *durationpb.Duration `protobuf:"bytes,7,opt,name=bound,proto3" json:"bound,omitempty"`
+	// How long it has been in this state, as far as the answering node knows.
+	StateFor *durationpb.Duration `protobuf:"bytes,8,opt,name=state_for,json=stateFor,proto3" json:"state_for,omitempty"`
+	// What it can do, by names.
+	Capabilities  []string `protobuf:"bytes,9,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Member) Reset() {
+	*x = Member{}
+	mi := &file_soracache_v1_cache_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Member) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Member) ProtoMessage() {}
+
+func (x *Member) ProtoReflect() protoreflect.Message {
+	mi := &file_soracache_v1_cache_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Member.ProtoReflect.Descriptor instead.
+func (*Member) Descriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Member) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Member) GetRpcAddress() string {
+	if x != nil {
+		return x.RpcAddress
+	}
+	return ""
+}
+
+func (x *Member) GetGossipAddress() string {
+	if x != nil {
+		return x.GossipAddress
+	}
+	return ""
+}
+
+func (x *Member) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Member) GetState() MemberState {
+	if x != nil {
+		return x.State
+	}
+	return MemberState_MEMBER_STATE_UNSPECIFIED
+}
+
+func (x *Member) GetSelf() bool {
+	if x != nil {
+		return x.Self
+	}
+	return false
+}
+
+func (x *Member) GetBound() *durationpb.Duration {
+	if x != nil {
+		return x.Bound
+	}
+	return nil
+}
+
+func (x *Member) GetStateFor() *durationpb.Duration {
+	if x != nil {
+		return x.StateFor
+	}
+	return nil
+}
+
+func (x *Member) GetCapabilities() []string {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
 type StatsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2087,7 +2424,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[25]
+	mi := &file_soracache_v1_cache_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2436,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[25]
+	mi := &file_soracache_v1_cache_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2449,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{25}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{29}
 }
 
 type StatsResponse struct {
@@ -2129,7 +2466,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[26]
+	mi := &file_soracache_v1_cache_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2478,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[26]
+	mi := &file_soracache_v1_cache_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2491,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{26}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatsResponse) GetNode() string {
@@ -2209,7 +2546,7 @@ type ExplainResponse_Copy struct {
 
 func (x *ExplainResponse_Copy) Reset() {
 	*x = ExplainResponse_Copy{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[27]
+	mi := &file_soracache_v1_cache_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2558,7 @@ func (x *ExplainResponse_Copy) String() string {
 func (*ExplainResponse_Copy) ProtoMessage() {}
 
 func (x *ExplainResponse_Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[27]
+	mi := &file_soracache_v1_cache_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2571,7 @@ func (x *ExplainResponse_Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse_Copy.ProtoReflect.Descriptor instead.
 func (*ExplainResponse_Copy) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{22, 0}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{23, 0}
 }
 
 func (x *ExplainResponse_Copy) GetPresent() bool {
@@ -2445,9 +2782,18 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12\x12\n" +
 	"\x04tags\x18\x03 \x03(\tR\x04tags\x12\x10\n" +
 	"\x03all\x18\x04 \x01(\bR\x03all\x12 \n" +
-	"\vacknowledge\x18\x05 \x01(\bR\vacknowledge\"*\n" +
+	"\vacknowledge\x18\x05 \x01(\bR\vacknowledge\"J\n" +
 	"\x12InvalidateResponse\x12\x14\n" +
-	"\x05stamp\x18\x01 \x01(\fR\x05stamp\"}\n" +
+	"\x05stamp\x18\x01 \x01(\fR\x05stamp\x12\x1e\n" +
+	"\n" +
+	"stragglers\x18\x02 \x03(\tR\n" +
+	"stragglers\"h\n" +
+	"\x14InvalidateIncomplete\x12\x1a\n" +
+	"\brecorded\x18\x01 \x01(\bR\brecorded\x12\x14\n" +
+	"\x05stamp\x18\x02 \x01(\fR\x05stamp\x12\x1e\n" +
+	"\n" +
+	"stragglers\x18\x03 \x03(\tR\n" +
+	"stragglers\"}\n" +
 	"\x0fListKeysRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x1b\n" +
@@ -2494,7 +2840,21 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\"Q\n" +
 	"\fHeadResponse\x12\x14\n" +
 	"\x05stamp\x18\x01 \x01(\fR\x05stamp\x12+\n" +
-	"\x03age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03age\"\x0e\n" +
+	"\x03age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03age\"\x10\n" +
+	"\x0eMembersRequest\"A\n" +
+	"\x0fMembersResponse\x12.\n" +
+	"\amembers\x18\x01 \x03(\v2\x14.soracache.v1.MemberR\amembers\"\xd0\x02\n" +
+	"\x06Member\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
+	"\vrpc_address\x18\x02 \x01(\tR\n" +
+	"rpcAddress\x12%\n" +
+	"\x0egossip_address\x18\x03 \x01(\tR\rgossipAddress\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12/\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x19.soracache.v1.MemberStateR\x05state\x12\x12\n" +
+	"\x04self\x18\x06 \x01(\bR\x04self\x12/\n" +
+	"\x05bound\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05bound\x126\n" +
+	"\tstate_for\x18\b \x01(\v2\x19.google.protobuf.DurationR\bstateFor\x12\"\n" +
+	"\fcapabilities\x18\t \x03(\tR\fcapabilities\"\x0e\n" +
 	"\fStatsRequest\"\xec\x01\n" +
 	"\rStatsResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
@@ -2524,7 +2884,14 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11REASON_SUPERSEDED\x10\x01\x12\x15\n" +
-	"\x11REASON_LEASE_LOST\x10\x022\xd6\x06\n" +
+	"\x11REASON_LEASE_LOST\x10\x02*\xa6\x01\n" +
+	"\vMemberState\x12\x1c\n" +
+	"\x18MEMBER_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12MEMBER_STATE_ALIVE\x10\x01\x12\x18\n" +
+	"\x14MEMBER_STATE_SUSPECT\x10\x02\x12\x15\n" +
+	"\x11MEMBER_STATE_DEAD\x10\x03\x12\x15\n" +
+	"\x11MEMBER_STATE_LEFT\x10\x04\x12\x19\n" +
+	"\x15MEMBER_STATE_DRAINING\x10\x052\xd6\x06\n" +
 	"\fCacheService\x12:\n" +
 	"\x03Get\x12\x18.soracache.v1.GetRequest\x1a\x19.soracache.v1.GetResponse\x12I\n" +
 	"\bBatchGet\x12\x1d.soracache.v1.BatchGetRequest\x1a\x1e.soracache.v1.BatchGetResponse\x12=\n" +
@@ -2538,8 +2905,9 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"Invalidate\x12\x1f.soracache.v1.InvalidateRequest\x1a .soracache.v1.InvalidateResponse\x12I\n" +
 	"\bListKeys\x12\x1d.soracache.v1.ListKeysRequest\x1a\x1e.soracache.v1.ListKeysResponse\x12F\n" +
 	"\aExplain\x12\x1c.soracache.v1.ExplainRequest\x1a\x1d.soracache.v1.ExplainResponse\x12=\n" +
-	"\x04Head\x12\x19.soracache.v1.HeadRequest\x1a\x1a.soracache.v1.HeadResponse2R\n" +
-	"\x0eClusterService\x12@\n" +
+	"\x04Head\x12\x19.soracache.v1.HeadRequest\x1a\x1a.soracache.v1.HeadResponse2\x9a\x01\n" +
+	"\x0eClusterService\x12F\n" +
+	"\aMembers\x12\x1c.soracache.v1.MembersRequest\x1a\x1d.soracache.v1.MembersResponse\x12@\n" +
 	"\x05Stats\x12\x1a.soracache.v1.StatsRequest\x1a\x1b.soracache.v1.StatsResponseB?Z=github.com/soracache/soracache/proto/soracache/v1;soracachev1b\x06proto3"
 
 var (
@@ -2554,121 +2922,132 @@ func file_soracache_v1_cache_proto_rawDescGZIP() []byte {
 	return file_soracache_v1_cache_proto_rawDescData
 }
 
-var file_soracache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_soracache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_soracache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_soracache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_soracache_v1_cache_proto_goTypes = []any{
 	(Status)(0),                  // 0: soracache.v1.Status
 	(Tier)(0),                    // 1: soracache.v1.Tier
 	(Kind)(0),                    // 2: soracache.v1.Kind
 	(Reason)(0),                  // 3: soracache.v1.Reason
-	(*GetRequest)(nil),           // 4: soracache.v1.GetRequest
-	(*GetResponse)(nil),          // 5: soracache.v1.GetResponse
-	(*BatchError)(nil),           // 6: soracache.v1.BatchError
-	(*BatchGetRequest)(nil),      // 7: soracache.v1.BatchGetRequest
-	(*BatchGetResponse)(nil),     // 8: soracache.v1.BatchGetResponse
-	(*FillRequest)(nil),          // 9: soracache.v1.FillRequest
-	(*FillResponse)(nil),         // 10: soracache.v1.FillResponse
-	(*BatchFillRequest)(nil),     // 11: soracache.v1.BatchFillRequest
-	(*BatchFillResponse)(nil),    // 12: soracache.v1.BatchFillResponse
-	(*RenewRequest)(nil),         // 13: soracache.v1.RenewRequest
-	(*RenewResponse)(nil),        // 14: soracache.v1.RenewResponse
-	(*ReleaseRequest)(nil),       // 15: soracache.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),      // 16: soracache.v1.ReleaseResponse
-	(*SetRequest)(nil),           // 17: soracache.v1.SetRequest
-	(*SetResponse)(nil),          // 18: soracache.v1.SetResponse
-	(*BatchSetRequest)(nil),      // 19: soracache.v1.BatchSetRequest
-	(*BatchSetResponse)(nil),     // 20: soracache.v1.BatchSetResponse
-	(*InvalidateRequest)(nil),    // 21: soracache.v1.InvalidateRequest
-	(*InvalidateResponse)(nil),   // 22: soracache.v1.InvalidateResponse
-	(*ListKeysRequest)(nil),      // 23: soracache.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),     // 24: soracache.v1.ListKeysResponse
-	(*ExplainRequest)(nil),       // 25: soracache.v1.ExplainRequest
-	(*ExplainResponse)(nil),      // 26: soracache.v1.ExplainResponse
-	(*HeadRequest)(nil),          // 27: soracache.v1.HeadRequest
-	(*HeadResponse)(nil),         // 28: soracache.v1.HeadResponse
-	(*StatsRequest)(nil),         // 29: soracache.v1.StatsRequest
-	(*StatsResponse)(nil),        // 30: soracache.v1.StatsResponse
-	(*ExplainResponse_Copy)(nil), // 31: soracache.v1.ExplainResponse.Copy
-	nil,                          // 32: soracache.v1.StatsResponse.TotalsEntry
-	(*durationpb.Duration)(nil),  // 33: google.protobuf.Duration
+	(MemberState)(0),             // 4: soracache.v1.MemberState
+	(*GetRequest)(nil),           // 5: soracache.v1.GetRequest
+	(*GetResponse)(nil),          // 6: soracache.v1.GetResponse
+	(*BatchError)(nil),           // 7: soracache.v1.BatchError
+	(*BatchGetRequest)(nil),      // 8: soracache.v1.BatchGetRequest
+	(*BatchGetResponse)(nil),     // 9: soracache.v1.BatchGetResponse
+	(*FillRequest)(nil),          // 10: soracache.v1.FillRequest
+	(*FillResponse)(nil),         // 11: soracache.v1.FillResponse
+	(*BatchFillRequest)(nil),     // 12: soracache.v1.BatchFillRequest
+	(*BatchFillResponse)(nil),    // 13: soracache.v1.BatchFillResponse
+	(*RenewRequest)(nil),         // 14: soracache.v1.RenewRequest
+	(*RenewResponse)(nil),        // 15: soracache.v1.RenewResponse
+	(*ReleaseRequest)(nil),       // 16: soracache.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),      // 17: soracache.v1.ReleaseResponse
+	(*SetRequest)(nil),           // 18: soracache.v1.SetRequest
+	(*SetResponse)(nil),          // 19: soracache.v1.SetResponse
+	(*BatchSetRequest)(nil),      // 20: soracache.v1.BatchSetRequest
+	(*BatchSetResponse)(nil),     // 21: soracache.v1.BatchSetResponse
+	(*InvalidateRequest)(nil),    // 22: soracache.v1.InvalidateRequest
+	(*InvalidateResponse)(nil),   // 23: soracache.v1.InvalidateResponse
+	(*InvalidateIncomplete)(nil), // 24: soracache.v1.InvalidateIncomplete
+	(*ListKeysRequest)(nil),      // 25: soracache.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),     // 26: soracache.v1.ListKeysResponse
+	(*ExplainRequest)(nil),       // 27: soracache.v1.ExplainRequest
+	(*ExplainResponse)(nil),      // 28: soracache.v1.ExplainResponse
+	(*HeadRequest)(nil),          // 29: soracache.v1.HeadRequest
+	(*HeadResponse)(nil),         // 30: soracache.v1.HeadResponse
+	(*MembersRequest)(nil),       // 31: soracache.v1.MembersRequest
+	(*MembersResponse)(nil),      // 32: soracache.v1.MembersResponse
+	(*Member)(nil),               // 33: soracache.v1.Member
+	(*StatsRequest)(nil),         // 34: soracache.v1.StatsRequest
+	(*StatsResponse)(nil),        // 35: soracache.v1.StatsResponse
+	(*ExplainResponse_Copy)(nil), // 36: soracache.v1.ExplainResponse.Copy
+	nil,                          // 37: soracache.v1.StatsResponse.TotalsEntry
+	(*durationpb.Duration)(nil),  // 38: google.protobuf.Duration
 }
 var file_soracache_v1_cache_proto_depIdxs = []int32{
-	33, // 0: soracache.v1.GetRequest.wait:type_name -> google.protobuf.Duration
-	33, // 1: soracache.v1.GetRequest.refresh_within:type_name -> google.protobuf.Duration
-	33, // 2: soracache.v1.GetRequest.lease_for:type_name -> google.protobuf.Duration
+	38, // 0: soracache.v1.GetRequest.wait:type_name -> google.protobuf.Duration
+	38, // 1: soracache.v1.GetRequest.refresh_within:type_name -> google.protobuf.Duration
+	38, // 2: soracache.v1.GetRequest.lease_for:type_name -> google.protobuf.Duration
 	0,  // 3: soracache.v1.GetResponse.status:type_name -> soracache.v1.Status
-	33, // 4: soracache.v1.GetResponse.fresh_for:type_name -> google.protobuf.Duration
-	33, // 5: soracache.v1.GetResponse.keep_for:type_name -> google.protobuf.Duration
-	33, // 6: soracache.v1.GetResponse.lease_for:type_name -> google.protobuf.Duration
+	38, // 4: soracache.v1.GetResponse.fresh_for:type_name -> google.protobuf.Duration
+	38, // 5: soracache.v1.GetResponse.keep_for:type_name -> google.protobuf.Duration
+	38, // 6: soracache.v1.GetResponse.lease_for:type_name -> google.protobuf.Duration
 	1,  // 7: soracache.v1.GetResponse.tier:type_name -> soracache.v1.Tier
 	2,  // 8: soracache.v1.GetResponse.kind:type_name -> soracache.v1.Kind
-	6,  // 9: soracache.v1.GetResponse.error:type_name -> soracache.v1.BatchError
-	33, // 10: soracache.v1.BatchGetRequest.wait:type_name -> google.protobuf.Duration
-	33, // 11: soracache.v1.BatchGetRequest.refresh_within:type_name -> google.protobuf.Duration
-	33, // 12: soracache.v1.BatchGetRequest.lease_for:type_name -> google.protobuf.Duration
-	5,  // 13: soracache.v1.BatchGetResponse.results:type_name -> soracache.v1.GetResponse
-	33, // 14: soracache.v1.FillRequest.ttl:type_name -> google.protobuf.Duration
-	33, // 15: soracache.v1.FillRequest.keep:type_name -> google.protobuf.Duration
-	33, // 16: soracache.v1.FillRequest.l1_ttl:type_name -> google.protobuf.Duration
+	7,  // 9: soracache.v1.GetResponse.error:type_name -> soracache.v1.BatchError
+	38, // 10: soracache.v1.BatchGetRequest.wait:type_name -> google.protobuf.Duration
+	38, // 11: soracache.v1.BatchGetRequest.refresh_within:type_name -> google.protobuf.Duration
+	38, // 12: soracache.v1.BatchGetRequest.lease_for:type_name -> google.protobuf.Duration
+	6,  // 13: soracache.v1.BatchGetResponse.results:type_name -> soracache.v1.GetResponse
+	38, // 14: soracache.v1.FillRequest.ttl:type_name -> google.protobuf.Duration
+	38, // 15: soracache.v1.FillRequest.keep:type_name -> google.protobuf.Duration
+	38, // 16: soracache.v1.FillRequest.l1_ttl:type_name -> google.protobuf.Duration
 	2,  // 17: soracache.v1.FillRequest.kind:type_name -> soracache.v1.Kind
 	3,  // 18: soracache.v1.FillResponse.reason:type_name -> soracache.v1.Reason
-	6,  // 19: soracache.v1.FillResponse.error:type_name -> soracache.v1.BatchError
-	9,  // 20: soracache.v1.BatchFillRequest.fills:type_name -> soracache.v1.FillRequest
-	10, // 21: soracache.v1.BatchFillResponse.results:type_name -> soracache.v1.FillResponse
-	33, // 22: soracache.v1.RenewRequest.lease_for:type_name -> google.protobuf.Duration
+	7,  // 19: soracache.v1.FillResponse.error:type_name -> soracache.v1.BatchError
+	10, // 20: soracache.v1.BatchFillRequest.fills:type_name -> soracache.v1.FillRequest
+	11, // 21: soracache.v1.BatchFillResponse.results:type_name -> soracache.v1.FillResponse
+	38, // 22: soracache.v1.RenewRequest.lease_for:type_name -> google.protobuf.Duration
 	3,  // 23: soracache.v1.RenewResponse.reason:type_name -> soracache.v1.Reason
-	33, // 24: soracache.v1.RenewResponse.lease_for:type_name -> google.protobuf.Duration
+	38, // 24: soracache.v1.RenewResponse.lease_for:type_name -> google.protobuf.Duration
 	3,  // 25: soracache.v1.ReleaseResponse.reason:type_name -> soracache.v1.Reason
-	33, // 26: soracache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
-	33, // 27: soracache.v1.SetRequest.keep:type_name -> google.protobuf.Duration
-	33, // 28: soracache.v1.SetRequest.l1_ttl:type_name -> google.protobuf.Duration
+	38, // 26: soracache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
+	38, // 27: soracache.v1.SetRequest.keep:type_name -> google.protobuf.Duration
+	38, // 28: soracache.v1.SetRequest.l1_ttl:type_name -> google.protobuf.Duration
 	2,  // 29: soracache.v1.SetRequest.kind:type_name -> soracache.v1.Kind
-	6,  // 30: soracache.v1.SetResponse.error:type_name -> soracache.v1.BatchError
-	17, // 31: soracache.v1.BatchSetRequest.sets:type_name -> soracache.v1.SetRequest
-	18, // 32: soracache.v1.BatchSetResponse.results:type_name -> soracache.v1.SetResponse
+	7,  // 30: soracache.v1.SetResponse.error:type_name -> soracache.v1.BatchError
+	18, // 31: soracache.v1.BatchSetRequest.sets:type_name -> soracache.v1.SetRequest
+	19, // 32: soracache.v1.BatchSetResponse.results:type_name -> soracache.v1.SetResponse
 	0,  // 33: soracache.v1.ExplainResponse.status:type_name -> soracache.v1.Status
 	1,  // 34: soracache.v1.ExplainResponse.tier:type_name -> soracache.v1.Tier
-	33, // 35: soracache.v1.ExplainResponse.confirmed_ago:type_name -> google.protobuf.Duration
-	31, // 36: soracache.v1.ExplainResponse.l1:type_name -> soracache.v1.ExplainResponse.Copy
-	31, // 37: soracache.v1.ExplainResponse.l2:type_name -> soracache.v1.ExplainResponse.Copy
-	33, // 38: soracache.v1.ExplainResponse.lease_for:type_name -> google.protobuf.Duration
-	33, // 39: soracache.v1.HeadResponse.age:type_name -> google.protobuf.Duration
-	33, // 40: soracache.v1.StatsResponse.uptime:type_name -> google.protobuf.Duration
-	32, // 41: soracache.v1.StatsResponse.totals:type_name -> soracache.v1.StatsResponse.TotalsEntry
-	33, // 42: soracache.v1.ExplainResponse.Copy.fresh_for:type_name -> google.protobuf.Duration
-	33, // 43: soracache.v1.ExplainResponse.Copy.keep_for:type_name -> google.protobuf.Duration
-	2,  // 44: soracache.v1.ExplainResponse.Copy.kind:type_name -> soracache.v1.Kind
-	4,  // 45: soracache.v1.CacheService.Get:input_type -> soracache.v1.GetRequest
-	7,  // 46: soracache.v1.CacheService.BatchGet:input_type -> soracache.v1.BatchGetRequest
-	9,  // 47: soracache.v1.CacheService.Fill:input_type -> soracache.v1.FillRequest
-	11, // 48: soracache.v1.CacheService.BatchFill:input_type -> soracache.v1.BatchFillRequest
-	13, // 49: soracache.v1.CacheService.Renew:input_type -> soracache.v1.RenewRequest
-	15, // 50: soracache.v1.CacheService.Release:input_type -> soracache.v1.ReleaseRequest
-	17, // 51: soracache.v1.CacheService.Set:input_type -> soracache.v1.SetRequest
-	19, // 52: soracache.v1.CacheService.BatchSet:input_type -> soracache.v1.BatchSetRequest
-	21, // 53: soracache.v1.CacheService.Invalidate:input_type -> soracache.v1.InvalidateRequest
-	23, // 54: soracache.v1.CacheService.ListKeys:input_type -> soracache.v1.ListKeysRequest
-	25, // 55: soracache.v1.CacheService.Explain:input_type -> soracache.v1.ExplainRequest
-	27, // 56: soracache.v1.CacheService.Head:input_type -> soracache.v1.HeadRequest
-	29, // 57: soracache.v1.ClusterService.Stats:input_type -> soracache.v1.StatsRequest
-	5,  // 58: soracache.v1.CacheService.Get:output_type -> soracache.v1.GetResponse
-	8,  // 59: soracache.v1.CacheService.BatchGet:output_type -> soracache.v1.BatchGetResponse
-	10, // 60: soracache.v1.CacheService.Fill:output_type -> soracache.v1.FillResponse
-	12, // 61: soracache.v1.CacheService.BatchFill:output_type -> soracache.v1.BatchFillResponse
-	14, // 62: soracache.v1.CacheService.Renew:output_type -> soracache.v1.RenewResponse
-	16, // 63: soracache.v1.CacheService.Release:output_type -> soracache.v1.ReleaseResponse
-	18, // 64: soracache.v1.CacheService.Set:output_type -> soracache.v1.SetResponse
-	20, // 65: soracache.v1.CacheService.BatchSet:output_type -> soracache.v1.BatchSetResponse
-	22, // 66: soracache.v1.CacheService.Invalidate:output_type -> soracache.v1.InvalidateResponse
-	24, // 67: soracache.v1.CacheService.ListKeys:output_type -> soracache.v1.ListKeysResponse
-	26, // 68: soracache.v1.CacheService.Explain:output_type -> soracache.v1.ExplainResponse
-	28, // 69: soracache.v1.CacheService.Head:output_type -> soracache.v1.HeadResponse
-	30, // 70: soracache.v1.ClusterService.Stats:output_type -> soracache.v1.StatsResponse
-	58, // [58:71] is the sub-list for method output_type
-	45, // [45:58] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	38, // 35: soracache.v1.ExplainResponse.confirmed_ago:type_name -> google.protobuf.Duration
+	36, // 36: soracache.v1.ExplainResponse.l1:type_name -> soracache.v1.ExplainResponse.Copy
+	36, // 37: soracache.v1.ExplainResponse.l2:type_name -> soracache.v1.ExplainResponse.Copy
+	38, // 38: soracache.v1.ExplainResponse.lease_for:type_name -> google.protobuf.Duration
+	38, // 39: soracache.v1.HeadResponse.age:type_name -> google.protobuf.Duration
+	33, // 40: soracache.v1.MembersResponse.members:type_name -> soracache.v1.Member
+	4,  // 41: soracache.v1.Member.state:type_name -> soracache.v1.MemberState
+	38, // 42: soracache.v1.Member.bound:type_name -> google.protobuf.Duration
+	38, // 43: soracache.v1.Member.state_for:type_name -> google.protobuf.Duration
+	38, // 44: soracache.v1.StatsResponse.uptime:type_name -> google.protobuf.Duration
+	37, // 45: soracache.v1.StatsResponse.totals:type_name -> soracache.v1.StatsResponse.TotalsEntry
+	38, // 46: soracache.v1.ExplainResponse.Copy.fresh_for:type_name -> google.protobuf.Duration
+	38, // 47: soracache.v1.ExplainResponse.Copy.keep_for:type_name -> google.protobuf.Duration
+	2,  // 48: soracache.v1.ExplainResponse.Copy.kind:type_name -> soracache.v1.Kind
+	5,  // 49: soracache.v1.CacheService.Get:input_type -> soracache.v1.GetRequest
+	8,  // 50: soracache.v1.CacheService.BatchGet:input_type -> soracache.v1.BatchGetRequest
+	10, // 51: soracache.v1.CacheService.Fill:input_type -> soracache.v1.FillRequest
+	12, // 52: soracache.v1.CacheService.BatchFill:input_type -> soracache.v1.BatchFillRequest
+	14, // 53: soracache.v1.CacheService.Renew:input_type -> soracache.v1.RenewRequest
+	16, // 54: soracache.v1.CacheService.Release:input_type -> soracache.v1.ReleaseRequest
+	18, // 55: soracache.v1.CacheService.Set:input_type -> soracache.v1.SetRequest
+	20, // 56: soracache.v1.CacheService.BatchSet:input_type -> soracache.v1.BatchSetRequest
+	22, // 57: soracache.v1.CacheService.Invalidate:input_type -> soracache.v1.InvalidateRequest
+	25, // 58: soracache.v1.CacheService.ListKeys:input_type -> soracache.v1.ListKeysRequest
+	27, // 59: soracache.v1.CacheService.Explain:input_type -> soracache.v1.ExplainRequest
+	29, // 60: soracache.v1.CacheService.Head:input_type -> soracache.v1.HeadRequest
+	31, // 61: soracache.v1.ClusterService.Members:input_type -> soracache.v1.MembersRequest
+	34, // 62: soracache.v1.ClusterService.Stats:input_type -> soracache.v1.StatsRequest
+	6,  // 63: soracache.v1.CacheService.Get:output_type -> soracache.v1.GetResponse
+	9,  // 64: soracache.v1.CacheService.BatchGet:output_type -> soracache.v1.BatchGetResponse
+	11, // 65: soracache.v1.CacheService.Fill:output_type -> soracache.v1.FillResponse
+	13, // 66: soracache.v1.CacheService.BatchFill:output_type -> soracache.v1.BatchFillResponse
+	15, // 67: soracache.v1.CacheService.Renew:output_type -> soracache.v1.RenewResponse
+	17, // 68: soracache.v1.CacheService.Release:output_type -> soracache.v1.ReleaseResponse
+	19, // 69: soracache.v1.CacheService.Set:output_type -> soracache.v1.SetResponse
+	21, // 70: soracache.v1.CacheService.BatchSet:output_type -> soracache.v1.BatchSetResponse
+	23, // 71: soracache.v1.CacheService.Invalidate:output_type -> soracache.v1.InvalidateResponse
+	26, // 72: soracache.v1.CacheService.ListKeys:output_type -> soracache.v1.ListKeysResponse
+	28, // 73: soracache.v1.CacheService.Explain:output_type -> soracache.v1.ExplainResponse
+	30, // 74: soracache.v1.CacheService.Head:output_type -> soracache.v1.HeadResponse
+	32, // 75: soracache.v1.ClusterService.Members:output_type -> soracache.v1.MembersResponse
+	35, // 76: soracache.v1.ClusterService.Stats:output_type -> soracache.v1.StatsResponse
+	63, // [63:77] is the sub-list for method output_type
+	49, // [49:63] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_soracache_v1_cache_proto_init() }
@@ -2681,8 +3060,8 @@ func file_soracache_v1_cache_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_soracache_v1_cache_proto_rawDesc), len(file_soracache_v1_cache_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   29,
+			NumEnums:      5,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -59,6 +59,8 @@ const (
 	CacheServiceExplainProcedure = "/soracache.v1.CacheService/Explain"
 	// CacheServiceHeadProcedure is the fully-qualified name of the CacheService's Head RPC.
 	CacheServiceHeadProcedure = "/soracache.v1.CacheService/Head"
+	// ClusterServiceMembersProcedure is the fully-qualified name of the ClusterService's Members RPC.
+	ClusterServiceMembersProcedure = "/soracache.v1.ClusterService/Members"
 	// ClusterServiceStatsProcedure is the fully-qualified name of the ClusterService's Stats RPC.
 	ClusterServiceStatsProcedure = "/soracache.v1.ClusterService/Stats"
 )
@@ -497,6 +499,10 @@ func (UnimplementedCacheServiceHandler) Head(context.Context, *v1.HeadRequest) (
 
 // ClusterServiceClient is a client for the soracache.v1.ClusterService service.
 type ClusterServiceClient interface {
+	// Members returns the nodes of the cluster as the node that answers knows
+	// them. It is a hint, a few seconds old at worst: nothing that concerns
+	// correctness may rest on it.
+	Members(context.Context, *v1.MembersRequest) (*v1.MembersResponse, error)
 	// Stats returns the running totals of the node that answers.
 	Stats(context.Context, *v1.StatsRequest) (*v1.StatsResponse, error)
 }
@@ -512,6 +518,12 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 	baseURL = strings.TrimRight(baseURL, "/")
 	clusterServiceMethods := v1.File_soracache_v1_cache_proto.Services().ByName("ClusterService").Methods()
 	return &clusterServiceClient{
+		members: connect.NewClient[v1.MembersRequest, v1.MembersResponse](
+			httpClient,
+			baseURL+ClusterServiceMembersProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Members")),
+			connect.WithClientOptions(opts...),
+		),
 		stats: connect.NewClient[v1.StatsRequest, v1.StatsResponse](
 			httpClient,
 			baseURL+ClusterServiceStatsProcedure,
@@ -523,7 +535,17 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 
 // clusterServiceClient implements ClusterServiceClient.
 type clusterServiceClient struct {
-	stats *connect.Client[v1.StatsRequest, v1.StatsResponse]
+	members *connect.Client[v1.MembersRequest, v1.MembersResponse]
+	stats   *connect.Client[v1.StatsRequest, v1.StatsResponse]
+}
+
+// Members calls soracache.v1.ClusterService.Members.
+func (c *clusterServiceClient) Members(ctx context.Context, req *v1.MembersRequest) (*v1.MembersResponse, error) {
+	response, err := c.members.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // Stats calls soracache.v1.ClusterService.Stats.
@@ -537,6 +559,10 @@ func (c *clusterServiceClient) Stats(ctx context.Context, req *v1.StatsRequest) 
 
 // ClusterServiceHandler is an implementation of the soracache.v1.ClusterService service.
 type ClusterServiceHandler interface {
+	// Members returns the nodes of the cluster as the node that answers knows
+	// them. It is a hint, a few seconds old at worst: nothing that concerns
+	// correctness may rest on it.
+	Members(context.Context, *v1.MembersRequest) (*v1.MembersResponse, error)
 	// Stats returns the running totals of the node that answers.
 	Stats(context.Context, *v1.StatsRequest) (*v1.StatsResponse, error)
 }
@@ -548,6 +574,12 @@ type ClusterServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	clusterServiceMethods := v1.File_soracache_v1_cache_proto.Services().ByName("ClusterService").Methods()
+	clusterServiceMembersHandler := connect.NewUnaryHandlerSimple(
+		ClusterServiceMembersProcedure,
+		svc.Members,
+		connect.WithSchema(clusterServiceMethods.ByName("Members")),
+		connect.WithHandlerOptions(opts...),
+	)
 	clusterServiceStatsHandler := connect.NewUnaryHandlerSimple(
 		ClusterServiceStatsProcedure,
 		svc.Stats,
@@ -556,6 +588,8 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 	)
 	return "/soracache.v1.ClusterService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
+		case ClusterServiceMembersProcedure:
+			clusterServiceMembersHandler.ServeHTTP(w, r)
 		case ClusterServiceStatsProcedure:
 			clusterServiceStatsHandler.ServeHTTP(w, r)
 		default:
@@ -566,6 +600,10 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 
 // UnimplementedClusterServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedClusterServiceHandler struct{}
+
+func (UnimplementedClusterServiceHandler) Members(context.Context, *v1.MembersRequest) (*v1.MembersResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("soracache.v1.ClusterService.Members is not implemented"))
+}
 
 func (UnimplementedClusterServiceHandler) Stats(context.Context, *v1.StatsRequest) (*v1.StatsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("soracache.v1.ClusterService.Stats is not implemented"))
