@@ -93,6 +93,12 @@ type Invalidation struct {
 	Keys []string
 	Tags []string
 	All  bool
+	// Acknowledge asks that success be reported only once no node can serve the
+	// old values from its memory any more. That takes one more exchange between
+	// the nodes, or up to their bound where one of them does not answer. If the
+	// context ends before, the error is a [*soracache.IncompleteError]: the
+	// invalidation is recorded then.
+	Acknowledge bool
 }
 
 func (i Invalidation) targets() []soracache.Target {
@@ -114,6 +120,10 @@ type Receipt struct {
 	// Stamp is where it is recorded. The client that got the receipt needs not
 	// look at it: its own reads already reflect it.
 	Stamp soracache.Stamps
+	// Stragglers names the nodes that did not acknowledge an invalidation which
+	// asked for it, and were waited out: they serve nothing from memory until
+	// they have caught up.
+	Stragglers []string
 }
 
 // Invalidate makes all that the invalidation names unservable. Call it after
@@ -126,7 +136,7 @@ func (c *Client) Invalidate(ctx context.Context, what Invalidation) (Receipt, er
 	if len(targets) == 0 {
 		return Receipt{}, fmt.Errorf("client: %w: an invalidation that names nothing", soracache.ErrInvalid)
 	}
-	receipt, err := c.invalidate(ctx, targets)
+	receipt, err := c.invalidate(ctx, targets, what.Acknowledge)
 	if err != nil {
 		return Receipt{}, fmt.Errorf("client: invalidate: %w", err)
 	}
@@ -249,14 +259,20 @@ func (c *Client) write(ctx context.Context, w soracache.Write) (soracache.WriteR
 	return results[0], results[0].Err
 }
 
-func (c *Client) invalidate(ctx context.Context, targets []soracache.Target) (receipt Receipt, err error) {
+func (c *Client) invalidate(ctx context.Context, targets []soracache.Target, acknowledge bool) (receipt Receipt, err error) {
 	err = c.within(ctx, writeTimeout, func(ctx context.Context) error {
-		result, err := c.backend.Invalidate(ctx, soracache.InvalidateRequest{Namespace: c.namespace, Targets: targets})
+		result, err := c.backend.Invalidate(ctx, soracache.InvalidateRequest{
+			Namespace: c.namespace, Targets: targets, Acknowledge: acknowledge,
+		})
 		if err != nil {
+			var incomplete *soracache.IncompleteError
+			if errors.As(err, &incomplete) {
+				c.session.observe(nil, incomplete.Stamp)
+			}
 			return err
 		}
 		c.session.observe(nil, result.Stamp)
-		receipt.Stamp = result.Stamp
+		receipt.Stamp, receipt.Stragglers = result.Stamp, result.Stragglers
 		return nil
 	})
 	return receipt, err

@@ -254,10 +254,10 @@ func (r *remote) Invalidate(ctx context.Context, req soracache.InvalidateRequest
 	}
 	answer, err := r.rpc.Invalidate(ctx, msg)
 	if err != nil {
-		return soracache.InvalidateResult{}, sentinel(err)
+		return soracache.InvalidateResult{}, invalidateError(err)
 	}
 	stamp, err := wireStamps(answer.Stamp)
-	return soracache.InvalidateResult{Stamp: stamp}, err
+	return soracache.InvalidateResult{Stamp: stamp, Stragglers: answer.Stragglers}, err
 }
 
 // Head asks how far the node has followed the namespace.

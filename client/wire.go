@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -34,6 +35,28 @@ func sentinelOf(code connect.Code) error {
 	default:
 		return soracache.ErrUnavailable
 	}
+}
+
+// invalidateError is sentinel, but for an invalidation that is recorded and not
+// acknowledged: the service tells so in a detail of its error.
+func invalidateError(err error) error {
+	var failed *connect.Error
+	if !errors.As(err, &failed) {
+		return sentinel(err)
+	}
+	for _, detail := range failed.Details() {
+		message, unknown := detail.Value()
+		incomplete, ok := message.(*cachev1.InvalidateIncomplete)
+		if unknown != nil || !ok || !incomplete.Recorded {
+			continue
+		}
+		stamp, malformed := wireStamps(incomplete.Stamp)
+		if malformed != nil {
+			return malformed
+		}
+		return &soracache.IncompleteError{Stamp: stamp, Stragglers: incomplete.Stragglers, Cause: context.DeadlineExceeded}
+	}
+	return sentinel(err)
 }
 
 // batchError is the failure of one item of a batch.
