@@ -102,7 +102,7 @@ func (l *loading[T]) patience() time.Duration { return patience(l.caller, l.clie
 func (l *loading[T]) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, l.patience())
 	defer cancel()
-	_, err := l.client.invalidate(ctx, []soracache.Target{soracache.Key(l.key)})
+	_, err := l.client.invalidate(ctx, []soracache.Target{soracache.Key(l.key)}, false)
 	return err
 }
 
