@@ -106,6 +106,24 @@ func targets(r soracache.Record) []string {
 	return names
 }
 
+// memberResponse puts one member on the wire.
+func memberResponse(m Member) *soracachev1.Member {
+	answer := &soracachev1.Member{
+		Name:          m.Name,
+		RpcAddress:    m.RPCAddress,
+		GossipAddress: m.GossipAddress,
+		Version:       m.Version,
+		State:         soracachev1.MemberState(m.State),
+		Self:          m.Self,
+		StateFor:      durationpb.New(m.StateFor),
+		Capabilities:  m.Capabilities,
+	}
+	if m.Bound > 0 {
+		answer.Bound = durationpb.New(m.Bound)
+	}
+	return answer
+}
+
 func statsResponse(cfg Config, uptime time.Duration, totals map[string]float64) *soracachev1.StatsResponse {
 	return &soracachev1.StatsResponse{
 		Node:    cfg.Name,

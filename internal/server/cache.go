@@ -310,11 +310,31 @@ func (s *cacheService) Invalidate(ctx context.Context, r *soracachev1.Invalidate
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	if req.Acknowledge {
+		var early context.CancelFunc
+		ctx, early = beforeDeadline(ctx)
+		defer early()
+	}
 	result, err := s.node.Invalidate(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	return &soracachev1.InvalidateResponse{Stamp: result.Stamp.Encode()}, nil
+	return &soracachev1.InvalidateResponse{Stamp: result.Stamp.Encode(), Stragglers: result.Stragglers}, nil
+}
+
+// maxHeadStart is how long before its caller's deadline a request is given up
+// that has something to tell by then.
+const maxHeadStart = 100 * time.Millisecond
+
+// beforeDeadline ends a little before the context's deadline: a tenth of the
+// time that is left. At the deadline itself the caller is gone, and would never
+// learn that its invalidation is recorded, and who has not acknowledged it.
+func beforeDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/10, maxHeadStart)))
 }
 
 // ListKeys implements the RPC.

@@ -19,8 +19,11 @@ type Config struct {
 	// Listen is the address to serve on, as host:port. Off loopback it takes
 	// TLS and AuthTokens, or Insecure.
 	Listen string
-	// Name and Version are what ClusterService.Stats tells of the node.
+	// Name and Version are what ClusterService tells of the node.
 	Name, Version string
+	// Advertise is the URL by which clients and operators reach the node. It is
+	// told by ClusterService.Members, and not used otherwise.
+	Advertise string
 
 	// TLS makes the server speak TLS; without it, it speaks cleartext.
 	TLS TLSFiles

@@ -19,8 +19,8 @@ const (
 
 // drain ends the service in the order that loses nobody's request:
 //
-//  1. readiness goes off, and for the delay all goes on as before, so that
-//     load balancers take notice;
+//  1. readiness goes off, the other nodes are told, and for the delay all goes
+//     on as before, so that load balancers take notice;
 //  2. the gate shuts and the listener closes: whoever still comes is told to
 //     go elsewhere, while what is in flight is finished;
 //  3. what is not finished shortly is parked behind somebody's lease: the node
@@ -30,6 +30,9 @@ const (
 // It returns once no handler runs any more.
 func (s *Server) drain(delay time.Duration) error {
 	s.draining.Store(true)
+	if s.hooks.Draining != nil {
+		s.hooks.Draining()
+	}
 	s.log.Info("draining", "delay", delay, "timeout", s.cfg.DrainTimeout)
 	time.Sleep(delay)
 

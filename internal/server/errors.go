@@ -24,6 +24,10 @@ func wireError(err error) *connect.Error {
 	if errors.As(err, &coded) {
 		return coded
 	}
+	var incomplete *soracache.IncompleteError
+	if errors.As(err, &incomplete) {
+		return incompleteError(incomplete)
+	}
 	for _, known := range []struct {
 		err  error
 		code connect.Code
@@ -42,6 +46,20 @@ func wireError(err error) *connect.Error {
 		}
 	}
 	return connect.NewError(connect.CodeInternal, errInternal)
+}
+
+// incompleteError tells in a detail that the invalidation is recorded, and who
+// has not acknowledged it.
+func incompleteError(e *soracache.IncompleteError) *connect.Error {
+	wire := connect.NewError(connect.CodeDeadlineExceeded, e)
+	detail, err := connect.NewErrorDetail(&soracachev1.InvalidateIncomplete{
+		Recorded: true, Stamp: e.Stamp.Encode(), Stragglers: e.Stragglers,
+	})
+	if err != nil { // a name that is not UTF-8, which no node has
+		return connect.NewError(connect.CodeInternal, errInternal)
+	}
+	wire.AddDetail(detail)
+	return wire
 }
 
 // batchError is the failure of one item of a batch; nil for none.

@@ -209,10 +209,7 @@ func (p parser) invalidation(ctx context.Context, r *soracachev1.InvalidateReque
 	if len(req.Targets) == 0 {
 		return req, fmt.Errorf("%w: nothing to invalidate: name keys, tags, or all", soracache.ErrInvalid)
 	}
-	if r.GetAcknowledge() {
-		return req, fmt.Errorf("%w: acknowledged invalidation arrives with clustering; without acknowledge, "+
-			"other nodes follow within their bound", soracache.ErrUnimplemented)
-	}
+	req.Acknowledge = r.GetAcknowledge()
 	return req, nil
 }
 

@@ -36,6 +36,7 @@ func procedures() map[string]procedure {
 		rpc.CacheServiceSetProcedure:        {scope: auth.Write},
 		rpc.CacheServiceBatchSetProcedure:   {scope: auth.Write},
 		rpc.CacheServiceInvalidateProcedure: {scope: auth.Invalidate},
+		rpc.ClusterServiceMembersProcedure:  {scope: auth.Admin},
 		rpc.ClusterServiceStatsProcedure:    {scope: auth.Admin},
 
 		"/" + grpchealth.HealthV1ServiceName + "/Check": {open: true},

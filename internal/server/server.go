@@ -44,6 +44,12 @@ type Hooks struct {
 	Metrics http.Handler
 	// Totals are the running totals that ClusterService.Stats returns.
 	Totals func() map[string]float64
+	// Members are the nodes of the cluster, this one among them, which
+	// ClusterService.Members returns. Nil: the node is alone.
+	Members func() []Member
+	// Draining is told when the server begins to drain, as soon as readiness
+	// is off. It must return at once.
+	Draining func()
 }
 
 // Server serves one node. It is made by [New] and serves once.
