@@ -89,7 +89,8 @@ const deltaFixed = 8 + 8 + 8
 
 // decodeDelta reads up to where the tag and the key records that follow are
 // complete (0: all of them are there), the position of a clear (0: none), and
-// the records: position, length of member, member.
+// the records: position, length of member, member. A record of a kind that is
+// not known here, by a later version, may kill anything.
 func decodeDelta(b []byte, d *soracache.Delta) error {
 	if len(b) < deltaFixed {
 		return errAnswer
@@ -102,9 +103,7 @@ func decodeDelta(b []byte, d *soracache.Delta) error {
 		}
 	}
 	var marks []mark
-	if cleared := binary.BigEndian.Uint64(b[16:]); cleared != 0 {
-		marks = append(marks, mark{soracache.Position(cleared), soracache.Everything()})
-	}
+	everything := soracache.Position(binary.BigEndian.Uint64(b[16:]))
 	for b = b[deltaFixed:]; len(b) > 0; {
 		if len(b) < 10 {
 			return errAnswer
@@ -114,19 +113,22 @@ func decodeDelta(b []byte, d *soracache.Delta) error {
 		if len(b) < size {
 			return errAnswer
 		}
-		target, ok := targetOf(string(b[:size]))
-		if !ok {
-			return errAnswer
+		if target, ok := targetOf(string(b[:size])); ok {
+			marks = append(marks, mark{at, target})
+		} else {
+			everything = max(everything, at)
 		}
-		marks = append(marks, mark{at, target})
 		b = b[size:]
+	}
+	if everything != 0 {
+		marks = append(marks, mark{everything, soracache.Everything()})
 	}
 	slices.SortStableFunc(marks, func(x, y mark) int { return cmp.Compare(x.at, y.at) })
 	group(marks, complete, d)
 	return nil
 }
 
-// targetOf reads the member of a record.
+// targetOf reads the member of a record, if it is of a kind that is known here.
 func targetOf(member string) (soracache.Target, bool) {
 	if member == "" {
 		return soracache.Target{}, false

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
 )
 
 // call is one script call, and then its answer.
@@ -17,8 +19,12 @@ type call struct {
 	*partition
 	script script
 	since  soracache.Stamp
-	argv   []any // after the one that all scripts share
-	before []any // a command to send just before it; may be nil
+	// follower is who registers, if anybody does, and followers whether it wants
+	// to know who else did.
+	follower  l2.Registration
+	followers bool
+	argv      []any // after the one that all scripts share
+	before    []any // a command to send just before it; may be nil
 	// process is where it was sent last; cmd holds the outcome.
 	process *process
 	cmd     command
@@ -106,15 +112,33 @@ func (s *Store) send(ctx context.Context, calls []*call) {
 	_, _ = pipe.Exec(ctx) // each command has its own error
 }
 
+// commonBytes is how long the argument that all scripts share is, if nobody
+// registers or wants to know who did.
+const commonBytes = 8 + 8 + 8 + 2
+
 func (s *Store) arguments(c *call) []any {
-	common := make([]byte, 0, 26)
+	common := make([]byte, 0, commonBytes+1+8+len(c.follower.Name))
 	common = binary.BigEndian.AppendUint64(common, s.candidate())
 	common = binary.BigEndian.AppendUint64(common, uint64(c.since.Epoch))
 	common = binary.BigEndian.AppendUint64(common, uint64(c.since.Position))
 	common = binary.BigEndian.AppendUint16(common, c.Count)
+	if c.followers || c.follower.Name != "" {
+		wants := byte(0)
+		if c.followers {
+			wants = 1
+		}
+		common = append(common, wants)
+		common = binary.BigEndian.AppendUint64(common, boundMicros(c.follower.Bound))
+		common = append(common, c.follower.Name...)
+	}
 	args := make([]any, 0, 7+len(c.argv))
 	args = append(args, "evalsha", c.process.sha[c.script], "3", c.keys[0], c.keys[1], c.keys[2], common)
 	return append(args, c.argv...)
+}
+
+// boundMicros returns a bound in microseconds, rounded up.
+func boundMicros(bound time.Duration) uint64 {
+	return uint64((bound + time.Microsecond - 1) / time.Microsecond) //nolint:gosec // not negative
 }
 
 // candidate returns a random epoch.

@@ -45,6 +45,7 @@ func explanation(a answer, key string) (l2.Explanation, error) {
 // explainEntry adds what is known of the entry itself.
 func explainEntry(x *l2.Explanation, a answer, key string) {
 	if !x.Stored {
+		explainAbsence(x, a, key)
 		return
 	}
 	var k l2.KeyAnswer
@@ -59,14 +60,7 @@ func explainEntry(x *l2.Explanation, a answer, key string) {
 	x.Entry, x.Stamp, x.FreshFor, x.KeepFor = k.Entry, k.Stamp, k.FreshFor, k.KeepFor
 	verdict := a.body[0]
 	x.Live = verdict == verdictLive
-	killer := func(t soracache.Target) {
-		x.Reason = t.String() + " was invalidated"
-		x.KilledBy = soracache.Record{
-			Epoch:    a.delta.Epoch,
-			Position: soracache.Position(binary.BigEndian.Uint64(a.body[1:])),
-			Targets:  []soracache.Target{t},
-		}
-	}
+	killer := func(t soracache.Target) { killedBy(x, a, t) }
 	switch verdict {
 	case verdictForeignEpoch:
 		x.Reason = "of another epoch"
@@ -84,5 +78,27 @@ func explainEntry(x *l2.Explanation, a answer, key string) {
 		if tag := int(binary.BigEndian.Uint16(a.body[9:])); tag >= 1 && tag <= len(k.Entry.Tags) {
 			killer(soracache.Tag(k.Entry.Tags[tag-1]))
 		}
+	}
+}
+
+// explainAbsence names the record that was the last to remove what stood under
+// a key, if there is one.
+func explainAbsence(x *l2.Explanation, a answer, key string) {
+	switch at := binary.BigEndian.Uint64(a.body[1:]); {
+	case at == 0:
+	case binary.BigEndian.Uint16(a.body[9:]) == 1:
+		killedBy(x, a, soracache.Key(key))
+	default:
+		killedBy(x, a, soracache.Everything())
+	}
+}
+
+// killedBy says which record it was.
+func killedBy(x *l2.Explanation, a answer, t soracache.Target) {
+	x.Reason = t.String() + " was invalidated"
+	x.KilledBy = soracache.Record{
+		Epoch:    a.delta.Epoch,
+		Position: soracache.Position(binary.BigEndian.Uint64(a.body[1:])),
+		Targets:  []soracache.Target{t},
 	}
 }

@@ -86,7 +86,7 @@ func (s *Store) readRound(ctx context.Context, reqs []l2.ReadRequest, answers []
 const wishBytes = 8 + 8 + len(soracache.Lease{})
 
 func (s *Store) readCall(req l2.ReadRequest) *call {
-	c := s.newCall(req.Partition, req.Since, scriptRead)
+	c := s.newCallBy(req.Register, req.Partition, req.Since, scriptRead)
 	wanted := false
 	for _, k := range req.Keys {
 		wanted = wanted || k.Nonce != soracache.Lease{}

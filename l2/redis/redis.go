@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
@@ -126,7 +127,13 @@ func (l clientLogger) Printf(ctx context.Context, format string, args ...any) {
 
 // newCall returns a call on a partition, refused if what is asked can never be.
 func (s *Store) newCall(p l2.Partition, since soracache.Stamp, script script) *call {
-	c := &call{partition: s.partition(p), script: script, since: since}
+	return s.newCallBy(l2.Registration{}, p, since, script)
+}
+
+// newCallBy is newCall for one who registers.
+func (s *Store) newCallBy(follower l2.Registration, p l2.Partition, since soracache.Stamp, script script) *call {
+	c := &call{partition: s.partition(p), script: script, since: since, follower: follower}
+	c.err = follower.Validate()
 	switch {
 	case c.partition.invalid != nil:
 		c.err = c.partition.invalid
@@ -154,13 +161,16 @@ func checkNames(what string, names ...string) error {
 func (s *Store) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
 	calls := make([]*call, len(reqs))
 	for i, req := range reqs {
-		calls[i] = s.newCall(req.Partition, req.Since, scriptSince)
+		calls[i] = s.newCallBy(req.Register, req.Partition, req.Since, scriptSince)
 	}
 	s.run(ctx, calls)
 	answers := make([]l2.SinceAnswer, len(reqs))
 	for i, c := range calls {
 		a, err := s.decode(c)
 		answers[i] = l2.SinceAnswer{Delta: a.delta, Err: err}
+		if err == nil {
+			answers[i].Clock = time.UnixMicro(a.now)
+		}
 	}
 	return answers
 }

@@ -71,15 +71,16 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"SUPERSEDED":    uint8(soracache.ReasonSuperseded),
 		"LEASE_LOST":    uint8(soracache.ReasonLeaseLost),
 
-		"CHUNK":       4000, // arguments of one command; Lua can pass some 8,000
-		"STATE_BYTES": 59,
-		"MARK_BYTES":  25,
-		"NONCE_BYTES": len(soracache.Lease{}),
-		"LEASE_BYTES": len(soracache.Lease{}) + 3*8,
-		"WISH_BYTES":  wishBytes,
-		"HEAD_BYTES":  l2.HeadBytes,
-		"FIXED_BYTES": l2.HeadBytes + 13, // and what precedes the key
-		"LARGE_BYTES": largeBytes,
+		"CHUNK":        4000, // arguments of one command; Lua can pass some 8,000
+		"COMMON_BYTES": commonBytes,
+		"STATE_BYTES":  59,
+		"MARK_BYTES":   25,
+		"NONCE_BYTES":  len(soracache.Lease{}),
+		"LEASE_BYTES":  len(soracache.Lease{}) + 3*8,
+		"WISH_BYTES":   wishBytes,
+		"HEAD_BYTES":   l2.HeadBytes,
+		"FIXED_BYTES":  l2.HeadBytes + 13, // and what precedes the key
+		"LARGE_BYTES":  largeBytes,
 		// A key's part of an answer to a read: live (0), no lease (0), zeros.
 		"NOTHING_TO_TELL": strings.Repeat(`\0`, keyBytes),
 
@@ -87,6 +88,9 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"PREFIX_BYTES": prefixBytes,
 		"PREFIX_END":   strconv.Itoa(prefixBytes - 1),
 		"DELTA_LIMIT":  strconv.Itoa(l2.MaxDelta + 1),
+
+		"FOLLOWERS_SLACK":  l2.RegistrationSlack.Microseconds(),
+		"FOLLOWERS_EXPIRY": (l2.MaxBound + l2.RegistrationSlack).Milliseconds(),
 
 		"SLACK":      (10 * time.Minute).Milliseconds(),
 		"SWEEP_STEP": 32,   // buckets

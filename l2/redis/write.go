@@ -36,18 +36,18 @@ func (s *Store) writeCall(req l2.WriteRequest) *call {
 	var c *call
 	switch req.Op {
 	case soracache.OpFill:
-		c = s.newCall(req.Partition, req.Since, scriptFill)
+		c = s.newCallBy(req.Register, req.Partition, req.Since, scriptFill)
 		c.argv = append(make([]any, 0, 4+len(req.Entry.Tags)), req.Nonce[:])
 		c.addEntry(req)
 	case soracache.OpPut:
-		c = s.newCall(req.Partition, req.Since, scriptPut)
+		c = s.newCallBy(req.Register, req.Partition, req.Since, scriptPut)
 		c.argv = make([]any, 0, 3+len(req.Entry.Tags))
 		c.addEntry(req)
 	case soracache.OpRenew:
-		c = s.newCall(req.Partition, req.Since, scriptRenew)
+		c = s.newCallBy(req.Register, req.Partition, req.Since, scriptRenew)
 		c.argv = []any{req.Nonce[:], req.Key, binary.BigEndian.AppendUint64(nil, leaseMicros(req.LeaseFor))}
 	case soracache.OpRelease:
-		c = s.newCall(req.Partition, req.Since, scriptRenew)
+		c = s.newCallBy(req.Register, req.Partition, req.Since, scriptRenew)
 		c.argv = []any{req.Nonce[:], req.Key, make([]byte, 8)}
 	default:
 		return &call{err: fmt.Errorf("%w: unknown write %d", soracache.ErrInvalid, req.Op)}
@@ -184,12 +184,44 @@ func (s *Store) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l
 			continue
 		}
 		answers[i] = l2.InvalidateAnswer{Delta: a.delta, Record: recordOf(a, reqs[i].Targets...)}
+		if reqs[i].Followers {
+			if err := decodeFollowers(&answers[i], a.more); err != nil {
+				answers[i] = l2.InvalidateAnswer{Err: err}
+			}
+		}
 	}
 	return answers
 }
 
+// decodeFollowers reads who is registered: for how long the list has been
+// whole, then of each follower its bound, the length of its name, and its name.
+func decodeFollowers(out *l2.InvalidateAnswer, more []any) error {
+	var packed string
+	if len(more) > 0 {
+		packed, _ = more[0].(string)
+	}
+	b := bytesOf(packed)
+	if len(b) < 8 {
+		return malformed()
+	}
+	out.RegisteredFor = microseconds(b)
+	for b = b[8:]; len(b) > 0; {
+		if len(b) < 9 || len(b) < 9+int(b[8]) {
+			return malformed()
+		}
+		out.Registered = append(out.Registered, l2.Registration{Name: string(b[9 : 9+int(b[8])]), Bound: microseconds(b)})
+		b = b[9+int(b[8]):]
+	}
+	return nil
+}
+
+func microseconds(b []byte) time.Duration {
+	return time.Duration(binary.BigEndian.Uint64(b)) * time.Microsecond //nolint:gosec // as scripts wrote it
+}
+
 func (s *Store) invalidateCall(req l2.InvalidateRequest) *call {
-	c := s.newCall(req.Partition, req.Since, scriptInvalidate)
+	c := s.newCallBy(req.Register, req.Partition, req.Since, scriptInvalidate)
+	c.followers = req.Followers
 	if len(req.Targets) == 0 {
 		c.err = fmt.Errorf("%w: nothing to invalidate", soracache.ErrInvalid)
 	}

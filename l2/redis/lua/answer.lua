@@ -1,6 +1,9 @@
 -- The answer of every script: flags, epoch, head and clock, then BODY; then the
 -- elements of MORE; then, if there is one, the delta.
 
+if #ARGV[1] > COMMON_BYTES then
+  --@include follow
+end
 if not WROTE then
   call('PERSIST', T) -- changes nothing, and a replica refuses it
 end

@@ -1,6 +1,7 @@
 -- explain: what is stored under a key, dead or alive. ARGV: 2 key.
 -- Answers the verdict, the killing record's position and the number of the tag
--- that it names (0: none); whether the key is leased, the lease's stamp and
+-- that it names (0: none; if nothing is stored: 1 the key, 2 everything);
+-- whether the key is leased, the lease's stamp and
 -- end; then the bytes stored, if they are a string.
 
 --@include ledger
@@ -21,8 +22,11 @@ if type(raw) == 'string' then
 
   BODY = pack('>BI8I2', found, killer, nth) .. lease
   MORE[2] = raw
+elseif raw then
+  BODY = pack('>BI8I2', CORRUPT, 0, 0) .. lease
 else
-  BODY = pack('>BI8I2', raw and CORRUPT or ABSENT, 0, 0) .. lease
+  record = tonumber(record) or 0
+  BODY = pack('>BI8I2', ABSENT, math.max(record, CLEAR), record > CLEAR and 1 or 2) .. lease
 end
 
 --@include answer

@@ -1,4 +1,5 @@
--- The ledger of one partition: three sorted sets and a fourth beside them.
+-- The ledger of one partition: three sorted sets and a fourth beside them. (And
+-- a hash of those who follow it: see follow.lua.)
 --
 --   t  records of tags       't'..tag = position
 --   k  records of keys       'k'..key = position
@@ -27,7 +28,8 @@
 -- KEYS are t, k and h. The other keys of the partition share their hash tag and
 -- are derived here: most cannot be known before the script runs.
 -- ARGV[1] is the same for every script: a random candidate for a new epoch, the
--- epoch and position that the caller shows, and the number of partitions.
+-- epoch and position that the caller shows, and the number of partitions; more
+-- of it is for follow.lua.
 --
 -- A script makes its functions anew each time that it runs, and pays for each
 -- and for each variable that it shares. So what always happens is written
