@@ -143,6 +143,8 @@ type Store struct {
 	// the latest.
 	txid int
 
+	followers followers
+
 	// gate is held shared over every read transaction, and alone to replace db
 	// or to wait for readers. Lock order: mu, gate.
 	gate sync.RWMutex

@@ -32,6 +32,7 @@ func (s *Store) keepHouse() (more bool) {
 	s.mu.Lock()
 	s.dropLeases()
 	s.mu.Unlock()
+	s.followers.forget(s.cfg.Now())
 	err := s.transact(stepRoom, func(t *txn) {
 		more = t.expire()
 		more = t.dropGarbage(stepRows) >= stepRows || more

@@ -23,16 +23,25 @@ import (
 //
 // must not happen.
 func (s *Store) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
+	answers, _ := s.read(ctx, reqs)
+	return answers
+}
+
+// read is Read; it also tells the moment that the answers are of. Callers are
+// registered before anything is looked at: see followers.
+func (s *Store) read(ctx context.Context, reqs []l2.ReadRequest) ([]l2.ReadAnswer, time.Time) {
 	r := reading{s: s, reqs: reqs}
+	r.register()
 	for range mostAttempts {
 		if ctx.Err() != nil {
-			return r.fail(unavailable(ctx.Err()))
+			return r.fail(unavailable(ctx.Err())), r.now
 		}
 		if done := r.attempt(ctx); done {
-			return r.answers
+			r.noteEpochs()
+			return r.answers, r.now
 		}
 	}
-	return r.fail(unavailable(errUnsettled))
+	return r.fail(unavailable(errUnsettled)), r.now
 }
 
 // mostAttempts is how often a read is judged anew because something had to be
@@ -45,11 +54,15 @@ var errUnsettled = errors.New("the ledger does not settle")
 func (s *Store) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
 	reads := make([]l2.ReadRequest, len(reqs))
 	for i, req := range reqs {
-		reads[i] = l2.ReadRequest{Partition: req.Partition, Since: req.Since}
+		reads[i] = l2.ReadRequest{Partition: req.Partition, Since: req.Since, Register: req.Register}
 	}
 	answers := make([]l2.SinceAnswer, len(reqs))
-	for i, a := range s.Read(ctx, reads) {
+	found, now := s.read(ctx, reads)
+	for i, a := range found {
 		answers[i] = l2.SinceAnswer{Delta: a.Delta, Err: a.Err}
+		if a.Err == nil {
+			answers[i].Clock = now
+		}
 	}
 	return answers
 }
@@ -60,7 +73,8 @@ type reading struct {
 	reqs    []l2.ReadRequest
 	answers []l2.ReadAnswer
 	db      *database      // where the answers come from,
-	txid    int            // and of which transaction
+	txid    int            // and of which transaction,
+	now     time.Time      // at which moment
 	repairs []func(t *txn) // what must be put right first
 	wishes  []wish         // leases that are called for
 }
@@ -101,7 +115,7 @@ func (r *reading) judge() error {
 	r.answers = make([]l2.ReadAnswer, len(r.reqs))
 	r.repairs, r.wishes = nil, nil
 	return r.s.view(func(t *txn) {
-		r.db, r.txid = r.s.db, t.tx.id
+		r.db, r.txid, r.now = r.s.db, t.tx.id, t.now
 		for i, req := range r.reqs {
 			r.answers[i] = r.judgeOne(t, req)
 		}
@@ -110,6 +124,9 @@ func (r *reading) judge() error {
 
 func (r *reading) judgeOne(t *txn, req l2.ReadRequest) l2.ReadAnswer {
 	l, err := t.find(req.Partition)
+	if err == nil {
+		err = req.Register.Validate()
+	}
 	if err != nil {
 		return l2.ReadAnswer{Err: err}
 	}
@@ -257,11 +274,31 @@ func (s *Store) explain(at l2.Partition, key string) (x l2.Explanation, missing 
 	return x, missing, err
 }
 
+// register registers those who ask to be.
+func (r *reading) register() {
+	for _, req := range r.reqs {
+		if req.Register.Validate() == nil {
+			r.s.followers.register(req.Partition, req.Register, r.s.cfg.Now())
+		}
+	}
+}
+
+// noteEpochs tells the lists of followers which epochs the answers are of.
+func (r *reading) noteEpochs() {
+	for i, req := range r.reqs {
+		if r.answers[i].Err == nil {
+			r.s.followers.inEpoch(req.Partition, req.Register, r.answers[i].Delta.Epoch, r.now)
+		}
+	}
+}
+
 func (t *txn) explain(l *ledger, key string) l2.Explanation {
 	x := l2.Explanation{Ledger: l.stamp()}
 	var f found
 	f, x.Stored, x.Readable = t.load(l, key)
 	if !x.Stored {
+		d := t.removed(l, key)
+		x.Reason, x.KilledBy = d.String(), d.record(l)
 		return x
 	}
 	if !x.Readable {

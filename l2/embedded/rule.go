@@ -100,6 +100,17 @@ func (t *txn) overtaken(l *ledger, stamp soracache.Stamp, key string, tags []str
 	return death{}
 }
 
+// removed says which record was the last to remove what stood under a key.
+func (t *txn) removed(l *ledger, key string) death {
+	if at := t.latest(l, soracache.TargetKey, key); at > l.cleared {
+		return death{cause: invalidated, target: soracache.Key(key), at: at}
+	}
+	if l.cleared > 0 {
+		return death{cause: invalidated, target: soracache.Everything(), at: l.cleared}
+	}
+	return death{}
+}
+
 // left returns how long it is until a time of an entry.
 func (t *txn) left(until int64) time.Duration {
 	return time.Duration(until-t.micros()) * time.Microsecond

@@ -35,6 +35,10 @@ func failedWrites(n int, err error) []l2.WriteAnswer {
 // writeOps returns what the writer has to do for one write: usually one op.
 func (s *Store) writeOps(req l2.WriteRequest, answer *l2.WriteAnswer) []*op {
 	var f *fresh
+	if err := req.Register.Validate(); err != nil {
+		*answer = l2.WriteAnswer{Err: err}
+		return nil
+	}
 	if req.Op == soracache.OpFill || req.Op == soracache.OpPut {
 		var err error
 		if f, err = newFresh(req); err != nil {
@@ -77,6 +81,7 @@ func (t *txn) write(req l2.WriteRequest, f *fresh) (l2.WriteAnswer, error) {
 	if err != nil {
 		return l2.WriteAnswer{}, err
 	}
+	t.register(l, req.Partition, req.Register)
 	var a l2.WriteAnswer
 	switch req.Op {
 	case soracache.OpFill:
@@ -168,7 +173,8 @@ func (s *Store) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l
 					*answer = l2.InvalidateAnswer{Err: err}
 				}
 			},
-			fail: func(err error) { *answer = l2.InvalidateAnswer{Err: err} },
+			fail:  func(err error) { *answer = l2.InvalidateAnswer{Err: err} },
+			after: func() { s.listFollowers(req, answer) }, // see followers for why not before
 		}
 	}
 	if err := s.queue.do(ctx, ops); err != nil {
@@ -190,10 +196,27 @@ func (t *txn) invalidate(req l2.InvalidateRequest) (l2.InvalidateAnswer, error) 
 			return l2.InvalidateAnswer{}, fmt.Errorf("%w: unknown target %s", soracache.ErrInvalid, target)
 		}
 	}
+	if err := req.Register.Validate(); err != nil {
+		return l2.InvalidateAnswer{}, err
+	}
 	l, err := t.ledger(req.Partition, req.Since)
 	if err != nil {
 		return l2.InvalidateAnswer{}, err
 	}
+	t.register(l, req.Partition, req.Register)
 	record := t.append(l, req.Targets)
 	return l2.InvalidateAnswer{Record: record, Delta: t.delta(l, req.Since)}, nil
+}
+
+// register registers the caller of a write, in the transaction that answers it.
+func (t *txn) register(l *ledger, at l2.Partition, r l2.Registration) {
+	t.s.followers.register(at, r, t.now)
+	t.s.followers.inEpoch(at, r, l.epoch, t.now)
+}
+
+// listFollowers adds to the answer who was registered, if that was asked for.
+func (s *Store) listFollowers(req l2.InvalidateRequest, answer *l2.InvalidateAnswer) {
+	if req.Followers && answer.Err == nil {
+		s.followers.list(req.Partition, answer, s.cfg.Now())
+	}
 }
