@@ -20,6 +20,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/soracache/soracache/internal/server"
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
@@ -65,6 +66,7 @@ var oneOfEach = map[string]string{
 	"ListKeys":   `{"namespace":"shop","tag":"t"}`,
 	"Explain":    `{"namespace":"shop","key":"k"}`,
 	"Head":       `{"namespace":"shop"}`,
+	"Members":    `{}`,
 	"Stats":      `{}`,
 }
 
@@ -84,16 +86,18 @@ func TestAuthTable(t *testing.T) {
 	scopes := map[string]string{
 		"Get": "r", "BatchGet": "r", "Head": "r", "ListKeys": "r", "Explain": "r",
 		"Fill": "w", "BatchFill": "w", "Renew": "w", "Release": "w", "Set": "w", "BatchSet": "w",
-		"Invalidate": "i", "Stats": "a",
+		"Invalidate": "i", "Members": "a", "Stats": "a",
 	}
-	service := soracachev1.File_soracache_v1_cache_proto.Services().ByName("CacheService")
-	if len(oneOfEach) != service.Methods().Len()+1 || len(scopes) != len(oneOfEach) {
+	services := soracachev1.File_soracache_v1_cache_proto.Services()
+	cluster := services.ByName("ClusterService").Methods()
+	if len(oneOfEach) != services.ByName("CacheService").Methods().Len()+cluster.Len() || len(scopes) != len(oneOfEach) {
 		t.Fatalf("the table does not cover every procedure")
 	}
 	for procedure, body := range oneOfEach {
 		path := "/soracache.v1.CacheService/" + procedure
-		if procedure == "Stats" {
-			path = "/soracache.v1.ClusterService/Stats"
+		ofCluster := cluster.ByName(protoreflect.Name(procedure)) != nil
+		if ofCluster {
+			path = "/soracache.v1.ClusterService/" + procedure
 		}
 		for token, want := range map[string]string{
 			"":      "unauthenticated",
@@ -105,7 +109,7 @@ func TestAuthTable(t *testing.T) {
 			"rwi":   "permission_denied", // another namespace
 			"shop":  "",
 		} {
-			if token == scopes[procedure] || procedure == "Stats" && token == "rwi" {
+			if token == scopes[procedure] || ofCluster && token == "rwi" {
 				want = ""
 			}
 			header := []string{"Content-Type", "application/json"}

@@ -229,7 +229,7 @@ func badInputs() []badInput {
 		// Invalidations and listings.
 		{"invalidation of nothing", "Invalidate", `{}`, invalid},
 		{"invalidation of all: false", "Invalidate", `{"all":false}`, invalid},
-		{"acknowledged invalidation", "Invalidate", inval("acknowledge", true), missing},
+		{"acknowledgement of a wrong type", "Invalidate", inval("acknowledge", "yes"), invalid},
 		{"acknowledged invalidation of nothing", "Invalidate", `{"acknowledge":true}`, invalid},
 		{"negative page size", "ListKeys", `{"tag":"t","pageSize":-1}`, invalid},
 		{"page size of 1,001", "ListKeys", `{"tag":"t","pageSize":1001}`, invalid},

@@ -457,7 +457,7 @@ func TestHooks(t *testing.T) {
 	}{
 		{func() { s.post(t, "Get", get()) }, ended{getPath, "connect", "ok"}},
 		{func() { s.post(t, "Get", `{`) }, ended{getPath, "connect", "invalid_argument"}},
-		{func() { s.post(t, "Invalidate", inval("acknowledge", true)) }, ended{"/soracache.v1.CacheService/Invalidate", "connect", "unimplemented"}},
+		{func() { s.post(t, "Invalidate", inval("acknowledge", true)) }, ended{"/soracache.v1.CacheService/Invalidate", "connect", "ok"}},
 		{func() { s.post(t, "Made/Up", `{}`) }, ended{"other", "connect", "unimplemented"}},
 		{func() { _, _ = overH2C.cache(connect.WithGRPC()).Get(t.Context(), &soracachev1.GetRequest{Key: "k"}) }, ended{getPath, "grpc", "ok"}},
 		{func() { _, _ = overH2C.cache(connect.WithGRPC()).Get(t.Context(), &soracachev1.GetRequest{}) }, ended{getPath, "grpc", "invalid_argument"}},
