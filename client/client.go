@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,22 +57,34 @@ func New(backend soracache.Backend, opts ...Option) (*Client, error) {
 	return newClient(backend, func() {}, cfg), nil
 }
 
-// Dial returns a client of the service at a URL, such as
-// http://127.0.0.1:7070. It does not connect: a service that is absent is
-// noticed, and survived, by the calls that need it.
+// Dial returns a client of the service at one or more URLs, separated by
+// commas: http://10.0.0.1:7070,http://10.0.0.2:7070. It does not connect: a
+// service that is absent is noticed, and survived, by the calls that need it.
 //
-// The URL may become a comma-separated list of them; for now it is one.
-func Dial(url string, opts ...Option) (*Client, error) {
+// The URLs are nodes of one cluster. Each client puts them into an order of its
+// own, at random, so that clients spread over the nodes, and sends everything
+// to the first that is well. Where that one cannot be reached, does not answer
+// or is draining, the call goes on to the next, within its caller's time, and
+// the node is passed over for a while (a quarter of a second at first, later up
+// to five). Only Set is not repeated if the first node may have carried it out.
+func Dial(urls string, opts ...Option) (*Client, error) {
 	cfg, err := newConfig(opts)
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
-	base, err := parseURL(url)
-	if err != nil {
-		return nil, fmt.Errorf("client: %w", err)
+	h, end := httpClient(cfg)
+	var members []*member
+	for raw := range strings.SplitSeq(urls, ",") {
+		base, err := parseURL(raw)
+		if err != nil {
+			return nil, fmt.Errorf("client: %w", err)
+		}
+		members = append(members, &member{url: base, backend: newRemote(h, base, cfg)})
 	}
-	r := newRemote(base, cfg)
-	return newClient(r, r.close, cfg), nil
+	rand.Shuffle(len(members), func(i, j int) { //nolint:gosec // spread, not secrecy
+		members[i], members[j] = members[j], members[i]
+	})
+	return newClient(&nodes{members: members, log: cfg.log}, end, cfg), nil
 }
 
 func newClient(backend soracache.Backend, closeBackend func(), cfg config) *Client {

@@ -26,17 +26,13 @@ const maxAnswer = 300 << 20
 // HTTP/1.1, which is the fastest way for unary calls. It knows nothing of
 // waiting, retrying or falling back.
 type remote struct {
-	rpc   soracachev1connect.CacheServiceClient
-	close func()
+	rpc soracachev1connect.CacheServiceClient
 }
 
 var _ soracache.Backend = (*remote)(nil)
 
 // parseURL accepts one http or https URL, with or without a path.
 func parseURL(raw string) (string, error) {
-	if strings.Contains(raw, ",") {
-		return "", fmt.Errorf("%w: one URL for now, not a list of them: %q", soracache.ErrInvalid, raw)
-	}
 	u, err := url.Parse(strings.TrimSpace(raw))
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", soracache.ErrInvalid, err)
@@ -50,14 +46,7 @@ func parseURL(raw string) (string, error) {
 	return u.String(), nil
 }
 
-func newRemote(base string, cfg config) *remote {
-	r := &remote{close: func() {}}
-	h := cfg.http
-	if h == nil {
-		transport := newTransport(cfg)
-		h = &http.Client{Transport: transport}
-		r.close = transport.CloseIdleConnections
-	}
+func newRemote(h *http.Client, base string, cfg config) *remote {
 	opts := []connect.ClientOption{
 		connect.WithAcceptCompression("gzip", nil, nil), // values are small or already compressed
 		connect.WithReadMaxBytes(maxAnswer),
@@ -65,8 +54,17 @@ func newRemote(base string, cfg config) *remote {
 	if cfg.token != nil {
 		opts = append(opts, connect.WithInterceptors(bearer(cfg.token)))
 	}
-	r.rpc = soracachev1connect.NewCacheServiceClient(h, base, opts...)
-	return r
+	return &remote{rpc: soracachev1connect.NewCacheServiceClient(h, base, opts...)}
+}
+
+// httpClient returns what all nodes of a client are reached through, and what
+// ends it.
+func httpClient(cfg config) (_ *http.Client, end func()) {
+	if cfg.http != nil {
+		return cfg.http, func() {}
+	}
+	transport := newTransport(cfg)
+	return &http.Client{Transport: transport}, transport.CloseIdleConnections
 }
 
 // newTransport returns a transport that keeps a connection for each of many

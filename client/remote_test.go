@@ -538,9 +538,10 @@ func TestURLs(t *testing.T) {
 		"http://host?x=1":                  false,
 		"http://host#x":                    false,
 		"http://host:port":                 false,
-		"http://a:7070,http://b:7070":      false,
-		"http://a:7070, http://b:7070":     false,
+		"http://a:7070,http://b:7070":      true,
+		"http://a:7070, https://b:7070":    true,
 		"http://a:7070,":                   false,
+		"http://a:7070,b:7070":             false,
 		"http://127.0.0.1:7070\x00trailer": false,
 	} {
 		c, err := client.Dial(url)

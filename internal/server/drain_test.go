@@ -102,7 +102,7 @@ func TestDrainInOrder(t *testing.T) {
 
 		time.Sleep(4050 * time.Millisecond) // after the delay: the gate is shut
 		if got := ask(t, s, http.MethodPost, "/soracache.v1.CacheService/Get", get()); got.code() != "unavailable" ||
-			got.header.Get("Connection") != "close" {
+			got.header.Get("Connection") != "close" || got.header.Get("Soracache-Refused") == "" {
 			t.Errorf("get after the delay: %s %v", got.body, got.header)
 		}
 		if got := ask(t, s, http.MethodPost, "/grpc.health.v1.Health/Check", "{}"); !strings.Contains(got.body, "NOT_SERVING") {

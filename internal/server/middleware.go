@@ -75,9 +75,14 @@ func (s *Server) known(r *http.Request) error {
 	return nil
 }
 
+// refusedHeader tells a client that its request was not begun, so that it may
+// send it to another node whatever it asks for.
+const refusedHeader = "Soracache-Refused"
+
 // refuse answers in the protocol of the request, without reading its body.
 func (s *Server) refuse(c *call, r *http.Request, err error) {
 	wire := wireError(err)
+	c.response.Header().Set(refusedHeader, "1")
 	switch wire.Code() {
 	case connect.CodeUnauthenticated:
 		c.response.Header().Set("WWW-Authenticate", "Bearer")

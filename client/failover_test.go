@@ -1,0 +1,557 @@
+package client_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client"
+	cachev1 "github.com/soracache/soracache/proto/soracache/v1"
+)
+
+// How a node on the wire behaves.
+const (
+	answers  = int32(iota)
+	cuts     // closes the connection once the request has come
+	drains   // refuses at the gate, as a node does that is draining
+	storeOff // begins, and then says that its store is down
+	breaks   // answers what is none of ours
+)
+
+// wireNode is a cache service behind a real listener that can be closed and
+// opened again, and misbehave in between.
+type wireNode struct {
+	t     *testing.T
+	addr  string
+	mode  atomic.Int32
+	calls atomic.Int64 // that arrived
+	srv   *http.Server
+	rpcs  http.Handler
+}
+
+func startWireNode(t *testing.T) *wireNode {
+	t.Helper()
+	n := &wireNode{t: t, addr: "127.0.0.1:0"}
+	n.rpcs = handler(&scripted{
+		get: func(context.Context, *cachev1.GetRequest) (*cachev1.GetResponse, error) {
+			if err := n.trouble(); err != nil {
+				return nil, err
+			}
+			return &cachev1.GetResponse{Status: cachev1.Status_STATUS_HIT, Value: []byte(n.addr), Encoding: "raw"}, nil
+		},
+		put: func(*cachev1.SetRequest) (*cachev1.SetResponse, error) {
+			return &cachev1.SetResponse{}, n.trouble()
+		},
+		invalidate: func(*cachev1.InvalidateRequest) (*cachev1.InvalidateResponse, error) {
+			return &cachev1.InvalidateResponse{Stamp: stamps(5).Encode()}, n.trouble()
+		},
+	})
+	n.open()
+	t.Cleanup(n.close)
+	return n
+}
+
+func (n *wireNode) trouble() error {
+	if n.mode.Load() == storeOff {
+		return connect.NewError(connect.CodeUnavailable, errors.New("the store is down"))
+	}
+	return nil
+}
+
+func (n *wireNode) open() {
+	n.t.Helper()
+	l, err := net.Listen("tcp", n.addr)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.addr = l.Addr().String()
+	n.srv = &http.Server{Handler: n, ReadHeaderTimeout: time.Second}
+	go func() { _ = n.srv.Serve(l) }()
+}
+
+func (n *wireNode) close() { _ = n.srv.Close() }
+
+func (n *wireNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	n.calls.Add(1)
+	switch n.mode.Load() {
+	case cuts:
+		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			_ = conn.Close()
+		}
+	case drains:
+		w.Header().Set("Soracache-Refused", "1")
+		w.Header().Set("Connection", "close")
+		_ = connect.NewErrorWriter().Write(w, r, connect.NewError(connect.CodeUnavailable, errors.New("the node is draining")))
+	case breaks:
+		w.WriteHeader(http.StatusBadGateway)
+	default:
+		n.rpcs.ServeHTTP(w, r)
+	}
+}
+
+// twoNodes returns a client of two nodes, the one that it prefers, and the
+// other.
+func twoNodes(t *testing.T, opts ...client.Option) (c *client.Client, preferred, other *wireNode) {
+	t.Helper()
+	preferred, other = startWireNode(t), startWireNode(t)
+	c = dial(t, "http://"+preferred.addr+", http://"+other.addr, append(opts, client.Timeout(5*time.Second))...)
+	if answeredBy(t, c) != preferred.addr {
+		preferred, other = other, preferred
+	}
+	preferred.calls.Store(0)
+	return c, preferred, other
+}
+
+func answeredBy(t *testing.T, c *client.Client) string {
+	t.Helper()
+	addr, found, err := client.Get[string](t.Context(), c, "k")
+	if err != nil || !found {
+		t.Fatalf("read: %v, %v", found, err)
+	}
+	return addr
+}
+
+func TestMovesOnToTheNextNode(t *testing.T) {
+	set := func(ctx context.Context, c *client.Client) error { return client.Set(ctx, c, "k", "v") }
+	get := func(ctx context.Context, c *client.Client) error {
+		_, _, err := client.Get[string](ctx, c, "k")
+		return err
+	}
+	clearAll := func(ctx context.Context, c *client.Client) error {
+		_, err := c.Clear(ctx)
+		return err
+	}
+	for _, tt := range []struct {
+		name    string
+		trouble func(*wireNode)
+		call    func(context.Context, *client.Client) error
+		moves   bool
+	}{
+		{"refused connection, read", (*wireNode).close, get, true},
+		{"refused connection, invalidation", (*wireNode).close, clearAll, true},
+		{"refused connection, put", (*wireNode).close, set, true},
+		{"cut, read", is(cuts), get, true},
+		{"cut, invalidation", is(cuts), clearAll, true},
+		{"cut, put: who knows whether it ran", is(cuts), set, false},
+		{"draining, read", is(drains), get, true},
+		{"draining, invalidation", is(drains), clearAll, true},
+		{"draining, put", is(drains), set, true},
+		{"store down, read", is(storeOff), get, true},
+		{"store down, put: it may have run", is(storeOff), set, false},
+		{"no answer of ours, read", is(breaks), get, true},
+		{"no answer of ours, put", is(breaks), set, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			// On a kept connection, a node that has gone cannot be told from one
+			// that was cut off.
+			c, preferred, other := twoNodes(t, client.HTTPClient(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}))
+			tt.trouble(preferred)
+			if err := tt.call(t.Context(), c); (err == nil) != tt.moves || err != nil && !errors.Is(err, soracache.ErrUnavailable) {
+				t.Errorf("error %v", err)
+			}
+			if moved := other.calls.Load() == 1; moved != tt.moves {
+				t.Errorf("the other node was asked %d times", other.calls.Load())
+			}
+			asked := preferred.calls.Load()
+			if answeredBy(t, c) != other.addr || preferred.calls.Load() != asked {
+				t.Error("a node that has just failed is asked again")
+			}
+		})
+	}
+}
+
+func is(mode int32) func(*wireNode) { return func(n *wireNode) { n.mode.Store(mode) } }
+
+func TestNodeComesBack(t *testing.T) {
+	var log bytes.Buffer
+	var mu sync.Mutex
+	c, preferred, other := twoNodes(t, client.Logger(slog.New(slog.NewTextHandler(&locked{mu: &mu, b: &log}, nil))))
+	preferred.close()
+	if answeredBy(t, c) != other.addr {
+		t.Fatal("not moved on")
+	}
+	preferred.open()
+	eventuallyTrue(t, "the preferred node is used again", func() bool { return answeredBy(t, c) == preferred.addr })
+	mu.Lock()
+	defer mu.Unlock()
+	if text := log.String(); strings.Count(text, "a node fails") != 1 || strings.Count(text, "answers again") != 1 {
+		t.Errorf("logged:\n%s", text)
+	}
+}
+
+type locked struct {
+	mu *sync.Mutex
+	b  *bytes.Buffer
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func eventuallyTrue(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// With all nodes down GetOrSet still loads, at once; and the first call after
+// one is back finds it.
+func TestAllNodesDown(t *testing.T) {
+	h := &heard{}
+	c, a, b := twoNodes(t, client.WithHooks(h.hooks()))
+	a.close()
+	b.close()
+	for range 3 {
+		began := time.Now()
+		if v, err := client.GetOrSet(t.Context(), c, "k", returns("v")); v != "v" || err != nil {
+			t.Fatalf("got %q, %v", v, err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("took %s", took)
+		}
+	}
+	if h.failOpen != 3 {
+		t.Errorf("failed open %d times", h.failOpen)
+	}
+	b.open()
+	if answeredBy(t, c) != b.addr {
+		t.Error("the node that is back was not asked")
+	}
+}
+
+// Clients prefer different nodes.
+func TestClientsSpread(t *testing.T) {
+	a, b := startWireNode(t), startWireNode(t)
+	urls := "http://" + a.addr + ",http://" + b.addr
+	for i := 0; a.calls.Load() == 0 || b.calls.Load() == 0; i++ {
+		if i == 100 {
+			t.Fatalf("of 100 clients, %d prefer one node and %d the other", a.calls.Load(), b.calls.Load())
+		}
+		answeredBy(t, dial(t, urls))
+	}
+}
+
+// hungBackend never answers.
+type hungBackend struct {
+	soracache.Backend
+
+	calls atomic.Int64
+}
+
+func (h *hungBackend) Get(ctx context.Context, _ soracache.GetRequest) ([]soracache.ReadResult, error) {
+	h.calls.Add(1)
+	<-ctx.Done()
+	return nil, fmt.Errorf("%w: %w", soracache.ErrUnavailable, ctx.Err())
+}
+
+func (h *hungBackend) Invalidate(ctx context.Context, _ soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
+	_, err := h.Get(ctx, soracache.GetRequest{})
+	return soracache.InvalidateResult{}, err
+}
+
+// quiet discards what the nodes log.
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// A paused node costs the first caller half its time, and the next ones none.
+func TestNodeThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hung, well := &hungBackend{}, newFakeService()
+		well.put("k", soracache.Entry{Value: []byte("v"), Encoding: "raw"})
+		c, err := client.New(client.Nodes(quiet(), hung, well), client.Logger(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		began := time.Now()
+		for i := range 100 {
+			v, err := client.GetOrSet(t.Context(), c, "k", returns("loaded"))
+			if v != "v" || err != nil {
+				t.Fatalf("call %d: got %q, %v", i, v, err)
+			}
+		}
+		if took := time.Since(began); took != client.DefaultTimeout/2 || hung.calls.Load() != 1 {
+			t.Errorf("a hundred calls took %s, and asked the hung node %d times", took, hung.calls.Load())
+		}
+	})
+}
+
+// All nodes hang: the loader runs after the usual time, not after that time for
+// each node.
+func TestAllNodesHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, err := client.New(client.Nodes(quiet(), &hungBackend{}, &hungBackend{}, &hungBackend{}), client.Logger(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		for range 3 {
+			began := time.Now()
+			if v, err := client.GetOrSet(t.Context(), c, "k", returns("v")); v != "v" || err != nil {
+				t.Errorf("got %q, %v", v, err)
+			}
+			if took := time.Since(began); took != client.DefaultTimeout {
+				t.Errorf("took %s", took)
+			}
+		}
+	})
+}
+
+// breaking answers after a while that it is unavailable.
+type breaking struct {
+	soracache.Backend
+
+	after time.Duration
+	calls []time.Time
+	err   error
+}
+
+func (b *breaking) Get(context.Context, soracache.GetRequest) ([]soracache.ReadResult, error) {
+	b.calls = append(b.calls, time.Now())
+	time.Sleep(b.after)
+	return nil, b.err
+}
+
+func (b *breaking) Write(context.Context, soracache.WriteRequest) ([]soracache.WriteResult, error) {
+	b.calls = append(b.calls, time.Now())
+	return nil, b.err
+}
+
+func (b *breaking) Invalidate(ctx context.Context, _ soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
+	_, err := b.Get(ctx, soracache.GetRequest{})
+	return soracache.InvalidateResult{}, err
+}
+
+var errBroken = fmt.Errorf("%w: broken", soracache.ErrUnavailable)
+
+// The times between which a node that stays down is tried double, up to a
+// limit, and differ by chance.
+func TestRestGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down, well := &breaking{err: errBroken}, newFakeService()
+		b := client.Nodes(quiet(), down, well)
+		for range 60_000 {
+			if _, err := b.Get(t.Context(), soracache.GetRequest{Reads: []soracache.Read{{Key: "k"}}}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if n := len(down.calls); n < 12 || n > 25 {
+			t.Fatalf("tried %d times in a minute", n)
+		}
+		for i := 1; i < len(down.calls); i++ {
+			want := min(250*time.Millisecond<<min(i-1, 10), 5*time.Second)
+			got := down.calls[i].Sub(down.calls[i-1])
+			if got < want*3/4 || got > want*5/4+time.Millisecond {
+				t.Errorf("rest %d: %s, want about %s", i, got, want)
+			}
+		}
+	})
+}
+
+// Of many calls that find a node's rest over, one tries it.
+func TestOneCallTriesANodeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down, well := &breaking{err: errBroken}, newFakeService()
+		b := client.Nodes(quiet(), down, well)
+		all := func() {
+			var wg sync.WaitGroup
+			for range 50 {
+				wg.Go(func() {
+					if _, err := b.Get(t.Context(), soracache.GetRequest{Reads: []soracache.Read{{Key: "k"}}}); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		if _, err := b.Get(t.Context(), soracache.GetRequest{Reads: []soracache.Read{{Key: "k"}}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		all()
+		if len(down.calls) != 2 {
+			t.Errorf("tried %d times, want once at first and once again", len(down.calls))
+		}
+	})
+}
+
+// A caller who gives up says nothing about the node.
+func TestCancelledCallBlamesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hung, well := &hungBackend{}, newFakeService()
+		b := client.Nodes(quiet(), hung, well)
+		for i := range 3 {
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(50*time.Millisecond, cancel)
+			if _, err := b.Get(ctx, soracache.GetRequest{Reads: []soracache.Read{{Key: "k"}}}); !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+			if hung.calls.Load() != int64(i+1) || len(well.asked("k")) != 0 {
+				t.Error("a cancelled call moved on, or the next one avoids the node")
+			}
+			cancel()
+		}
+	})
+}
+
+// So does one that had next to no time.
+func TestHurriedCallBlamesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hung := &hungBackend{}
+		b := client.Nodes(quiet(), hung, newFakeService())
+		for i := range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Millisecond)
+			if _, err := b.Get(ctx, soracache.GetRequest{Reads: []soracache.Read{{Key: "k"}}}); err != nil {
+				t.Errorf("got %v", err)
+			}
+			if hung.calls.Load() != int64(i+1) {
+				t.Error("the node was passed over")
+			}
+			cancel()
+		}
+	})
+}
+
+// A wait that moves on goes on for as long as is left of it.
+func TestWaitMovesOn(t *testing.T) {
+	for _, tt := range []struct {
+		after time.Duration
+		waits time.Duration
+	}{
+		{0, 10 * time.Second},
+		{7 * time.Second, 3 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			well := newFakeService()
+			b := client.Nodes(quiet(), &breaking{err: errBroken, after: tt.after}, well)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second+client.DefaultTimeout)
+			defer cancel()
+			if _, err := b.Get(ctx, soracache.GetRequest{Reads: []soracache.Read{{Key: "k", Wait: 10 * time.Second}}}); err != nil {
+				t.Fatal(err)
+			}
+			if got := well.asked("k")[0].Reads[0].Wait; got != tt.waits {
+				t.Errorf("after %s it waits for %s, want %s", tt.after, got, tt.waits)
+			}
+		})
+	}
+}
+
+// The node hangs while the reader waits: the other is asked before the
+// reader's time is over.
+func TestWaitAtANodeThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		well := newFakeService()
+		well.put("k", soracache.Entry{Value: []byte("v")})
+		b := client.Nodes(quiet(), &hungBackend{}, well)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second+client.DefaultTimeout)
+		defer cancel()
+		rs, err := b.Get(ctx, soracache.GetRequest{Reads: []soracache.Read{{Key: "k", Wait: 10 * time.Second}}})
+		if err != nil || rs[0].Status != soracache.StatusHit {
+			t.Errorf("got %v, %v", rs, err)
+		}
+	})
+}
+
+// A lease from one node is completed at another, and a fill whose answer is
+// lost is not taken for one that came too late.
+func TestFillMovesOn(t *testing.T) {
+	l2 := newFakeService() // what the nodes share
+	lease := func() soracache.Lease {
+		l2.apply(soracache.Write{Op: soracache.OpPut, Key: "other"})
+		rs, err := l2.Get(t.Context(), soracache.GetRequest{Reads: []soracache.Read{{Key: "k", Lease: true}}})
+		if err != nil || rs[0].Lease == (soracache.Lease{}) {
+			t.Fatalf("no lease: %v, %v", rs, err)
+		}
+		return rs[0].Lease
+	}
+	fill := func(b soracache.Backend, id soracache.Lease) (soracache.WriteResult, error) {
+		rs, err := b.Write(t.Context(), soracache.WriteRequest{Writes: []soracache.Write{{
+			Op: soracache.OpFill, Key: "k", Lease: id, Lifetime: soracache.Lifetime{TTL: time.Hour}, Entry: soracache.Entry{Value: []byte("v")},
+		}}})
+		if err != nil {
+			return soracache.WriteResult{}, err
+		}
+		return rs[0], rs[0].Err
+	}
+	id := lease()
+	if res, err := fill(client.Nodes(quiet(), &breaking{err: errBroken}, l2), id); err != nil || !res.Stored {
+		t.Errorf("the first node lost it: %+v, %v", res, err)
+	}
+	l2.put("k", soracache.Entry{})
+	l2.entries = map[string]*storedEntry{}
+	id = lease()
+	if res, err := fill(client.Nodes(quiet(), &ranAndBroke{l2}, l2), id); !errors.Is(err, errBroken) {
+		t.Errorf("the first node stored it and broke: %+v, %v; want to be told that nobody knows", res, err)
+	}
+	if _, stored := l2.stored("k"); !stored {
+		t.Error("not stored")
+	}
+	if res, err := fill(client.Nodes(quiet(), l2), id); err != nil || res.Reason != soracache.ReasonLeaseLost {
+		t.Errorf("a lost lease: %+v, %v", res, err)
+	}
+}
+
+// ranAndBroke does what it is asked, and its answer is lost.
+type ranAndBroke struct{ *fakeService }
+
+func (r *ranAndBroke) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+	_, _ = r.fakeService.Write(ctx, req)
+	return nil, errBroken
+}
+
+// An invalidation that is to be acknowledged has all the time of its caller at
+// one node; another moves on in half of it.
+func TestInvalidationAtANodeThatHangs(t *testing.T) {
+	for _, acknowledge := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			well := newFakeService()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_, err := client.Nodes(quiet(), &hungBackend{}, well).Invalidate(ctx, soracache.InvalidateRequest{
+				Targets: []soracache.Target{soracache.Everything()}, Acknowledge: acknowledge,
+			})
+			if moved := len(well.invalidations) == 1; moved == acknowledge || (err == nil) == acknowledge {
+				t.Errorf("acknowledge %v: moved on %v, error %v", acknowledge, moved, err)
+			}
+		})
+	}
+}
+
+// What is wrong with the request is wrong at every node, and an invalidation
+// that was recorded and not acknowledged in time is not done again.
+func TestRefusalsDoNotMoveOn(t *testing.T) {
+	for _, refusal := range []error{
+		soracache.ErrInvalid, soracache.ErrTooLarge, soracache.ErrUnauthenticated, soracache.ErrPermissionDenied,
+		soracache.ErrUnimplemented, &soracache.IncompleteError{Cause: context.DeadlineExceeded},
+	} {
+		first, well := &breaking{err: refusal}, newFakeService()
+		b := client.Nodes(quiet(), first, well)
+		for range 2 {
+			_, err := b.Invalidate(t.Context(), soracache.InvalidateRequest{Targets: []soracache.Target{soracache.Everything()}})
+			if !errors.Is(err, refusal) {
+				t.Errorf("%v: got %v", refusal, err)
+			}
+		}
+		if len(well.invalidations) > 0 || len(first.calls) != 2 {
+			t.Errorf("%v: moved on", refusal)
+		}
+	}
+}
