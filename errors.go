@@ -34,7 +34,8 @@ var (
 type IncompleteError struct {
 	// Stamp is where the invalidation is recorded.
 	Stamp Stamps
-	// Stragglers names the nodes that had not acknowledged it.
+	// Stragglers names the nodes that had not acknowledged it. It is empty if
+	// all known ones had, and the store could not tell whether that was all.
 	Stragglers []string
 	// Cause is what ended the wait: the context's error.
 	Cause error
@@ -42,6 +43,9 @@ type IncompleteError struct {
 
 // Error names the stragglers.
 func (e *IncompleteError) Error() string {
+	if len(e.Stragglers) == 0 {
+		return fmt.Sprintf("recorded, but there may be nodes that the store has forgotten: %v", e.Cause)
+	}
 	return fmt.Sprintf("recorded, but not acknowledged by %s: %v", strings.Join(e.Stragglers, ", "), e.Cause)
 }
 

@@ -43,6 +43,10 @@ type Follower struct {
 	// cursor is how far an unfinished chain of cut-off deltas has come that
 	// began at applied. It equals applied when there is none.
 	cursor soracache.Position
+	// early holds, by its Prev, the position of each record that came ahead of
+	// one that is missing still. Their targets are marked; once applied reaches
+	// a Prev, it goes on to the position.
+	early map[soracache.Position]soracache.Position
 	// life counts withdrawals of the confirmation: what was asked before one
 	// confirms nothing after it.
 	life uint64
@@ -66,7 +70,7 @@ const never = time.Duration(math.MinInt64 / 2)
 
 // NewFollower returns a follower that knows nothing yet.
 func NewFollower(cfg Config) *Follower {
-	f := &Follower{cfg: cfg, left: map[soracache.Epoch]struct{}{}}
+	f := &Follower{cfg: cfg, left: map[soracache.Epoch]struct{}{}, early: map[soracache.Position]soracache.Position{}}
 	f.view.Store(&view{confirmed: never})
 	return f
 }
@@ -111,6 +115,13 @@ type Outcome struct {
 	Entered bool
 	// Confirmed: the follower is now confirmed as of the question.
 	Confirmed bool
+	// Missed: a pushed record showed that others are missing, or that the
+	// ledger's history is another one.
+	Missed bool
+	// Marked: nothing that the pushed record killed is served any more.
+	Marked bool
+	// New counts the records that were not known before.
+	New int
 }
 
 // Answer takes in the delta that came back for a question. Answers may come
@@ -134,27 +145,54 @@ func (f *Follower) Answer(q Question, d soracache.Delta) Outcome {
 		return f.leap(v, q, d)
 	}
 	v.floor = max(v.floor, f.merge(d.Records))
+	news := f.unknown(v.applied, d.Records)
 	switch {
 	case d.More:
 		if q.base == v.applied && len(d.Records) > 0 {
 			f.cursor = max(f.cursor, d.Records[len(d.Records)-1].Position)
 		}
 		f.view.Store(&v)
-		return Outcome{Pull: true}
+		return Outcome{Pull: true, New: news}
 	case q.base == v.applied:
 		// Only from the very position it was asked from: applied may have
 		// moved along another branch of history meanwhile, and moving on
 		// would erase the evidence.
-		v.applied = max(v.applied, d.Head)
-		f.cursor = v.applied
+		f.advance(&v, max(v.applied, d.Head))
 	case q.base > v.applied:
 		f.view.Store(&v)
-		return Outcome{}
+		return Outcome{New: news}
 	}
 	v.confirmed = max(v.confirmed, q.sent)
 	f.view.Store(&v)
-	return Outcome{Confirmed: true}
+	return Outcome{Confirmed: true, New: news}
 }
+
+// advance moves applied to a position, and on over the records that came early.
+func (f *Follower) advance(v *view, to soracache.Position) {
+	for next, more := to, true; more; next, more = f.early[v.applied] {
+		v.applied = next
+	}
+	f.cursor = v.applied
+	for prev := range f.early {
+		if prev <= v.applied {
+			delete(f.early, prev)
+		}
+	}
+}
+
+// unknown counts the records of a delta that were neither applied nor early.
+func (f *Follower) unknown(applied soracache.Position, records []soracache.Record) (n int) {
+	for _, r := range records {
+		if r.Position > applied {
+			n++
+		}
+	}
+	return max(n-len(f.early), 0)
+}
+
+// maxEarly bounds how many records may be ahead of a missing one. What is
+// beyond comes from the ledger.
+const maxEarly = 4096
 
 // enter moves to another epoch, if the question was asked in the present one.
 // An answer that was asked earlier may come from an epoch that the ledger has
@@ -181,32 +219,57 @@ func (f *Follower) leap(v view, q Question, d soracache.Delta) Outcome {
 
 func (f *Follower) restart(epoch soracache.Epoch, head soracache.Position, q Question) Outcome {
 	f.cursor = head
+	clear(f.early)
 	f.view.Store(&view{epoch: epoch, floor: head, applied: head, confirmed: q.sent})
 	return Outcome{Reset: true, Confirmed: true}
 }
 
 // Record takes in one record that was pushed: this process's own, or one that
-// a peer sent. Its targets are marked whatever its place in the order.
+// a peer sent. Its targets are marked whatever its place in the order. A record
+// without targets, or one that cannot be, only tells that there is something to
+// ask for.
 func (f *Follower) Record(r soracache.Record) Outcome {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	v := *f.view.Load()
 	if r.Epoch != v.epoch {
-		return Outcome{Pull: true}
+		_, dead := f.left[r.Epoch]
+		return Outcome{Pull: !dead, Missed: !dead}
+	}
+	if len(r.Targets) == 0 || r.Position <= r.Prev {
+		missing := r.Position > v.applied
+		return Outcome{Pull: missing, Missed: missing}
 	}
 	v.floor = max(v.floor, f.merge([]soracache.Record{r}))
-	missing := false
+	o := Outcome{Marked: true}
 	switch {
+	case r.Position <= v.applied: // known, or of a history that the ledger will tell us to leave
 	case r.Prev == v.applied:
-		v.applied = r.Position
-		f.cursor = r.Position
-	case r.Prev > v.applied: // a gap
-		missing = true
-	case r.Position > v.applied: // a fork: Prev lies below applied
-		missing = true
+		f.advance(&v, r.Position)
+		o.New = 1
+	default: // Prev above applied: a gap; below: a fork
+		o.Pull, o.Missed = true, true
+		if _, again := f.early[r.Prev]; r.Prev > v.applied && !again {
+			o.New = 1
+			if len(f.early) >= maxEarly {
+				clear(f.early)
+			}
+			f.early[r.Prev] = r.Position
+		}
 	}
 	f.view.Store(&v)
-	return Outcome{Pull: missing}
+	return o
+}
+
+// Reflects reports whether everything that the record at a position killed is
+// refused, provided that the follower has asked the ledger since the record was
+// appended: only the ledger can tell that the two share a history.
+//
+// Of an epoch that was left it is false: whoever appended to it later, to a
+// primary that was cut off, did so after entries of the present one were made.
+func (f *Follower) Reflects(s soracache.Stamp) bool {
+	v := f.view.Load()
+	return v.epoch == s.Epoch && v.applied >= s.Position
 }
 
 // merge stores the marks of records and returns the position of the last one

@@ -43,8 +43,10 @@ type Notice struct {
 	// From names the node that sent a NoticeApplied, or that waits for them.
 	From string
 
-	// Of NoticeFreed: [KeyHash] of the key.
-	Key uint64
+	// Of NoticeFreed: [KeyHash] of the key, and whether the lease ended because
+	// an invalidation overtook it.
+	Key  uint64
+	Lost bool
 
 	// Of NoticeApplied.
 	Stamp soracache.Stamp
@@ -69,12 +71,15 @@ var ErrNotice = errors.New("malformed notice")
 //	record   epoch, prev, position, appended (8 bytes each), flags (1 byte),
 //	         from (1 byte of length, then it); then to the end: kind (1 byte),
 //	         length (uvarint) and name of each target
-//	freed    key (8 bytes)
+//	freed    key (8 bytes), flags (1 byte)
 //	applied  epoch, position (8 bytes each), from (as above)
 //
-// Whatever follows in a notice is of a later version and is passed over. A
-// target of an unknown kind is taken for everything.
-const acknowledgeFlag = 1
+// What follows in a freed or applied notice is of a later version and is passed
+// over. A target of an unknown kind is taken for everything.
+const (
+	acknowledgeFlag = 1 // of a record
+	lostFlag        = 1 // of a freed key
+)
 
 // AppendNotice appends the bytes of a notice.
 func AppendNotice(b []byte, n *Notice) []byte {
@@ -88,18 +93,14 @@ func AppendNotice(b []byte, n *Notice) []byte {
 		body = binary.BigEndian.AppendUint64(body, uint64(n.Record.Prev))
 		body = binary.BigEndian.AppendUint64(body, uint64(n.Record.Position))
 		body = binary.BigEndian.AppendUint64(body, uint64(n.Appended)) //nolint:gosec // the same bits
-		var flags byte
-		if n.Acknowledge {
-			flags |= acknowledgeFlag
-		}
-		body = appendShort(append(body, flags), n.From)
+		body = appendShort(appendFlag(body, acknowledgeFlag, n.Acknowledge), n.From)
 		for _, t := range n.Record.Targets {
 			body = append(body, byte(t.Kind))
 			body = binary.AppendUvarint(body, uint64(len(t.Name)))
 			body = append(body, t.Name...)
 		}
 	case NoticeFreed:
-		body = binary.BigEndian.AppendUint64(body, n.Key)
+		body = appendFlag(binary.BigEndian.AppendUint64(body, n.Key), lostFlag, n.Lost)
 	case NoticeApplied:
 		body = binary.BigEndian.AppendUint64(body, uint64(n.Stamp.Epoch))
 		body = binary.BigEndian.AppendUint64(body, uint64(n.Stamp.Position))
@@ -107,6 +108,13 @@ func AppendNotice(b []byte, n *Notice) []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(len(body)))
 	return append(b, body...)
+}
+
+func appendFlag(b []byte, flag byte, set bool) []byte {
+	if !set {
+		flag = 0
+	}
+	return append(b, flag)
 }
 
 // appendShort appends a name, of which more than 255 bytes are cut off:
@@ -152,6 +160,7 @@ func (r *noticeReader) notice() Notice {
 		}
 	case NoticeFreed:
 		n.Key = r.uint64()
+		n.Lost = r.byte()&lostFlag != 0
 	case NoticeApplied:
 		n.Stamp.Epoch, n.Stamp.Position = soracache.Epoch(r.uint64()), soracache.Position(r.uint64())
 		n.From = r.name()

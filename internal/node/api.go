@@ -60,6 +60,17 @@ type Stats struct {
 	// many partitions are active.
 	Confirmations, Resets uint64
 	Partitions            int
+	// Records of other nodes that arrived as notices, and those that the ledger
+	// had to be asked for; notices that showed that others are missing; and
+	// questions sent to catch up.
+	RecordsGossip, RecordsRepaired, Gaps, Pulls uint64
+	// Invalidations that every node acknowledged, and nodes that were waited
+	// out because they did not.
+	Acked, Stragglers uint64
+	// Hits in L1 that were checked against the store afterwards, and by how
+	// stale they turned out to be: see [StalenessBounds].
+	StalenessChecked uint64
+	StalenessBuckets [7]uint64
 	// Reclaimed entries, and errors of the store.
 	Reclaimed, StoreErrors uint64
 	L1                     l1.Stats
@@ -74,4 +85,36 @@ type Observer struct {
 	StoreCall func(kind string, took time.Duration, err error)
 	// WaitEnd reports how long a reader was parked behind another's lease.
 	WaitEnd func(took time.Duration)
+	// Recorded reports that a record was taken in: from here on the node serves
+	// nothing from memory that it killed. A record may be reported again.
+	Recorded func(namespace string, partition int, r soracache.Record, from Source)
+	// Propagated reports how long ago a record that a peer sent was appended,
+	// by the two machines' clocks.
+	Propagated func(took time.Duration)
+}
+
+// Source says where a record came from.
+type Source uint8
+
+// The sources of records.
+const (
+	FromSelf   Source = iota // this node appended it
+	FromPeer                 // the node that did sent a notice
+	FromLedger               // the store was asked
+)
+
+// String returns self, peer or ledger.
+func (s Source) String() string { return [...]string{"self", "peer", "ledger"}[min(s, FromLedger)] }
+
+// PartitionState is how far a node has followed one ledger.
+type PartitionState struct {
+	Namespace string
+	Partition int
+	Epoch     soracache.Epoch
+	// Applied is up to where every record is known, and Head the highest
+	// position heard of. Positions are microseconds, so their difference says
+	// how far behind the node is.
+	Applied, Head soracache.Position
+	// ConfirmedAgo is how long ago that was confirmed (negative: it is not).
+	ConfirmedAgo time.Duration
 }

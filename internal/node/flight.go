@@ -40,6 +40,7 @@ type flight struct {
 
 	// Set before done is closed, immutable after.
 	done   chan struct{}
+	asked  time.Duration // when its question was sent, on the node's clock
 	delta  soracache.Delta
 	answer l2.KeyAnswer
 	entry  *local // if answer.Found
@@ -184,7 +185,7 @@ func (p *partition) fly(t *trip, keys []l2.ReadKey) {
 	p.node.totals.flightKeys.Add(uint64(len(keys)))
 	var reqs []l2.ReadRequest
 	for chunk := range slices.Chunk(keys, keysAtOnce) {
-		reqs = append(reqs, l2.ReadRequest{Partition: p.id, Since: q.Since, Keys: chunk})
+		reqs = append(reqs, l2.ReadRequest{Partition: p.id, Since: q.Since, Register: p.node.registration, Keys: chunk})
 	}
 	answers := callStore(t.ctx, p.node, "read", func(ctx context.Context) ([]l2.ReadAnswer, error) {
 		as := p.node.cfg.Store.Read(ctx, reqs)
@@ -205,14 +206,14 @@ func (p *partition) fly(t *trip, keys []l2.ReadKey) {
 func (p *partition) land(t *trip, fs []*flight, q invalidation.Question, a *l2.ReadAnswer) {
 	if a.Err == nil {
 		p.answered()
-		p.act(p.follower.Answer(q, a.Delta))
+		p.answer(q, a.Delta, 0)
 	} else if t.ctx.Err() == nil {
 		p.failed(a.Err)
 	}
 	var kept []l1.Item[*local]
 	var lost []l2.WriteRequest
 	for i, f := range fs {
-		f.delta, f.err = a.Delta, a.Err
+		f.asked, f.delta, f.err = q.Sent(), a.Delta, a.Err
 		if a.Err != nil {
 			if f.nonce != (soracache.Lease{}) { // it may have been given all the same
 				lost = append(lost, p.releaseOf(f.key, f.nonce))
@@ -254,16 +255,16 @@ func (p *partition) overtake(key string) {
 // collect waits for a flight and turns its answer into the reader's. If the
 // read is undecided because somebody else holds the lease, it also returns for
 // how long that may last.
-func (p *partition) collect(ctx context.Context, f *flight, r *soracache.Read, req *soracache.GetRequest) (soracache.ReadResult, time.Duration) {
+func (p *partition) collect(ctx context.Context, f *flight, r *soracache.Read, req *soracache.GetRequest) (soracache.ReadResult, held) {
 	select {
 	case <-f.done:
 	case <-ctx.Done():
 		p.leave(f, r)
-		return soracache.ReadResult{Err: ctx.Err()}, 0
+		return soracache.ReadResult{Err: ctx.Err()}, held{}
 	}
 	if f.err != nil {
 		p.leave(f, r)
-		return p.failedRead(r, req, f.err), 0
+		return p.failedRead(r, req, f.err), held{}
 	}
 	res := soracache.ReadResult{
 		Status: soracache.StatusMiss,
@@ -273,16 +274,16 @@ func (p *partition) collect(ctx context.Context, f *flight, r *soracache.Read, r
 	if want.Epoch == f.delta.Epoch && want.Position > f.delta.Head {
 		// The store is behind what the caller knows: nothing it says counts.
 		p.leave(f, r)
-		return res, 0
+		return res, held{}
 	}
 	if f.entry != nil {
 		p.fillIn(&res, f.entry)
 	}
 	leased := p.claim(f, r, &res)
 	if f.entry == nil && r.Lease && !leased {
-		return res, max(f.answer.LeaseFor, time.Millisecond)
+		return res, held{left: max(f.answer.LeaseFor, time.Millisecond), asked: f.asked}
 	}
-	return res, 0
+	return res, held{}
 }
 
 // fillIn copies an entry that the store found live into an answer.
@@ -363,7 +364,7 @@ func (p *partition) handBack(reqs []l2.WriteRequest) {
 	p.node.wg.Go(func() {
 		q := p.follower.Ask()
 		for i := range reqs {
-			reqs[i].Since = q.Since
+			reqs[i].Since, reqs[i].Register = q.Since, p.node.registration
 		}
 		answers := callStore(context.WithoutCancel(p.node.ctx), p.node, "write", func(ctx context.Context) ([]l2.WriteAnswer, error) {
 			as := p.node.cfg.Store.Write(ctx, reqs)

@@ -16,6 +16,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,7 +43,7 @@ type Config struct {
 	// L1MaxBytes bounds the in-process tier (default 256 MiB).
 	L1MaxBytes int64
 	// Bound is B: the longest that L1 is trusted without confirmation
-	// (default 1s, at least 10ms). The node confirms three times as often.
+	// (default 1s, 10ms to 1 min). The node confirms three times as often.
 	Bound time.Duration
 	// Limits is what callers are to check requests against (default
 	// [soracache.DefaultLimits]); the node answers with it when asked, and
@@ -66,9 +67,12 @@ type Config struct {
 	// SweepEvery is how often housekeeping that is due by time is done
 	// (default 2s).
 	SweepEvery time.Duration
+	// MeterEvery is of how many hits in L1 one is checked against the store
+	// afterwards, to measure how stale it was (default 1024; negative: none).
+	MeterEvery int
 	// Logger defaults to discarding.
 	Logger *slog.Logger
-	// Observer is told of store calls and waits.
+	// Observer is told of store calls, waits and records.
 	Observer Observer
 	// Suspended tells for how long the machine has been suspended since it
 	// started (default: what the system says).
@@ -85,8 +89,10 @@ func (c Config) Validate() error {
 		return fmt.Errorf("%w: node needs a store", soracache.ErrInvalid)
 	case c.L1MaxBytes < 0:
 		return fmt.Errorf("%w: L1 size must not be negative", soracache.ErrInvalid)
-	case c.Bound != 0 && c.Bound < 10*time.Millisecond:
-		return fmt.Errorf("%w: bound must be at least 10ms", soracache.ErrInvalid)
+	case c.Bound != 0 && (c.Bound < 10*time.Millisecond || c.Bound > l2.MaxBound):
+		return fmt.Errorf("%w: bound must be 10ms to %v", soracache.ErrInvalid, l2.MaxBound)
+	case len(c.Name) > 255:
+		return fmt.Errorf("%w: a node's name has at most 255 bytes", soracache.ErrInvalid)
 	case c.StoreTimeout < 0 || c.IdleAfter < 0 || c.SweepEvery < 0 || c.ReclaimAfter < 0 || c.MaxPartitions < 0:
 		return fmt.Errorf("%w: durations and counts must not be negative", soracache.ErrInvalid)
 	}
@@ -120,6 +126,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.IdleAfter == 0 {
 		c.IdleAfter = time.Minute
+	}
+	if c.MeterEvery == 0 {
+		c.MeterEvery = 1024
 	}
 	if c.ReclaimAfter == 0 {
 		c.ReclaimAfter = 100 * time.Millisecond
@@ -157,7 +166,13 @@ type Node struct {
 	count      int                   // partitions in namespaces; guarded by mu
 	spaces     atomic.Uint32         // the last space given to a partition
 
+	// registration is what makes the store remember that this node follows.
+	registration l2.Registration
+	acks         acks  // of invalidations of this node's
+	meter        meter // how stale hits in L1 were
+
 	requests  hold.Gate     // open while requests are taken
+	notices   hold.Gate     // open while notices are taken in
 	draining  chan struct{} // closed when Drain begins
 	drainOnce sync.Once
 
@@ -165,7 +180,7 @@ type Node struct {
 	ctx    context.Context //nolint:containedctx // the node's own life, ended by Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	chores chores
+	chores *chores
 
 	totals totals
 }
@@ -186,9 +201,12 @@ func New(cfg Config) (*Node, error) {
 	}
 	cfg = cfg.withDefaults()
 	cfg.Store = guard{cfg.Store, cfg.Logger, cfg.StoreTimeout}
-	var seed [8]byte
+	var seed [16]byte
 	if _, err := io.ReadFull(cfg.Rand, seed[:]); err != nil {
 		return nil, fmt.Errorf("node: random seed: %w", err)
+	}
+	if cfg.Name == "" {
+		cfg.Name = "node-" + strconv.FormatUint(binary.BigEndian.Uint64(seed[:]), 36)
 	}
 	cache, err := l1.New(l1.Config[*local]{MaxBytes: cfg.L1MaxBytes, Size: (*local).size})
 	if err != nil {
@@ -200,15 +218,20 @@ func New(cfg Config) (*Node, error) {
 		l1:    cache,
 		// One slot for each 256 bytes of L1: an entry of ordinary size has
 		// about as many slots of its own as targets.
-		marks:      invalidation.NewMarks(int(max(cfg.L1MaxBytes/256, 1<<12)), binary.BigEndian.Uint64(seed[:])),
+		marks:      invalidation.NewMarks(int(max(cfg.L1MaxBytes/256, 1<<12)), binary.BigEndian.Uint64(seed[8:])),
 		namespaces: map[string]*namespace{},
 		draining:   make(chan struct{}),
 		chores:     newChores(),
+
+		registration: l2.Registration{Name: cfg.Name, Bound: cfg.Bound},
+		acks:         acks{waits: map[ackKey][]*ackWait{}},
+		meter:        newMeter(cfg.MeterEvery),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.wg.Go(n.follow)
 	n.wg.Go(n.housekeep)
 	n.wg.Go(n.reclaim)
+	n.wg.Go(n.measure)
 	return n, nil
 }
 
@@ -286,7 +309,7 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 		}
 		asked[i] = p.follower.Ask()
 		reqs[i] = l2.WriteRequest{
-			Partition: p.id, Since: asked[i].Since, Op: w.Op, Key: w.Key, Nonce: w.Lease,
+			Partition: p.id, Since: asked[i].Since, Register: n.registration, Op: w.Op, Key: w.Key, Nonce: w.Lease,
 			LeaseFor: w.LeaseFor, Entry: w.Entry, Lifetime: w.Lifetime,
 		}
 	}
@@ -301,13 +324,12 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 	return results, nil
 }
 
-// Invalidate records the targets in every partition that they concern, then
-// applies what was recorded, so that this node refuses the old values by the
-// time the caller hears of it. Deleting them is left to the background.
+// Invalidate records the targets in every partition that they concern, applies
+// what was recorded, so that this node refuses the old values by the time the
+// caller hears of it, and tells the other nodes. Deleting is left to the
+// background. If it is to be acknowledged, it also waits until no node can serve
+// the old values.
 func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
-	if req.Acknowledge {
-		return soracache.InvalidateResult{}, fmt.Errorf("%w: acknowledged invalidation needs a cluster of nodes that know each other", soracache.ErrUnimplemented)
-	}
 	if len(req.Targets) == 0 {
 		return soracache.InvalidateResult{}, fmt.Errorf("%w: nothing to invalidate", soracache.ErrInvalid)
 	}
@@ -317,20 +339,29 @@ func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) 
 	}
 	defer n.requests.Leave()
 	parts, reqs, asked := ns.spread(n.now(), req.Targets)
+	for i := range reqs {
+		reqs[i].Followers = req.Acknowledge
+	}
 	answers := callStore(ctx, n, "invalidate", func(ctx context.Context) ([]l2.InvalidateAnswer, error) {
 		as := n.cfg.Store.Invalidate(ctx, reqs)
 		return as, firstError(as, func(a *l2.InvalidateAnswer) error { return a.Err })
 	})
+	wait := n.newAckWait()
+	if req.Acknowledge {
+		wait.expect(parts, answers)
+		defer n.acks.forget(wait)
+	}
 	var stamps soracache.Stamps
 	var failed error
 	for i := range answers {
-		if err := parts[i].invalidated(asked[i], &answers[i]); err != nil {
-			failed = errors.Join(failed, fmt.Errorf("partition %s: %w", parts[i].id, err))
+		a := &answers[i]
+		if a.Err != nil {
+			failed = errors.Join(failed, fmt.Errorf("partition %s: %w", parts[i].id, a.Err))
 			continue
 		}
-		r := answers[i].Record
+		parts[i].invalidated(asked[i], a, req.Acknowledge)
 		stamps = append(stamps, soracache.PartitionStamp{
-			Partition: parts[i].id.Index, Stamp: soracache.Stamp{Epoch: r.Epoch, Position: r.Position},
+			Partition: parts[i].id.Index, Stamp: soracache.Stamp{Epoch: a.Record.Epoch, Position: a.Record.Position},
 		})
 	}
 	if failed != nil {
@@ -338,7 +369,14 @@ func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) 
 	}
 	n.totals.invalidations.Add(1)
 	n.totals.targets.Add(uint64(len(req.Targets)))
-	return soracache.InvalidateResult{Stamp: stamps}, nil
+	if !req.Acknowledge {
+		return soracache.InvalidateResult{Stamp: stamps}, nil
+	}
+	stragglers, err := n.acknowledged(ctx, wait)
+	if err != nil {
+		return soracache.InvalidateResult{}, &soracache.IncompleteError{Stamp: stamps, Stragglers: stragglers, Cause: err}
+	}
+	return soracache.InvalidateResult{Stamp: stamps, Stragglers: stragglers}, nil
 }
 
 // spread groups targets by partition: a key concerns its own, a tag and
@@ -367,7 +405,7 @@ func (ns *namespace) spread(now time.Duration, targets []soracache.Target) ([]*p
 		q := p.follower.Ask()
 		parts = append(parts, p)
 		asked = append(asked, q)
-		reqs = append(reqs, l2.InvalidateRequest{Partition: p.id, Since: q.Since, Targets: g})
+		reqs = append(reqs, l2.InvalidateRequest{Partition: p.id, Since: q.Since, Register: p.node.registration, Targets: g})
 	}
 	return parts, reqs, asked
 }
@@ -436,7 +474,11 @@ func (n *Node) Close() error {
 		close(n.draining)
 	})
 	n.cancel()
+	n.notices.Shut()
 	if err := n.requests.Wait(context.Background()); err != nil {
+		return err
+	}
+	if err := n.notices.Wait(context.Background()); err != nil {
 		return err
 	}
 	n.wg.Wait()
@@ -540,8 +582,19 @@ func firstError[A any](answers []A, errOf func(*A) error) error {
 }
 
 func (n *Node) newLease() (l soracache.Lease) {
-	if _, err := io.ReadFull(n.cfg.Rand, l[:]); err != nil {
+	n.random(l[:])
+	return l
+}
+
+func (n *Node) random(b []byte) {
+	if _, err := io.ReadFull(n.cfg.Rand, b); err != nil {
 		panic(fmt.Sprintf("node: no randomness: %v", err)) // crypto/rand never fails
 	}
-	return l
+}
+
+// upTo returns a random duration from nothing up to a bound.
+func (n *Node) upTo(most time.Duration) time.Duration {
+	var b [4]byte
+	n.random(b[:])
+	return most * time.Duration(binary.BigEndian.Uint32(b[:])) >> 32
 }

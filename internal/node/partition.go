@@ -28,8 +28,8 @@ type partition struct {
 	// failures counts store reads that failed in a row. At two, readers are
 	// refused at once until a confirmation succeeds again.
 	failures   atomic.Int32
-	lastAnswer atomic.Int64 // on the node's clock, in nanoseconds
-	pulling    atomic.Bool
+	lastAnswer atomic.Int64  // on the node's clock, in nanoseconds
+	heard      atomic.Uint64 // the highest position heard of, for measurement only
 
 	// seen caches the last stamp as callers get it, so that a hit in L1 does
 	// not allocate one.
@@ -37,7 +37,15 @@ type partition struct {
 
 	mu      sync.Mutex
 	flights flights             // guarded by mu
-	parked  map[string]*parking // guarded by mu
+	parked  map[uint64]*parking // by the key's hash; guarded by mu
+	// freed holds when leases ended, by the hash of the key, for those who are
+	// about to park. Guarded by mu.
+	freedAt map[uint64]time.Duration
+	// A pull asks the ledger for what is missing; one runs at a time. again
+	// means that it is to ask once more; owed, whom to acknowledge records to
+	// after the next asking. Guarded by mu.
+	pulling, again bool
+	owed           []invalidation.Notice
 }
 
 // local is an entry as L1 holds it. All but heldUntil is immutable.
@@ -83,7 +91,8 @@ func newPartition(n *Node, id l2.Partition) *partition {
 			Marks: n.marks, Space: uint64(space), Bound: n.cfg.Bound, Now: n.now,
 		}),
 		flights: newFlights(),
-		parked:  map[string]*parking{},
+		parked:  map[uint64]*parking{},
+		freedAt: map[uint64]time.Duration{},
 	}
 	p.answered()
 	return p
@@ -145,6 +154,9 @@ func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, asking ins
 	res.Stamp = p.stamps(checked.Seen)
 	res.Tier = soracache.TierL1
 	res.Unconfirmed = flagged
+	if !flagged {
+		p.node.meter.offer(p, r.Key, c, checked)
+	}
 	return true
 }
 
@@ -167,17 +179,25 @@ func (p *partition) load(ctx context.Context, r *soracache.Read, req *soracache.
 	return p.wait(ctx, r, req, res, held)
 }
 
+// held says that somebody else holds a key's lease: for how long at most, and
+// when the question was asked that told so. The zero value says that a read is
+// decided.
+type held struct {
+	left  time.Duration
+	asked time.Duration // on the node's clock
+}
+
 // readStore reads one key with the next flight.
-func (p *partition) readStore(ctx context.Context, r *soracache.Read, req *soracache.GetRequest) (soracache.ReadResult, time.Duration) {
+func (p *partition) readStore(ctx context.Context, r *soracache.Read, req *soracache.GetRequest) (soracache.ReadResult, held) {
 	if err := p.down(); err != nil {
-		return p.failedRead(r, req, err), 0
+		return p.failedRead(r, req, err), held{}
 	}
 	return p.collect(ctx, p.join(r), r, req)
 }
 
 // wait parks until the read is decided, or its time to wait is over.
-func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.GetRequest, res soracache.ReadResult, held time.Duration) soracache.ReadResult {
-	if held <= 0 || r.Wait <= 0 {
+func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.GetRequest, res soracache.ReadResult, h held) soracache.ReadResult {
+	if h.left <= 0 || r.Wait <= 0 {
 		return res
 	}
 	began := p.node.now()
@@ -189,13 +209,13 @@ func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.
 	}()
 	again := *r
 	lost := 0
-	for round := 0; held > 0; round++ {
+	for round := 0; h.left > 0; round++ {
 		left := r.Wait - (p.node.now() - began)
 		if left <= 0 {
 			p.node.totals.waitTimeouts.Add(1)
 			return res
 		}
-		switch p.park(ctx, r.Key, round, min(held, left)) {
+		switch p.park(ctx, r.Key, round, h.asked, min(h.left, left)) {
 		case wokenGone:
 			return soracache.ReadResult{Err: ctx.Err()}
 		case wokenDrain:
@@ -212,7 +232,7 @@ func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.
 		if p.fromL1(&again, req.MinStamp, usual, &hit) {
 			return hit
 		}
-		res, held = p.readStore(ctx, &again, req)
+		res, h = p.readStore(ctx, &again, req)
 	}
 	return res
 }
@@ -225,15 +245,19 @@ const maxLost = 2
 // flights together, so that each partition is asked once.
 func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetRequest, results []soracache.ReadResult) {
 	joined := make([]*flight, len(results))
-	held := make([]time.Duration, len(results))
-	missed := map[*partition][]int{}
+	holds := make([]held, len(results))
+	missed := make([][]int, len(ns.partitions))
 	for i := range results {
 		if results[i].Status == 0 {
-			p := ns.of(req.Reads[i].Key)
+			p := soracache.PartitionOf(req.Reads[i].Key, len(ns.partitions))
 			missed[p] = append(missed[p], i)
 		}
 	}
-	for p, at := range missed {
+	for i, at := range missed {
+		p := ns.partitions[i]
+		if len(at) == 0 {
+			continue
+		}
 		if err := p.down(); err != nil {
 			for _, i := range at {
 				results[i] = p.failedRead(&req.Reads[i], req, err)
@@ -249,13 +273,13 @@ func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetReq
 	leased := false
 	for i, f := range joined {
 		if f != nil {
-			results[i], held[i] = ns.of(req.Reads[i].Key).collect(ctx, f, &req.Reads[i], req)
+			results[i], holds[i] = ns.of(req.Reads[i].Key).collect(ctx, f, &req.Reads[i], req)
 			leased = leased || results[i].Lease != (soracache.Lease{})
 		}
 	}
 	began, waited := n.now(), false
-	for i := range held {
-		if held[i] <= 0 || leased {
+	for i := range holds {
+		if holds[i].left <= 0 || leased {
 			continue
 		}
 		r := req.Reads[i]
@@ -266,10 +290,10 @@ func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetReq
 			if results[i] = (soracache.ReadResult{}); p.fromL1(&r, req.MinStamp, usual, &results[i]) {
 				continue
 			}
-			results[i], held[i] = p.readStore(ctx, &r, req)
+			results[i], holds[i] = p.readStore(ctx, &r, req)
 		}
 		waited = true
-		results[i] = ns.of(r.Key).wait(ctx, &r, req, results[i], held[i])
+		results[i] = ns.of(r.Key).wait(ctx, &r, req, results[i], holds[i])
 		leased = results[i].Lease != (soracache.Lease{})
 	}
 }
@@ -324,10 +348,10 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 			if keep {
 				p.node.l1.Put(l1.Key{Space: p.space, Name: w.Key}, c)
 			}
-			p.wake(w.Key, wokenRead)
+			p.freed(w.Key, wokenRead)
 		case soracache.ReasonSuperseded:
 			t.fillsSuperseded.Add(1)
-			p.wake(w.Key, wokenLost)
+			p.freed(w.Key, wokenLost)
 		case soracache.ReasonLeaseLost:
 			t.fillsLeaseLost.Add(1)
 			p.wake(w.Key, wokenLost)
@@ -336,7 +360,8 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 		// It is not kept in L1: its own record, once marked, cannot be told
 		// from a later one in the same slot.
 		t.puts.Add(1)
-		p.wake(w.Key, wokenRead)
+		p.publish(a.Record, false)
+		p.freed(w.Key, wokenRead)
 	case soracache.OpRenew:
 		t.renewals.Add(1)
 		if res.Stored {
@@ -344,18 +369,16 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 		}
 	case soracache.OpRelease:
 		t.releases.Add(1)
-		p.wake(w.Key, wokenRead)
+		p.freed(w.Key, wokenRead)
 	}
 	return res
 }
 
 // invalidated takes in the answer to an invalidation: the record first, then
-// the delta, then whoever waited for a lease that it ended.
-func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer) error {
-	if a.Err != nil {
-		return a.Err
-	}
+// the peers, then whoever waited for a lease that it ended.
+func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer, acknowledge bool) {
 	p.learn(q, a.Delta, a.Record)
+	p.publish(a.Record, acknowledge)
 	for _, t := range a.Record.Targets {
 		switch t.Kind {
 		case soracache.TargetKey:
@@ -363,20 +386,65 @@ func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer)
 		case soracache.TargetTag:
 			p.node.chores.add(chore{p: p, tag: t.Name})
 		case soracache.TargetAll:
+			p.wakeAll(wokenLost)
 			p.node.chores.add(chore{p: p})
 		}
 	}
-	return nil
 }
 
 // learn takes in the answer to what may have appended a record of this node's
 // own. The answer's delta holds the record, so it need only be applied itself
 // where the delta was cut off or could not be taken in.
 func (p *partition) learn(q invalidation.Question, d soracache.Delta, own soracache.Record) {
-	o := p.follower.Answer(q, d)
-	p.act(o)
-	if own.Position != 0 && !o.Confirmed {
+	o := p.answer(q, d, own.Position)
+	if own.Position == 0 {
+		return
+	}
+	if !o.Confirmed {
 		p.act(p.follower.Record(own))
+	}
+	p.node.observe(p, own, FromSelf)
+}
+
+// answer takes in the delta of an answer, which may hold a record of this
+// node's own at a position.
+func (p *partition) answer(q invalidation.Question, d soracache.Delta, own soracache.Position) invalidation.Outcome {
+	o := p.takeIn(q, d, own)
+	p.act(o)
+	return o
+}
+
+func (p *partition) takeIn(q invalidation.Question, d soracache.Delta, own soracache.Position) invalidation.Outcome {
+	before := p.follower.State().Applied
+	o := p.follower.Answer(q, d)
+	if o.Reset {
+		p.heard.Store(uint64(d.Head))
+	}
+	p.hear(d.Head)
+	if o.New > 0 {
+		p.repaired(d.Records, before, own)
+	}
+	return o
+}
+
+// hear notes the highest position heard of.
+func (p *partition) hear(at soracache.Position) {
+	for {
+		old := p.heard.Load()
+		if old >= uint64(at) || p.heard.CompareAndSwap(old, uint64(at)) {
+			return
+		}
+	}
+}
+
+// repaired counts the records that came from the ledger rather than from whoever
+// appended them.
+func (p *partition) repaired(records []soracache.Record, applied, own soracache.Position) {
+	for _, r := range records {
+		if r.Position > applied && r.Position != own {
+			p.node.totals.recordsRepaired.Add(1)
+			p.node.observe(p, r, FromLedger)
+		}
 	}
 }
 
@@ -392,31 +460,75 @@ func (p *partition) act(o invalidation.Outcome) {
 		p.node.cfg.Logger.Warn("new epoch: everything older is dead", "partition", p.id.String(), "epoch", p.follower.State().Epoch)
 		p.node.chores.add(chore{p: p})
 	}
-	if o.Pull && p.pulling.CompareAndSwap(false, true) {
-		p.node.wg.Go(p.pull)
+	if o.Pull {
+		p.pull(invalidation.Notice{})
 	}
 }
 
-// pull asks for what is missing until nothing is.
-func (p *partition) pull() {
-	defer p.pulling.Store(false)
+// pull has the ledger asked for what is missing, after which the notice, if it
+// asks for that, is acknowledged. A pull that is under way asks once more, since
+// its question may have been sent before what is missing was appended.
+func (p *partition) pull(notice invalidation.Notice) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if notice.Acknowledge && len(p.owed) < maxOwed {
+		p.owed = append(p.owed, notice)
+	}
+	if p.again = p.pulling; p.again {
+		return
+	}
+	p.pulling = true
+	p.node.wg.Go(p.pullAll)
+}
+
+// maxOwed bounds the acknowledgements that wait for a pull. Whoever wants one
+// asks again.
+const maxOwed = 1024
+
+func (p *partition) pullAll() {
+	for {
+		p.mu.Lock()
+		owed := p.owed
+		p.owed, p.again = nil, false
+		p.mu.Unlock()
+		caughtUp := p.catchUp()
+		for _, notice := range owed {
+			r := notice.Record
+			if caughtUp && p.follower.Reflects(soracache.Stamp{Epoch: r.Epoch, Position: r.Position}) {
+				p.node.acknowledge(notice)
+			}
+		}
+		p.mu.Lock()
+		if p.pulling = p.again && caughtUp; !p.pulling {
+			p.mu.Unlock()
+			return
+		}
+		p.mu.Unlock()
+	}
+}
+
+// catchUp asks until nothing is missing. It is false if the ledger could not be
+// asked; the next confirmation asks again.
+func (p *partition) catchUp() bool {
 	for p.node.ctx.Err() == nil {
+		p.node.totals.pulls.Add(1)
 		q := p.follower.Ask()
 		answers := callStore(p.node.ctx, p.node, "since", func(ctx context.Context) ([]l2.SinceAnswer, error) {
-			as := p.node.cfg.Store.Since(ctx, []l2.SinceRequest{{Partition: p.id, Since: q.Since}})
+			as := p.node.cfg.Store.Since(ctx, []l2.SinceRequest{{Partition: p.id, Since: q.Since, Register: p.node.registration}})
 			return as, as[0].Err
 		})
 		if answers[0].Err != nil {
-			return // the next confirmation asks again
+			return false
 		}
-		o := p.follower.Answer(q, answers[0].Delta)
+		o := p.takeIn(q, answers[0].Delta, 0)
 		again := o.Pull
 		o.Pull = false
 		p.act(o)
 		if !again {
-			return
+			return true
 		}
 	}
+	return false
 }
 
 // failed and answered keep count of the store's failures.

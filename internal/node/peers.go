@@ -3,6 +3,7 @@ package node
 import (
 	"time"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/invalidation"
 )
 
@@ -25,5 +26,108 @@ func (alone) Publish(invalidation.Notice)      {}
 func (alone) Tell(string, invalidation.Notice) {}
 func (alone) Bound() time.Duration             { return 0 }
 
-// Receive takes in a notice from a peer. It does not block.
-func (n *Node) Receive(_ invalidation.Notice) {}
+// Receive takes in a notice from a peer. It does not block. What a notice says
+// is believed only so far as it makes this node refuse more, or ask: what it
+// may serve, it learns from the store.
+func (n *Node) Receive(notice invalidation.Notice) {
+	if !n.notices.Enter() {
+		return
+	}
+	defer n.notices.Leave()
+	if notice.Kind == invalidation.NoticeApplied {
+		n.acks.take(notice)
+		return
+	}
+	p := n.partition(notice.Namespace, notice.Partition)
+	switch {
+	case p == nil:
+		// Nothing of it is in memory here, so nothing can be served from there.
+		if notice.Kind == invalidation.NoticeRecord && notice.Acknowledge {
+			n.acknowledge(notice)
+		}
+	case notice.Kind == invalidation.NoticeRecord:
+		p.received(notice)
+	case notice.Kind == invalidation.NoticeFreed && notice.Lost:
+		p.wakeHash(notice.Key, wokenLost)
+	case notice.Kind == invalidation.NoticeFreed:
+		p.wakeHash(notice.Key, wokenRead)
+	default: // of a later version: whatever it says, the ledger knows
+		p.pull(invalidation.Notice{})
+	}
+}
+
+// partition returns a partition that is followed, or nil.
+func (n *Node) partition(namespace string, index uint16) *partition {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	ns := n.namespaces[namespace]
+	if ns == nil || int(index) >= len(ns.partitions) {
+		return nil
+	}
+	return ns.partitions[index]
+}
+
+// received takes in a record that a peer appended.
+func (p *partition) received(notice invalidation.Notice) {
+	r := notice.Record
+	o := p.follower.Record(r)
+	p.hear(r.Position)
+	if o.New > 0 {
+		p.node.totals.recordsPushed.Add(1)
+		p.node.observe(p, r, FromPeer)
+		if took := p.node.cfg.Observer.Propagated; took != nil {
+			took(time.Duration(time.Now().UnixMicro()-notice.Appended) * time.Microsecond)
+		}
+	}
+	if o.Missed {
+		p.node.totals.gaps.Add(1)
+	}
+	switch {
+	case notice.Acknowledge && o.Marked:
+		p.node.acknowledge(notice)
+	case notice.Acknowledge:
+		p.pull(notice) // and then acknowledge it
+	}
+	if !p.active.Load() {
+		o.Pull = false // nobody reads here: the next reader asks anyway
+	}
+	p.act(o)
+	for _, t := range r.Targets {
+		switch t.Kind {
+		case soracache.TargetKey:
+			p.wake(t.Name, wokenLost)
+		case soracache.TargetAll:
+			p.wakeAll(wokenLost)
+		case soracache.TargetTag:
+		}
+	}
+}
+
+// publish tells the other nodes of a record that this node appended.
+func (p *partition) publish(r soracache.Record, acknowledge bool) {
+	p.node.cfg.Peers.Publish(p.recordNotice(r, acknowledge))
+}
+
+func (p *partition) recordNotice(r soracache.Record, acknowledge bool) invalidation.Notice {
+	return invalidation.Notice{
+		Kind: invalidation.NoticeRecord, Namespace: p.id.Namespace, Partition: p.id.Index,
+		Record: r, Appended: time.Now().UnixMicro(), Acknowledge: acknowledge, From: p.node.cfg.Name,
+	}
+}
+
+// freed lets whoever waits for a key's lease, here or on another node, read
+// again.
+func (p *partition) freed(key string, why woken) {
+	p.wake(key, why)
+	p.node.cfg.Peers.Publish(invalidation.Notice{
+		Kind: invalidation.NoticeFreed, Namespace: p.id.Namespace, Partition: p.id.Index,
+		Key: invalidation.KeyHash(key), Lost: why == wokenLost,
+	})
+}
+
+// observe reports a record that was taken in.
+func (n *Node) observe(p *partition, r soracache.Record, from Source) {
+	if n.cfg.Observer.Recorded != nil {
+		n.cfg.Observer.Recorded(p.id.Namespace, int(p.id.Index), r, from)
+	}
+}

@@ -14,6 +14,8 @@ type totals struct {
 	renewals, releases, invalidations, targets            atomic.Uint64
 	flights, flightKeys, flightJoins                      atomic.Uint64
 	confirmations, resets, reclaimed, storeErrors, errors atomic.Uint64
+	recordsPushed, recordsRepaired, gaps, pulls           atomic.Uint64
+	acknowledged, stragglers                              atomic.Uint64
 }
 
 // count counts the outcome of a read.
@@ -50,7 +52,24 @@ func (n *Node) Stats() Stats {
 		Invalidations: t.invalidations.Load(), InvalidatedTargets: t.targets.Load(),
 		Flights: t.flights.Load(), FlightKeys: t.flightKeys.Load(), FlightJoins: t.flightJoins.Load(),
 		Confirmations: t.confirmations.Load(), Resets: t.resets.Load(), Partitions: partitions,
+		RecordsGossip: t.recordsPushed.Load(), RecordsRepaired: t.recordsRepaired.Load(),
+		Gaps: t.gaps.Load(), Pulls: t.pulls.Load(),
+		Acked: t.acknowledged.Load(), Stragglers: t.stragglers.Load(),
+		StalenessChecked: n.meter.checked.Load(), StalenessBuckets: n.meter.counts(),
 		Reclaimed: t.reclaimed.Load(), StoreErrors: t.storeErrors.Load(),
 		L1: n.l1.Stats(), L2: n.cfg.Store.Counters(),
 	}
+}
+
+// Partitions returns how far the node has followed each ledger, in no order.
+func (n *Node) Partitions() []PartitionState {
+	var all []PartitionState
+	n.each(func(p *partition) {
+		s := p.follower.State()
+		all = append(all, PartitionState{
+			Namespace: p.id.Namespace, Partition: int(p.id.Index), Epoch: s.Epoch,
+			Applied: s.Applied, Head: max(s.Applied, soracache.Position(p.heard.Load())), ConfirmedAgo: s.Age,
+		})
+	})
+	return all
 }

@@ -64,7 +64,7 @@ func (n *Node) confirm(ctx context.Context, parts []*partition) error {
 	asked := make([]invalidation.Question, len(parts))
 	for i, p := range parts {
 		asked[i] = p.follower.Ask()
-		reqs[i] = l2.SinceRequest{Partition: p.id, Since: asked[i].Since}
+		reqs[i] = l2.SinceRequest{Partition: p.id, Since: asked[i].Since, Register: n.registration}
 	}
 	cut := false // by the bound
 	answers := callStore(ctx, n, "since", func(ctx context.Context) ([]l2.SinceAnswer, error) {
@@ -86,7 +86,7 @@ func (n *Node) confirm(ctx context.Context, parts []*partition) error {
 			continue
 		}
 		p.answered()
-		p.act(p.follower.Answer(asked[i], answers[i].Delta))
+		p.answer(asked[i], answers[i].Delta, 0)
 	}
 	return failed
 }
@@ -127,8 +127,9 @@ type chore struct {
 
 // chores is a queue in which the same chore waits once.
 type chores struct {
-	mu      *sync.Mutex
-	waiting map[chore]struct{} // guarded by mu
+	mu      sync.Mutex
+	queue   []chore            // guarded by mu
+	waiting map[chore]struct{} // those in queue; guarded by mu
 	wakeup  chan struct{}      // has room for one
 }
 
@@ -136,14 +137,15 @@ type chores struct {
 // housekeeping.
 const maxChores = 10_000
 
-func newChores() chores {
-	return chores{mu: &sync.Mutex{}, waiting: map[chore]struct{}{}, wakeup: make(chan struct{}, 1)}
+func newChores() *chores {
+	return &chores{waiting: map[chore]struct{}{}, wakeup: make(chan struct{}, 1)}
 }
 
 func (c *chores) add(ch chore) {
 	c.mu.Lock()
-	if len(c.waiting) < maxChores {
+	if _, waits := c.waiting[ch]; !waits && len(c.queue) < maxChores {
 		c.waiting[ch] = struct{}{}
+		c.queue = append(c.queue, ch)
 	}
 	c.mu.Unlock()
 	select {
@@ -155,11 +157,13 @@ func (c *chores) add(ch chore) {
 func (c *chores) take() (chore, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for ch := range c.waiting {
-		delete(c.waiting, ch)
-		return ch, true
+	if len(c.queue) == 0 {
+		return chore{}, false
 	}
-	return chore{}, false
+	ch := c.queue[0]
+	c.queue = c.queue[1:]
+	delete(c.waiting, ch)
+	return ch, true
 }
 
 // reclaim does the chores, one after the other, resting after each step for as
