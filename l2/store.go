@@ -232,7 +232,8 @@ type InvalidateAnswer struct {
 	Delta  soracache.Delta
 	Record soracache.Record
 	// Registered holds, if asked for, those who were registered when the record
-	// was appended, the caller included; in no order.
+	// was appended, the caller included; in no order. Some who registered just
+	// after may be among them.
 	Registered []Registration
 	// RegisteredFor is for how long registrations have been kept without a
 	// loss. Whoever asked before that may be missing from Registered: all that

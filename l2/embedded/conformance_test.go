@@ -69,6 +69,11 @@ func newHarness(t *testing.T, o l2test.Options) *harness {
 		Reopen:   h.reopen,
 		Tamper:   h.tamper,
 		Snapshot: h.snapshot,
+		LoseRegistrations: func(at l2.Partition) {
+			h.store.followers.mu.Lock()
+			defer h.store.followers.mu.Unlock()
+			delete(h.store.followers.lists, placeOf(at))
+		},
 		Lose: map[string]func(l2.Partition){
 			"the ledger's row":          func(at l2.Partition) { h.change(func(tx *txn) { tx.delete(bLedger, ledgerKey(at)) }) },
 			"a bit of the ledger's row": h.damageLedger,
@@ -150,10 +155,12 @@ type kept struct {
 	rows     map[string][]byte
 }
 
-// snapshot copies all rows, and the leases beside them.
+// snapshot copies all rows, and the leases and followers beside them. It can be
+// restored once.
 func (h *harness) snapshot() (restore func()) {
 	var saved [bucketCount]kept
 	var leases map[leaseKey]lease
+	followers := h.followers()
 	h.change(func(t *txn) {
 		for b := range bucketCount {
 			leases = maps.Clone(h.store.leases)
@@ -178,8 +185,18 @@ func (h *harness) snapshot() (restore func()) {
 				}
 			}
 			h.store.leases = maps.Clone(leases)
+			h.store.followers.lists = maps.Clone(followers)
 		})
 	}
+}
+
+// followers copies who is registered.
+func (h *harness) followers() map[place]*list {
+	copied := make(map[place]*list)
+	for at, l := range h.store.followers.lists {
+		copied[at] = &list{epoch: l.epoch, born: l.born, members: maps.Clone(l.members)}
+	}
+	return copied
 }
 
 // clock is a clock that stands still until it is told to go on.

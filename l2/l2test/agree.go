@@ -46,7 +46,7 @@ func Agree(t *testing.T, open Open, kept ...uint64) {
 	t.Logf("%d histories: %v", len(seeds), seen)
 	for _, what := range []string{
 		"live", "dead", "granted", "held", "stored", "superseded", "lease lost",
-		"deltas", "cut-off deltas", "resets", "new epochs",
+		"deltas", "cut-off deltas", "resets", "new epochs", "followers", "lists born",
 	} {
 		if seen[what] == 0 {
 			t.Errorf("the histories met with none of: %s", what)
@@ -154,6 +154,21 @@ func (a *agreement) step() {
 	case p < 996 && a.engine.Reopen != nil:
 		a.note("reopen")
 		a.store = a.engine.Reopen()
+		a.loseRegistrations(a.partitions()...)
+	case p >= 996:
+		a.loseRegistrations(a.partition())
+	}
+}
+
+// loseRegistrations loses them in both stores: so may a reopened store.
+func (a *agreement) loseRegistrations(of ...l2.Partition) {
+	if a.engine.LoseRegistrations == nil {
+		return
+	}
+	for _, at := range of {
+		a.note("lose registrations of %s", at)
+		a.engine.LoseRegistrations(at)
+		a.model.LoseRegistrations(at)
 	}
 }
 
@@ -212,6 +227,18 @@ func (a *agreement) nonce() soracache.Lease {
 	return soracache.Lease{}
 }
 
+// follower chooses who registers, if anybody does. The bounds are such that
+// nothing comes to an end.
+func (a *agreement) follower() l2.Registration {
+	if a.rng.IntN(2) == 0 {
+		return l2.Registration{}
+	}
+	return l2.Registration{
+		Name:  choose(a.rng, "!", "n1", "n2", "n3", "n4"),
+		Bound: choose(a.rng, l2.MaxBound/2, l2.MaxBound),
+	}
+}
+
 func (a *agreement) entry() soracache.Entry {
 	e := soracache.Entry{
 		Value:    []byte(fmt.Sprint("v", a.rng.Uint32())),
@@ -257,8 +284,9 @@ func (a *agreement) read() {
 			})
 		}
 		followers = append(followers, follower)
-		engine = append(engine, l2.ReadRequest{Partition: at, Since: shown.engine, Keys: keys})
-		model = append(model, l2.ReadRequest{Partition: at, Since: shown.model, Keys: keys})
+		by := a.follower()
+		engine = append(engine, l2.ReadRequest{Partition: at, Since: shown.engine, Register: by, Keys: keys})
+		model = append(model, l2.ReadRequest{Partition: at, Since: shown.model, Register: by, Keys: keys})
 		a.note("read %+v", engine[len(engine)-1])
 	}
 	es, ms := a.store.Read(a.Context(), engine), a.model.Read(a.Context(), model)
@@ -310,7 +338,7 @@ func (a *agreement) write() {
 		}
 		follower, shown := a.shown(by.at)
 		w := l2.WriteRequest{
-			Partition: by.at,
+			Partition: by.at, Register: a.follower(),
 			Op: choose(a.rng, soracache.OpFill, soracache.OpFill, soracache.OpFill, soracache.OpFill,
 				soracache.OpPut, soracache.OpRenew, soracache.OpRelease),
 			Key: by.key, Nonce: by.nonce, LeaseFor: time.Hour, Entry: a.entry(),
@@ -343,13 +371,18 @@ func (a *agreement) write() {
 func (a *agreement) invalidate() {
 	var engine, model []l2.InvalidateRequest
 	var followers []*both
+	by := a.follower() // one for all: a store may list who registers by a later request of a batch
 	for range 1 + a.rng.IntN(2) {
 		at := a.partition()
 		follower, shown := a.shown(at)
 		followers = append(followers, follower)
-		targets := a.targets()
-		engine = append(engine, l2.InvalidateRequest{Partition: at, Since: shown.engine, Targets: targets})
-		model = append(model, l2.InvalidateRequest{Partition: at, Since: shown.model, Targets: targets})
+		req := l2.InvalidateRequest{
+			Partition: at, Since: shown.engine, Register: by,
+			Targets: a.targets(), Followers: a.rng.IntN(2) == 0,
+		}
+		engine = append(engine, req)
+		req.Since = shown.model
+		model = append(model, req)
 		a.note("invalidate %+v", engine[len(engine)-1])
 	}
 	es, ms := a.store.Invalidate(a.Context(), engine), a.model.Invalidate(a.Context(), model)
@@ -358,6 +391,7 @@ func (a *agreement) invalidate() {
 		if !a.sameError("invalidate", e.Err, m.Err) || !a.sameRecord(at, e.Record, m.Record) {
 			a.disagree(fmt.Sprintf("invalidate %+v", engine[i].Targets), e, m)
 		}
+		a.sameFollowers(engine[i].Followers, e, m)
 		a.sameDelta("invalidate", at, both{engine[i].Since, model[i].Since}, followers[i], e.Delta, m.Delta)
 	}
 }
@@ -368,8 +402,9 @@ func (a *agreement) since() {
 	for _, at := range a.someOnce() {
 		follower, shown := a.shown(at)
 		followers = append(followers, follower)
-		engine = append(engine, l2.SinceRequest{Partition: at, Since: shown.engine})
-		model = append(model, l2.SinceRequest{Partition: at, Since: shown.model})
+		by := a.follower()
+		engine = append(engine, l2.SinceRequest{Partition: at, Since: shown.engine, Register: by})
+		model = append(model, l2.SinceRequest{Partition: at, Since: shown.model, Register: by})
 		a.note("since %+v", engine[len(engine)-1])
 	}
 	es, ms := a.store.Since(a.Context(), engine), a.model.Since(a.Context(), model)
@@ -456,6 +491,9 @@ func (a *agreement) lookAround(at l2.Partition) {
 			same = same && e.Readable && sameEntry(e.Entry, m.Entry) && a.pair(at, e.Stamp, m.Stamp) &&
 				near(e.FreshFor, m.FreshFor) && near(e.KeepFor, m.KeepFor) && (e.Reason == "") == (m.Reason == "")
 			a.killer(at, e.KilledBy, m.KilledBy, key, m.Entry.Tags)
+		}
+		if !e.Stored && !m.Stored {
+			a.killer(at, e.KilledBy, m.KilledBy, key, nil)
 		}
 		if !same || e.Live && !e.Stored {
 			a.disagree("explain "+key, e, m)

@@ -72,6 +72,21 @@ func (a *agreement) killer(at l2.Partition, e, m soracache.Record, key string, t
 	}
 }
 
+// sameFollowers compares whom two appends were told of. On one clock, lists are
+// of one age.
+func (a *agreement) sameFollowers(asked bool, e, m l2.InvalidateAnswer) {
+	a.Helper()
+	same := slices.Equal(sortedFollowers(e.Registered), sortedFollowers(m.Registered)) && near(e.RegisteredFor, m.RegisteredFor)
+	if a.engine.Now != nil {
+		same = same && e.RegisteredFor == m.RegisteredFor
+	}
+	if !same {
+		a.disagree("who is registered", e, m)
+	}
+	a.count(len(m.Registered) > 0, "followers")
+	a.count(asked && m.RegisteredFor == 0, "lists born")
+}
+
 // sameDelta compares two deltas, each with the rest of it if it was cut off:
 // where they are cut may differ. The follower that asked moves on, or stays
 // behind for a while.

@@ -28,11 +28,18 @@ type Harness struct {
 	// Wait lets a time pass on the store's clock; nil means that it passes by
 	// itself.
 	Wait func(time.Duration)
-	// Reopen closes the store in good order and opens it on the same data.
+	// Reopen closes the store in good order and opens it on the same data. That
+	// may lose registrations.
 	Reopen func() l2.Store
 	// Lose holds the parts of a partition's ledger that can get lost, by name,
 	// and how to lose each.
 	Lose map[string]func(l2.Partition)
+	// LoseRegistrations loses who is registered with a partition, and nothing
+	// else.
+	LoseRegistrations func(l2.Partition)
+	// AgeRegistrations makes registrations of a partition look so much older than
+	// they are. Nil with Wait set means that Wait can serve for it.
+	AgeRegistrations func(at l2.Partition, by time.Duration)
 	// Tamper replaces the bytes stored under a key by what change makes of
 	// them; nil stands for none.
 	Tamper func(at l2.Partition, key string, change func(stored []byte) []byte)
@@ -67,6 +74,7 @@ func Run(t *testing.T, open Open) {
 		{"Deltas", deltaChecks()},
 		{"Retention", retentionChecks()},
 		{"Histories", historyChecks()},
+		{"Registrations", registrationChecks()},
 		{"Damage", damageChecks()},
 		{"Partitions", partitionChecks()},
 		{"Names", nameChecks()},

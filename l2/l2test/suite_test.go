@@ -44,6 +44,8 @@ func modelHarness(t *testing.T, m *Model, clock *fakeClock) Harness {
 		Reopen:   func() l2.Store { return m },
 		Lose:     map[string]func(l2.Partition){"ledger": m.LoseLedger},
 		Snapshot: m.Snapshot,
+
+		LoseRegistrations: m.LoseRegistrations,
 		Dump: func(at l2.Partition, key string) func() {
 			restore, ok := m.Dump(at, key)
 			if !ok {

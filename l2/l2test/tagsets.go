@@ -304,6 +304,21 @@ func explainChecks() []check {
 				}
 			}
 		}},
+		{name: "explain names the record that removed a key", run: func(f *fixture) {
+			f.load("k", "v", "a")
+			r := f.invalidate(soracache.Key("k"), soracache.Tag("x"))
+			f.expectRemoved("k", r, soracache.Key("k"))
+			f.expectRemoved("other", soracache.Record{}, soracache.Target{})
+			r = f.invalidate(soracache.Everything())
+			f.expectRemoved("k", r, soracache.Everything())
+			f.expectRemoved("other", r, soracache.Everything())
+			r = f.invalidate(soracache.Key("k"))
+			f.expectRemoved("k", r, soracache.Key("k"))
+			f.put("k", "v")
+			if x := f.explain("k"); !x.Live || x.Reason != "" || x.KilledBy.Position != 0 {
+				f.Fatalf("put after it was removed, explained as %+v", x)
+			}
+		}},
 		{name: "explain tells of an entry of another epoch", run: func(f *fixture) {
 			stamp := f.load("k", "v", "a")
 			f.since(soracache.Stamp{Epoch: f.unknown(), Position: 1})
@@ -333,5 +348,20 @@ func explainChecks() []check {
 				return !x.Live
 			})
 		}},
+	}
+}
+
+// expectRemoved expects that nothing is stored under a key, and which record is
+// said to have removed it.
+func (f *fixture) expectRemoved(key string, by soracache.Record, named soracache.Target) {
+	f.Helper()
+	x := f.explain(key)
+	why := ""
+	if by.Position != 0 {
+		why = named.String() + " was invalidated"
+	}
+	if x.Stored || x.Live || x.Reason != why || stampOf(x.KilledBy) != stampOf(by) ||
+		by.Position != 0 && !slices.Equal(x.KilledBy.Targets, []soracache.Target{named}) {
+		f.Fatalf("%q is explained as %+v, want %q by %+v", key, x, why, by)
 	}
 }

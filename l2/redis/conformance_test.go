@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"sync"
 	"testing"
@@ -68,6 +69,16 @@ func harness(t *testing.T, c Config, admin goredis.UniversalClient) l2test.Harne
 		Reopen:  func() l2.Store { return openAt(t, c) },
 		Lose: map[string]func(l2.Partition){
 			"tag records": lose("t"), "key records": lose("k"), "history": lose("h"),
+		},
+		LoseRegistrations: lose("r"),
+		AgeRegistrations: func(p l2.Partition, by time.Duration) {
+			name := base(c.Prefix, p) + "r"
+			fields, err := admin.HGetAll(ctx, name).Result()
+			must(err)
+			for field, value := range fields {
+				then := binary.BigEndian.Uint64([]byte(value[8:])) - uint64(by.Microseconds())
+				must(admin.HSet(ctx, name, field, binary.BigEndian.AppendUint64([]byte(value[:8]), then)).Err())
+			}
 		},
 		Tamper: func(p l2.Partition, key string, change func([]byte) []byte) {
 			name := base(c.Prefix, p) + "e:" + key
