@@ -120,8 +120,8 @@ type Outcome struct {
 	Missed bool
 	// Marked: nothing that the pushed record killed is served any more.
 	Marked bool
-	// New counts the records that were not known before.
-	New int
+	// New holds the records that were not known before.
+	New []soracache.Record
 }
 
 // Answer takes in the delta that came back for a question. Answers may come
@@ -180,19 +180,28 @@ func (f *Follower) advance(v *view, to soracache.Position) {
 	}
 }
 
-// unknown counts the records of a delta that were neither applied nor early.
-func (f *Follower) unknown(applied soracache.Position, records []soracache.Record) (n int) {
+// unknown returns the records of a delta that were neither applied nor early.
+func (f *Follower) unknown(applied soracache.Position, records []soracache.Record) (news []soracache.Record) {
 	for _, r := range records {
-		if r.Position > applied {
-			n++
+		if r.Position > applied && !f.isEarly(r.Position) {
+			news = append(news, r)
 		}
 	}
-	return max(n-len(f.early), 0)
+	return news
+}
+
+func (f *Follower) isEarly(at soracache.Position) bool {
+	for _, position := range f.early {
+		if position == at {
+			return true
+		}
+	}
+	return false
 }
 
 // maxEarly bounds how many records may be ahead of a missing one. What is
 // beyond comes from the ledger.
-const maxEarly = 4096
+const maxEarly = 1024
 
 // enter moves to another epoch, if the question was asked in the present one.
 // An answer that was asked earlier may come from an epoch that the ledger has
@@ -236,7 +245,10 @@ func (f *Follower) Record(r soracache.Record) Outcome {
 		_, dead := f.left[r.Epoch]
 		return Outcome{Pull: !dead, Missed: !dead}
 	}
-	if len(r.Targets) == 0 || r.Position <= r.Prev {
+	if r.Position <= r.Prev {
+		return Outcome{Pull: true}
+	}
+	if len(r.Targets) == 0 {
 		missing := r.Position > v.applied
 		return Outcome{Pull: missing, Missed: missing}
 	}
@@ -246,11 +258,11 @@ func (f *Follower) Record(r soracache.Record) Outcome {
 	case r.Position <= v.applied: // known, or of a history that the ledger will tell us to leave
 	case r.Prev == v.applied:
 		f.advance(&v, r.Position)
-		o.New = 1
+		o.New = []soracache.Record{r}
 	default: // Prev above applied: a gap; below: a fork
 		o.Pull, o.Missed = true, true
 		if _, again := f.early[r.Prev]; r.Prev > v.applied && !again {
-			o.New = 1
+			o.New = []soracache.Record{r}
 			if len(f.early) >= maxEarly {
 				clear(f.early)
 			}

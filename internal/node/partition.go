@@ -415,14 +415,16 @@ func (p *partition) answer(q invalidation.Question, d soracache.Delta, own sorac
 }
 
 func (p *partition) takeIn(q invalidation.Question, d soracache.Delta, own soracache.Position) invalidation.Outcome {
-	before := p.follower.State().Applied
 	o := p.follower.Answer(q, d)
 	if o.Reset {
 		p.heard.Store(uint64(d.Head))
 	}
 	p.hear(d.Head)
-	if o.New > 0 {
-		p.repaired(d.Records, before, own)
+	for _, r := range o.New {
+		if r.Position != own {
+			p.node.totals.recordsRepaired.Add(1)
+			p.node.observe(p, r, FromLedger)
+		}
 	}
 	return o
 }
@@ -433,17 +435,6 @@ func (p *partition) hear(at soracache.Position) {
 		old := p.heard.Load()
 		if old >= uint64(at) || p.heard.CompareAndSwap(old, uint64(at)) {
 			return
-		}
-	}
-}
-
-// repaired counts the records that came from the ledger rather than from whoever
-// appended them.
-func (p *partition) repaired(records []soracache.Record, applied, own soracache.Position) {
-	for _, r := range records {
-		if r.Position > applied && r.Position != own {
-			p.node.totals.recordsRepaired.Add(1)
-			p.node.observe(p, r, FromLedger)
 		}
 	}
 }

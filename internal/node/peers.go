@@ -72,7 +72,7 @@ func (p *partition) received(notice invalidation.Notice) {
 	r := notice.Record
 	o := p.follower.Record(r)
 	p.hear(r.Position)
-	if o.New > 0 {
+	if len(o.New) > 0 {
 		p.node.totals.recordsPushed.Add(1)
 		p.node.observe(p, r, FromPeer)
 		if took := p.node.cfg.Observer.Propagated; took != nil {

@@ -35,7 +35,7 @@ func TestPriceList(t *testing.T) {
 			n, err := node.New(node.Config{
 				Store: store, L1MaxBytes: 16 << 20, Partitions: func(string) int { return d.partitions },
 				// Confirmations and housekeeping are no part of an operation.
-				Bound: time.Hour, SweepEvery: time.Hour, ReclaimAfter: time.Hour,
+				Bound: time.Minute, SweepEvery: time.Hour, ReclaimAfter: time.Hour,
 			})
 			if err != nil {
 				t.Fatal(err)
