@@ -38,6 +38,7 @@ type cli struct {
 	Keys       keysCmd       `cmd:"" help:"List the keys that carry a tag."`
 	Explain    explainCmd    `cmd:"" help:"Tell why a key is a hit, a miss or stale."`
 	Stats      statsCmd      `cmd:"" help:"Print the running totals of a node."`
+	GossipKey  gossipKeyCmd  `cmd:"" help:"Create a key by which the nodes of a cluster encrypt what they tell each other."`
 	Token      tokenCmd      `cmd:"" help:"Create an access token, and its line for the tokens file."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/server"
 	"github.com/soracache/soracache/internal/telemetry"
+	"github.com/soracache/soracache/invalidation/gossip"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/embedded"
 	"github.com/soracache/soracache/l2/redis"
@@ -30,6 +31,7 @@ type serveCmd struct {
 
 	storeOptions   `group:"Store"`
 	cacheOptions   `group:"Cache"`
+	clusterOptions `group:"Cluster"`
 	accessOptions  `group:"Access"`
 	limitOptions   `group:"Limits"`
 	processOptions `group:"Process"`
@@ -104,57 +106,97 @@ func (c *serveCmd) Run(ctx context.Context, con *console) error {
 
 // serveOver puts a node on the store, and the node on the wire.
 func (c *serveCmd) serveOver(ctx context.Context, con *console, log *slog.Logger, store l2.Store, where string) error {
+	listener, err := server.Listen(ctx, c.Listen)
+	if err != nil {
+		return err
+	}
+	// From here on the listener is closed by whatever returns first: Serve, or
+	// this.
+	defer func() { _ = listener.Close() }()
+	name := gossip.UniqueName(c.nodeName())
+	cl, err := c.newCluster(name, c.advertised(listener.Addr()), log)
+	if err != nil {
+		return err
+	}
+	err = c.serveNode(ctx, con, log, listener, cl, node.Config{
+		Store: store, Name: name, Peers: cl.peers(), L1MaxBytes: int64(c.L1MaxBytes), Bound: c.Bound, Limits: c.limits(),
+		Partitions: c.partitionsOf, StoreTimeout: c.L2Timeout, Logger: log,
+	}, where)
+	return errors.Join(err, cl.close())
+}
+
+// serveNode runs the node until ctx ends. Then readiness goes off and the other
+// nodes are told, what is in flight is finished, and the node says that it
+// leaves.
+func (c *serveCmd) serveNode(
+	ctx context.Context, con *console, log *slog.Logger, listener net.Listener, cl *cluster, cfg node.Config, where string,
+) error {
 	version, revision := buildVersion()
 	metrics, err := telemetry.New(telemetry.Build{Version: version, Revision: revision})
 	if err != nil {
 		return err
 	}
-	n, err := node.New(c.nodeConfig(store, log, metrics.Observer()))
+	cfg.Observer = metrics.Observer()
+	n, err := node.New(cfg)
 	if err != nil {
 		return err
 	}
 	metrics.WatchNode(n.Stats)
-	srv, err := server.New(c.serverConfig(), n, server.Hooks{
+	serverConfig := c.serverConfig()
+	serverConfig.Name, serverConfig.Advertise = cfg.Name, c.advertised(listener.Addr())
+	srv, err := server.New(serverConfig, n, server.Hooks{
 		Log: log, Began: metrics.Began, Ended: metrics.Ended, Metrics: metrics.Handler(log), Totals: metrics.Totals,
+		Members: cl.members(), Draining: cl.draining,
 	})
 	if err != nil {
 		return errors.Join(usage(err), n.Close())
 	}
-	return errors.Join(c.serve(ctx, con, log, srv, where), n.Close())
+	if err := con.welcome(serverConfig, listener.Addr(), where, cl); err != nil {
+		return errors.Join(err, n.Close())
+	}
+	cl.start(n)
+	err = c.serve(ctx, con, log, srv, listener, cl)
+	cl.leave()
+	return errors.Join(err, n.Close())
 }
 
-func (c *serveCmd) serve(ctx context.Context, con *console, log *slog.Logger, srv *server.Server, where string) error {
-	listener, err := srv.Listen(ctx)
-	if err != nil {
-		return err
-	}
-	if err := con.welcome(c.serverConfig(), listener.Addr(), where); err != nil {
-		return errors.Join(err, listener.Close())
-	}
+func (c *serveCmd) serve(
+	ctx context.Context, con *console, log *slog.Logger, srv *server.Server, listener net.Listener, cl *cluster,
+) error {
 	ctx, cancel := context.WithCancel(ctx)
 	reloaded := make(chan struct{})
 	go func() {
 		defer close(reloaded)
-		reloadOn(ctx, con.reload, srv, log)
+		reloadOn(ctx, con.reload, log, srv.Reload, cl.reload)
 	}()
-	err = srv.Serve(ctx, listener)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		cl.watchKeys(ctx, c.ReloadEvery)
+	}()
+	err := srv.Serve(ctx, listener)
 	cancel()
 	<-reloaded
+	<-watched
 	return err
 }
 
-// reloadOn reads certificates and tokens again whenever the operator asks.
-func reloadOn(ctx context.Context, asked <-chan os.Signal, srv *server.Server, log *slog.Logger) {
+// reloadOn reads certificates, tokens and keys again whenever the operator asks.
+func reloadOn(ctx context.Context, asked <-chan os.Signal, log *slog.Logger, reloads ...func() error) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-asked:
 		}
-		if err := srv.Reload(); err != nil {
-			log.Error("certificates and tokens stay as they were", "error", err)
+		var err error
+		for _, reload := range reloads {
+			err = errors.Join(err, reload())
+		}
+		if err != nil {
+			log.Error("what could not be read stays as it was", "error", err)
 		} else {
-			log.Info("certificates and tokens were read again")
+			log.Info("certificates, tokens and keys were read again")
 		}
 	}
 }
@@ -174,7 +216,11 @@ func (c *serveCmd) validate() error {
 	if err := c.limits().Validate(); err != nil {
 		return err
 	}
-	return c.serverConfig().Validate()
+	if err := c.serverConfig().Validate(); err != nil {
+		return err
+	}
+	_, _, err := c.gossipConfig(c.nodeName(), c.Advertise)
+	return err
 }
 
 // openStore opens the second tier, and says in words where it is.
@@ -252,13 +298,6 @@ func (c *serveCmd) limits() soracache.Limits {
 	}
 }
 
-func (c *serveCmd) nodeConfig(store l2.Store, log *slog.Logger, observer node.Observer) node.Config {
-	return node.Config{
-		Store: store, L1MaxBytes: int64(c.L1MaxBytes), Bound: c.Bound, Limits: c.limits(),
-		Partitions: c.partitionsOf, StoreTimeout: c.L2Timeout, Logger: log, Observer: observer,
-	}
-}
-
 func (c *serveCmd) partitionsOf(namespace string) int {
 	if n, ok := c.NamespacePartitions[namespace]; ok {
 		return n
@@ -299,7 +338,7 @@ func (c *serveCmd) logger(con *console) *slog.Logger {
 }
 
 // welcome tells where the node listens, and how to try it.
-func (c *console) welcome(cfg server.Config, addr net.Addr, where string) error {
+func (c *console) welcome(cfg server.Config, addr net.Addr, where string, cl *cluster) error {
 	base, flags := "http://"+addr.String(), ""
 	if cfg.TLS.Cert != "" {
 		base = "https://" + addr.String()
@@ -314,6 +353,9 @@ func (c *console) welcome(cfg server.Config, addr net.Addr, where string) error 
 	call := func(method, body string) string {
 		return fmt.Sprintf("  curl%s -H 'content-type: application/json' -d '%s' %s/soracache.v1.CacheService/%s",
 			flags, body, base, method)
+	}
+	if cl.member != nil {
+		where += "\nmember " + cfg.Name + " of a cluster; the others reach it on " + cl.member.Address()
 	}
 	return c.say("soracached serves on %s, over %s\ntry:\n%s\n%s", base, where,
 		call("Set", `{"namespace":"shop","key":"k","value":"aGk=","tags":["t"],"ttl":"300s"}`),

@@ -260,8 +260,13 @@ func (s *Server) Run(ctx context.Context) error {
 
 // Listen opens the configured address.
 func (s *Server) Listen(ctx context.Context) (net.Listener, error) {
+	return Listen(ctx, s.cfg.Listen)
+}
+
+// Listen opens an address, for whoever has to know it before there is a server.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
 	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", s.cfg.Listen)
+	listener, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
 	}
