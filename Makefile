@@ -11,6 +11,10 @@ FUZZ     ?= .
 # Which benchmarks run, and how often.
 BENCH ?= .
 COUNT ?= 1
+# What `make sim` runs; a report of it is written when REPORT names a file.
+SEEDS ?=
+FOR   ?=
+FROM  ?=
 # Further flags for `go test`, such as TESTFLAGS='-run Tag -v'.
 TESTFLAGS ?=
 
@@ -38,6 +42,10 @@ verify: ## Run the full counts and write docs/verification/node.txt (takes long;
 	@scripts/install-redis
 	@scripts/tool grpcurl
 	@scripts/verify
+
+.PHONY: sim
+sim: ## Simulate clusters: SEEDS=20000 for a count, FOR=1h for a time, FROM=1 for the first seed
+	@scripts/sim '$(SEEDS)' '$(FOR)' '$(FROM)'
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (FUZZ=Name chooses)

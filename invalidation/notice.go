@@ -121,14 +121,14 @@ func appendFlag(b []byte, flag byte, set bool) []byte {
 // namespaces and the names of nodes are shorter.
 func appendShort(b []byte, s string) []byte {
 	s = s[:min(len(s), 255)]
-	return append(append(b, byte(len(s))), s...)
+	return append(append(b, byte(len(s))), s...) //nolint:gosec // bounded above
 }
 
 // DecodeNotice reads a notice and returns what follows it. An error wraps
 // [ErrNotice]; nothing after it can be read then.
 func DecodeNotice(b []byte) (Notice, []byte, error) {
 	size, width := binary.Uvarint(b)
-	if width <= 0 || size > uint64(len(b)-width) {
+	if width <= 0 || size > uint64(len(b)-width) { //nolint:gosec // not negative
 		return Notice{}, nil, fmt.Errorf("%w: cut off", ErrNotice)
 	}
 	r := noticeReader{b: b[width : width+int(size)]} //nolint:gosec // bounded above
@@ -171,7 +171,7 @@ func (r *noticeReader) notice() Notice {
 func (r *noticeReader) target() soracache.Target {
 	kind := soracache.TargetKind(r.byte())
 	size, width := binary.Uvarint(r.b)
-	if width <= 0 || size > uint64(len(r.b)-width) {
+	if width <= 0 || size > uint64(len(r.b)-width) { //nolint:gosec // not negative
 		r.short = true
 		return soracache.Target{}
 	}

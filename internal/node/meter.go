@@ -83,7 +83,7 @@ func (n *Node) check(s sample) {
 	// The store's clock at the hit, as if the question had taken no time to
 	// arrive: that is late by at most one way of the round trip, so the hit is
 	// found staler than it was rather than fresher.
-	then := soracache.Position(a.Clock.Add(s.at - sent).UnixMicro()) //nolint:gosec // after 1970
+	then := soracache.Position(a.Clock.Add(s.at - sent).UnixMicro())
 	stale := time.Duration(0)
 	for _, r := range a.Delta.Records {
 		if r.Position < then && slices.ContainsFunc(r.Targets, s.names) {

@@ -175,8 +175,8 @@ func (p *partition) stamps(s soracache.Stamp) soracache.Stamps {
 // over a value that was begun before the reader came: whoever was parked is
 // judged again, by L1 or by the store.
 func (p *partition) load(ctx context.Context, r *soracache.Read, req *soracache.GetRequest) soracache.ReadResult {
-	res, held := p.readStore(ctx, r, req)
-	return p.wait(ctx, r, req, res, held)
+	res, h := p.readStore(ctx, r, req)
+	return p.wait(ctx, r, req, res, h)
 }
 
 // held says that somebody else holds a key's lease: for how long at most, and
