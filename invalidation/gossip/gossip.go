@@ -37,7 +37,7 @@ type Gossip struct {
 	conflicts atomic.Uint64
 
 	// ctx ends when the member is closed; work counts its goroutines.
-	ctx    context.Context //nolint:containedctx // the member's own life, not a call's
+	ctx    context.Context
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
@@ -115,7 +115,7 @@ func (g *Gossip) create() error {
 		g.list, err = memberlist.Create(c)
 	}
 	if err != nil {
-		network.Shutdown()
+		_ = network.Shutdown() // it never fails
 		return fmt.Errorf("gossip: %w", err)
 	}
 	return nil

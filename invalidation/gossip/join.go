@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -115,7 +114,7 @@ func (g *Gossip) lost() []netip.AddrPort {
 			dead = append(dead, netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()))
 		}
 	}
-	rand.Shuffle(len(dead), func(i, j int) { dead[i], dead[j] = dead[j], dead[i] })
+	newRandom().Shuffle(len(dead), func(i, j int) { dead[i], dead[j] = dead[j], dead[i] })
 	return dead[:min(len(dead), retryDead)]
 }
 

@@ -12,7 +12,7 @@ import (
 type status uint8
 
 const (
-	serving status = iota
+	_ status = iota // serving: nothing special
 	// draining: it answers what it has begun and takes nothing new.
 	draining
 	// leaving: it is about to be gone.
@@ -46,14 +46,14 @@ const maxVersion = 64
 func (m meta) encode() []byte {
 	b := []byte{protocolVersion, byte(m.Status), m.Protocol}
 	b = binary.AppendUvarint(b, m.Capabilities)
-	b = binary.AppendUvarint(b, uint64(max(0, m.Bound.Microseconds()))) //nolint:gosec // not negative
+	b = binary.AppendUvarint(b, uint64(max(0, m.Bound.Microseconds())))
 	b = appendShort(b, m.RPC)
 	return appendShort(b, m.Version[:min(len(m.Version), maxVersion)])
 }
 
 func appendShort(b []byte, s string) []byte {
 	s = s[:min(len(s), 255)]
-	return append(append(b, byte(len(s))), s...)
+	return append(append(b, byte(len(s))), s...) //nolint:gosec // bounded above
 }
 
 func decodeMeta(b []byte) (meta, error) {
@@ -67,7 +67,7 @@ func decodeMeta(b []byte) (meta, error) {
 	r := reader{b: b[3:]}
 	m.Capabilities = r.uvarint()
 	// Of nonsense, as much as a duration can hold: it is taken for longest.
-	m.Bound = time.Duration(min(r.uvarint(), uint64(maxBound/time.Microsecond))) * time.Microsecond //nolint:gosec // bounded
+	m.Bound = time.Duration(min(r.uvarint(), uint64(maxBound/time.Microsecond))) * time.Microsecond
 	m.RPC, m.Version = r.short(), r.short()
 	if r.failed {
 		return meta{}, fmt.Errorf("%w: cut off", errMeta)

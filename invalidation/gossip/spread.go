@@ -81,7 +81,7 @@ func NewSpread(c SpreadConfig) *Spread {
 
 // Publish queues a notice for all other members.
 func (s *Spread) Publish(n invalidation.Notice) {
-	s.published.add(n.Kind, 1)
+	s.published.add(n.Kind)
 	if len(s.cfg.Transport.Peers()) == 0 {
 		return
 	}
@@ -90,7 +90,7 @@ func (s *Spread) Publish(n invalidation.Notice) {
 
 // Tell queues a notice for one member.
 func (s *Spread) Tell(member string, n invalidation.Notice) {
-	s.told.add(n.Kind, 1)
+	s.told.add(n.Kind)
 	s.enqueue(item{entry: s.encode(n), to: member})
 }
 
@@ -114,7 +114,7 @@ func (s *Spread) enqueue(i item) {
 		queue = &s.freed
 	}
 	if len(*queue) >= s.cfg.Queue {
-		s.dropped.add(i.notice.Kind, 1)
+		s.dropped.add(i.notice.Kind)
 		return
 	}
 	*queue = append(*queue, i)
@@ -147,7 +147,7 @@ func (s *Spread) take(peers []string) (all, some, told []item) {
 				all = append(all, i)
 			case i.notice.Kind == invalidation.NoticeFreed:
 				// Its waiters poll. It is not worth so many packets.
-				s.dropped.add(i.notice.Kind, 1)
+				s.dropped.add(i.notice.Kind)
 			default:
 				i.id, i.hops = s.cfg.Random.Uint64(), hops(len(peers)+1)
 				s.seen.add(i.id) // its own comes back to its publisher, too
@@ -218,7 +218,7 @@ func (s *Spread) send(to string, packet []byte, of []item) {
 		s.packetsSent.Add(1)
 	}
 	for i := range of {
-		counter.add(of[i].notice.Kind, 1)
+		counter.add(of[i].notice.Kind)
 	}
 }
 
@@ -284,7 +284,7 @@ func (s *Spread) deliver(entries []entry) []invalidation.Notice {
 	notices := make([]invalidation.Notice, 0, len(entries))
 	for i := range entries {
 		if e := &entries[i]; e.hops == 0 || s.first(e) {
-			s.received.add(e.notice.Kind, 1)
+			s.received.add(e.notice.Kind)
 			notices = append(notices, e.notice)
 		}
 	}

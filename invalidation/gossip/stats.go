@@ -66,16 +66,16 @@ type kindCounts struct {
 	records, freed, applied, other atomic.Uint64
 }
 
-func (c *kindCounts) add(k invalidation.NoticeKind, n uint64) {
+func (c *kindCounts) add(k invalidation.NoticeKind) {
 	switch k {
 	case invalidation.NoticeRecord:
-		c.records.Add(n)
+		c.records.Add(1)
 	case invalidation.NoticeFreed:
-		c.freed.Add(n)
+		c.freed.Add(1)
 	case invalidation.NoticeApplied:
-		c.applied.Add(n)
+		c.applied.Add(1)
 	default:
-		c.other.Add(n)
+		c.other.Add(1)
 	}
 }
 

@@ -16,7 +16,8 @@ import (
 // otherwise closing would wait for whoever does not answer.
 type network struct {
 	*memberlist.NetTransport
-	ctx context.Context //nolint:containedctx // memberlist's interface has none
+	// ctx is the member's life; memberlist's interface has none.
+	ctx context.Context
 }
 
 // listen binds one port for UDP and TCP. A free one of both has to be tried for.
