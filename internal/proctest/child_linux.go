@@ -2,8 +2,6 @@ package proctest
 
 import "syscall"
 
-// childAttributes has the kernel kill the child when its parent dies, however
+// dieWithParent has the kernel kill the child when its parent dies, however
 // that comes about.
-func childAttributes() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-}
+func dieWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }

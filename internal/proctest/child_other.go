@@ -4,5 +4,5 @@ package proctest
 
 import "syscall"
 
-// childAttributes is empty: only Linux ties a child's life to its parent's.
-func childAttributes() *syscall.SysProcAttr { return nil }
+// dieWithParent does nothing: only Linux ties a child's life to its parent's.
+func dieWithParent(*syscall.SysProcAttr) {}

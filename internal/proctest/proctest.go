@@ -37,7 +37,10 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 // One goroutine starts the child and waits for it, locked to its thread: the
 // kernel kills the child when the thread that started it ends.
 func Launch(cmd *exec.Cmd) (*Process, error) {
-	cmd.SysProcAttr = childAttributes()
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	dieWithParent(cmd.SysProcAttr)
 	p := &Process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
@@ -55,6 +58,9 @@ func Launch(cmd *exec.Cmd) (*Process, error) {
 
 // Signal sends a signal. It does nothing once the process has ended.
 func (p *Process) Signal(sig syscall.Signal) { _ = p.cmd.Process.Signal(sig) }
+
+// ID is the process's.
+func (p *Process) ID() int { return p.cmd.Process.Pid }
 
 // Kill ends the process by SIGKILL and returns once it is gone. Killing it
 // twice is harmless.

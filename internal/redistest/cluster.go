@@ -62,7 +62,7 @@ func startClusterNode(t testing.TB, o options) *Server {
 	node.config = append([]string{
 		"cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-node-timeout 1500",
 		"cluster-replica-validity-factor 0", "cluster-allow-replica-migration no",
-		fmt.Sprintf("cluster-port %d", freePort(t)),
+		fmt.Sprintf("cluster-port %d", FreePort(t)),
 	}, o.config...)
 	s := start(t, node, false)
 	if o.proxy != nil {

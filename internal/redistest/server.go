@@ -121,7 +121,7 @@ func start(t testing.TB, o options, sentinel bool) *Server {
 	}
 	var err error
 	for range 5 {
-		s.Addr = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+		s.Addr = fmt.Sprintf("127.0.0.1:%d", FreePort(t))
 		if err = s.launch(); err == nil {
 			t.Cleanup(s.Kill)
 			return s
@@ -398,23 +398,36 @@ func requireServer(t testing.TB) {
 		"(or set SORACACHE_TEST_WITHOUT_REDIS=1 to skip)", err)
 }
 
-// freePort returns a port below the range from which the system takes ports of
-// outgoing connections, so that it is still free when a server is restarted on
-// it.
-func freePort(t testing.TB) int {
+// FreePort returns a port below the range from which the system takes ports of
+// outgoing connections, so that it is still free, for TCP and UDP, when a server
+// is restarted on it.
+func FreePort(t testing.TB) int {
 	t.Helper()
 	const low, high = 15_000, 32_000
-	var lc net.ListenConfig
 	for range 100 {
 		port := low + rand.IntN(high-low)
-		l, err := lc.Listen(context.Background(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			_ = l.Close()
+		if free(port) {
 			return port
 		}
 	}
 	t.Fatal("no free port")
 	return 0
+}
+
+func free(port int) bool {
+	var lc net.ListenConfig
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	l, err := lc.Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		return false
+	}
+	_ = l.Close()
+	c, err := lc.ListenPacket(context.Background(), "udp", addr)
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
 }
 
 // Eventually polls a condition until it holds, and fails the test if it does
