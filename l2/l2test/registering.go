@@ -355,83 +355,109 @@ func newEpochs(f *fixture) {
 	}
 }
 
+// answered is what somebody who registered was answered.
+type answered struct {
+	name string
+	head soracache.Stamp
+}
+
 // appendsFindFollowers lets goroutines register by all kinds of requests, each
-// time in a name of its own, while others append. Whoever's answer shows a head
-// from before an append must be on the list that the append was answered.
+// time in a name of its own, just when others append. Whoever's answer shows a
+// head from before an append must be on the list that the append was answered.
 func appendsFindFollowers(f *fixture) {
-	type answered struct {
-		name, by string
-		head     soracache.Stamp
-	}
-	var mu sync.Mutex
-	var all []answered
-	var appends []l2.InvalidateAnswer
-	done := make(chan struct{})
-	var registering, appending sync.WaitGroup
+	r := race{fixture: f}
+	r.turned.L = &r.mu
 	f.head()
-	for g := range 12 {
-		appending.Go(func() {
-			for i := range counts(40, 200) {
-				by := l2.Registration{Name: fmt.Sprintf("appender-%d-%d", g, i), Bound: l2.MaxBound}
-				a := f.Store.Invalidate(f.Context(), []l2.InvalidateRequest{{
-					Partition: f.at, Register: by, Followers: true, Targets: []soracache.Target{soracache.Tag("t")},
-				}})[0]
-				if a.Err != nil || !slices.Contains(a.Registered, by) {
-					f.Errorf("append: %v, %d registered, the caller among them: %v", a.Err, len(a.Registered), slices.Contains(a.Registered, by))
-					return
-				}
-				mu.Lock()
-				appends = append(appends, a)
-				mu.Unlock()
-			}
-		})
+	var appending, registering sync.WaitGroup
+	for g := range 6 {
+		appending.Go(func() { r.append(g, counts(40, 150)) })
 	}
-	for g := range 24 {
-		registering.Go(func() {
-			r := requesters()[g%len(requesters())]
-			for i := 0; i < counts(100, 500); i++ {
-				select {
-				case <-done:
-					return
-				default:
-				}
-				name := fmt.Sprintf("%s-%d-%d", r.name, g, i)
-				d, err := r.ask(f, l2.Registration{Name: name, Bound: l2.MaxBound}, soracache.Stamp{})
-				if err != nil {
-					f.Errorf("%s: %v", r.name, err)
-					return
-				}
-				mu.Lock()
-				all = append(all, answered{name, r.name, headOf(d)})
-				mu.Unlock()
-			}
-		})
+	for _, by := range requesters() {
+		registering.Go(func() { r.register(by) })
 	}
 	appending.Wait()
-	close(done)
+	r.next(-1)
 	registering.Wait()
 
-	near := 0 // answers that came just before some append
-	for _, a := range appends {
+	closely := 0 // answers that came just before some append
+	for _, a := range r.appends {
 		listed := make(map[string]bool, len(a.Registered))
-		for _, r := range a.Registered {
-			listed[r.Name] = true
+		for _, l := range a.Registered {
+			listed[l.Name] = true
 		}
-		for _, x := range all {
-			if x.head.Epoch != a.Record.Epoch || x.head.Position >= a.Record.Position {
-				continue
-			}
+		for _, x := range r.answers {
 			if x.head.Position == a.Record.Prev {
-				near++
+				closely++
 			}
-			if !listed[x.name] {
-				f.Fatalf("%s by %s was answered at %d, and is not among the %d that the append at %d was told of",
-					x.by, x.name, x.head.Position, len(a.Registered), a.Record.Position)
+			if x.head.Position < a.Record.Position && !listed[x.name] {
+				f.Fatalf("%s was answered at %d, and is not among the %d that the append at %d was told of",
+					x.name, x.head.Position, len(a.Registered), a.Record.Position)
 			}
 		}
 	}
-	if near == 0 {
+	if closely == 0 {
 		f.Errorf("no registration came just before an append")
 	}
-	f.Logf("%d registrations, %d appends, %d of the former just before one of the latter", len(all), len(appends), near)
+	f.Logf("%d registrations, %d appends, %d of the former just before one of the latter", len(r.answers), len(r.appends), closely)
+}
+
+// race is one run of appendsFindFollowers.
+type race struct {
+	*fixture
+	mu      sync.Mutex // guards what follows
+	turned  sync.Cond  // turn has changed
+	turn    int        // how many appends were begun; negative when all are done
+	answers []answered
+	appends []l2.InvalidateAnswer
+}
+
+// next begins the next turn, or with -1 ends the race.
+func (r *race) next(step int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.turn += step; step < 0 {
+		r.turn = -1
+	}
+	r.turned.Broadcast()
+}
+
+func (r *race) append(g, n int) {
+	for i := range n {
+		by := l2.Registration{Name: fmt.Sprintf("appender-%d-%d", g, i), Bound: l2.MaxBound}
+		r.next(1)
+		a := r.Store.Invalidate(r.Context(), []l2.InvalidateRequest{{
+			Partition: r.at, Register: by, Followers: true, Targets: []soracache.Target{soracache.Tag("t")},
+		}})[0]
+		if a.Err != nil || !slices.Contains(a.Registered, by) {
+			r.Errorf("append by %s: %v, told of %d", by.Name, a.Err, len(a.Registered))
+			return
+		}
+		r.mu.Lock()
+		r.appends = append(r.appends, a)
+		r.mu.Unlock()
+	}
+}
+
+// register registers once in each turn.
+func (r *race) register(by requester) {
+	for last := 0; ; {
+		r.mu.Lock()
+		for r.turn == last {
+			r.turned.Wait()
+		}
+		last = r.turn
+		r.mu.Unlock()
+		if last < 0 {
+			return
+		}
+		name := fmt.Sprintf("%s-%d", by.name, last)
+		d, err := by.ask(r.fixture, l2.Registration{Name: name, Bound: l2.MaxBound}, soracache.Stamp{})
+		if err != nil {
+			r.Errorf("%s: %v", name, err)
+			return
+		}
+		r.mu.Lock()
+		r.answers = append(r.answers, answered{name, headOf(d)})
+		r.mu.Unlock()
+	}
 }

@@ -103,7 +103,10 @@ func decodeDelta(b []byte, d *soracache.Delta) error {
 		}
 	}
 	var marks []mark
-	everything := soracache.Position(binary.BigEndian.Uint64(b[16:]))
+	var everything soracache.Position // the last that kills everything, as far as is complete
+	if cleared := soracache.Position(binary.BigEndian.Uint64(b[16:])); cleared <= complete {
+		everything = cleared
+	}
 	for b = b[deltaFixed:]; len(b) > 0; {
 		if len(b) < 10 {
 			return errAnswer
@@ -115,7 +118,7 @@ func decodeDelta(b []byte, d *soracache.Delta) error {
 		}
 		if target, ok := targetOf(string(b[:size])); ok {
 			marks = append(marks, mark{at, target})
-		} else {
+		} else if at <= complete {
 			everything = max(everything, at)
 		}
 		b = b[size:]

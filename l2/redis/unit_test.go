@@ -191,6 +191,7 @@ func packDelta(tags, keys, cleared uint64, marks ...mark) []byte {
 func TestDecodeDelta(t *testing.T) {
 	tag := func(at soracache.Position, name string) mark { return mark{at, soracache.Tag(name)} }
 	key := func(at soracache.Position, name string) mark { return mark{at, soracache.Key(name)} }
+	odd := func(at soracache.Position, member string) mark { return mark{at, soracache.Target{Name: member}} }
 	var many, big []mark
 	for i := range 65 {
 		many = append(many, tag(soracache.Position(100+i), strconv.Itoa(i)))
@@ -203,18 +204,21 @@ func TestDecodeDelta(t *testing.T) {
 		want   string // position:targets
 		more   bool
 	}{
-		"nothing":                    {packDelta(0, 0, 0), "", false},
-		"merged ascending":           {packDelta(0, 0, 0, tag(1, "a"), tag(3, "c"), key(2, "b")), "1:1 2:1 3:1", false},
-		"one record, three kinds":    {packDelta(0, 0, 7, tag(7, "a"), key(7, "b")), "7:3", false},
-		"a clear in between":         {packDelta(0, 0, 2, tag(1, "a"), tag(3, "c")), "1:1 2:1 3:1", false},
-		"tags cut, keys after":       {packDelta(5, 0, 0, tag(5, "a"), tag(6, "b"), key(9, "k")), "5:1", true},
-		"keys cut before tags":       {packDelta(0, 4, 9, tag(8, "a"), key(4, "k"), key(5, "l")), "4:1", true},
-		"most, and one more":         {packDelta(163, 0, 0, many...), "100:1…163:1 (64)", true},
-		"most":                       {packDelta(0, 0, 0, many[:64]...), "100:1…163:1 (64)", false},
-		"big first":                  {packDelta(100, 0, 0, big...), "100:200", true},
-		"big alone":                  {packDelta(0, 0, 0, big...), "100:200", false},
-		"big second":                 {packDelta(0, 0, 0, append(big, key(99, "k"))...), "99:1", true},
-		"big first, something after": {packDelta(0, 0, 101, big...), "100:200", true},
+		"nothing":                     {packDelta(0, 0, 0), "", false},
+		"merged ascending":            {packDelta(0, 0, 0, tag(1, "a"), tag(3, "c"), key(2, "b")), "1:1 2:1 3:1", false},
+		"one record, three kinds":     {packDelta(0, 0, 7, tag(7, "a"), key(7, "b")), "7:3", false},
+		"of a kind not known":         {packDelta(0, 0, 0, tag(1, "a"), odd(3, "?"), odd(5, ""), tag(5, "b"), key(9, "k")), "1:1 5:2 9:1", false},
+		"not known, and cut":          {packDelta(4, 0, 0, tag(1, "a"), odd(4, "?"), odd(6, "?")), "1:1 4:1", true},
+		"not known, cut, and a clear": {packDelta(4, 0, 6, odd(4, "?"), odd(5, "?")), "4:1", true},
+		"a clear in between":          {packDelta(0, 0, 2, tag(1, "a"), tag(3, "c")), "1:1 2:1 3:1", false},
+		"tags cut, keys after":        {packDelta(5, 0, 0, tag(5, "a"), tag(6, "b"), key(9, "k")), "5:1", true},
+		"keys cut before tags":        {packDelta(0, 4, 9, tag(8, "a"), key(4, "k"), key(5, "l")), "4:1", true},
+		"most, and one more":          {packDelta(163, 0, 0, many...), "100:1…163:1 (64)", true},
+		"most":                        {packDelta(0, 0, 0, many[:64]...), "100:1…163:1 (64)", false},
+		"big first":                   {packDelta(100, 0, 0, big...), "100:200", true},
+		"big alone":                   {packDelta(0, 0, 0, big...), "100:200", false},
+		"big second":                  {packDelta(0, 0, 0, append(big, key(99, "k"))...), "99:1", true},
+		"big first, something after":  {packDelta(0, 0, 101, big...), "100:200", true},
 	} {
 		d := soracache.Delta{Epoch: 5}
 		if err := decodeDelta(c.packed, &d); err != nil {
@@ -294,6 +298,7 @@ func decodeOperations(s *Store, reply any, a answer) {
 		}
 	}
 	_, _ = explanation(a, "k")
+	_ = decodeFollowers(&l2.InvalidateAnswer{}, a.more)
 	_, _, _ = a.listed()
 	_, _, _ = a.reclaimed(walkReclaim)
 }
