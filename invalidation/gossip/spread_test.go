@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -238,7 +239,7 @@ func TestQueueIsBounded(t *testing.T) {
 	w := newWire(1)
 	s := spreadOver(w, SpreadConfig{Queue: 10})
 	for i := range 30 {
-		s.Publish(freed(fmt.Sprint(i)))
+		s.Publish(freed(strconv.Itoa(i)))
 		if i >= 15 {
 			s.Publish(record(i))
 		}
