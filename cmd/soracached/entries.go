@@ -124,12 +124,18 @@ func duration(d time.Duration) *durationpb.Duration {
 type rmCmd struct {
 	Keys []string `arg:"" name:"key" help:"The keys."`
 	namespace
+	acknowledge
 	remote `group:"Connection"`
+}
+
+// acknowledge is the option of the commands that invalidate.
+type acknowledge struct {
+	Ack bool `help:"Return only once no node can serve the old values any more, and name the nodes that had to be waited out."`
 }
 
 // Run invalidates the keys.
 func (c *rmCmd) Run(ctx context.Context, con *console) error {
-	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, Keys: c.Keys},
+	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, Keys: c.Keys, Acknowledge: c.Ack},
 		"removed "+cleanAll(c.Keys))
 }
 
@@ -138,24 +144,26 @@ type invalidateCmd struct {
 	Tag []string `short:"t" sep:"none" required:"" help:"The tag (repeatable)."`
 	Key []string `short:"k" sep:"none" help:"A key to invalidate with them (repeatable)."`
 	namespace
+	acknowledge
 	remote `group:"Connection"`
 }
 
 // Run invalidates the tags.
 func (c *invalidateCmd) Run(ctx context.Context, con *console) error {
-	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, Keys: c.Key, Tags: c.Tag},
+	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, Keys: c.Key, Tags: c.Tag, Acknowledge: c.Ack},
 		"invalidated "+cleanAll(append(append([]string(nil), c.Tag...), c.Key...)))
 }
 
 // clearCmd invalidates a whole namespace.
 type clearCmd struct {
 	namespace
+	acknowledge
 	remote `group:"Connection"`
 }
 
 // Run invalidates everything.
 func (c *clearCmd) Run(ctx context.Context, con *console) error {
-	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, All: true},
+	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, All: true, Acknowledge: c.Ack},
 		"cleared namespace "+clean(c.Namespace))
 }
 
@@ -171,6 +179,12 @@ func (r remote) invalidate(ctx context.Context, con *console, req *soracachev1.I
 	}
 	if r.JSON {
 		return con.printJSON(answer)
+	}
+	switch late := answer.GetStragglers(); {
+	case len(late) > 0:
+		done += "; waited out, because they did not acknowledge it: " + cleanAll(late)
+	case req.GetAcknowledge():
+		done += "; acknowledged by every node"
 	}
 	return con.say("%s", done)
 }

@@ -100,7 +100,8 @@ func positionText(p uint64) string {
 
 // statsCmd prints the running totals.
 type statsCmd struct {
-	remote `group:"Connection"`
+	Cluster bool `help:"Of every node of the cluster that answers, and their sums."`
+	remote  `group:"Connection"`
 }
 
 // Run asks the node.
@@ -110,6 +111,9 @@ func (c *statsCmd) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	defer node.close()
+	if c.Cluster {
+		return c.ofCluster(ctx, con, node)
+	}
 	answer, err := node.cluster.Stats(ctx, &soracachev1.StatsRequest{})
 	if err != nil {
 		return err

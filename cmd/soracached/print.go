@@ -54,6 +54,15 @@ func (c *console) table(rows [][2]string) error {
 	return w.Flush()
 }
 
+// columns writes rows of cells, aligned.
+func (c *console) columns(rows [][]string) error {
+	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		_, _ = fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	return w.Flush()
+}
+
 // printValue writes a value as it is. For a person it ends in a new line, and
 // bytes that would upset a terminal are only counted.
 func (c *console) printValue(value []byte) error {
@@ -120,7 +129,7 @@ func lifetime(fresh, keep *durationpb.Duration) string {
 // STATUS_HIT is hit.
 func name(enum fmt.Stringer) string {
 	text := enum.String()
-	for _, prefix := range []string{"STATUS_", "TIER_", "KIND_", "REASON_"} {
+	for _, prefix := range []string{"STATUS_", "TIER_", "KIND_", "REASON_", "MEMBER_STATE_"} {
 		text = strings.TrimPrefix(text, prefix)
 	}
 	return strings.ToLower(strings.ReplaceAll(text, "_", " "))

@@ -41,6 +41,12 @@ type client struct {
 	http    *http.Client
 }
 
+// at is the same for another node of the cluster.
+func (r remote) at(url string) remote {
+	r.Server = url
+	return r
+}
+
 // dial returns a client, which connects when it is first used. What can go
 // wrong before that is the operator's mistake.
 func (r remote) dial() (*client, error) {
