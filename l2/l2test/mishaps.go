@@ -25,6 +25,16 @@ func (m *Model) LoseRegistrations(at l2.Partition) {
 	m.partition(at).registered = nil
 }
 
+// LoseEntry makes a partition lose one entry, as a database does that evicts. It
+// reports whether there was one.
+func (m *Model) LoseEntry(at l2.Partition, key string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, ok := m.partition(at).entries[key]
+	delete(m.partition(at).entries, key)
+	return ok
+}
+
 // Restart makes every ledger take a new epoch when it is next used, as a
 // database does in whose place another process answers. A failover of Redis is
 // a restored [Model.Snapshot] and this: not all that it loses can be told from
