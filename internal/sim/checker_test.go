@@ -1,0 +1,623 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/l2"
+)
+
+// checker knows the source, every computation, every record that the store
+// appended, and who was told what when. With that it judges each answer that a
+// client gets by the guarantees, G2 to G9, of docs/guarantees.md.
+//
+// Moments are counted in steps of the world, which order everything that
+// happens in it. Where a guarantee speaks of a time, as B does, it is the
+// virtual one.
+type checker struct {
+	w          *world
+	source     map[string]*sourceKey
+	computed   []*computation // by their number, which is their value
+	grants     map[soracache.Lease]*grant
+	partitions []*history
+	violations []violation
+	// restored is the step at which data was last brought back from before.
+	restored int
+	// newest is, by key, the latest beginning of a computation that the store
+	// returned since then.
+	newest  map[string]int
+	lives   map[*boot]*life
+	orphans map[string]bool // keys whose lease somebody took and vanished
+	losses  int             // of data, so far: each can make ledgers take new epochs
+}
+
+type violation struct {
+	at   time.Duration
+	step int
+	text string
+}
+
+// sourceKey is one key in the source of truth.
+type sourceKey struct {
+	version int
+	tags    []string
+}
+
+// computation is one value: computed under a lease, or put.
+type computation struct {
+	id      int
+	key     string
+	version int
+	tags    []string
+	// began is the step from which on records kill it: that of the lease's
+	// being granted, or of the put's own append.
+	began int
+	// read is when the source was read, or the put executed: of two
+	// computations of a key the later one is fresher.
+	read   int
+	stored bool // the store took it in, as far as anybody knows
+}
+
+func (c *computation) value() []byte { return []byte("c" + strconv.Itoa(c.id)) }
+
+// grant is a lease that the store gave.
+type grant struct {
+	key      string
+	step     int
+	boot     *boot
+	orphaned bool // whoever got it is gone
+}
+
+// history is what happened to the ledger of one partition, as it stands: what
+// a restored snapshot undid is not in it.
+type history struct {
+	records []*record
+	epoch   soracache.Epoch
+	minted  int // the step of the last new epoch
+	mints   int // since the last loss of data
+	// registered is when each node's life first registered.
+	registered map[*boot]int
+	// suspects followed a branch of history that was undone: the first answer
+	// that one gets must be of a new epoch, or a reset.
+	suspects map[*boot]int // the step at which it became one
+}
+
+// record is an invalidation that the store executed, or a new epoch, which is
+// to everything older what an invalidation of everything is.
+type record struct {
+	at       int // the step of its execution
+	stamp    soracache.Stamp
+	targets  []soracache.Target
+	mint     bool
+	by       *op // the client's operation, if one asked for it
+	origin   *boot
+	name     string
+	doneStep int // when its success was known to the client; 0: never
+	doneAt   time.Duration
+	// acknowledged: the client was told that nobody serves the old values.
+	acknowledged bool
+	// exempt: lives whose registration a restore had undone when it was appended.
+	exempt map[*boot]bool
+	// regained: it was undone, and then undone was what had undone it.
+	regained   bool
+	regainedAt time.Duration
+}
+
+func (r *record) String() string {
+	if r.mint {
+		return fmt.Sprintf("new epoch at #%d", r.at)
+	}
+	return fmt.Sprintf("%s, recorded at #%d, known at #%d", targetsText(r.targets), r.at, r.doneStep)
+}
+
+// life is what is known of one life of a node.
+type life struct {
+	shown map[int]soracache.Stamp // the last that it showed, by partition
+	knows map[soracache.Stamp]node.Source
+	// newest is the latest beginning of a computation that it returned, by key,
+	// and at which step.
+	newest map[string]returned
+	// fetched is the step at which a key was last read from the store.
+	fetched map[string]int
+}
+
+type returned struct{ read, at int }
+
+func newChecker(w *world) *checker {
+	c := &checker{
+		w: w, source: map[string]*sourceKey{}, grants: map[soracache.Lease]*grant{},
+		newest: map[string]int{}, lives: map[*boot]*life{}, computed: []*computation{nil},
+		orphans: map[string]bool{},
+	}
+	for i := range w.cfg.Keys {
+		k := keyName(i)
+		c.source[k] = &sourceKey{version: 1, tags: []string{tagName(i % w.cfg.Tags)}}
+	}
+	for range w.cfg.Partitions {
+		c.partitions = append(c.partitions, &history{registered: map[*boot]int{}, suspects: map[*boot]int{}})
+	}
+	return c
+}
+
+func keyName(i int) string { return "k" + strconv.Itoa(i) }
+func tagName(i int) string { return "t" + strconv.Itoa(i) }
+
+func (c *checker) violate(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	c.w.logf("VIOLATION: %s", text)
+	if len(c.violations) < 20 {
+		c.violations = append(c.violations, violation{c.w.now(), c.w.step, text})
+	}
+}
+
+func (c *checker) started(b *boot) {
+	c.lives[b] = &life{shown: map[int]soracache.Stamp{}, knows: map[soracache.Stamp]node.Source{}, newest: map[string]returned{}, fetched: map[string]int{}}
+}
+
+// commit changes the source of everything that targets concern, before they
+// are invalidated.
+func (c *checker) commit(targets []soracache.Target) {
+	for i := range c.w.cfg.Keys {
+		name := keyName(i)
+		k := c.source[name]
+		if concerns(targets, name, k.tags) {
+			k.version++
+		}
+	}
+}
+
+// retag gives one key another tag, if what is about to be invalidated concerns
+// it: the old value is named by its old tags.
+func (c *checker) retag(key, tag int, targets []soracache.Target) {
+	k := c.source[keyName(key)]
+	if concerns(targets, keyName(key), k.tags) {
+		k.tags = []string{tagName(tag)}
+		if tag%2 == 1 {
+			k.tags = []string{tagName(0), tagName(tag)}
+		}
+	}
+}
+
+func concerns(targets []soracache.Target, key string, tags []string) bool {
+	return slices.ContainsFunc(targets, func(t soracache.Target) bool {
+		switch t.Kind {
+		case soracache.TargetAll:
+			return true
+		case soracache.TargetKey:
+			return t.Name == key
+		case soracache.TargetTag:
+			return slices.Contains(tags, t.Name)
+		}
+		return false
+	})
+}
+
+// compute reads the source for a key.
+func (c *checker) compute(key string, began int) *computation {
+	s := c.source[key]
+	v := &computation{
+		id: len(c.computed), key: key, version: s.version, tags: slices.Clone(s.tags), began: began, read: c.w.step,
+	}
+	c.computed = append(c.computed, v)
+	return v
+}
+
+// of returns the computation that a value is.
+func (c *checker) of(value []byte) *computation {
+	n, err := strconv.Atoi(strings.TrimPrefix(string(value), "c"))
+	if err != nil || n <= 0 || n >= len(c.computed) {
+		return nil
+	}
+	return c.computed[n]
+}
+
+// What the store did. These run in the step that executes the call.
+
+// met notes the epoch that an answer told of.
+func (c *checker) met(cl *call, p int, d soracache.Delta) {
+	h := c.partitions[p]
+	if d.Epoch == 0 || d.Epoch == h.epoch {
+		return
+	}
+	if h.epoch != 0 {
+		h.mints++
+		if c.losses == 0 {
+			c.violate("partition %d took a new epoch, though nothing was ever lost", p)
+		} else if h.mints > 2*len(c.lives)+2 {
+			c.violate("partition %d took %d new epochs after the last loss of data", p, h.mints)
+		}
+	}
+	h.epoch, h.minted = d.Epoch, c.w.step
+	h.records = append(h.records, &record{
+		at: c.w.step, stamp: soracache.Stamp{Epoch: d.Epoch, Position: d.Head}, mint: true,
+		targets: []soracache.Target{soracache.Everything()}, doneStep: c.w.step, doneAt: c.w.now(),
+	})
+	if c.w.tracing() {
+		c.w.logf("partition %d has a new epoch: %x at %d", p, d.Epoch, d.Head)
+	}
+}
+
+func (c *checker) registers(cl *call, p int, r l2.Registration) {
+	h := c.partitions[p]
+	if _, known := h.registered[cl.from]; !known && r.Name != "" {
+		h.registered[cl.from] = c.w.step
+	}
+}
+
+func (c *checker) trimmed(shown soracache.Stamp, d soracache.Delta) {
+	if d.Reset && shown.Epoch == d.Epoch {
+		c.w.count.changed(Trim)
+	}
+}
+
+func (c *checker) read(cl *call, req *l2.ReadRequest, a *l2.ReadAnswer) {
+	p := int(req.Partition.Index)
+	if a.Err != nil {
+		c.violate("the store failed: %v", a.Err)
+		return
+	}
+	// The epoch first: whatever is granted in this step is granted in it.
+	c.met(cl, p, a.Delta)
+	c.registers(cl, p, req.Register)
+	c.trimmed(req.Since, a.Delta)
+	c.suspect(cl, p, req.Since, a.Delta)
+	for i, k := range a.Keys {
+		key := req.Keys[i].Key
+		if k.Lease == l2.LeaseGranted && c.grants[req.Keys[i].Nonce] == nil {
+			c.grants[req.Keys[i].Nonce] = &grant{key: key, step: c.w.step, boot: cl.from}
+			cl.changed = true
+		}
+		if k.Lease == l2.LeaseHeld {
+			c.heldBy(key)
+		}
+		if !k.Found {
+			continue
+		}
+		v := c.of(k.Entry.Value)
+		if v == nil || v.key != key {
+			c.violate("the store returned %q under %s", k.Entry.Value, key)
+			continue
+		}
+		if v.read < c.newest[key] {
+			c.violate("G7: the store returned %s of %s, computed at #%d, after one computed at #%d",
+				v.value(), key, v.read, c.newest[key])
+		}
+		c.newest[key] = max(c.newest[key], v.read)
+	}
+}
+
+// heldBy notes that a reader was refused a lease because somebody holds it.
+func (c *checker) heldBy(key string) {
+	if c.orphans[key] {
+		c.w.count.changed(HolderCrash)
+		delete(c.orphans, key)
+	}
+}
+
+func (c *checker) wrote(cl *call, req *l2.WriteRequest, a *l2.WriteAnswer) {
+	p := int(req.Partition.Index)
+	if a.Err != nil {
+		c.violate("the store failed: %v", a.Err)
+		return
+	}
+	c.met(cl, p, a.Delta)
+	c.registers(cl, p, req.Register)
+	c.trimmed(req.Since, a.Delta)
+	c.suspect(cl, p, req.Since, a.Delta)
+	if a.Reason != soracache.ReasonNone {
+		return
+	}
+	cl.changed = true
+	switch req.Op {
+	case soracache.OpFill:
+		c.of(req.Entry.Value).stored = true
+	case soracache.OpPut:
+		v := c.of(req.Entry.Value)
+		v.stored, v.began, v.read = true, c.w.step, c.w.step
+		c.recorded(cl, p, a.Record)
+	case soracache.OpRelease, soracache.OpRenew:
+	}
+}
+
+func (c *checker) invalidated(cl *call, req *l2.InvalidateRequest, a *l2.InvalidateAnswer) {
+	p := int(req.Partition.Index)
+	if a.Err != nil {
+		c.violate("the store failed: %v", a.Err)
+		return
+	}
+	c.met(cl, p, a.Delta)
+	c.registers(cl, p, req.Register)
+	c.trimmed(req.Since, a.Delta)
+	c.suspect(cl, p, req.Since, a.Delta)
+	c.recorded(cl, p, a.Record)
+	cl.changed = true
+}
+
+func (c *checker) since(cl *call, req *l2.SinceRequest, a *l2.SinceAnswer) {
+	p := int(req.Partition.Index)
+	if a.Err != nil {
+		c.violate("the store failed: %v", a.Err)
+		return
+	}
+	c.met(cl, p, a.Delta)
+	c.registers(cl, p, req.Register)
+	c.trimmed(req.Since, a.Delta)
+	c.suspect(cl, p, req.Since, a.Delta)
+}
+
+func (c *checker) recorded(cl *call, p int, r soracache.Record) {
+	h := c.partitions[p]
+	rec := &record{
+		at: c.w.step, stamp: soracache.Stamp{Epoch: r.Epoch, Position: r.Position}, targets: r.Targets,
+		by: cl.op, origin: cl.from,
+	}
+	for b := range c.lives {
+		if _, registered := h.registered[b]; !registered && c.restored > 0 {
+			if rec.exempt == nil {
+				rec.exempt = map[*boot]bool{}
+			}
+			rec.exempt[b] = true
+		}
+	}
+	h.records = append(h.records, rec)
+	if cl.op != nil {
+		cl.op.records = append(cl.op.records, rec)
+	}
+	if c.w.tracing() {
+		c.w.logf("recorded in partition %d at %d: %s", p, r.Position, targetsText(r.Targets))
+	}
+}
+
+// shows notes what a call shows to the ledgers.
+func (c *checker) shows(cl *call) {
+	for p, s := range cl.shown {
+		if s.Epoch != 0 {
+			c.lives[cl.from].shown[p] = s
+		}
+	}
+}
+
+// suspect checks G8: whoever followed a branch that was undone, and asks again,
+// gets a new epoch or a reset. (It shows how far it has followed.)
+func (c *checker) suspect(cl *call, p int, shown soracache.Stamp, d soracache.Delta) {
+	h := c.partitions[p]
+	since, suspected := h.suspects[cl.from]
+	if !suspected || shown.Epoch == 0 || cl.arrived <= since {
+		return
+	}
+	if h.minted < since && !d.Reset {
+		c.violate("G8: %s had followed partition %d to where it was undone, and asked, and got no new epoch", cl.from.name, p)
+	}
+	delete(h.suspects, cl.from)
+}
+
+// What was lost.
+
+// lost notes that data was lost or changed behind the nodes' backs.
+func (c *checker) lost() {
+	c.losses++
+	for _, h := range c.partitions {
+		h.mints = 0
+	}
+}
+
+// saved is the checker's part of a snapshot.
+type saved struct {
+	step       int
+	records    [][]*record
+	epochs     []soracache.Epoch
+	minted     []int
+	registered []map[*boot]int
+}
+
+func (c *checker) save() saved {
+	s := saved{step: c.w.step}
+	for _, h := range c.partitions {
+		s.records = append(s.records, slices.Clone(h.records))
+		s.epochs = append(s.epochs, h.epoch)
+		s.minted = append(s.minted, h.minted)
+		reg := map[*boot]int{}
+		for b, at := range h.registered {
+			reg[b] = at
+		}
+		s.registered = append(s.registered, reg)
+	}
+	return s
+}
+
+// restore notes that everything is again as it was saved. It reports how many
+// records that undid.
+func (c *checker) restore(s saved) (undone int) {
+	c.lost()
+	c.restored = c.w.step
+	clear(c.newest)
+	for _, l := range c.lives {
+		clear(l.newest)
+	}
+	for p, h := range c.partitions {
+		for _, r := range h.records {
+			if !slices.Contains(s.records[p], r) {
+				undone++
+			}
+		}
+		for _, r := range s.records[p] {
+			if !slices.Contains(h.records, r) {
+				r.regained, r.regainedAt = true, c.w.now()
+			}
+		}
+		clear(h.suspects)
+		for b, l := range c.lives {
+			if at := l.shown[p]; at.Epoch != 0 && has(h.records, at) && !has(s.records[p], at) {
+				h.suspects[b] = c.w.step
+			}
+		}
+		h.records = slices.Clone(s.records[p])
+		h.epoch = s.epochs[p]
+		h.minted = s.minted[p]
+		h.registered = map[*boot]int{}
+		for b, at := range s.registered[p] {
+			h.registered[b] = at
+		}
+	}
+	for _, session := range c.w.clients {
+		clear(session.seen)
+	}
+	return undone
+}
+
+func has(records []*record, at soracache.Stamp) bool {
+	return slices.ContainsFunc(records, func(r *record) bool { return r.stamp == at })
+}
+
+// What clients got.
+
+// succeeded notes that a client knows of the success of what it invalidated.
+func (c *checker) succeeded(o *op, targets []soracache.Target, acknowledged bool) {
+	found := map[int]bool{}
+	for _, r := range o.records {
+		r.doneStep, r.doneAt, r.acknowledged = c.w.step, c.w.now(), acknowledged
+	}
+	for p, h := range c.partitions {
+		for _, r := range o.records {
+			found[p] = found[p] || slices.Contains(h.records, r)
+		}
+		needed := slices.ContainsFunc(targets, func(t soracache.Target) bool {
+			return t.Kind != soracache.TargetKey || c.w.partitionOf(t.Name) == p
+		})
+		if needed && !found[p] && c.restored <= o.began {
+			c.violate("G2: %s succeeded, but nothing was recorded in partition %d", o, p)
+		}
+	}
+}
+
+// answered judges one value that a client got.
+func (c *checker) answered(o *op, key string, r *soracache.ReadResult) {
+	v := c.of(r.Entry.Value)
+	switch {
+	case v == nil || v.key != key:
+		c.violate("%s of %s returned %q", o, key, r.Entry.Value)
+		return
+	case !v.stored:
+		c.violate("%s of %s returned %s, which was never stored", o, key, v.value())
+	case !slices.Equal(r.Entry.Tags, v.tags):
+		c.violate("%s of %s returned tags %v, not %v", o, key, r.Entry.Tags, v.tags)
+	}
+	if o.began <= c.restored {
+		return // it spans two histories
+	}
+	p := c.w.partitionOf(key)
+	records := c.partitions[p].records
+	for i := len(records) - 1; i >= 0 && records[i].at > v.began; i-- {
+		if records[i].mint || concerns(records[i].targets, key, v.tags) {
+			c.overtaken(o, p, r, v, records[i])
+		}
+	}
+	if r.Unconfirmed {
+		return
+	}
+	c.backwards(o, key, v)
+	if r.Tier == soracache.TierL2 {
+		c.lives[o.boot].fetched[key] = c.w.step
+	}
+	if o.session != nil {
+		o.session.seen[p] = max(o.session.seen[p], v.began)
+	}
+}
+
+// overtaken judges the return of a value that a record killed.
+func (c *checker) overtaken(o *op, p int, r *soracache.ReadResult, v *computation, rec *record) {
+	say := func(g string) {
+		c.violate("%s: %s returned %s=%s from %s, begun at #%d, but: %s", g, o, v.key, v.value(), r.Tier, v.began, rec)
+	}
+	known := rec.doneStep != 0 && rec.doneStep < o.began
+	if known && r.Tier == soracache.TierL2 {
+		say("G3")
+		return
+	}
+	if rec.regained {
+		if at := max(rec.doneAt, rec.regainedAt); known && !r.Unconfirmed && c.w.servedAt(o) > at+o.host.bound() {
+			say("G8")
+		}
+		return
+	}
+	if least, ok := o.least.At(uint16(p)); ok && least.Epoch == rec.stamp.Epoch && least.Position >= rec.stamp.Position {
+		say("G6 (stamp shown)")
+		return
+	}
+	if r.Unconfirmed {
+		return
+	}
+	switch {
+	case o.session != nil && o.seen[p] > rec.at:
+		say("G6 (seen before)")
+	case known && !rec.mint && rec.acknowledged && !rec.exempt[o.boot]:
+		say("G5")
+	case known && !rec.mint && rec.origin == o.boot:
+		say("G4 (at its own node)")
+	case known && c.w.servedAt(o) > rec.doneAt+o.host.bound():
+		say("G4")
+	}
+}
+
+// backwards checks G7 at one node: it does not return an older computation
+// than one that it returned before.
+func (c *checker) backwards(o *op, key string, v *computation) {
+	l := c.lives[o.boot]
+	last := l.newest[key]
+	if v.read < last.read && last.at < o.began {
+		c.violate("G7: %s returned %s=%s, computed at #%d, though this node had returned one computed at #%d",
+			o, key, v.value(), v.read, last.read)
+	}
+	if v.read > last.read {
+		l.newest[key] = returned{read: v.read, at: c.w.step}
+	}
+}
+
+// readSince tells whether a node has been given, since a step, something from
+// the store that targets name.
+func (c *checker) readSince(b *boot, step int, targets []soracache.Target) bool {
+	for key, last := range c.lives[b].fetched {
+		if last > step && concerns(targets, key, c.source[key].tags) {
+			return true
+		}
+	}
+	return false
+}
+
+// servedAt is when an answer was given: at the latest when the read of one key
+// ended. What a batch took from memory, it took at its beginning.
+func (w *world) servedAt(o *op) time.Duration {
+	if len(o.reads) == 1 {
+		return w.now()
+	}
+	return o.beganAt
+}
+
+// recorded is told by the node that it has taken in a record.
+func (b *boot) recorded(_ string, _ int, r soracache.Record, from node.Source) {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	if l := b.w.check.lives[b]; l != nil {
+		at := soracache.Stamp{Epoch: r.Epoch, Position: r.Position}
+		if _, known := l.knows[at]; !known {
+			l.knows[at] = from
+		}
+	}
+}
+
+// knows tells whether a node has taken in a record, and from where.
+func (c *checker) knows(b *boot, at soracache.Stamp) (node.Source, bool) {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	l := c.lives[b]
+	if l == nil {
+		return 0, false
+	}
+	from, known := l.knows[at]
+	return from, known
+}

@@ -1,0 +1,329 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/invalidation"
+)
+
+// session is a client that passes on what it knows: each request carries the
+// stamp of all answers before it.
+type session struct {
+	number int
+	stamp  soracache.Stamps
+	// seen is, by partition, the latest beginning of a computation that it was
+	// given: it has seen every record before that.
+	seen map[int]int
+}
+
+// learn takes in the stamp of an answer to a request that showed another. A
+// stamp of another epoch counts only if the request showed the present one.
+func (s *session) learn(shown, got soracache.Stamps) {
+	for _, g := range got {
+		mine, _ := s.stamp.At(g.Partition)
+		asked, _ := shown.At(g.Partition)
+		if mine.Epoch == 0 || mine.Epoch == g.Stamp.Epoch || asked.Epoch == mine.Epoch {
+			s.stamp = s.stamp.Merge(soracache.Stamps{g})
+		}
+	}
+}
+
+type opKind uint8
+
+const (
+	opGet opKind = iota
+	opFill
+	opPut
+	opRenew
+	opRelease
+	opInvalidate
+)
+
+func (k opKind) String() string {
+	return [...]string{"get", "fill", "put", "renew", "release", "invalidate"}[k]
+}
+
+// op is one operation of a client: one call of a node's Backend.
+type op struct {
+	w       *world
+	id      int
+	kind    opKind
+	host    *host
+	boot    *boot // the life of the node that took it; nil if none did
+	session *session
+	timeout time.Duration
+
+	reads       []soracache.Read
+	unconfirmed bool // accepted
+	write       soracache.Write
+	value       *computation // of a fill or put
+	targets     []soracache.Target
+	acknowledge bool
+
+	began   int // the step in which the client called
+	beganAt time.Duration
+	least   soracache.Stamps // what it showed
+	seen    map[int]int      // what its session had seen then
+	records []*record        // that the store executed for it
+
+	// The outcome, set when then is called.
+	results     []soracache.ReadResult
+	written     soracache.WriteResult
+	invalidated soracache.InvalidateResult
+	err         error
+	done        bool
+	then        func(*op)
+}
+
+func (o *op) String() string {
+	what := ""
+	switch o.kind {
+	case opGet:
+		for _, r := range o.reads {
+			what += " " + r.Key
+		}
+	case opInvalidate:
+		what = " " + targetsText(o.targets)
+	case opFill, opPut, opRenew, opRelease:
+		what = " " + o.write.Key
+	}
+	who := "client"
+	if o.session != nil {
+		who = fmt.Sprintf("session %d", o.session.number)
+	}
+	return fmt.Sprintf("op%d (%s of %s at %s, begun at #%d)", o.id, o.kind.String()+what, who, o.host, o.began)
+}
+
+// issue lets a client call its node.
+func (w *world) issue(o *op) {
+	w.lastOp++
+	o.w, o.id = w, w.lastOp
+	o.began, o.beganAt = w.step, w.now()
+	if o.timeout == 0 {
+		o.timeout = w.cfg.OpTimeout
+	}
+	if o.session != nil {
+		o.least = o.session.stamp
+		o.seen = map[int]int{}
+		for p, at := range o.session.seen {
+			o.seen[p] = at
+		}
+	}
+	w.logf("%s", o)
+	w.count.operations++
+	w.pending[o] = struct{}{}
+	w.launch(o)
+}
+
+func (w *world) launch(o *op) {
+	if o.host.hold(func() { w.launch(o) }) {
+		w.count.changed(Pause)
+		return
+	}
+	o.boot = o.host.boot
+	w.note("op", o.host.slot, uint64(o.id), uint64(o.kind))
+	if o.boot == nil {
+		o.err = errGone
+		w.after(time.Duration(w.rng.IntN(100_000)), func() { w.finish(o) })
+		return
+	}
+	go func() {
+		// A few nanoseconds, so that no two timers fire at the same moment.
+		ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), opKey{}, o), o.timeout+time.Duration(o.id))
+		defer cancel()
+		results, written, invalidated, err := o.call(ctx)
+		w.arrive(fmt.Sprintf("result %08d", o.id), func() {
+			o.results, o.written, o.invalidated, o.err = results, written, invalidated, err
+			w.finish(o)
+		})
+	}()
+}
+
+func (o *op) call(ctx context.Context) (rs []soracache.ReadResult, wr soracache.WriteResult, inv soracache.InvalidateResult, err error) {
+	n := o.boot.node
+	switch o.kind {
+	case opGet:
+		rs, err = n.Get(ctx, soracache.GetRequest{
+			Namespace: namespace, Reads: o.reads, MinStamp: o.least, AcceptUnconfirmed: o.unconfirmed,
+		})
+	case opInvalidate:
+		inv, err = n.Invalidate(ctx, soracache.InvalidateRequest{Namespace: namespace, Targets: o.targets, Acknowledge: o.acknowledge})
+	case opFill, opPut, opRenew, opRelease:
+		var ws []soracache.WriteResult
+		if ws, err = n.Write(ctx, soracache.WriteRequest{Namespace: namespace, Writes: []soracache.Write{o.write}}); err == nil {
+			wr, err = ws[0], ws[0].Err
+		}
+	}
+	return rs, wr, inv, err
+}
+
+// finish takes in the outcome of an operation.
+func (w *world) finish(o *op) {
+	if o.boot != nil && o.boot == o.host.boot && o.host.hold(func() { w.finish(o) }) {
+		return // the answer is still inside the paused node
+	}
+	if o.boot != nil && !o.boot.alive() {
+		o.results, o.err = nil, errGone
+	}
+	o.done = true
+	delete(w.pending, o)
+	w.note("done", o.host.slot, uint64(o.id), outcomeOf(o))
+	if w.tracing() {
+		w.logf("%s: %s", o, o.outcome())
+	}
+	w.plan.finished(o)
+	switch {
+	case o.err != nil && !expected(o.err):
+		w.check.violate("%s failed in an unexpected way: %v", o, o.err)
+	case o.kind == opGet && o.err == nil:
+		w.got(o)
+	case o.kind == opInvalidate:
+		w.invalidated(o)
+	case o.kind == opPut && o.err == nil:
+		w.check.succeeded(o, []soracache.Target{soracache.Key(o.write.Key)}, false)
+	}
+	if o.session != nil && o.err == nil {
+		o.session.learn(o.least, o.written.Stamp)
+	}
+	if o.then != nil {
+		o.then(o)
+	}
+}
+
+func (w *world) got(o *op) {
+	for i := range o.results {
+		r := &o.results[i]
+		if r.Err != nil && !expected(r.Err) {
+			w.check.violate("%s failed in an unexpected way: %v", o, r.Err)
+		}
+		if r.Err == nil && r.Status != soracache.StatusMiss {
+			w.check.answered(o, o.reads[i].Key, r)
+			w.count.hits[min(r.Tier, soracache.TierL2)]++
+		}
+		if o.session != nil && r.Err == nil {
+			o.session.learn(o.least, r.Stamp)
+		}
+	}
+}
+
+func (w *world) invalidated(o *op) {
+	stamp, acknowledged := o.invalidated.Stamp, o.acknowledge
+	if incomplete := (*soracache.IncompleteError)(nil); errors.As(o.err, &incomplete) {
+		stamp, acknowledged = incomplete.Stamp, false // recorded all the same
+	} else if o.err != nil {
+		return // it may or may not have happened: it obliges nobody to anything
+	}
+	w.check.succeeded(o, o.targets, acknowledged)
+	if acknowledged {
+		w.count.acknowledged++
+		w.count.stragglers += len(o.invalidated.Stragglers)
+	}
+	if o.session != nil {
+		o.session.learn(o.least, stamp)
+	}
+}
+
+// waits tells whether a client waits at a host for a key whose hash is this.
+func (w *world) waits(h *host, hash uint64) bool {
+	for o := range w.pending {
+		for _, r := range o.reads {
+			if o.host == h && r.Wait > 0 && invalidation.KeyHash(r.Key) == hash {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// awaited tells whether a client waits for the acknowledgement of a record.
+func (w *world) awaited(at soracache.Stamp) bool {
+	for o := range w.pending {
+		if o.acknowledge && has(o.records, at) {
+			return true
+		}
+	}
+	return false
+}
+
+func expected(err error) bool {
+	incomplete := (*soracache.IncompleteError)(nil)
+	return errors.Is(err, soracache.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, context.Canceled) || errors.As(err, &incomplete)
+}
+
+// failed tells whether the operation got no answer, or part of it.
+func (o *op) failed() bool {
+	for i := range o.results {
+		if o.results[i].Err != nil {
+			return true
+		}
+	}
+	return o.err != nil
+}
+
+// outcome says in words what became of an operation.
+func (o *op) outcome() string {
+	if o.err != nil {
+		return "failed: " + o.err.Error()
+	}
+	switch o.kind {
+	case opGet:
+		out := ""
+		for i := range o.results {
+			if i > 0 {
+				out += "; "
+			}
+			out += resultText(&o.results[i])
+		}
+		return out
+	case opInvalidate:
+		if len(o.invalidated.Stragglers) > 0 {
+			return fmt.Sprintf("recorded; stragglers %v", o.invalidated.Stragglers)
+		}
+		return "recorded"
+	case opFill, opPut, opRenew, opRelease:
+	}
+	return o.written.Reason.String()
+}
+
+func resultText(r *soracache.ReadResult) string {
+	if r.Err != nil {
+		return "failed: " + r.Err.Error()
+	}
+	out := [...]string{"", "miss", "hit", "stale"}[r.Status]
+	if r.Status != soracache.StatusMiss {
+		out += fmt.Sprintf(" %s from %s", r.Entry.Value, r.Tier)
+	}
+	if r.Unconfirmed {
+		out += ", unconfirmed"
+	}
+	if r.Lease != (soracache.Lease{}) {
+		out += ", with a lease"
+	}
+	return out
+}
+
+func outcomeOf(o *op) uint64 {
+	h := uint64(o.written.Reason) + 10*uint64(len(o.invalidated.Stragglers))
+	if o.err != nil {
+		return 1
+	}
+	for i := range o.results {
+		r := &o.results[i]
+		h = h*31 + uint64(r.Status)*7 + uint64(r.Tier)
+		for _, b := range r.Entry.Value {
+			h = h*31 + uint64(b)
+		}
+		if r.Err != nil {
+			h++
+		}
+		if r.Lease != (soracache.Lease{}) {
+			h += 1 << 40
+		}
+	}
+	return h
+}

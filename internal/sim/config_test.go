@@ -1,0 +1,100 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/soracache/soracache/l2"
+)
+
+// Config says what a run is made of.
+type Config struct {
+	Nodes, Partitions int
+	Keys, Tags        int
+	Sessions          int
+	Operations        int
+	// Bounds are B of the nodes, in turn.
+	Bounds       []time.Duration
+	StoreTimeout time.Duration
+	OpTimeout    time.Duration
+	IdleAfter    time.Duration
+	ReclaimAfter time.Duration
+	SweepEvery   time.Duration
+	Retention    l2.Retention
+	// Gap is the mean time between two operations.
+	Gap time.Duration
+	// Latency is the mean of each way to the store, and of a packet.
+	Latency time.Duration
+	// Slow is how often, in a thousand, a way to the store takes up to SlowBy.
+	Slow   int
+	SlowBy time.Duration
+	// Load is how long loaders take, LeaseFor how long leases last, TTL and Keep
+	// how long values do: each up to twice as long.
+	Load, LeaseFor, TTL, Keep time.Duration
+	// What of a thousand operations are invalidations, puts and batches; the
+	// rest are reads.
+	Invalidations, Puts, Batches int
+	// Everything is how often, in a thousand, an invalidation names everything,
+	// and Acknowledged how often it is to be acknowledged.
+	Everything, Acknowledged int
+	// Faults are the weights of the kinds of faults; zero: it does not happen.
+	Faults [faultKinds]int
+	// FaultEvery is the mean time between two faults that are episodes.
+	FaultEvery time.Duration
+}
+
+// pick returns one of some values.
+func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
+
+const ms = time.Millisecond
+
+// Draw returns the configuration of a seed. Each seed has only some of the
+// faults, and those in a measure of its own: a run with everything in it at
+// once hides most of what a run with two things in it shows.
+func Draw(seed uint64, operations int) Config {
+	r := rand.New(rand.NewPCG(seed, 3))
+	c := Config{
+		Nodes:         2 + r.IntN(4),
+		Partitions:    pick(r, 1, 1, 2),
+		Keys:          2 + r.IntN(5),
+		Tags:          1 + r.IntN(3),
+		Sessions:      1 + r.IntN(4),
+		Operations:    operations,
+		Bounds:        []time.Duration{pick(r, 30*ms, 60*ms, 100*ms, 200*ms)},
+		StoreTimeout:  pick(r, 80*ms, 200*ms, 600*ms),
+		OpTimeout:     pick(r, 150*ms, 400*ms, 1000*ms),
+		IdleAfter:     pick(r, 50*ms, 1000*ms, 60_000*ms),
+		ReclaimAfter:  pick(r, 5*ms, 100*ms),
+		SweepEvery:    pick(r, 300*ms, 2000*ms),
+		Retention:     l2.NewRetention(),
+		Gap:           pick(r, 500*time.Microsecond, ms, 2*ms),
+		Latency:       pick(r, 100*time.Microsecond, 300*time.Microsecond, ms),
+		Slow:          pick(r, 0, 5, 30),
+		SlowBy:        pick(r, 10*ms, 60*ms, 250*ms),
+		Load:          pick(r, ms, 4*ms, 15*ms),
+		LeaseFor:      pick(r, 10*ms, 40*ms, 200*ms),
+		TTL:           pick(r, 20*ms, 500*ms, 10_000*ms),
+		Keep:          pick(r, 100*ms, 2000*ms, 20_000*ms),
+		Invalidations: pick(r, 15, 50, 150),
+		Puts:          pick(r, 0, 10, 60),
+		Batches:       pick(r, 0, 80),
+		Everything:    pick(r, 0, 30, 150),
+		Acknowledged:  pick(r, 0, 200, 500),
+		FaultEvery:    pick(r, 30*ms, 80*ms, 200*ms),
+	}
+	if r.IntN(3) == 0 {
+		c.Bounds = append(c.Bounds, pick(r, 30*ms, 100*ms, 300*ms))
+	}
+	destructive := map[Fault]bool{
+		FailoverVisible: true, FailoverInvisible: true, Restore: true, Flush: true, EvictLedger: true,
+	}
+	for f := range faultKinds {
+		if destructive[f] && r.IntN(5) == 0 || !destructive[f] && r.IntN(3) == 0 {
+			c.Faults[f] = 1 + r.IntN(10)
+		}
+	}
+	if c.Faults[Trim] > 0 {
+		c.Retention = l2.Retention{TagRecords: 4 + r.IntN(8), KeyRecords: 4 + r.IntN(8), Age: pick(r, 50*ms, 500*ms, 120_000*ms)}
+	}
+	return c
+}

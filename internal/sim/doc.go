@@ -1,0 +1,2 @@
+// Package sim is a cluster in a bottle.
+package sim

@@ -1,0 +1,314 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
+)
+
+// episodes are the faults that begin at a moment and last for a while, or
+// change the store at once.
+var episodes = []Fault{
+	OneWay, TwoWay, Isolate, StoreRestart, FailoverVisible, FailoverInvisible, Restore, Flush, EvictEntry, EvictLedger,
+	EvictRegistrations, Crash, Restart, Pause, HolderCrash, SlowLoader, Trim, Mixed,
+}
+
+// begin lets the random faults happen from now on.
+func (x *chaos) begin() {
+	for _, f := range episodes {
+		x.total += x.w.cfg.Faults[f]
+	}
+	if x.total > 0 {
+		x.next()
+	}
+	c := &x.w.cfg
+	if c.Faults[FailoverVisible]+c.Faults[FailoverInvisible]+c.Faults[Restore] > 0 {
+		x.saveNow()
+	}
+}
+
+func (x *chaos) next() {
+	gap := time.Duration(x.w.rng.ExpFloat64() * float64(x.w.cfg.FaultEvery))
+	x.w.after(min(gap, 4*x.w.cfg.FaultEvery)+time.Duration(x.w.rng.IntN(1000)), func() {
+		if !x.on {
+			return
+		}
+		at := x.w.rng.IntN(x.total)
+		for _, f := range episodes {
+			if at -= x.w.cfg.Faults[f]; at < 0 {
+				x.happen(f)
+				break
+			}
+		}
+		x.next()
+	})
+}
+
+// saveNow keeps a snapshot now and then.
+func (x *chaos) saveNow() {
+	if !x.on {
+		return
+	}
+	if len(x.saves) >= 40 {
+		x.saves = append(x.saves[:1:1], x.saves[10:]...)
+	}
+	x.saves = append(x.saves, snapshot{x.w.model.Snapshot(), x.w.check.save()})
+	x.w.after(5*ms+time.Duration(x.w.rng.IntN(40_000_000)), x.saveNow)
+}
+
+// length is how long a fault lasts: mostly shorter than B, at times longer.
+func (x *chaos) length(h *host) time.Duration {
+	d := h.bound() / 4
+	if x.w.rng.IntN(3) == 0 {
+		d = 4 * h.bound()
+	}
+	return time.Duration(x.w.rng.Int64N(int64(d))) + ms
+}
+
+func (x *chaos) host() *host { return x.w.hosts[x.w.rng.IntN(len(x.w.hosts))] }
+
+// inject counts a fault and writes it into the trace.
+func (x *chaos) inject(f Fault, who any) {
+	x.w.count.inject(f)
+	x.w.note("fault", int(f))
+	x.w.logf("FAULT: %s %v", f, who)
+}
+
+func (x *chaos) happen(f Fault) {
+	switch f {
+	case OneWay, TwoWay:
+		x.partition(f)
+	case Isolate:
+		x.isolate()
+	case StoreRestart:
+		x.restartStore()
+	case FailoverVisible, FailoverInvisible, Restore:
+		x.failover(f)
+	case Flush, EvictEntry, EvictLedger, EvictRegistrations:
+		x.evict(f)
+	case Crash, Restart:
+		x.crash(f)
+	case Pause:
+		x.pause()
+	case HolderCrash:
+		x.orphan++
+	case SlowLoader:
+		x.slow++
+	case Trim:
+		x.inject(Trim, "")
+		x.w.burst()
+	case Mixed:
+		x.mix()
+	case Drop, Duplicate, Reorder, Delay, TimeoutAfterApply: // these are not episodes
+	default:
+	}
+}
+
+func (x *chaos) partition(f Fault) {
+	a, b := x.host(), x.host()
+	if a == b {
+		return
+	}
+	x.inject(f, fmt.Sprint(a, b))
+	lines := [][2]int{{a.slot, b.slot}}
+	if f == TwoWay {
+		lines = append(lines, [2]int{b.slot, a.slot})
+	}
+	for _, l := range lines {
+		x.blocked[l] = f
+	}
+	x.w.after(x.length(a), func() {
+		for _, l := range lines {
+			delete(x.blocked, l)
+		}
+	})
+}
+
+func (x *chaos) isolate() {
+	h := x.host()
+	if x.cut[h.slot] != reached {
+		return
+	}
+	x.inject(Isolate, h)
+	x.cut[h.slot] = isolation(1 + x.w.rng.IntN(3))
+	x.w.after(x.length(h), func() { delete(x.cut, h.slot) })
+}
+
+func (x *chaos) restartStore() {
+	if x.down {
+		return
+	}
+	x.inject(StoreRestart, "")
+	x.down = true
+	x.w.after(x.length(x.host()), func() { x.down = false })
+}
+
+// failover brings back what was some time ago.
+func (x *chaos) failover(f Fault) {
+	if len(x.saves) == 0 {
+		return
+	}
+	back := 1 + x.w.rng.IntN(3)
+	if f == Restore {
+		back = 1 + x.w.rng.IntN(len(x.saves))
+	}
+	s := x.saves[len(x.saves)-min(back, len(x.saves))]
+	x.inject(f, fmt.Sprintf("to #%d", s.check.step))
+	x.w.undo(s)
+	if f == FailoverVisible {
+		x.w.model.Restart()
+	}
+	x.saves = x.saves[:max(len(x.saves)-back+1, 1)]
+	if x.w.undone > 0 {
+		x.w.count.changed(f)
+	}
+}
+
+// undo brings the store back to a snapshot.
+func (w *world) undo(s snapshot) {
+	s.restore()
+	w.undone = w.check.restore(s.check)
+}
+
+func (x *chaos) evict(f Fault) {
+	w := x.w
+	p := w.partition(w.rng.IntN(w.cfg.Partitions))
+	switch f {
+	case Flush:
+		x.inject(f, "")
+		if w.stored() {
+			w.count.changed(f)
+		}
+		w.model.Flush()
+		w.check.lost()
+	case EvictLedger:
+		x.inject(f, p)
+		if w.stored() {
+			w.count.changed(f)
+		}
+		w.model.LoseLedger(p)
+		w.check.lost()
+	case EvictRegistrations:
+		x.inject(f, p)
+		w.model.LoseRegistrations(p)
+		w.count.changed(f)
+	default:
+		key := keyName(w.rng.IntN(w.cfg.Keys))
+		x.inject(f, key)
+		if w.evict(key) {
+			w.count.changed(f)
+		}
+	}
+}
+
+// stored tells whether the store holds something live.
+func (w *world) stored() bool {
+	for i := range w.cfg.Keys {
+		if w.explain(keyName(i)).Live {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *world) explain(key string) l2.Explanation {
+	e, _ := w.model.Explain(context.Background(), w.partition(w.partitionOf(key)), key)
+	return e
+}
+
+func (x *chaos) crash(f Fault) {
+	h := x.host()
+	if h.boot == nil || h.paused {
+		return
+	}
+	x.inject(f, h)
+	if x.crashed[h.slot] == nil {
+		x.crashed[h.slot] = map[string]bool{}
+	}
+	for key := range x.w.check.lives[h.boot].newest {
+		x.crashed[h.slot][key] = true
+	}
+	for o := range x.w.pending {
+		if f == Crash && o.boot == h.boot {
+			x.w.count.changed(Crash)
+		}
+	}
+	if f == Restart && x.w.rng.IntN(2) == 0 {
+		x.drain(h)
+		return
+	}
+	h.boot.kill()
+	wait := time.Duration(0)
+	if f == Crash {
+		wait = x.length(h)
+	}
+	x.w.after(wait+time.Microsecond, h.revive)
+}
+
+// drain ends a node as a rolling restart does.
+func (x *chaos) drain(h *host) {
+	b := h.boot
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*ms+time.Duration(x.w.lastOp))
+		defer cancel()
+		_ = b.node.Drain(ctx)
+		x.w.arrive(fmt.Sprintf("drained %s", b.name), func() {
+			b.kill()
+			h.revive()
+		})
+	}()
+}
+
+// revive starts a node on a host that has none.
+func (h *host) revive() {
+	if h.boot == nil {
+		h.start()
+	}
+}
+
+func (x *chaos) pause() {
+	h := x.host()
+	if h.paused || h.boot == nil {
+		return
+	}
+	x.inject(Pause, h)
+	h.paused = true
+	x.w.after(x.length(h), h.resume)
+}
+
+func (x *chaos) mix() {
+	h := x.host()
+	if h.odd {
+		return
+	}
+	x.inject(Mixed, h)
+	h.odd = true
+	x.w.after(2*x.length(h), func() { h.odd = false })
+}
+
+// heal ends all faults.
+func (x *chaos) heal() {
+	x.on = false
+	x.slow, x.orphan = 0, 0
+	clear(x.blocked)
+	clear(x.cut)
+	x.down = false
+	for _, h := range x.w.hosts {
+		h.odd = false
+		h.resume()
+		h.revive()
+	}
+}
+
+// burst invalidates so much at once that a ledger with a small retention
+// forgets older records.
+func (w *world) burst() {
+	var targets []soracache.Target
+	for i := range 16 {
+		targets = append(targets, soracache.Key(fmt.Sprintf("other%d", w.rng.IntN(1000))), soracache.Tag(fmt.Sprintf("other%d-%d", i, w.rng.IntN(1000))))
+	}
+	w.issue(&op{kind: opInvalidate, host: w.hosts[w.rng.IntN(len(w.hosts))], targets: targets})
+}

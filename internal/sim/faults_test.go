@@ -1,0 +1,122 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Fault is a kind of misfortune.
+type Fault int
+
+// The kinds, each with what it means that one changed an outcome.
+const (
+	// Drop: the receiver did not know of the record; or somebody waited there for
+	// the key that was freed, or for the acknowledgement.
+	Drop Fault = iota
+	// Duplicate: the second copy came after the receiver had read again what the
+	// record names, so that it refuses its copy once more; or it made it ask.
+	Duplicate
+	// Reorder: the packet that came too early made its receiver ask the ledger.
+	Reorder
+	// Delay: the receiver had it from the ledger before it arrived.
+	Delay
+	// OneWay, TwoWay: a packet was blocked of which the receiver did not know.
+	OneWay
+	TwoWay
+	// Isolate: a client's operation failed, or got an unconfirmed value.
+	Isolate
+	// StoreRestart: a client's operation failed.
+	StoreRestart
+	// FailoverVisible, FailoverInvisible, Restore: a record was undone.
+	FailoverVisible
+	FailoverInvisible
+	Restore
+	// Flush, EvictLedger: an entry died that the store could have returned.
+	Flush
+	EvictEntry
+	EvictLedger
+	// EvictRegistrations: somebody had to be registered again.
+	EvictRegistrations
+	// TimeoutAfterApply: what failed for its caller changed the store.
+	TimeoutAfterApply
+	// Crash: a client's operation was in flight there.
+	Crash
+	// Restart: a key was read from the store that the former life had in memory.
+	Restart
+	// Pause: something was held back.
+	Pause
+	// HolderCrash: a reader was refused the lease because of it.
+	HolderCrash
+	// SlowLoader: its value was refused.
+	SlowLoader
+	// Trim: a node was given a reset because of what the ledger forgot.
+	Trim
+	// Mixed: a notice of another version made its receiver ask the ledger; or a
+	// node of another version dropped one of which it did not know.
+	Mixed
+
+	faultKinds
+)
+
+func (f Fault) String() string {
+	return [...]string{
+		"packet dropped", "packet duplicated", "packets reordered", "packet delayed", "one-way partition",
+		"two-way partition", "node isolated from L2", "L2 restarted", "failover, visible", "failover, invisible",
+		"old snapshot restored", "L2 flushed", "entry evicted", "ledger evicted", "registrations evicted",
+		"timeout after apply", "node crashed", "node restarted", "node paused", "lease holder crashed",
+		"slow loader", "ledger trimmed", "mixed versions",
+	}[f]
+}
+
+// counters are what a run counted.
+type counters struct {
+	injected     [faultKinds]int
+	outcomes     [faultKinds]int
+	credited     [faultKinds]bool // the latest one has been counted as an outcome
+	operations   int
+	hits         [4]int // by tier
+	acknowledged int
+	stragglers   int
+	loads        int
+	refused      int // fills
+}
+
+func (c *counters) inject(f Fault) {
+	c.injected[f]++
+	c.credited[f] = false
+}
+
+// changed notes that the latest fault of a kind changed an outcome. Where two
+// overlap, one may go uncounted: the counts are rather too low.
+func (c *counters) changed(f Fault) {
+	if c.injected[f] > 0 && !c.credited[f] {
+		c.outcomes[f]++
+		c.credited[f] = true
+	}
+}
+
+func (c *counters) add(o *counters) {
+	for f := range faultKinds {
+		c.injected[f] += o.injected[f]
+		c.outcomes[f] += o.outcomes[f]
+	}
+	for i := range c.hits {
+		c.hits[i] += o.hits[i]
+	}
+	c.operations += o.operations
+	c.acknowledged += o.acknowledged
+	c.stragglers += o.stragglers
+	c.loads += o.loads
+	c.refused += o.refused
+}
+
+func (c *counters) String() string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "%d operations: hits %d in L1 and %d in L2, %d loads of which %d were refused, %d acknowledged invalidations with %d stragglers\n",
+		c.operations, c.hits[2], c.hits[3], c.loads, c.refused, c.acknowledged, c.stragglers)
+	fmt.Fprintf(&out, "%-24s %10s %18s\n", "fault", "injected", "changed an outcome")
+	for f := range faultKinds {
+		fmt.Fprintf(&out, "%-24s %10d %18d\n", f, c.injected[f], c.outcomes[f])
+	}
+	return out.String()
+}

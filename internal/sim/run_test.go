@@ -1,0 +1,183 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
+)
+
+// Result is what became of one run.
+type Result struct {
+	Seed       uint64
+	Hash       uint64 // of the history
+	Violations []string
+	// History is the trace around the first violation, if it was asked for.
+	History string
+	Virtual time.Duration
+	hashes  []string
+	count   counters
+}
+
+// Run runs one seed in a bubble of its own.
+func Run(t *testing.T, seed uint64, cfg Config, keepTrace bool) (res Result) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, seed, cfg, keepTrace)
+		x := newChaos(w)
+		w.plan = x
+		for _, h := range w.hosts {
+			h.start()
+			w.runFor(time.Duration(w.rng.IntN(1_000_000)))
+		}
+		l := w.newWorkload(x)
+		l.begin()
+		x.begin()
+		w.runUntil(func() bool { return l.done || len(w.check.violations) > 0 }, time.Hour)
+		l.done = true
+		if len(w.check.violations) == 0 {
+			x.heal()
+			w.converge()
+		}
+		res = w.result(seed)
+		w.close()
+	})
+	return res
+}
+
+func (w *world) result(seed uint64) Result {
+	res := Result{Seed: seed, Hash: w.hash, Virtual: w.now(), count: *w.count}
+	for _, v := range w.check.violations {
+		res.Violations = append(res.Violations, fmt.Sprintf("%s #%d: %s", v.at, v.step, v.text))
+	}
+	if w.trace != nil {
+		res.History = strings.Join(w.trace.lines, "\n")
+		res.hashes = w.trace.hashes
+	}
+	return res
+}
+
+// converge is the end of a run: the faults are off. Two bounds and some time
+// later every node serves again; after an invalidation of everything each
+// returns the newest version of every key; and each soon serves it from memory.
+func (w *world) converge() {
+	longest := peers{w.hosts[0].boot}.Bound()
+	w.runFor(2*longest + 2*w.cfg.StoreTimeout + w.cfg.OpTimeout)
+	w.quiet()
+	epochs := w.model.Counters().Epochs
+	for _, h := range w.hosts {
+		for p := range w.cfg.Partitions {
+			w.mustRead(h, "warm"+w.keyIn(p)) // the ledger and the node meet
+		}
+	}
+	if again := w.model.Counters().Epochs; again > epochs+uint64(w.cfg.Partitions) {
+		w.check.violate("liveness: %d more new epochs after all faults had ended", again-epochs)
+	}
+	w.mustInvalidate(w.hosts[0], soracache.Everything())
+	w.runFor(longest + 10*ms)
+	for i := range w.cfg.Keys {
+		for _, h := range w.hosts {
+			w.mustBeNewest(h, keyName(i))
+		}
+	}
+	w.mustRemember()
+}
+
+// quiet waits until no client waits for anything, so that nobody holds a lease
+// who still computes.
+func (w *world) quiet() {
+	w.runUntil(func() bool { return len(w.pending) == 0 }, w.now()+2*time.Minute)
+	w.runFor(20*w.cfg.Load + 4*w.cfg.LeaseFor + 2*w.cfg.OpTimeout)
+	if len(w.pending) > 0 {
+		w.check.violate("liveness: %d operations never end", len(w.pending))
+	}
+}
+
+// do issues an operation and lets time pass until it has ended.
+func (w *world) do(o *op) *op {
+	if o.timeout == 0 {
+		o.timeout = 5 * time.Second
+	}
+	w.issue(o)
+	w.runUntil(func() bool { return o.done }, w.now()+10*time.Second)
+	if !o.done {
+		w.check.violate("liveness: %s does not end", o)
+		o.err = errGone
+	}
+	return o
+}
+
+func (w *world) mustRead(h *host, key string) *op {
+	o := w.do(&op{kind: opGet, host: h, reads: []soracache.Read{{Key: key}}})
+	if o.failed() {
+		w.check.violate("liveness: %s does not serve: %s", h, o.outcome())
+	}
+	return o
+}
+
+func (w *world) mustInvalidate(h *host, t soracache.Target) {
+	targets := []soracache.Target{t}
+	w.check.commit(targets)
+	o := w.do(&op{kind: opInvalidate, host: h, targets: targets})
+	if o.failed() {
+		w.check.violate("liveness: %s does not invalidate: %s", h, o.outcome())
+	}
+}
+
+// mustBeNewest reads a key as an application does, who computes it if need be.
+func (w *world) mustBeNewest(h *host, key string) {
+	for range 5 {
+		o := w.do(&op{kind: opGet, host: h, reads: []soracache.Read{{Key: key, Lease: true, Wait: time.Second}}})
+		if o.failed() {
+			w.check.violate("liveness: %s does not serve %s: %s", h, key, o.outcome())
+			return
+		}
+		r := &o.results[0]
+		if r.Status != soracache.StatusMiss {
+			if v := w.check.of(r.Entry.Value); v == nil || v.version != w.check.source[key].version {
+				w.check.violate("liveness: %s returns %s of %s after everything was invalidated", h, r.Entry.Value, key)
+			}
+			return
+		}
+		if r.Lease != (soracache.Lease{}) {
+			v := w.check.compute(key, w.check.grants[r.Lease].step)
+			w.do(&op{kind: opFill, host: h, value: v, write: soracache.Write{
+				Op: soracache.OpFill, Key: key, Lease: r.Lease,
+				Entry: soracache.Entry{Value: v.value(), Tags: v.tags}, Lifetime: soracache.Lifetime{TTL: time.Hour},
+			}})
+		}
+	}
+	w.check.violate("liveness: %s never has a value of %s", h, key)
+}
+
+// mustRemember checks that every node serves every key from memory before long,
+// though other keys and partitions share its marks.
+func (w *world) mustRemember() {
+	for i := range w.cfg.Keys {
+		for _, h := range w.hosts {
+			served := false
+			for range 3 {
+				o := w.mustRead(h, keyName(i))
+				served = served || !o.failed() && o.results[0].Tier == soracache.TierL1
+			}
+			if !served {
+				w.check.violate("liveness: %s never keeps %s in memory", h, keyName(i))
+			}
+		}
+	}
+}
+
+// keyIn returns a key that belongs to a partition.
+func (w *world) keyIn(p int) string {
+	for i := 0; ; i++ {
+		if k := fmt.Sprint(i); w.partitionOf("warm"+k) == p {
+			return k
+		}
+	}
+}
+
+var _ l2.Store = link{}
