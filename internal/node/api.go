@@ -117,4 +117,8 @@ type PartitionState struct {
 	Applied, Head soracache.Position
 	// ConfirmedAgo is how long ago that was confirmed (negative: it is not).
 	ConfirmedAgo time.Duration
+	// UsedAgo is about how long ago somebody used the partition, and Active
+	// whether that is so lately that the node follows it.
+	UsedAgo time.Duration
+	Active  bool
 }

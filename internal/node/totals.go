@@ -2,6 +2,7 @@ package node
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/soracache/soracache"
 )
@@ -64,11 +65,13 @@ func (n *Node) Stats() Stats {
 // Partitions returns how far the node has followed each ledger, in no order.
 func (n *Node) Partitions() []PartitionState {
 	var all []PartitionState
+	now := n.now()
 	n.each(func(p *partition) {
 		s := p.follower.State()
 		all = append(all, PartitionState{
 			Namespace: p.id.Namespace, Partition: int(p.id.Index), Epoch: s.Epoch,
 			Applied: s.Applied, Head: max(s.Applied, soracache.Position(p.heard.Load())), ConfirmedAgo: s.Age,
+			UsedAgo: now - time.Duration(p.lastUse.Load()), Active: p.active.Load(),
 		})
 	})
 	return all
