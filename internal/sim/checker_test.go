@@ -60,7 +60,10 @@ type computation struct {
 	// read is when the source was read, or the put executed: of two
 	// computations of a key the later one is fresher.
 	read   int
-	stored bool // the store took it in, as far as anybody knows
+	// stored is the step in which the store took it in (0: it did not), and
+	// undone means that a restored snapshot was from before that.
+	stored int
+	undone bool
 }
 
 func (c *computation) value() []byte { return []byte("c" + strconv.Itoa(c.id)) }
@@ -315,10 +318,10 @@ func (c *checker) wrote(cl *call, req *l2.WriteRequest, a *l2.WriteAnswer) {
 	cl.changed = true
 	switch req.Op {
 	case soracache.OpFill:
-		c.of(req.Entry.Value).stored = true
+		c.of(req.Entry.Value).stored = c.w.step
 	case soracache.OpPut:
 		v := c.of(req.Entry.Value)
-		v.stored, v.began, v.read = true, c.w.step, c.w.step
+		v.stored, v.began, v.read = c.w.step, c.w.step, c.w.step
 		c.recorded(cl, p, a.Record)
 	case soracache.OpRelease, soracache.OpRenew:
 	}
@@ -439,6 +442,9 @@ func (c *checker) restore(s saved) (undone int) {
 	for _, l := range c.lives {
 		clear(l.newest)
 	}
+	for _, v := range c.computed[1:] {
+		v.undone = v.undone || v.stored > s.step
+	}
 	for p, h := range c.partitions {
 		for _, r := range h.records {
 			if !slices.Contains(s.records[p], r) {
@@ -502,7 +508,7 @@ func (c *checker) answered(o *op, key string, r *soracache.ReadResult) {
 	case v == nil || v.key != key:
 		c.violate("%s of %s returned %q", o, key, r.Entry.Value)
 		return
-	case !v.stored:
+	case v.stored == 0:
 		c.violate("%s of %s returned %s, which was never stored", o, key, v.value())
 	case !slices.Equal(r.Entry.Tags, v.tags):
 		c.violate("%s of %s returned tags %v, not %v", o, key, r.Entry.Tags, v.tags)
@@ -567,6 +573,9 @@ func (c *checker) overtaken(o *op, p int, r *soracache.ReadResult, v *computatio
 // backwards checks G7 at one node: it does not return an older computation
 // than one that it returned before.
 func (c *checker) backwards(o *op, key string, v *computation) {
+	if v.undone {
+		return // it is not in the store any more, where the next reader may look
+	}
 	l := c.lives[o.boot]
 	last := l.newest[key]
 	if v.read < last.read && last.at < o.began {
