@@ -50,6 +50,7 @@ func (g *Gossip) NotifyConflict(existing, other *memberlist.Node) {
 	g.conflicts.Add(1)
 	g.config.Logger.Error("gossip: two members have one name", "name", existing.Name,
 		"address", existing.Address(), "refused", other.Address())
+	g.table.change(existing.Name, func(*row) {})
 }
 
 // pings is the face that memberlist tells of answers to its probes.
