@@ -178,7 +178,7 @@ func sums(answers []answered) map[string]float64 {
 
 // summable is false for places and descriptions.
 func summable(total string) bool {
-	for _, prefix := range []string{"soracache_build_info", "soracache_partition_applied", "soracache_members"} {
+	for _, prefix := range []string{"soracache_build_info", "soracache_partition_applied", "soracache_partitions_lag_max", "soracache_members"} {
 		if strings.HasPrefix(total, prefix) {
 			return false
 		}

@@ -142,6 +142,10 @@ func (c *serveCmd) serveNode(
 		return err
 	}
 	metrics.WatchNode(n.Stats)
+	metrics.WatchPartitions(n.Partitions)
+	if cl.member != nil {
+		metrics.WatchGossip(cl.member.Stats)
+	}
 	serverConfig := c.serverConfig()
 	serverConfig.Name, serverConfig.Advertise = cfg.Name, c.advertised(listener.Addr())
 	srv, err := server.New(serverConfig, n, server.Hooks{

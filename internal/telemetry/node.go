@@ -58,6 +58,16 @@ func totals() []total {
 		{name: "soracache.flight.joins", help: "Readers that shared the read of another.", series: one(func(s *node.Stats) uint64 { return s.FlightJoins })},
 		{name: "soracache.confirmations", help: "Confirmations of a partition's position.", series: one(func(s *node.Stats) uint64 { return s.Confirmations })},
 		{name: "soracache.resets", help: "Times that a partition's L1 was given up for a new epoch or a lag.", series: one(func(s *node.Stats) uint64 { return s.Resets })},
+		{name: "soracache.records", help: "Records of other nodes that were taken in, by how they were learned: sent by the node (gossip), or asked for (repair).", series: []series{
+			{"by", "gossip", func(s *node.Stats) uint64 { return s.RecordsGossip }},
+			{"by", "repair", func(s *node.Stats) uint64 { return s.RecordsRepaired }},
+		}},
+		{name: "soracache.gaps", help: "Records received that showed that others are missing, or another history.", series: one(func(s *node.Stats) uint64 { return s.Gaps })},
+		{name: "soracache.catch_ups", help: "Questions to the ledger for what is missing.", series: one(func(s *node.Stats) uint64 { return s.Pulls })},
+		{name: "soracache.acknowledged", help: "Invalidations that every node acknowledged.", series: one(func(s *node.Stats) uint64 { return s.Acked })},
+		{name: "soracache.stragglers", help: "Nodes that were waited out because they did not acknowledge an invalidation.", series: one(func(s *node.Stats) uint64 { return s.Stragglers })},
+		{name: "soracache.staleness.checks", help: "Hits in L1 that were checked against L2 afterwards.", series: one(func(s *node.Stats) uint64 { return s.StalenessChecked })},
+		{name: "soracache.staleness.hits", help: "The same by how stale they turned out to be, each counted once: not at all (0s), up to so much, or beyond the bound.", series: staleness()},
 		{name: "soracache.partitions", help: "Partitions that the node follows.", gauge: true, series: one(func(s *node.Stats) uint64 { return uint64(max(s.Partitions, 0)) })},
 		{name: "soracache.reclaimed.entries", help: "Dead entries deleted from L2.", series: one(func(s *node.Stats) uint64 { return s.Reclaimed })},
 		{name: "soracache.l2.errors", help: "Calls to L2 that failed.", series: one(func(s *node.Stats) uint64 { return s.StoreErrors })},
@@ -78,6 +88,15 @@ func totals() []total {
 		{name: "soracache.l2.evictions", help: "Live entries that had to go from L2 for want of space (embedded).", series: one(func(s *node.Stats) uint64 { return s.L2.Evicted })},
 		{name: "soracache.l2.size", help: "Bytes in use by L2 (embedded).", unit: "By", gauge: true, series: one(func(s *node.Stats) uint64 { return s.L2.Bytes })},
 	}
+}
+
+// staleness has a series for each bucket of the staleness meter.
+func staleness() []series {
+	var all []series
+	for i, bound := range node.StalenessBounds() {
+		all = append(all, series{"up_to", bound.String(), func(s *node.Stats) uint64 { return s.StalenessBuckets[i] }})
+	}
+	return append(all, series{"up_to", "beyond_bound", func(s *node.Stats) uint64 { return s.StalenessBuckets[len(s.StalenessBuckets)-1] }})
 }
 
 // observeNode reads all totals of a node at once, whenever metrics are asked

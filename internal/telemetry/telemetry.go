@@ -26,6 +26,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/exemplar"
 
 	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/invalidation/gossip"
 )
 
 // Build says what is running.
@@ -37,12 +38,16 @@ type Build struct {
 // have no goroutine, and need not be closed.
 type Metrics struct {
 	registry *prometheus.Registry
-	stats    atomic.Pointer[func() node.Stats]
+	// What is asked whenever metrics are; nil where there is nothing to ask.
+	stats      atomic.Pointer[func() node.Stats]
+	partitions atomic.Pointer[func() []node.PartitionState]
+	gossip     atomic.Pointer[func() gossip.Stats]
 
 	rpcs      metric.Float64Histogram
 	inFlight  metric.Int64UpDownCounter
 	calls     metric.Float64Histogram
 	waits     metric.Float64Histogram
+	spreads   metric.Float64Histogram
 	labelSets labelSets
 }
 
@@ -66,8 +71,10 @@ func New(build Build) (*Metrics, error) {
 	if err := m.instruments(meter, build); err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
-	if err := m.observeNode(meter); err != nil {
-		return nil, fmt.Errorf("metrics: %w", err)
+	for _, observe := range []func(metric.Meter) error{m.observeNode, m.observePartitions, m.observeGossip} {
+		if err := observe(meter); err != nil {
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
 	}
 	return m, nil
 }
@@ -98,6 +105,12 @@ func (m *Metrics) instruments(meter metric.Meter, build Build) error {
 	if err != nil {
 		return err
 	}
+	m.spreads, err = meter.Float64Histogram("soracache.propagation.duration", metric.WithUnit("s"),
+		metric.WithDescription("Age of the records that other nodes sent when they were taken in, by the two machines' clocks."),
+		metric.WithExplicitBucketBoundaries(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10))
+	if err != nil {
+		return err
+	}
 	info, err := meter.Int64Gauge("soracache.build.info", metric.WithDescription("What is running; always 1."))
 	if err != nil {
 		return err
@@ -122,6 +135,8 @@ func (m *Metrics) Observer() node.Observer {
 			m.calls.Record(context.Background(), took.Seconds(), m.labelSets.get(labels{"kind", kind, "result", result}))
 		},
 		WaitEnd: func(took time.Duration) { m.waits.Record(context.Background(), took.Seconds()) },
+		// Clocks that differ make it negative.
+		Propagated: func(took time.Duration) { m.spreads.Record(context.Background(), max(took, 0).Seconds()) },
 	}
 }
 

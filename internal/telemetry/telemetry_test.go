@@ -16,8 +16,10 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/telemetry"
+	"github.com/soracache/soracache/invalidation/gossip"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -51,6 +53,17 @@ func exercised(t *testing.T) (*telemetry.Metrics, int) {
 	var stats node.Stats
 	n := number(reflect.ValueOf(&stats).Elem(), 1000)
 	m.WatchNode(func() node.Stats { return stats })
+	var spread gossip.Stats
+	n = number(reflect.ValueOf(&spread).Elem(), n)
+	spread.Members = map[gossip.State]int{}
+	for _, state := range []gossip.State{gossip.StateAlive, gossip.StateSuspect, gossip.StateDraining, gossip.StateDead, gossip.StateLeft} {
+		n++
+		spread.Members[state] = n
+	}
+	m.WatchGossip(func() gossip.Stats { return spread })
+	m.WatchPartitions(func() []node.PartitionState {
+		return []node.PartitionState{{Namespace: "shop", Partition: 3, Applied: 1_700_000_000_000_000, Head: 1_700_000_000_250_000, Active: true}}
+	})
 	m.Began()
 	m.Began()
 	m.Ended("/soracache.v1.CacheService/Get", "grpc", "ok", 3*time.Millisecond)
@@ -58,6 +71,8 @@ func exercised(t *testing.T) (*telemetry.Metrics, int) {
 	o.StoreCall("read", time.Millisecond, nil)
 	o.StoreCall("read", time.Millisecond, errors.New("down"))
 	o.WaitEnd(time.Second)
+	o.Propagated(700 * time.Microsecond)
+	o.Propagated(-time.Second)
 	return m, n - 1000
 }
 
@@ -67,6 +82,11 @@ func number(v reflect.Value, n int) int {
 		switch field := v.Field(i); {
 		case field.Kind() == reflect.Struct:
 			n = number(field, n)
+		case field.Kind() == reflect.Array:
+			for j := range field.Len() {
+				n++
+				field.Index(j).SetUint(uint64(n))
+			}
 		case field.CanUint():
 			n++
 			field.SetUint(uint64(n))
@@ -94,6 +114,19 @@ func TestMetrics(t *testing.T) {
 		`soracache_rpcs_in_flight 1`,
 		`soracache_l2_call_duration_seconds_count{kind="read",result="error"} 1`,
 		`soracache_wait_duration_seconds_sum 1`,
+		`soracache_propagation_duration_seconds_count 2`,
+		`soracache_propagation_duration_seconds_bucket{le="0.0001"} 1`,
+		`soracache_propagation_duration_seconds_bucket{le="0.001"} 2`,
+		`soracache_partition_applied{namespace="shop",partition="3"} 1.7e+15`,
+		`soracache_partition_lag_seconds{namespace="shop",partition="3"} 0.25`,
+		`soracache_partitions_lag_max_seconds 0.25`,
+		`soracache_partitions_unconfirmed 0`,
+		`soracache_members{state="alive"} `,
+		`soracache_gossip_notices_total{event="sent",kind="record"} `,
+		`soracache_gossip_packets_total{event="dropped"} `,
+		`soracache_staleness_hits_total{up_to="0s"} `,
+		`soracache_staleness_hits_total{up_to="100ms"} `,
+		`soracache_staleness_hits_total{up_to="beyond_bound"} `,
 		`soracache_build_info{go_version="go`,
 		`revision="abc",version="v1.2.3"} 1`,
 		"# TYPE soracache_hits_total counter",
@@ -182,11 +215,47 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	}
 }
 
+// Of many partitions those used last have series of their own, and the gauges
+// over all leave none out that is in use.
+func TestPartitionSeriesAreBounded(t *testing.T) {
+	t.Parallel()
+	m := newMetrics(t)
+	m.WatchPartitions(func() []node.PartitionState {
+		var all []node.PartitionState
+		for i := range 1000 {
+			all = append(all, node.PartitionState{
+				Namespace: "shop", Partition: i, Applied: 5, Head: 5 + soracache.Position(i), Active: i < 900,
+				UsedAgo: time.Duration(1000-i) * time.Second, ConfirmedAgo: time.Duration(i%2) - 1,
+			})
+		}
+		return all
+	})
+	totals := m.Totals()
+	count := 0
+	for name := range totals {
+		if strings.HasPrefix(name, "soracache_partition_lag_seconds{") {
+			count++
+		}
+	}
+	if count != 100 {
+		t.Errorf("%d series", count)
+	}
+	for name, want := range map[string]bool{"899": true, "800": true, "799": false, "900": false} {
+		if _, ok := totals[`soracache_partition_applied{namespace="shop",partition="`+name+`"}`]; ok != want {
+			t.Errorf("partition %s: %v", name, ok)
+		}
+	}
+	if totals["soracache_partitions_lag_max_seconds"] != 899e-6 || totals["soracache_partitions_unconfirmed"] != 450 {
+		t.Errorf("lag %v, unconfirmed %v", totals["soracache_partitions_lag_max_seconds"], totals["soracache_partitions_unconfirmed"])
+	}
+}
+
 // Without a node there are no totals of one, and nothing fails.
 func TestWithoutNode(t *testing.T) {
 	t.Parallel()
 	m := newMetrics(t)
-	if text := scrape(t, m); strings.Contains(text, "soracache_hits_total") || !strings.Contains(text, "soracache_build_info") {
+	if text := scrape(t, m); strings.Contains(text, "soracache_hits_total") || strings.Contains(text, "soracache_members") ||
+		strings.Contains(text, "soracache_partition") || !strings.Contains(text, "soracache_build_info") {
 		t.Error(text)
 	}
 }
