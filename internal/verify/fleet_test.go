@@ -16,19 +16,35 @@ import (
 	"github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
 )
 
+// site is where a node is reached.
+type site struct {
+	t       testing.TB
+	url     string
+	cache   soracachev1connect.CacheServiceClient
+	cluster soracachev1connect.ClusterServiceClient
+}
+
+func newSite(t testing.TB, addr string) *site {
+	transport := &http.Transport{MaxIdleConnsPerHost: 1000}
+	t.Cleanup(transport.CloseIdleConnections)
+	h, url := &http.Client{Transport: transport}, "http://"+addr
+	return &site{
+		t: t, url: url,
+		cache:   soracachev1connect.NewCacheServiceClient(h, url),
+		cluster: soracachev1connect.NewClusterServiceClient(h, url),
+	}
+}
+
 // daemon is a soracached process of a cluster. It can be ended, and started
 // again on the same addresses.
 type daemon struct {
-	t    *testing.T
-	url  string
+	*site
+
 	args []string
 	log  *proctest.Output
 	proc *proctest.Process
 	// command makes the command of the process.
 	command func(args []string) *exec.Cmd
-
-	cache   soracachev1connect.CacheServiceClient
-	cluster soracachev1connect.ClusterServiceClient
 }
 
 // fleet is a cluster of them.
@@ -56,15 +72,11 @@ func startFleet(t *testing.T, count int, redisURL string, args ...string) fleet 
 func newDaemon(t *testing.T, addr string, args []string) *daemon {
 	t.Helper()
 	path := soracached(t)
-	transport := &http.Transport{MaxIdleConnsPerHost: 1000}
-	t.Cleanup(transport.CloseIdleConnections)
-	h, url := &http.Client{Transport: transport}, "http://"+addr
 	return &daemon{
-		t: t, url: url, log: &proctest.Output{},
+		site:    newSite(t, addr),
+		log:     &proctest.Output{},
 		args:    append([]string{"serve", "--listen", addr}, args...),
 		command: func(args []string) *exec.Cmd { return exec.Command(path, args...) },
-		cache:   soracachev1connect.NewCacheServiceClient(h, url),
-		cluster: soracachev1connect.NewClusterServiceClient(h, url),
 	}
 }
 
@@ -115,18 +127,18 @@ func (d *daemon) start() {
 // tail is the end of a log.
 func tail(log string) string { return log[max(0, len(log)-4096):] }
 
-func (d *daemon) awaitReady() {
-	d.t.Helper()
-	eventually(d.t, 20*time.Second, d.url+" is ready", d.ready)
+func (s *site) awaitReady() {
+	s.t.Helper()
+	eventually(s.t, 20*time.Second, s.url+" is ready", s.ready)
 }
 
 // ready asks the node whether it is.
-func (d *daemon) ready() bool {
+func (s *site) ready() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url+"/readyz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/readyz", nil)
 	if err != nil {
-		d.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -137,15 +149,15 @@ func (d *daemon) ready() bool {
 }
 
 // awaitMembers waits until the node knows so many that are alive.
-func (d *daemon) awaitMembers(want int) {
-	d.t.Helper()
-	eventually(d.t, 30*time.Second, fmt.Sprintf("%s knows %d members", d.url, want), func() bool { return d.members() == want })
+func (s *site) awaitMembers(want int) {
+	s.t.Helper()
+	eventually(s.t, 30*time.Second, fmt.Sprintf("%s knows %d members", s.url, want), func() bool { return s.members() == want })
 }
 
-func (d *daemon) members() (alive int) {
+func (s *site) members() (alive int) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	res, err := d.cluster.Members(ctx, &soracachev1.MembersRequest{})
+	res, err := s.cluster.Members(ctx, &soracachev1.MembersRequest{})
 	if err != nil {
 		return 0
 	}
@@ -158,11 +170,11 @@ func (d *daemon) members() (alive int) {
 }
 
 // stat returns one of the node's totals.
-func (d *daemon) stat(name string) float64 {
-	d.t.Helper()
-	res, err := d.cluster.Stats(context.Background(), &soracachev1.StatsRequest{})
+func (s *site) stat(name string) float64 {
+	s.t.Helper()
+	res, err := s.cluster.Stats(context.Background(), &soracachev1.StatsRequest{})
 	if err != nil {
-		d.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	return res.GetTotals()[name]
 }
