@@ -169,16 +169,6 @@ func (s *site) members() (alive int) {
 	return alive
 }
 
-// stat returns one of the node's totals.
-func (s *site) stat(name string) float64 {
-	s.t.Helper()
-	res, err := s.cluster.Stats(context.Background(), &soracachev1.StatsRequest{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return res.GetTotals()[name]
-}
-
 func (d *daemon) kill() { d.proc.Kill() }
 
 // terminate asks the process to end and waits until it has.

@@ -25,11 +25,10 @@ type item struct {
 	busy bool
 
 	version atomic.Int64
-	// Whoever calls now must be given at least this version: anybody, and
-	// whoever uses the client that invalidated.
-	floor, ownFloor atomic.Int64
-	loads           atomic.Int64
-	change          sync.Mutex // held by who changes it
+	// floor is the version that whoever calls now must be given at least.
+	floor  atomic.Int64
+	loads  atomic.Int64
+	change sync.Mutex // held by who changes it
 }
 
 // traffic is an application on a cluster whose nodes are restarted: clients
@@ -43,10 +42,9 @@ type traffic struct {
 	calls, wrong, failed, changes, failedChanges atomic.Int64
 	took                                         sample
 
-	mu      sync.Mutex
-	excess  []time.Time // loads that no invalidation is the reason for
-	why     map[string]int
-	slowest time.Duration
+	mu     sync.Mutex
+	excess []time.Time // loads that no invalidation is the reason for
+	why    map[string]int
 }
 
 func newTraffic(t *testing.T, f fleet, clients int, bound time.Duration) *traffic {
@@ -54,7 +52,7 @@ func newTraffic(t *testing.T, f fleet, clients int, bound time.Duration) *traffi
 	tr := &traffic{t: t, bound: bound, why: map[string]int{}}
 	for range clients {
 		c, err := client.Dial(f.urls(), client.Logger(nil), client.WithHooks(client.Hooks{
-			OnFailOpen: func(_ string, err error) { tr.extra("without the service") },
+			OnFailOpen: func(string, error) { tr.extra("without the service") },
 			OnNotStored: func(_ string, why error) {
 				tr.mu.Lock()
 				defer tr.mu.Unlock()
