@@ -136,6 +136,11 @@ func (w *world) launch(o *op) {
 		ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), opKey{}, o), o.timeout+time.Duration(o.id))
 		defer cancel()
 		results, written, invalidated, err := o.call(ctx)
+		if o.kind == opGet && ctx.Err() != nil {
+			// Whoever asked has gone: which of its keys had been answered by then
+			// is nobody's business, and not decided by the seed.
+			results, err = nil, ctx.Err()
+		}
 		w.arrive(fmt.Sprintf("result %08d", o.id), func() {
 			o.results, o.written, o.invalidated, o.err = results, written, invalidated, err
 			w.finish(o)

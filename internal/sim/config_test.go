@@ -85,6 +85,11 @@ func Draw(seed uint64, operations int) Config {
 	if r.IntN(3) == 0 {
 		c.Bounds = append(c.Bounds, pick(r, 30*ms, 100*ms, 300*ms))
 	}
+	// No two of a node's timers are to fire at one moment: which of them runs
+	// first is not decided by the seed.
+	for _, d := range []*time.Duration{&c.IdleAfter, &c.ReclaimAfter, &c.SweepEvery} {
+		*d += time.Duration(1 + r.IntN(999_999))
+	}
 	destructive := map[Fault]bool{
 		FailoverVisible: true, FailoverInvisible: true, Restore: true, Flush: true, EvictLedger: true,
 	}

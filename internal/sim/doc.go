@@ -1,2 +1,59 @@
-// Package sim is a cluster in a bottle.
+// Package sim tests a whole cluster, deterministically: nodes as they are
+// (internal/node), the model of the store (l2/l2test), a network that loses,
+// doubles, delays and reorders, and clients, all in one testing/synctest bubble
+// under virtual time. One goroutine, the scheduler, lets exactly one thing
+// happen at a time and then waits until everything is at rest, so a seed decides
+// the whole history. All of the package is tests.
+//
+// # What is where
+//
+//	world_test.go     the scheduler, hosts, and the lives (boots) of their nodes
+//	store_test.go     the line between a node and the store: a call waits for the
+//	                  scheduler twice, to be executed and to be answered
+//	network_test.go   notices between nodes
+//	client_test.go    sessions, and operations as clients call them
+//	checker_test.go   knows the source's versions and judges every answer by the
+//	                  guarantees G2 to G9 of docs/guarantees.md
+//	workload_test.go  what the clients of a random run do
+//	chaos_test.go     the plan of a random run: what becomes of each call and packet
+//	episodes_test.go  faults that last for a while or change the store at once
+//	faults_test.go    the kinds of faults, and what "changed an outcome" means for each
+//	config_test.go    what a seed decides before anything happens
+//	run_test.go       one run, and how it must end
+//	seeds_test.go     many runs
+//
+// # Driving a world by hand
+//
+// Inside synctest.Test:
+//
+//	w := newWorld(t, seed, Config{...}, true) // true: keep a trace
+//	w.plan = ...                              // see the interface plan
+//	w.hosts[0].start()                        // a node; host.boot is its present life
+//	w.runFor(d)                               // let what is due happen
+//	o := w.do(&op{kind: opGet, host: w.hosts[0], reads: ...}) // and wait for it
+//	w.issue(&op{...})                         // or do not wait; see op.done and op.then
+//	w.check.commit(targets)                   // change the source, before invalidating
+//	w.check.compute(key, w.check.grants[lease].step) // read the source under a lease
+//	w.undo(snapshot{w.model.Snapshot(), w.check.save()})
+//	host.boot.kill(); host.start(); host.paused = true; host.resume()
+//	w.check.violations, w.trace.lines         // what was wrong, and what happened
+//	w.close()
+//
+// # Reading a failure
+//
+// TestSeeds prints the seed, what was violated, and the history before it. Each
+// line of a history has the virtual time, the step (#), and what happened; ops
+// are numbered, and a computation is a value (c17 is the seventeenth that any
+// loader began). A violation names the guarantee, the value that was returned,
+// the step in which its lease was granted ("begun"), and the record that killed
+// it. Find that record ("recorded in partition"), the read that brought the value
+// to the node ("asks: read", "gets the answer"), and what the node was told in
+// between ("arrives", "since").
+//
+// A seed is run alone, with its whole history written to a file, by
+//
+//	SORACACHE_SIM_FROM=17 SORACACHE_SIM_SEEDS=1 SORACACHE_SIM_TRACE=/tmp/17 \
+//	  go test ./internal/sim -run TestSeeds -v
+//
+// Many seeds are run by SORACACHE_SIM_SEEDS, or SORACACHE_SIM_FOR=1h.
 package sim

@@ -115,7 +115,7 @@ const historyLines = 80
 
 // TestSameSeedSameHistory: a seed decides everything.
 func TestSameSeedSameHistory(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range env(t, "SORACACHE_SIM_SAME", 20) {
 		a := Run(t, seed, Draw(seed, operations), true)
 		b := Run(t, seed, Draw(seed, operations), true)
 		if a.Hash == b.Hash {
@@ -126,6 +126,24 @@ func TestSameSeedSameHistory(t *testing.T) {
 				t.Errorf("seed %d: its histories part at %d:\n%s\n%s\n%s", seed, i, strings.Join(a.hashes[max(0, i-5):i], "\n"), a.hashes[i], b.hashes[i])
 				break
 			}
+		}
+	}
+}
+
+// TestDebugTwice is for finding what a seed does not decide.
+func TestDebugTwice(t *testing.T) {
+	seed := env(t, "SORACACHE_SIM_TWICE", 0)
+	if seed == 0 {
+		t.Skip()
+	}
+	a := Run(t, seed, Draw(seed, operations), true)
+	_ = os.WriteFile("/tmp/sim-a.txt", []byte(a.History), 0o600)
+	for range 50 {
+		b := Run(t, seed, Draw(seed, operations), true)
+		if a.Hash != b.Hash {
+			_ = os.WriteFile("/tmp/sim-b.txt", []byte(b.History), 0o600)
+			t.Log("differs")
+			return
 		}
 	}
 }
