@@ -119,7 +119,7 @@ func registrationChecks() []check {
 		{name: "a store tells its clock", run: func(f *fixture) {
 			r := f.invalidate(soracache.Tag("t"))
 			a := f.Store.Since(f.Context(), []l2.SinceRequest{{Partition: f.at}})[0]
-			given := time.UnixMicro(int64(r.Position)) //nolint:gosec // a time
+			given := time.UnixMicro(int64(r.Position))
 			if off, age := a.Clock.Sub(f.now()), a.Clock.Sub(given); off.Abs() > slack || age.Abs() > slack {
 				f.Fatalf("the clock is at %v, %v from ours and %v from the last record", a.Clock, off, age)
 			}

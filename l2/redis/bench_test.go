@@ -48,7 +48,15 @@ func benchStore(b *testing.B) (*Store, soracache.Stamp) {
 func benchKey(i int) string { return fmt.Sprintf("product:%d", i%benchKeys) }
 
 // BenchmarkRead reads live entries, as a node does that follows the ledger.
-func BenchmarkRead(b *testing.B) {
+func BenchmarkRead(b *testing.B) { benchRead(b, l2.Registration{}) }
+
+// BenchmarkReadRegistering does the same by one who registers.
+func BenchmarkReadRegistering(b *testing.B) {
+	benchRead(b, l2.Registration{Name: "host:7070-3f9a2c", Bound: time.Second})
+}
+
+func benchRead(b *testing.B, by l2.Registration) {
+	b.Helper()
 	s, since := benchStore(b)
 	for _, size := range []int{1, 16, 64} {
 		b.Run(fmt.Sprintf("keys=%d", size), func(b *testing.B) {
@@ -64,7 +72,7 @@ func BenchmarkRead(b *testing.B) {
 						at++
 						keys[i] = l2.ReadKey{Key: benchKey(at), Nonce: soracache.Lease{1}, LeaseFor: time.Second}
 					}
-					a := s.Read(ctx, []l2.ReadRequest{{Partition: benchPartition, Since: since, Keys: keys}})[0]
+					a := s.Read(ctx, []l2.ReadRequest{{Partition: benchPartition, Since: since, Register: by, Keys: keys}})[0]
 					if a.Err != nil || !a.Keys[0].Found {
 						b.Fatalf("%+v", a)
 					}

@@ -10,7 +10,7 @@ import (
 
 // Explain implements [l2.Store].
 func (s *Store) Explain(ctx context.Context, p l2.Partition, key string) (l2.Explanation, error) {
-	c := s.newCall(p, soracache.Stamp{}, scriptExplain)
+	c := s.newCall(p, scriptExplain)
 	if err := checkNames("key", key); err != nil {
 		return l2.Explanation{}, err
 	}

@@ -63,12 +63,12 @@ func TestFollowersDamaged(t *testing.T) {
 			before := time.Now()
 			damage()
 			by()
-			names, whole := u.followers()
+			_, whole := u.followers()
 			if age := time.Since(before); whole > age+time.Millisecond {
 				t.Errorf("%s: the list counts as whole for %v, and was damaged %v ago", what, whole, age)
 			}
 			u.register(l2.Registration{Name: "a", Bound: time.Second})
-			if names, _ = u.followers(); !slices.Contains(names, "a") {
+			if names, _ := u.followers(); !slices.Contains(names, "a") {
 				t.Errorf("%s: registered anew, and only %q are listed", what, names)
 			}
 		}
@@ -96,7 +96,7 @@ func TestFollowersAfterTheClockIsSetBack(t *testing.T) {
 // last registration is over.
 func TestFollowersExpire(t *testing.T) {
 	u := newUser(t)
-	left := func() time.Duration { return time.Duration(u.do("PTTL", u.name("r")).(int64)) * time.Millisecond }
+	left := func() time.Duration { return u.admin.PTTL(t.Context(), u.name("r")).Val() }
 	for range 2 {
 		u.register(l2.Registration{Name: "a", Bound: l2.MaxBound})
 		if least := l2.MaxBound + l2.RegistrationSlack - time.Second; left() < least || left() > least+2*time.Second {

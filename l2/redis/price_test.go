@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -59,12 +60,37 @@ func priceList(t *testing.T, proxy *redistest.Proxy, c Config) {
 				func(a l2.InvalidateAnswer) error { return a.Err })
 		},
 	}
+	by := l2.Registration{Name: "node", Bound: time.Second}
+	operations["read that registers"] = func(n int) error {
+		return each(n, func(i int) l2.ReadRequest {
+			return l2.ReadRequest{Partition: in(i), Keys: manyKeys[:1], Register: by}
+		},
+			func(r []l2.ReadRequest) []l2.ReadAnswer { return u.Read(ctx, r) },
+			func(a l2.ReadAnswer) error { return a.Err })
+	}
+	operations["since that registers"] = func(n int) error {
+		return each(n, func(i int) l2.SinceRequest { return l2.SinceRequest{Partition: in(i), Register: by} },
+			func(r []l2.SinceRequest) []l2.SinceAnswer { return u.Since(ctx, r) },
+			func(a l2.SinceAnswer) error { return a.Err })
+	}
+	operations["invalidate and list followers"] = func(n int) error {
+		return each(n, func(i int) l2.InvalidateRequest {
+			return l2.InvalidateRequest{Partition: in(i), Targets: []soracache.Target{soracache.Tag("t")}, Register: by, Followers: true}
+		},
+			func(r []l2.InvalidateRequest) []l2.InvalidateAnswer { return u.Invalidate(ctx, r) },
+			func(a l2.InvalidateAnswer) error {
+				if a.Err == nil && len(a.Registered) == 0 {
+					return errors.New("nobody is registered")
+				}
+				return a.Err
+			})
+	}
 	for name, op := range map[string]soracache.WriteOp{
 		"fill": soracache.OpFill, "put": soracache.OpPut, "renew": soracache.OpRenew, "release": soracache.OpRelease,
 	} {
 		operations[name] = func(n int) error {
 			return each(n, func(i int) l2.WriteRequest {
-				return l2.WriteRequest{Partition: in(i), Op: op, Key: "key0", Nonce: nonce, Lifetime: hour,
+				return l2.WriteRequest{Partition: in(i), Register: by, Op: op, Key: "key0", Nonce: nonce, Lifetime: hour,
 					Entry: soracache.Entry{Value: []byte("v"), Tags: []string{"t", "u", "v"}}}
 			},
 				func(r []l2.WriteRequest) []l2.WriteAnswer { return u.Write(ctx, r) },

@@ -125,12 +125,12 @@ func (l clientLogger) Printf(ctx context.Context, format string, args ...any) {
 	l.InfoContext(ctx, "go-redis", "message", fmt.Sprintf(format, args...))
 }
 
-// newCall returns a call on a partition, refused if what is asked can never be.
-func (s *Store) newCall(p l2.Partition, since soracache.Stamp, script script) *call {
-	return s.newCallBy(l2.Registration{}, p, since, script)
+// newCall returns a call of one who shows nothing.
+func (s *Store) newCall(p l2.Partition, script script) *call {
+	return s.newCallBy(l2.Registration{}, p, soracache.Stamp{}, script)
 }
 
-// newCallBy is newCall for one who registers.
+// newCallBy returns a call on a partition, refused if what is asked can never be.
 func (s *Store) newCallBy(follower l2.Registration, p l2.Partition, since soracache.Stamp, script script) *call {
 	c := &call{partition: s.partition(p), script: script, since: since, follower: follower}
 	c.err = follower.Validate()

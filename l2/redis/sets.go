@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"strconv"
 
-	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/tags"
 )
@@ -69,7 +68,7 @@ func (s *Store) Reclaim(ctx context.Context, p l2.Partition, tag, cursor string)
 	}
 	c := s.setCall(p, scriptReclaim, tag, at, reclaimStep)
 	if tag == "" {
-		c = s.newCall(p, soracache.Stamp{}, scriptWalk)
+		c = s.newCall(p, scriptWalk)
 		c.argv = []any{strconv.FormatUint(at.Scan, 10)}
 	}
 	a, err := s.walk(ctx, c)
@@ -85,7 +84,7 @@ func (s *Store) Reclaim(ctx context.Context, p l2.Partition, tag, cursor string)
 
 // Sweep implements [l2.Store].
 func (s *Store) Sweep(ctx context.Context, p l2.Partition) (more bool, err error) {
-	a, err := s.walk(ctx, s.newCall(p, soracache.Stamp{}, scriptSweep))
+	a, err := s.walk(ctx, s.newCall(p, scriptSweep))
 	if err != nil {
 		return false, err
 	}
@@ -97,7 +96,7 @@ func (s *Store) Sweep(ctx context.Context, p l2.Partition) (more bool, err error
 
 // setCall goes over the sets of a tag from a place on.
 func (s *Store) setCall(p l2.Partition, script script, tag string, at tags.Cursor, step int) *call {
-	c := s.newCall(p, soracache.Stamp{}, script)
+	c := s.newCall(p, script)
 	if err := checkNames("tag", tag); err != nil {
 		c.err = err
 	}

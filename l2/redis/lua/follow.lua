@@ -17,75 +17,72 @@ local R = BASE .. 'r'
 local wants, bound = unbox('>BI8', ARGV[1], COMMON_BYTES + 1)
 local name = sub(ARGV[1], COMMON_BYTES + 10)
 
--- ask is a reading command; of a key of another type, which is as good as lost,
--- it finds nothing.
-local function ask(command, ...)
-  local found = try(command, R, ...)
-  if not found.err then return found end
-  if not string.find(found.err, 'WRONGTYPE', 1, true) then error(found) end
-  call('UNLINK', R)
-  return {}
+local known = try('HMGET', R, '!', 'n' .. name)
+if known.err then
+  if not string.find(known.err, 'WRONGTYPE', 1, true) then return known end
+  call('UNLINK', R) -- of another type: as good as lost
+  known = {}
 end
-
-local function set(fields)
-  if #fields == 0 then return end
-  call('PERSIST', T)
-  call('HSET', R, unpack(fields))
-  call('PEXPIRE', R, FOLLOWERS_EXPIRY)
-  WROTE = true
-end
-
-local function since(born) return pack('>I8I8', EPOCH, born) end
 
 -- The list is whole from its birth on: when it is found missing, and when the
 -- ledger has taken a new epoch, for what cost the ledger its records may have
 -- cost the list a member.
-local fields, known = {}, ask('HMGET', '!', 'n' .. name)
 local epoch, born = 0, 0
 if known[1] and #known[1] == 16 then epoch, born = unbox('>I8I8', known[1]) end
-if epoch ~= EPOCH or born > NOW then
-  born = NOW
-  fields = {'!', since(NOW)}
-end
+local whole = epoch == EPOCH and born <= NOW
+if not whole then born = NOW end
 
 -- A registration is renewed when half of the slack is used up, or at once for a
 -- larger bound. A smaller bound waits for that too: by then no answer that was
 -- asked for with the larger one is trusted any longer than the smaller one says.
-if name ~= '' then
-  local last, ends = 0, 0
-  if known[2] and #known[2] == 16 then last, ends = unbox('>I8I8', known[2]) end
-  if last < bound or ends - NOW < bound + FOLLOWERS_SLACK / 2 then
-    fields[#fields + 1] = 'n' .. name
-    fields[#fields + 1] = pack('>I8I8', bound, NOW + bound + FOLLOWERS_SLACK)
-  end
+local stands = name == ''
+if not stands and known[2] and #known[2] == 16 then
+  local last, ends = unbox('>I8I8', known[2])
+  stands = last >= bound and ends - NOW >= bound + FOLLOWERS_SLACK / 2
 end
-set(fields)
 
-if wants == 1 then
-  local all, gone, listed = ask('HGETALL'), {}, {}
-  fields = {}
-  for i = 1, #all, 2 do
-    local field, value = all[i], all[i + 1]
-    if sub(field, 1, 1) == 'n' then
-      local last, ends = 0, 0
-      if #value == 16 then
-        last, ends = unbox('>I8I8', value)
-      else -- damaged: as good as lost
-        born = NOW
-        fields[1], fields[2] = '!', since(NOW)
-      end
-      if ends <= NOW then
-        gone[#gone + 1] = field
-      else
-        listed[#listed + 1] = pack('>I8B', last, #field - 1) .. sub(field, 2)
-        if ends > NOW + last + FOLLOWERS_SLACK then -- the clock was set back
-          fields[#fields + 1] = field
-          fields[#fields + 1] = pack('>I8I8', last, NOW + last + FOLLOWERS_SLACK)
+if wants == 1 or not whole or not stands then
+  local fields = {}
+  local function set(field, first, second)
+    fields[#fields + 1] = field
+    fields[#fields + 1] = pack('>I8I8', first, second)
+  end
+  local function write()
+    if #fields == 0 then return end
+    call('PERSIST', T)
+    for from = 1, #fields, CHUNK do
+      call('HSET', R, unpack(fields, from, math.min(from + CHUNK - 1, #fields)))
+    end
+    call('PEXPIRE', R, FOLLOWERS_EXPIRY)
+    WROTE, fields = true, {}
+  end
+  if not whole then set('!', EPOCH, NOW) end
+  if not stands then set('n' .. name, bound, NOW + bound + FOLLOWERS_SLACK) end
+  write()
+
+  if wants == 1 then
+    local all, gone, listed = call('HGETALL', R), {}, {}
+    for i = 1, #all, 2 do
+      local field, value = all[i], all[i + 1]
+      if field ~= '!' then
+        local last, ends = 0, 0
+        if #value == 16 then
+          last, ends = unbox('>I8I8', value)
+        else -- damaged: as good as lost
+          born = NOW
+          set('!', EPOCH, NOW)
+        end
+        if ends <= NOW then
+          gone[#gone + 1] = field
+        else
+          listed[#listed + 1] = pack('>I8B', last, #field - 1) .. sub(field, 2)
+          local most = NOW + last + FOLLOWERS_SLACK
+          if ends > most then set(field, last, most) end -- the clock was set back
         end
       end
     end
+    if #gone > 0 then call('HDEL', R, unpack(gone, 1, math.min(#gone, CHUNK))) end
+    write()
+    MORE[#MORE + 1] = pack('>I8', NOW - born) .. table.concat(listed)
   end
-  if #gone > 0 then call('HDEL', R, unpack(gone, 1, math.min(#gone, CHUNK))) end
-  set(fields)
-  MORE[#MORE + 1] = pack('>I8', NOW - born) .. table.concat(listed)
 end
