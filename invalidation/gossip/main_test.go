@@ -47,6 +47,7 @@ type member struct {
 	mu       sync.Mutex
 	notices  []invalidation.Notice
 	received chan struct{} // closed and replaced at every notice
+	also     func(invalidation.Notice)
 }
 
 // configOf is a member of a test on loopback.
@@ -84,9 +85,20 @@ func start(t testing.TB, c Config) *member {
 func (m *member) receive(n invalidation.Notice) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.also != nil {
+		m.also(n)
+		return
+	}
 	m.notices = append(m.notices, n)
 	close(m.received)
 	m.received = make(chan struct{})
+}
+
+// hook has it call f with every notice instead of keeping it.
+func (m *member) hook(f func(invalidation.Notice)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.also = f
 }
 
 func (m *member) all() ([]invalidation.Notice, <-chan struct{}) {
