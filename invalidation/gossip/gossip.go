@@ -100,15 +100,14 @@ func (g *Gossip) create() error {
 	if err != nil {
 		return err
 	}
-	logger := newLog(g.config.Logger)
-	network, err := listen(g.ctx, bind, logger)
+	network, err := listen(bind, g.config.Logger)
 	if err != nil {
 		return err
 	}
-	g.port = uint16(network.GetAutoBindPort()) //nolint:gosec // a port
+	g.port = network.bound().Port()
 	c, err := g.listConfig(bind)
 	if err == nil {
-		c.Transport, c.Logger = network, logger
+		c.Transport, c.Logger = network, newLog(g.config.Logger)
 		if g.config.wrap != nil {
 			c.Transport = g.config.wrap(network)
 		}
