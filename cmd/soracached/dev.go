@@ -31,7 +31,7 @@ type devCmd struct {
 
 const (
 	// devPatience is how long nodes and Redis may take to be ready.
-	devPatience = 30 * time.Second
+	devPatience = 15 * time.Second
 	// devGrace is how long they may take to end: what a drain takes, and a
 	// little more.
 	devGrace = 20 * time.Second
@@ -286,7 +286,7 @@ func pings(ctx context.Context, address string) bool {
 // before that is not started again: something is wrong with it.
 func (d *dev) await(ctx context.Context) error {
 	for _, n := range d.nodes {
-		if err := d.poll(ctx, n.name+" is not ready", func() bool { return isReady(ctx, n.url()) }); err != nil {
+		if err := d.poll(ctx, n.name+" is not ready: is there a Redis at "+withoutPassword(d.store)+"?", func() bool { return isReady(ctx, n.url()) }); err != nil {
 			return err
 		}
 	}

@@ -150,7 +150,7 @@ func (c *statsCmd) ask(ctx context.Context, m *soracachev1.Member) (*soracachev1
 func unanswered(answers []answered) error {
 	asked, failed := 0, 0
 	for _, a := range answers {
-		if there(a.member) {
+		if there(a.member) && !a.gone {
 			asked++
 		}
 		if a.err != nil {

@@ -81,6 +81,10 @@ func TestPrecedence(t *testing.T) {
 		{"bound", "1ms", "2ms", "3ms", func(c serveCmd) any { return c.Bound },
 			[4]any{time.Millisecond, 2 * time.Millisecond, 3 * time.Millisecond, time.Second}},
 		{"max-tags", "1", "2", "3", func(c serveCmd) any { return c.MaxTags }, [4]any{1, 2, 3, 64}},
+		{"gossip-listen", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", func(c serveCmd) any { return c.gossipListen() },
+			[4]any{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", ""}},
+		{"join", "a,b", "c", "[d, e, f]", func(c serveCmd) any { return strings.Join(c.Join, " ") },
+			[4]any{"a b", "c", "d e f", ""}},
 		{"insecure", "true", "false", "true", func(c serveCmd) any { return c.Insecure }, [4]any{true, false, true, false}},
 		{"log-format", "json", "text", "json", func(c serveCmd) any { return c.LogFormat }, [4]any{"json", "text", "json", "text"}},
 		{"namespace-partitions", "a=1", "a=2;b=3", "{a: 4, c: 5}", func(c serveCmd) any {
@@ -115,7 +119,7 @@ func envName(option string) string {
 func TestEveryOptionHasAVariable(t *testing.T) {
 	perCall := []string{
 		"accept-unconfirmed", "tag", "key", "ttl", "keep", "l1-ttl", "encoding", "etag", "limit", "page-size",
-		"page-token", "scopes", "namespaces",
+		"page-token", "scopes", "namespaces", "ack", "cluster", "nodes", "port", "restart",
 	}
 	parser, err := newParser(&cli{}, &console{out: io.Discard, err: io.Discard})
 	if err != nil {
@@ -210,6 +214,15 @@ func TestBadOptions(t *testing.T) {
 		"embedded store with a prefix": {args: []string{"--l2=embedded:x", "--key-prefix=p"}, want: "--key-prefix"},
 		"Redis with embedded's room":   {args: []string{"--l2=redis://x", "--l2-max-bytes=1GiB"}, want: "--l2-max-bytes"},
 		"absent CA of Redis":           {args: []string{"--l2=rediss://x", "--l2-ca=/absent"}, want: "/absent"},
+		"no keys off loopback":         {args: []string{"--gossip-listen=0.0.0.0:0"}, want: "--gossip-key-file"},
+		"absent gossip keys":           {args: []string{"--join=127.0.0.1:1", "--gossip-key-file=/absent"}, want: "/absent"},
+		"gossip keys without gossip":   {args: []string{"--gossip-key-file=/absent"}, want: "--gossip-listen or --join"},
+		"a name to gossip on":          {args: []string{"--gossip-listen=nowhere:1"}, want: "no IP address"},
+		"a bad address to join":        {args: []string{"--join=a:b"}, want: "a:b"},
+		"dev without nodes":            {args: []string{"dev", "--nodes=0"}, want: "--nodes"},
+		"dev with too many nodes":      {args: []string{"dev", "--nodes=65"}, want: "--nodes"},
+		"dev on a port out of range":   {args: []string{"dev", "--port=70000"}, want: "--port"},
+		"dev over an embedded store":   {args: []string{"dev", "--l2=embedded:x"}, want: "needs a Redis"},
 		"absent tokens":                {args: []string{"--l2=redis://127.0.0.1:1", "--auth-tokens=/absent"}, want: "/absent"},
 	} {
 		t.Run(name, func(t *testing.T) {

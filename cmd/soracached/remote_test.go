@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,6 +30,8 @@ type fakeNode struct {
 
 	fail    error
 	token   string
+	members *soracachev1.MembersResponse
+	late    []string // stragglers
 	get     *soracachev1.GetResponse
 	explain *soracachev1.ExplainResponse
 	last    any
@@ -46,7 +49,7 @@ func (f *fakeNode) Set(_ context.Context, r *soracachev1.SetRequest) (*soracache
 
 func (f *fakeNode) Invalidate(_ context.Context, r *soracachev1.InvalidateRequest) (*soracachev1.InvalidateResponse, error) {
 	f.last = r
-	return &soracachev1.InvalidateResponse{Stamp: []byte("s")}, f.fail
+	return &soracachev1.InvalidateResponse{Stamp: []byte("s"), Stragglers: f.late}, f.fail
 }
 
 // ListKeys has three pages: token "", "2" and "3".
@@ -65,6 +68,10 @@ func (f *fakeNode) Explain(_ context.Context, r *soracachev1.ExplainRequest) (*s
 	return f.explain, f.fail
 }
 
+func (f *fakeNode) Members(context.Context, *soracachev1.MembersRequest) (*soracachev1.MembersResponse, error) {
+	return f.members, f.fail
+}
+
 func (f *fakeNode) Stats(context.Context, *soracachev1.StatsRequest) (*soracachev1.StatsResponse, error) {
 	return &soracachev1.StatsResponse{
 		Node: "host:7070", Version: "v1.2.3", Uptime: durationpb.New(90 * time.Minute),
@@ -79,8 +86,11 @@ func serveFake(t *testing.T, f *fakeNode) {
 	mux := http.NewServeMux()
 	mux.Handle(rpc.NewCacheServiceHandler(f))
 	mux.Handle(rpc.NewClusterServiceHandler(f))
+	var mu sync.Mutex // some commands ask several times at once
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
 		f.token = r.Header.Get("Authorization")
+		mu.Unlock()
 		mux.ServeHTTP(w, r)
 	}))
 	t.Cleanup(s.Close)
@@ -113,31 +123,63 @@ func explained() *soracachev1.ExplainResponse {
 	}
 }
 
+// membersAt are the members of a cluster of which one answers at url, under the
+// name that the fake node has in its stats.
+func membersAt(url string) *soracachev1.MembersResponse {
+	member := func(name, rpc string, state soracachev1.MemberState) *soracachev1.Member {
+		return &soracachev1.Member{
+			Name: name, RpcAddress: rpc, GossipAddress: "10.0.0.1:7946", Version: "v1.2.3", State: state,
+			Bound: durationpb.New(time.Second), StateFor: durationpb.New(90 * time.Second),
+		}
+	}
+	asked := member("asked:7070-1", "http://unreachable.example", soracachev1.MemberState_MEMBER_STATE_ALIVE)
+	asked.Self = true
+	asked.Capabilities = []string{"acknowledge"}
+	return &soracachev1.MembersResponse{Members: []*soracachev1.Member{
+		asked,
+		member("host:7070", url, soracachev1.MemberState_MEMBER_STATE_DRAINING),
+		member("absent:7070-3", "http://127.0.0.1:1", soracachev1.MemberState_MEMBER_STATE_ALIVE),
+		member("dead:7070-4", "http://127.0.0.1:1", soracachev1.MemberState_MEMBER_STATE_DEAD),
+		member("former:7070-5", url, soracachev1.MemberState_MEMBER_STATE_SUSPECT),
+		{Name: "bare", State: soracachev1.MemberState_MEMBER_STATE_LEFT},
+		{Name: "other:7070-6", RpcAddress: url, State: soracachev1.MemberState_MEMBER_STATE_ALIVE},
+		{Name: "nowhere:7070-7", State: soracachev1.MemberState_MEMBER_STATE_ALIVE},
+	}}
+}
+
 // TestOutput compares what each command prints, to people and to scripts, with
 // the files under testdata. go test -update writes them anew.
 func TestOutput(t *testing.T) {
 	for name, c := range map[string]struct {
 		get  *soracachev1.GetResponse
+		late []string
 		in   string
 		args []string
 	}{
-		"get":          {get: hit(), args: []string{"get", "k"}},
-		"get-miss":     {get: miss(), args: []string{"get", "k"}},
-		"get-notfound": {get: &soracachev1.GetResponse{Status: soracachev1.Status_STATUS_STALE, Kind: soracachev1.Kind_KIND_NOT_FOUND, FreshFor: durationpb.New(-time.Second)}, args: []string{"get", "k"}},
-		"get-binary":   {get: &soracachev1.GetResponse{Status: soracachev1.Status_STATUS_HIT, Value: []byte("a\x1b[31m"), FreshFor: durationpb.New(time.Second)}, args: []string{"get", "k"}},
-		"get-error":    {get: &soracachev1.GetResponse{Status: soracachev1.Status_STATUS_STALE, Kind: soracachev1.Kind_KIND_ERROR, Value: []byte("down"), Unconfirmed: true}, args: []string{"get", "k"}},
-		"set":          {args: []string{"set", "k", "v", "--tag", "a,b", "--tag", "c"}},
-		"set-stdin":    {in: "from a pipe", args: []string{"set", "k"}},
-		"rm":           {args: []string{"rm", "k", "odd\nkey"}},
-		"invalidate":   {args: []string{"invalidate", "--tag", "a", "-t", "b", "--key", "k"}},
-		"clear":        {args: []string{"clear", "-n", "shop"}},
-		"keys":         {args: []string{"keys", "--tag", "t"}},
-		"keys-limit":   {args: []string{"keys", "--tag", "t", "--limit", "2"}},
-		"explain":      {args: []string{"explain", "k"}},
-		"stats":        {args: []string{"stats"}},
+		"invalidate-ack":  {args: []string{"invalidate", "--tag", "a", "--ack"}},
+		"invalidate-late": {args: []string{"invalidate", "--tag", "a", "--ack"}, late: []string{"b:7070-1", "c:7070-2"}},
+		"members":         {args: []string{"members"}},
+		"stats-cluster":   {args: []string{"stats", "--cluster"}},
+		"get":             {get: hit(), args: []string{"get", "k"}},
+		"get-miss":        {get: miss(), args: []string{"get", "k"}},
+		"get-notfound":    {get: &soracachev1.GetResponse{Status: soracachev1.Status_STATUS_STALE, Kind: soracachev1.Kind_KIND_NOT_FOUND, FreshFor: durationpb.New(-time.Second)}, args: []string{"get", "k"}},
+		"get-binary":      {get: &soracachev1.GetResponse{Status: soracachev1.Status_STATUS_HIT, Value: []byte("a\x1b[31m"), FreshFor: durationpb.New(time.Second)}, args: []string{"get", "k"}},
+		"get-error":       {get: &soracachev1.GetResponse{Status: soracachev1.Status_STATUS_STALE, Kind: soracachev1.Kind_KIND_ERROR, Value: []byte("down"), Unconfirmed: true}, args: []string{"get", "k"}},
+		"set":             {args: []string{"set", "k", "v", "--tag", "a,b", "--tag", "c"}},
+		"set-stdin":       {in: "from a pipe", args: []string{"set", "k"}},
+		"rm":              {args: []string{"rm", "k", "odd\nkey"}},
+		"invalidate":      {args: []string{"invalidate", "--tag", "a", "-t", "b", "--key", "k"}},
+		"clear":           {args: []string{"clear", "-n", "shop"}},
+		"keys":            {args: []string{"keys", "--tag", "t"}},
+		"keys-limit":      {args: []string{"keys", "--tag", "t", "--limit", "2"}},
+		"explain":         {args: []string{"explain", "k"}},
+		"stats":           {args: []string{"stats"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			serveFake(t, &fakeNode{get: c.get, explain: explained()})
+			f := &fakeNode{get: c.get, explain: explained(), late: c.late}
+			serveFake(t, f)
+			server := os.Getenv("SORACACHE_SERVER")
+			f.members = membersAt(server)
 			var b strings.Builder
 			for _, form := range []struct {
 				title    string
@@ -154,7 +196,7 @@ func TestOutput(t *testing.T) {
 					}
 				}
 			}
-			compareGolden(t, name, b.String())
+			compareGolden(t, name, strings.ReplaceAll(b.String(), server, "http://127.0.0.1:PORTS"[:len(server)]))
 		})
 	}
 }
@@ -197,6 +239,10 @@ func TestRequests(t *testing.T) {
 	if r, ok := f.last.(*soracachev1.InvalidateRequest); !ok || r.GetAll() || len(r.GetKeys()) != 2 {
 		t.Errorf("rm: %v", f.last)
 	}
+	invoke(t, "", "rm", "a", "--ack")
+	if r, ok := f.last.(*soracachev1.InvalidateRequest); !ok || !r.GetAcknowledge() {
+		t.Errorf("rm --ack: %v", f.last)
+	}
 	if f.token != "Bearer secret" {
 		t.Errorf("token %q", f.token)
 	}
@@ -224,7 +270,7 @@ func TestExitCodes(t *testing.T) {
 			serveFake(t, &fakeNode{fail: connect.NewError(code, errors.New("because"))})
 			for _, args := range [][]string{
 				{"get", "k"}, {"set", "k", "v"}, {"rm", "k"}, {"invalidate", "-t", "t"}, {"clear"},
-				{"keys", "-t", "t"}, {"explain", "k"}, {"stats"},
+				{"keys", "-t", "t"}, {"explain", "k"}, {"stats"}, {"stats", "--cluster"}, {"members"},
 			} {
 				got := invoke(t, "", args...)
 				if got.code != want || got.out != "" || got.err != "soracached: "+code.String()+": because\n" {
