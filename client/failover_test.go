@@ -185,6 +185,11 @@ func TestNodeComesBack(t *testing.T) {
 	}
 	preferred.open()
 	eventuallyTrue(t, "the preferred node is used again", func() bool { return answeredBy(t, c) == preferred.addr })
+	for range 10 {
+		if answeredBy(t, c) != preferred.addr {
+			t.Fatal("back, and passed over again")
+		}
+	}
 	mu.Lock()
 	defer mu.Unlock()
 	if text := log.String(); strings.Count(text, "a node fails") != 1 || strings.Count(text, "answers again") != 1 {
@@ -319,24 +324,37 @@ type breaking struct {
 	soracache.Backend
 
 	after time.Duration
-	calls []time.Time
 	err   error
+
+	mu    sync.Mutex
+	calls []time.Time
+}
+
+// call notes a call, and fails it after a while.
+func (b *breaking) call() error {
+	b.mu.Lock()
+	b.calls = append(b.calls, time.Now())
+	b.mu.Unlock()
+	time.Sleep(b.after)
+	return b.err
+}
+
+func (b *breaking) count() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.calls)
 }
 
 func (b *breaking) Get(context.Context, soracache.GetRequest) ([]soracache.ReadResult, error) {
-	b.calls = append(b.calls, time.Now())
-	time.Sleep(b.after)
-	return nil, b.err
+	return nil, b.call()
 }
 
 func (b *breaking) Write(context.Context, soracache.WriteRequest) ([]soracache.WriteResult, error) {
-	b.calls = append(b.calls, time.Now())
-	return nil, b.err
+	return nil, b.call()
 }
 
-func (b *breaking) Invalidate(ctx context.Context, _ soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
-	_, err := b.Get(ctx, soracache.GetRequest{})
-	return soracache.InvalidateResult{}, err
+func (b *breaking) Invalidate(context.Context, soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
+	return soracache.InvalidateResult{}, b.call()
 }
 
 var errBroken = fmt.Errorf("%w: broken", soracache.ErrUnavailable)
@@ -366,11 +384,12 @@ func TestRestGrows(t *testing.T) {
 	})
 }
 
-// Of many calls that find a node's rest over, one tries it.
+// Of many calls that find a node's rest over, one tries it; and of many that
+// fail together, one counts.
 func TestOneCallTriesANodeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		down, well := &breaking{err: errBroken}, newFakeService()
-		b := client.Nodes(quiet(), down, well)
+		down := &breaking{err: errBroken, after: 10 * time.Millisecond}
+		b := client.Nodes(quiet(), down, newFakeService())
 		all := func() {
 			var wg sync.WaitGroup
 			for range 50 {
@@ -382,13 +401,14 @@ func TestOneCallTriesANodeAgain(t *testing.T) {
 			}
 			wg.Wait()
 		}
-		if _, err := b.Get(t.Context(), soracache.GetRequest{Reads: []soracache.Read{{Key: "k"}}}); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second)
 		all()
-		if len(down.calls) != 2 {
-			t.Errorf("tried %d times, want once at first and once again", len(down.calls))
+		if n := down.count(); n != 50 {
+			t.Fatalf("tried %d times while it was not known to fail", n)
+		}
+		time.Sleep(400 * time.Millisecond) // longer than the first rest, shorter than the second
+		all()
+		if n := down.count() - 50; n != 1 {
+			t.Errorf("tried %d times after its rest, want once", n)
 		}
 	})
 }
@@ -467,6 +487,62 @@ func TestWaitAtANodeThatHangs(t *testing.T) {
 		if err != nil || rs[0].Status != soracache.StatusHit {
 			t.Errorf("got %v, %v", rs, err)
 		}
+	})
+}
+
+// leavingBackend is a node that drains while a reader waits there: it sends the
+// reader away, and then refuses everybody.
+type leavingBackend struct {
+	*fakeService
+
+	waits, gone chan struct{}
+}
+
+func (l *leavingBackend) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+	select {
+	case <-l.gone:
+		return nil, errBroken
+	default:
+	}
+	if req.Reads[0].Wait > 0 {
+		close(l.waits)
+		<-l.gone
+		return []soracache.ReadResult{{Status: soracache.StatusMiss}}, nil
+	}
+	return l.fakeService.Get(ctx, req)
+}
+
+// Whoever waited at a node that drains goes on waiting at another: a restart
+// must not make everybody load.
+func TestWaitIsResumedWhenANodeDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := newFakeService()
+		leaving := &leavingBackend{shared, make(chan struct{}), make(chan struct{})}
+		join := func(b soracache.Backend) *client.Client {
+			c, err := client.New(b, client.Logger(nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}
+		loader, waiter := join(shared), join(client.Nodes(quiet(), leaving, shared))
+		defer func() { _, _ = loader.Close(), waiter.Close() }()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, _ = client.GetOrSet(t.Context(), loader, "k", func(context.Context) (string, error) {
+				<-leaving.waits
+				time.Sleep(time.Second)
+				close(leaving.gone)
+				time.Sleep(time.Second)
+				return "loaded", nil
+			})
+		})
+		synctest.Wait()
+		v, err := client.GetOrSet(t.Context(), waiter, "k", returns("loaded again"))
+		if v != "loaded" || err != nil {
+			t.Errorf("got %q, %v", v, err)
+		}
+		wg.Wait()
 	})
 }
 

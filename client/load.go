@@ -66,15 +66,26 @@ func (l *loading[T]) readOrLoad(ctx context.Context) (outcome[T], error) {
 
 // read asks first without waiting. The answer has to come soon, or the service
 // is as good as absent. Only when it says that somebody else is loading does
-// the second question wait, so a service that hangs never costs the whole wait.
+// the next question wait, so a service that hangs never costs the whole wait.
+//
+// A wait may end early with nothing: a node that drains sends away whoever waits
+// there. The rest of it is then waited elsewhere, or a restart would have
+// everybody load at once; but not for ever with a service that never waits.
 func (l *loading[T]) read(ctx context.Context) (soracache.ReadResult, error) {
 	read, err := l.ask(ctx, 0)
-	wait := l.settings.policy.wait()
-	if err == nil && read.Status == soracache.StatusMiss && read.Lease == (soracache.Lease{}) && wait > 0 {
-		return l.ask(ctx, wait)
+	end := time.Now().Add(l.settings.policy.wait())
+	for range maxWaits {
+		wait := time.Until(end)
+		if err != nil || wait <= 0 || read.Status != soracache.StatusMiss || read.Lease != (soracache.Lease{}) {
+			break
+		}
+		read, err = l.ask(ctx, wait)
 	}
 	return read, err
 }
+
+// maxWaits is how often one load waits for another's.
+const maxWaits = 3
 
 func (l *loading[T]) ask(ctx context.Context, wait time.Duration) (soracache.ReadResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait+l.patience())
