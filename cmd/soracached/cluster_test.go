@@ -165,6 +165,7 @@ func (d *daemon) metric(t *testing.T, name string) float64 {
 // TestCluster: nodes find each other, tell each other of invalidations at once
 // however long their bound is, and say when they drain and leave.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	store := redistest.Standalone(t)
 	a := startMember(t, store, "--name=a", "--bound=30s")
 	// The second has a delay in which it can be seen to drain.
@@ -217,6 +218,7 @@ func TestCluster(t *testing.T) {
 // TestAbsentPeer: a node starts and serves whether or not it finds anybody, and
 // finds them when they come.
 func TestAbsentPeer(t *testing.T) {
+	t.Parallel()
 	store := redistest.Standalone(t)
 	a := startMember(t, store)
 	address := a.gossip(t)
@@ -230,6 +232,7 @@ func TestAbsentPeer(t *testing.T) {
 
 // TestGossipKeys replaces the key of a cluster while it runs.
 func TestGossipKeys(t *testing.T) {
+	t.Parallel()
 	store := redistest.Standalone(t)
 	file := filepath.Join(t.TempDir(), "keys")
 	former := strings.TrimSpace(invoke(t, "", "gossip-key").out)
@@ -410,6 +413,7 @@ func (d *devCluster) gone(t *testing.T) {
 
 // TestDev is what a newcomer does with the cluster that dev starts.
 func TestDev(t *testing.T) {
+	t.Parallel()
 	d := startDev(t, "--nodes=3")
 	if len(d.nodes) != 3 || len(d.pids) != 4 {
 		t.Fatalf("%d nodes, %d processes: %s", len(d.nodes), len(d.pids), d.out)
@@ -471,6 +475,7 @@ func TestDev(t *testing.T) {
 // TestDevOverAStoreOfOnes: Redis may be one's own, dead nodes may stay dead, and
 // with the parent its children die.
 func TestDevOverAStoreOfOnes(t *testing.T) {
+	t.Parallel()
 	store := redistest.Standalone(t)
 	d := startDev(t, "--nodes=2", "--l2", store.URL(), "--bound=100ms", "--no-restart")
 	if len(d.pids) != 2 {
@@ -496,6 +501,7 @@ func TestDevOverAStoreOfOnes(t *testing.T) {
 
 // TestDevCannotStart: what it needs is said.
 func TestDevCannotStart(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		env  []string
 		args []string
