@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -313,11 +314,12 @@ func TestEvictingPolicy(t *testing.T) {
 // The least that an ACL user needs, and what a user gets who may not ask which
 // process answers.
 func TestACLUser(t *testing.T) {
-	_, server := own(t,
+	admin, server := own(t,
 		redistest.User("cache", "secret", "~sora:*", "-@all",
 			"+evalsha", "+script|load", "+ping", "+time", "+get", "+set", "+getrange", "+exists", "+del", "+unlink",
 			"+persist", "+pttl", "+pexpire", "+pexpireat", "+rename", "+setrange", "+zadd", "+zrem", "+zrange", "+zcard", "+zcount", "+zscore", "+zmscore",
-			"+zremrangebyrank", "+zremrangebyscore", "+sadd", "+srem", "+sscan", "+scan"))
+			"+zremrangebyrank", "+zremrangebyscore", "+sadd", "+srem", "+sscan", "+scan",
+			"+hmget", "+hset", "+hgetall", "+hdel"))
 	var log bytes.Buffer
 	s := openAt(t, Config{URL: server.URL(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	u := &user{t, s, l2.Partition{Namespace: "shop", Count: 1}, nil}
@@ -328,6 +330,11 @@ func TestACLUser(t *testing.T) {
 		t.Errorf("listed %q, %v", keys, err)
 	}
 	u.invalidate(soracache.Tag("t"), soracache.Key("x"), soracache.Everything())
+	u.register(l2.Registration{Name: "a", Bound: time.Second})
+	admin.do("HSET", base("sora:", u.at)+"r", "nb", field(1, 1)) // long over
+	if names, _ := u.followers(); !slices.Equal(names, []string{"a"}) {
+		t.Errorf("registered: %q", names)
+	}
 	for _, tag := range []string{"t", ""} {
 		if _, _, err := u.Reclaim(t.Context(), u.at, tag, ""); err != nil {
 			t.Errorf("reclaim %q: %v", tag, err)
