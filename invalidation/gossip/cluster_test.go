@@ -502,6 +502,74 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// TestTwoVersionsSideBySide: a member that understands a later version as well,
+// and tells more of itself, is one of the cluster.
+func TestTwoVersionsSideBySide(t *testing.T) {
+	members := cluster(t, 3, func(c *Config) {
+		if c.Name == "node-1" {
+			c.meddle = func(c *memberlist.Config) {
+				c.DelegateProtocolMax = protocolVersion + 1
+				c.Delegate = talkative{c.Delegate}
+			}
+		}
+	})
+	members[0].Publish(record(1))
+	members[1].until("a record of the earlier version", received(1))
+	members[1].Publish(record(2))
+	members[2].until("a record of the later version", received(2))
+	if got := members[0].Members()[1]; got.RPC != "node-1:7070" || got.Bound != time.Second {
+		t.Errorf("of the later version is known %+v", got)
+	}
+}
+
+// talkative is of a later version, which adds to metadata and to the states
+// that are compared.
+type talkative struct{ memberlist.Delegate }
+
+func (d talkative) NodeMeta(limit int) []byte {
+	return append(d.Delegate.NodeMeta(limit), "and more"...)
+}
+func (d talkative) LocalState(bool) []byte { return []byte("hints") }
+
+func TestIPv6(t *testing.T) {
+	if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
+		t.Skip("no IPv6 here:", err)
+	} else {
+		l.Close()
+	}
+	members := cluster(t, 2, func(c *Config) { c.Bind = "[::1]:0" })
+	members[0].Publish(record(1))
+	members[1].until("a record", received(1))
+	if address := members[0].Address(); !strings.HasPrefix(address, "[::1]:") {
+		t.Errorf("its address is %s", address)
+	}
+	// All addresses, of both kinds, by a name that is one of IPv4.
+	c := configOf(t, "both")
+	c.Label, c.Bind, c.Advertise, c.AllowPlaintext = members[0].config.Label, "[::]:0", "127.0.0.1", true
+	both := start(t, c)
+	c = configOf(t, "four")
+	c.Join = []string{both.Address()}
+	four := start(t, c)
+	meet(both, four)
+	both.Publish(record(2))
+	four.until("a record over IPv4", received(2))
+}
+
+// TestAllAddresses: bound to all addresses, a member is known by one of this
+// machine's.
+func TestAllAddresses(t *testing.T) {
+	c := configOf(t, "node")
+	c.Bind, c.AllowPlaintext = ":0", true
+	g, err := New(c)
+	if err != nil {
+		t.Skip("no address here:", err)
+	}
+	defer g.Close()
+	if addr := netip.MustParseAddrPort(g.Address()); addr.Addr().IsUnspecified() || addr.Port() == 0 {
+		t.Errorf("it is known by %v", addr)
+	}
+}
+
 func TestAddressInUse(t *testing.T) {
 	first := start(t, configOf(t, "first"))
 	c := configOf(t, "second")

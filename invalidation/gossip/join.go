@@ -42,6 +42,10 @@ func (g *Gossip) rejoin(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		// Whoever was joined knows the others.
+		if len(g.absent([]netip.AddrPort{address})) == 0 {
+			continue
+		}
 		if joinErr := g.join(address); joinErr != nil {
 			err = errors.Join(err, joinErr)
 			continue

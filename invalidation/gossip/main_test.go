@@ -16,13 +16,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
-		// A probe that was under way when its memberlist was shut down ends with
-		// its timeout, and memberlist does not wait for it.
-		goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).probeNode"),
-		goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).probeNode.func6"),
-		goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).handleIndirectPing.func2"),
-	)
+	goleak.VerifyTestMain(m)
 }
 
 // quick is a timing with which failures are noticed within half a second.

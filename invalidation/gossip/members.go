@@ -23,7 +23,7 @@ const (
 	StateSuspect State = "suspect"
 	// StateDead: the members agree that it does not answer. It may well serve.
 	StateDead State = "dead"
-	// StateLeft: it said that it leaves.
+	// StateLeft: it said that it leaves, or drains, before it was gone.
 	StateLeft State = "left"
 )
 
@@ -88,7 +88,10 @@ type row struct {
 
 // peers are the others that notices are sent to.
 type peers struct {
+	// names are those that are present.
 	names []string
+	// nodes has those that are held to be dead as well: they may be told
+	// something that they alone are concerned by.
 	nodes map[string]*memberlist.Node
 }
 
@@ -161,13 +164,14 @@ func (t *table) change(name string, f func(*row)) {
 	}
 	t.forget()
 	t.current.Store(t.peersLocked())
+	// Whoever waits looks anew.
 	close(t.changes)
 	t.changes = make(chan struct{})
 }
 
 func (r *row) state() State {
 	switch {
-	case !r.present && r.said == leaving:
+	case !r.present && r.said >= draining:
 		return StateLeft
 	case !r.present:
 		return StateDead
@@ -183,20 +187,23 @@ func (r *row) state() State {
 // member that was started again leaves behind until it is found to be dead,
 // there is the last.
 func (t *table) peersLocked() *peers {
+	p := &peers{nodes: make(map[string]*memberlist.Node, len(t.rows))}
 	byAddress := make(map[string]*row, len(t.rows))
 	for _, r := range t.rows {
-		if !r.present || r.Self {
+		if r.Self || r.State == StateLeft {
+			continue
+		}
+		node := r.node
+		p.nodes[r.Name] = &node
+		if !r.present {
 			continue
 		}
 		if other := byAddress[r.Address]; other == nil || other.Since.Before(r.Since) {
 			byAddress[r.Address] = r
 		}
 	}
-	p := &peers{names: make([]string, 0, len(byAddress)), nodes: make(map[string]*memberlist.Node, len(byAddress))}
 	for _, r := range byAddress {
-		node := r.node
 		p.names = append(p.names, r.Name)
-		p.nodes[r.Name] = &node
 	}
 	slices.Sort(p.names)
 	return p
@@ -254,5 +261,5 @@ func (t *table) bound() time.Duration {
 	return bound
 }
 
-// node is a member to send to, if it is there.
+// node is a member to send to, unless it left or is not known.
 func (t *table) node(name string) *memberlist.Node { return t.current.Load().nodes[name] }

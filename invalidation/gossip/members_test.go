@@ -1,0 +1,146 @@
+package gossip
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// tableOf is a table with a clock that the test moves.
+func tableOf(self string) (*table, func(time.Duration)) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	return newTable(self, func() time.Time { return now }), func(d time.Duration) { now = now.Add(d) }
+}
+
+func nodeOf(name string, port uint16, m meta) *memberlist.Node {
+	return &memberlist.Node{Name: name, Addr: net.IPv4(127, 0, 0, 1), Port: port, Meta: m.encode()}
+}
+
+func (t *table) states() map[string]State {
+	states := make(map[string]State)
+	for _, m := range t.members() {
+		states[m.Name] = m.State
+	}
+	return states
+}
+
+// TestBoundOfTheDead: a member called dead counts on for at least its bound,
+// because it may be serving all the same.
+func TestBoundOfTheDead(t *testing.T) {
+	table, pass := tableOf("self")
+	table.NotifyJoin(nodeOf("self", 1, meta{Bound: time.Second}))
+	table.NotifyJoin(nodeOf("short", 2, meta{Bound: 3 * time.Second}))
+	table.NotifyJoin(nodeOf("long", 3, meta{Bound: 5 * time.Minute}))
+	table.NotifyLeave(nodeOf("long", 3, meta{}))
+	table.NotifyLeave(nodeOf("short", 2, meta{}))
+	for _, step := range []struct{ after, want time.Duration }{
+		{0, 5 * time.Minute}, {5*time.Minute - 1, 5 * time.Minute}, {1, time.Second},
+	} {
+		if pass(step.after); table.bound() != step.want {
+			t.Errorf("after %v more, the bound is %v, want %v", step.after, table.bound(), step.want)
+		}
+	}
+	table.NotifyJoin(nodeOf("short", 2, meta{Bound: 3 * time.Second}))
+	table.NotifyLeave(nodeOf("short", 2, meta{}))
+	if pass(boundOfGone - 1); table.bound() != 3*time.Second {
+		t.Errorf("the bound is %v before two minutes", table.bound())
+	}
+	if pass(1); table.bound() != time.Second {
+		t.Errorf("the bound is %v after two minutes", table.bound())
+	}
+}
+
+func TestTheGoneAreForgotten(t *testing.T) {
+	table, pass := tableOf("self")
+	table.NotifyJoin(nodeOf("self", 1, meta{}))
+	for i := range rememberGoneMax + 50 {
+		n := nodeOf(fmt.Sprintf("node-%03d", i), uint16(10+i), meta{})
+		table.NotifyJoin(n)
+		table.NotifyLeave(n)
+		pass(time.Second)
+	}
+	members := table.members()
+	if len(members) != rememberGoneMax+1 || members[0].Name != "node-050" {
+		t.Errorf("%d members, the first of them %s", len(members), members[0].Name)
+	}
+	if pass(rememberGone); len(table.members()) != 1 {
+		t.Errorf("after an hour there are %d members", len(table.members()))
+	}
+}
+
+// TestStates goes through what can be heard of a member.
+func TestStates(t *testing.T) {
+	table, pass := tableOf("self")
+	node := nodeOf("node", 2, meta{})
+	since := table.now()
+	for i, step := range []struct {
+		what  string
+		event func()
+		want  State
+	}{
+		{"it came", func() { table.NotifyJoin(node) }, StateAlive},
+		{"it answered", func() { table.probed("node", true, time.Millisecond) }, StateAlive},
+		{"it did not answer", func() { table.probed("node", false, 0) }, StateSuspect},
+		{"it is dead", func() { table.NotifyLeave(node) }, StateDead},
+		{"it is back", func() { table.NotifyJoin(node) }, StateAlive},
+		{"it said something of a later version", func() { table.said("node", 0) }, StateAlive},
+		{"it drains", func() { table.NotifyUpdate(nodeOf("node", 2, meta{Status: draining})) }, StateDraining},
+		{"what it said before", func() { table.NotifyUpdate(node) }, StateDraining},
+		{"it did not answer", func() { table.probed("node", false, 0) }, StateSuspect},
+		{"it is gone", func() { table.NotifyLeave(node) }, StateLeft},
+		{"it is back, and drains still", func() { table.NotifyJoin(node) }, StateDraining},
+		{"it leaves", func() { table.said("node", leaving) }, StateDraining},
+		{"it has left", func() { table.NotifyLeave(node) }, StateLeft},
+		{"somebody else", func() { table.said("nobody", leaving); table.NotifyLeave(nodeOf("nobody", 9, meta{})) }, StateLeft},
+	} {
+		before := table.states()["node"]
+		pass(time.Second)
+		changes := table.changed()
+		step.event()
+		if got := table.states()["node"]; got != step.want {
+			t.Errorf("%d: %s: %s, want %s", i, step.what, got, step.want)
+		}
+		if step.want != before {
+			since = table.now()
+		}
+		if got := table.members()[0].Since; !got.Equal(since) {
+			t.Errorf("%d: %s: since %v, want %v", i, step.what, got, since)
+		}
+		select {
+		case <-changes:
+		default:
+			if step.what != "somebody else" {
+				t.Errorf("%d: %s: nobody was woken", i, step.what)
+			}
+		}
+	}
+}
+
+// TestWhoIsSentWhat: notices go to those present, once to each address; what is
+// for one alone may also go to the dead.
+func TestWhoIsSentWhat(t *testing.T) {
+	table, pass := tableOf("self")
+	table.NotifyJoin(nodeOf("self", 1, meta{}))
+	table.NotifyJoin(nodeOf("before", 2, meta{}))
+	pass(time.Second)
+	table.NotifyJoin(nodeOf("again", 2, meta{}))
+	table.NotifyJoin(nodeOf("dead", 3, meta{}))
+	table.NotifyLeave(nodeOf("dead", 3, meta{}))
+	table.NotifyJoin(nodeOf("left", 4, meta{Status: leaving}))
+	table.NotifyLeave(nodeOf("left", 4, meta{}))
+	table.NotifyJoin(nodeOf("suspect", 5, meta{}))
+	table.probed("suspect", false, 0)
+	table.NotifyJoin(&memberlist.Node{Name: "strange", Addr: net.IPv4(127, 0, 0, 1), Port: 6, Meta: []byte("?")})
+	if got := table.current.Load().names; !slices.Equal(got, []string{"again", "strange", "suspect"}) {
+		t.Errorf("notices go to %v", got)
+	}
+	for name, want := range map[string]bool{"again": true, "dead": true, "left": false, "self": false, "nobody": false} {
+		if got := table.node(name) != nil; got != want {
+			t.Errorf("%s can be told something: %t", name, got)
+		}
+	}
+}
