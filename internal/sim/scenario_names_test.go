@@ -24,11 +24,16 @@ func newNames() *names {
 	return &names{positions: map[soracache.Epoch][]soracache.Position{}, values: map[string]string{}, keys: map[uint64]string{}}
 }
 
-// learn notes where a ledger is. It reports whether the epoch is a new one.
-func (n *names) learn(s soracache.Stamp) (entered bool) {
+// learn notes where a ledger is. It reports whether the epoch is a new one. If
+// what was asked also appended a record, then nobody was told where the epoch
+// began: it is known here as zero.
+func (n *names) learn(s soracache.Stamp, appended bool) (entered bool) {
 	if !slices.Contains(n.epochs, s.Epoch) {
 		n.epochs = append(n.epochs, s.Epoch)
 		entered = true
+		if appended {
+			n.positions[s.Epoch] = append(n.positions[s.Epoch], 0)
+		}
 	}
 	if !slices.Contains(n.positions[s.Epoch], s.Position) {
 		n.positions[s.Epoch] = append(n.positions[s.Epoch], s.Position)
@@ -41,10 +46,7 @@ func (n *names) epoch(e soracache.Epoch) string {
 }
 
 func (n *names) stamp(s soracache.Stamp) string {
-	at := slices.Index(n.positions[s.Epoch], s.Position)
-	if at < 0 {
-		return n.epoch(s.Epoch) + "+?"
-	}
+	at := max(slices.Index(n.positions[s.Epoch], s.Position), 0)
 	return fmt.Sprintf("%s+%d", n.epoch(s.Epoch), at)
 }
 
@@ -137,7 +139,7 @@ func (n *names) read(asked *soracache.Read, r *soracache.ReadResult) string {
 	switch {
 	case r.Lease != (soracache.Lease{}):
 		at, _ := r.Stamp.At(0)
-		text += ", with the lease (" + n.stamp(at) + ")"
+		text += ", with the lease, stamped " + n.stamp(at)
 	case r.Status == soracache.StatusMiss && asked.Lease:
 		text += ", and somebody else has the lease"
 	}

@@ -117,8 +117,13 @@ func (g *stage) executed(c *call, f fate, granted bool) {
 	// What the answer told of the ledger: to ask again changes nothing.
 	d := g.s.w.model.Since(context.Background(), []l2.SinceRequest{{Partition: g.s.w.partition(0), Since: c.shown[0]}})[0].Delta
 	head := soracache.Stamp{Epoch: d.Epoch, Position: d.Head}
-	if n.learn(head) {
-		g.traced("L2", "begins %s: everything older is dead", n.epoch(d.Epoch))
+	appended := c.kind == callInvalidate || strings.HasPrefix(c.what, "put ")
+	if n.learn(head, appended) {
+		end := ""
+		if len(n.epochs) > 1 {
+			end = ": everything older is dead"
+		}
+		g.traced("L2", "begins %s%s", n.epoch(d.Epoch), end)
 	}
 	g.head = n.stamp(head)
 	var text []string
@@ -138,8 +143,11 @@ func (g *stage) executed(c *call, f fate, granted bool) {
 		text = append(text, "recorded as "+g.head)
 	case callSince, callOther:
 	}
-	if c.kind == callInvalidate || strings.HasPrefix(c.what, "put ") {
+	if appended {
 		news = slices.DeleteFunc(news, func(r soracache.Record) bool { return r.Position == d.Head })
+	}
+	if len(news) > 0 && c.kind != callSince {
+		text = append(text, "news")
 	}
 	for _, r := range news {
 		text = append(text, n.record(r))
@@ -156,7 +164,11 @@ func (g *stage) executed(c *call, f fate, granted bool) {
 	if f.answerLost || f.failed {
 		text = append(text, "but the answer is lost")
 	}
-	g.traced(c.from.name+" -> L2", "%s: %s", strings.TrimSuffix(g.question(c), ":"), strings.Join(text, "; "))
+	mark := ": "
+	if c.kind == callSince {
+		mark = " " // after the question mark
+	}
+	g.traced(c.from.name+" -> L2", "%s%s%s", g.question(c), mark, strings.ReplaceAll(strings.Join(text, "; "), "news; ", "news: "))
 }
 
 // found says what a read found.

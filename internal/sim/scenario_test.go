@@ -161,7 +161,7 @@ func (s *script) line(cmd string, args []datadriven.CmdArg) {
 // where, and what.
 func (s *script) say(where, format string, args ...any) {
 	passed := s.w.now() - s.began
-	fmt.Fprintf(&s.out, "%7s  %-8s  %s\n", fmt.Sprintf("+%dms", passed/ms), where, fmt.Sprintf(format, args...))
+	fmt.Fprintf(&s.out, "%7s  %-10s  %s\n", fmt.Sprintf("+%dms", passed/ms), where, fmt.Sprintf(format, args...))
 }
 
 func (s *script) fail(format string, args ...any) {
