@@ -458,7 +458,11 @@ func (c *checker) restore(s saved) (undone int) {
 		}
 		clear(h.suspects)
 		for b, l := range c.lives {
-			if at := l.shown[p]; at.Epoch != 0 && has(h.records, at) && !has(s.records[p], at) {
+			at := l.shown[p]
+			if b.alive() {
+				at = b.followed(p)
+			}
+			if at.Epoch != 0 && has(h.records, at) && !has(s.records[p], at) {
 				h.suspects[b] = c.w.step
 			}
 		}
@@ -474,6 +478,16 @@ func (c *checker) restore(s saved) (undone int) {
 		clear(session.seen)
 	}
 	return undone
+}
+
+// followed is how far a node says that it has followed a partition.
+func (b *boot) followed(p int) soracache.Stamp {
+	for _, s := range b.node.Partitions() {
+		if s.Partition == p {
+			return soracache.Stamp{Epoch: s.Epoch, Position: s.Applied}
+		}
+	}
+	return soracache.Stamp{}
 }
 
 func has(records []*record, at soracache.Stamp) bool {

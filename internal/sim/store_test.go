@@ -104,11 +104,13 @@ func (l link) do(ctx context.Context, c *call) error {
 // dispatch sends a call on its way.
 func (w *world) dispatch(c *call) {
 	h := c.from.host
+	if c.arrived == 0 {
+		c.arrived = w.step
+	}
 	if h.hold(func() { w.dispatch(c) }) {
 		w.count.changed(Pause)
 		return
 	}
-	c.arrived = w.step
 	w.check.shows(c)
 	f := w.plan.call(c)
 	w.note("call", h.slot, uint64(c.kind), uint64(c.at))
