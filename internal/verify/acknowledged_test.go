@@ -104,7 +104,7 @@ func (r *trial) invalidate(ctx context.Context, round int, d *daemon) {
 // while it is paused is one of them.
 func TestAcknowledgedWhileNodesPause(t *testing.T) {
 	const nodes, bound = 5, 100 * time.Millisecond
-	rounds, pauses := count(400, 10_000), count(10, 200)
+	rounds, pauses := count(300, 10_000), count(10, 200)
 	r := &trial{t: t, fleet: startFleet(t, nodes, redistest.Standalone(t).URL(), "--bound", bound.String())}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -122,7 +122,7 @@ func TestAcknowledgedWhileNodesPause(t *testing.T) {
 		if round%(rounds/pauses) == rounds/pauses/2 {
 			others.Wait()
 			paused := r.fleet[random.IntN(nodes)]
-			length := bound/4 + time.Duration(random.Int64N(int64(2*bound)))
+			length := bound/2 + time.Duration(random.Int64N(int64(2*bound)))
 			paused.pause()
 			others.Go(func() {
 				time.Sleep(length)
@@ -156,11 +156,12 @@ func TestAcknowledgedWhileNodesPause(t *testing.T) {
 // given the lease, and the others get its value as soon as it is there.
 func TestOneLeaseInACluster(t *testing.T) {
 	f := startFleet(t, 3, redistest.Standalone(t).URL())
-	t.Run("3,000 gets", func(t *testing.T) {
-		w := coldKey(t, f, "cold", 3000)
-		t.Logf("%d leases, %d hits; after the fill began they were answered in: %s", w.leases.Load(), w.took.len(), &w.took)
-		if w.leases.Load() != 1 || w.took.len() != 2999 {
-			t.Error("want 1 lease and 2999 hits")
+	t.Run("thousands", func(t *testing.T) {
+		callers := count(900, 3000)
+		w := coldKey(t, f, "cold", callers)
+		t.Logf("%d gets: %d leases, %d hits; after the fill began they were answered in: %s", callers, w.leases.Load(), w.took.len(), &w.took)
+		if w.leases.Load() != 1 || w.took.len() != callers-1 {
+			t.Error("want one lease, and hits for all others")
 		}
 	})
 	// With few of them, what it takes is not what it takes to answer thousands.

@@ -29,6 +29,7 @@ func TestLinesCutInNetworkNamespaces(t *testing.T) {
 		cutCables(t)
 		return
 	}
+	t.Parallel() // it mostly waits
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skipf("no iproute2 (%v): TestLinesCutByDroppingTransports shows the same without", err)
 	}
