@@ -61,12 +61,6 @@ func (s *script) nodes(a *arguments) {
 	s.begin(n, cfg)
 }
 
-// lease is one that a script has a name for.
-type lease struct {
-	key   string
-	lease soracache.Lease
-}
-
 // What applications do.
 
 // run issues an operation, and lets time pass until it has ended and
@@ -119,7 +113,7 @@ func (s *script) get(a *arguments) {
 	if r.Lease = name != ""; r.Lease {
 		o.then = func(o *op) {
 			if o.err == nil && o.results[0].Lease != (soracache.Lease{}) {
-				s.leases[name] = &lease{r.Key, o.results[0].Lease}
+				s.leases[name] = o.results[0].Lease
 			}
 		}
 	}
@@ -145,10 +139,11 @@ func (s *script) fill(a *arguments) {
 
 func (s *script) lease(a *arguments) soracache.Lease {
 	name := a.opt("lease")
-	if s.leases[name] == nil {
+	l, ok := s.leases[name]
+	if !ok {
 		s.fail("no lease is called %q", name)
 	}
-	return s.leases[name].lease
+	return l
 }
 
 func (s *script) filling(a *arguments, h *host, key, value string, l soracache.Lease) *op {
@@ -237,7 +232,9 @@ func (s *script) between(a *arguments) [2]int {
 func (s *script) drop(a *arguments) {
 	line, count := s.between(a), 1
 	if text := a.opt("count"); text != "" {
-		_, _ = fmt.Sscan(text, &count)
+		if _, err := fmt.Sscan(text, &count); err != nil {
+			s.fail("%v", err)
+		}
 	}
 	s.stage.drop[line] += count
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cockroachdb/datadriven"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -63,7 +64,7 @@ type script struct {
 	quiet *op // whose success is not worth a line
 	told  int // violations that were printed
 
-	leases    map[string]*lease
+	leases    map[string]soracache.Lease // by what the script calls them
 	sessions  map[string]*session
 	pending   map[string]*op // those with a name
 	snapshots map[string]memory
@@ -81,7 +82,7 @@ func (s *script) begin(nodes int, cfg *Config) {
 	s.w = newWorld(s.t, 1, *cfg, false)
 	s.stage = newStage(s)
 	s.w.plan = s.stage
-	s.leases = map[string]*lease{}
+	s.leases = map[string]soracache.Lease{}
 	s.sessions = map[string]*session{}
 	s.pending = map[string]*op{}
 	s.snapshots = map[string]memory{}
