@@ -294,6 +294,23 @@ func TestKeyRotation(t *testing.T) {
 	}
 }
 
+// TestPassedOnOverTheNetwork: in a large cluster, a record reaches a member that
+// its publisher does not.
+func TestPassedOnOverTheNetwork(t *testing.T) {
+	members, faults := faultyCluster(t, 4, func(c *Config) {
+		c.direct = 3
+		c.Timing.Suspicion = 1000
+	})
+	faults[0].cut(members[3].Address())
+	for i := range 50 {
+		members[0].Publish(record(1 + i))
+	}
+	notices := members[3].until("all records", func(n []invalidation.Notice) bool { return len(n) >= 50 })
+	if len(notices) != 50 {
+		t.Errorf("received %d notices of 50 records", len(notices))
+	}
+}
+
 // TestKeysChangeUnderLoad: nothing moves under those who decrypt meanwhile; the
 // race detector watches.
 func TestKeysChangeUnderLoad(t *testing.T) {
@@ -443,16 +460,21 @@ func TestInboxIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range inboxPackets + 100 {
-		g.NotifyMsg(noticesPacket(entry{notice: record(1)}))
+	for i := range inboxPackets + 100 {
+		packet := noticesPacket(entry{notice: record(inboxPackets - i)}) // memberlist hands over what waits from its end
+		g.NotifyMsg(packet)
+		clear(packet) // memberlist may use it again
 	}
 	if s := g.Stats(); s.InboxDropped != 100 || s.Waiting != inboxPackets {
 		t.Errorf("counted %+v", s)
 	}
 	done := make(chan struct{})
 	n := 0
-	g.Start(func(invalidation.Notice) {
-		if n++; n == inboxPackets {
+	g.Start(func(notice invalidation.Notice) {
+		if n++; int(notice.Record.Position) != n {
+			t.Errorf("record %d was delivered as number %d", notice.Record.Position, n)
+		}
+		if n == inboxPackets {
 			close(done)
 		}
 	})

@@ -73,6 +73,8 @@ type Config struct {
 
 	// wrap is put around the network, for tests that break it.
 	wrap func(memberlist.NodeAwareTransport) memberlist.NodeAwareTransport
+	// direct is from how many members on records spread by way of others.
+	direct int
 	// meddle changes what memberlist is created with, for benchmarks of it.
 	meddle func(*memberlist.Config)
 }

@@ -75,6 +75,7 @@ func New(c Config) (*Gossip, error) {
 		Transport:  g,
 		Random:     newRandom(),
 		PacketSize: packetSize(c),
+		Direct:     c.direct,
 	})
 	if err := g.create(); err != nil {
 		g.cancel()

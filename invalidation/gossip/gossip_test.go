@@ -106,6 +106,11 @@ func TestDrainAndLeave(t *testing.T) {
 	if err := members[1].Leave(soon(t)); err != nil {
 		t.Error("leaving after the end:", err)
 	}
+	// Without draining first.
+	if err := members[2].Leave(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	members[0].seesAs(members[2].Name(), StateLeft)
 	members[1].Publish(record(1)) // to nobody, and without harm
 	if err := members[1].SetDraining(soon(t)); err == nil {
 		t.Error("it drains after its end")
