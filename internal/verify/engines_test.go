@@ -26,7 +26,15 @@ func TestMain(m *testing.M) {
 	}
 	// go-redis looks once more, up to a second after Close, whether a server that
 	// was away is back.
-	goleak.VerifyTestMain(redistest.M{M: m}, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
+	goleak.VerifyTestMain(tests{redistest.M{M: m}}, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
+}
+
+// tests are those of this package, and what they built is removed after them.
+type tests struct{ redistest.M }
+
+func (m tests) Run() int {
+	defer func() { _ = os.RemoveAll(binary.dir) }()
+	return m.M.Run()
 }
 
 // full tells whether the full counts are asked for.

@@ -135,6 +135,7 @@ func (p *process) result(t *testing.T) (d done) {
 
 var binary struct {
 	once sync.Once
+	dir  string // that it was built in
 	path string
 	err  error
 }
@@ -148,6 +149,7 @@ func soracached(t *testing.T) string {
 			binary.err = err
 			return
 		}
+		binary.dir = dir
 		binary.path = filepath.Join(dir, "soracached")
 		out, err := exec.Command("go", "build", "-o", binary.path, "github.com/soracache/soracache/cmd/soracached").CombinedOutput()
 		if err != nil {
