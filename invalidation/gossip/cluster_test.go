@@ -89,7 +89,7 @@ func TestJoinByName(t *testing.T) {
 	_, port, _ := net.SplitHostPort(first.Address())
 	at := func(name, ip string, join ...string) *member {
 		c := configOf(t, name)
-		c.Bind, c.Join, c.Resolver = ip+":"+port, join, names
+		c.Bind, c.Join, c.Resolver, c.Timing = ip+":"+port, join, names, quick
 		return start(t, c)
 	}
 	second := at("second", "127.0.0.2", "cluster.test")
@@ -153,6 +153,7 @@ func (f *fault) DialAddressTimeout(a memberlist.Address, timeout time.Duration) 
 func faultyCluster(t *testing.T, n int, adapt func(*Config)) ([]*member, []*fault) {
 	faults := make([]*fault, 0, n)
 	members := cluster(t, n, func(c *Config) {
+		c.Timing = quick
 		f := &fault{}
 		faults = append(faults, f)
 		c.wrap = func(t memberlist.NodeAwareTransport) memberlist.NodeAwareTransport {
@@ -234,7 +235,7 @@ func TestSuspect(t *testing.T) {
 // TestRestart: a member that comes back at its address has another name, and
 // is sent everything once while the old one is not yet known to be dead.
 func TestRestart(t *testing.T) {
-	members := cluster(t, 3, func(c *Config) { c.Timing.Suspicion = 40 })
+	members := cluster(t, 3, nil)
 	c := configOf(t, "again")
 	c.Bind, c.Join = members[2].Address(), []string{members[0].Address()}
 	members[2].Close()
@@ -299,7 +300,7 @@ func TestKeyRotation(t *testing.T) {
 func TestPassedOnOverTheNetwork(t *testing.T) {
 	members, faults := faultyCluster(t, 4, func(c *Config) {
 		c.direct = 3
-		c.Timing.Suspicion = 1000
+		c.Timing = steady
 	})
 	faults[0].cut(members[3].Address())
 	for i := range 50 {

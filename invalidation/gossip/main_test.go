@@ -22,13 +22,18 @@ func TestMain(m *testing.M) {
 // quick is a timing with which failures are noticed within half a second.
 var quick = Timing{
 	ProbeInterval:   50 * time.Millisecond,
-	ProbeTimeout:    25 * time.Millisecond,
+	ProbeTimeout:    40 * time.Millisecond,
+	Suspicion:       8,
 	GossipInterval:  10 * time.Millisecond,
 	PushPull:        time.Second,
 	GossipToTheDead: 100 * time.Millisecond,
 	Stream:          500 * time.Millisecond,
 	Leave:           2 * time.Second,
 }
+
+// steady is a timing with which changes spread at once, and nobody is held to be
+// dead because the machine is busy.
+var steady = Timing{GossipInterval: 10 * time.Millisecond, ProbeInterval: 5 * time.Second, ProbeTimeout: 4 * time.Second}
 
 // patience is how long a test waits for what must happen.
 const patience = 20 * time.Second
@@ -55,7 +60,7 @@ func configOf(t testing.TB, name string) Config {
 		Version:     "v1.2.3",
 		Bound:       time.Second,
 		Logger:      slog.New(slog.DiscardHandler),
-		Timing:      quick,
+		Timing:      steady,
 	}
 }
 
