@@ -209,6 +209,60 @@ func TestLateReadDoesNotReplaceAFresherFill(t *testing.T) {
 	})
 }
 
+// slowFill answers the first fill late.
+type slowFill struct {
+	l2.Store
+	held atomic.Bool
+	hold chan struct{}
+}
+
+func (s *slowFill) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAnswer {
+	answers := s.Store.Write(ctx, reqs)
+	if reqs[0].Op == soracache.OpFill && s.held.CompareAndSwap(false, true) {
+		<-s.hold
+	}
+	return answers
+}
+
+// A fill whose answer is late has been followed by others. (internal/sim found
+// that it took their place in memory.)
+func TestLateAnswerToAFillDoesNotReplaceAFresherFill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := &slowFill{Store: l2test.NewModel(l2test.ModelConfig{}), hold: make(chan struct{})}
+		n, err := node.New(node.Config{Store: slow, L1MaxBytes: 4 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close() }()
+		ctx := t.Context()
+		fill := func(lease soracache.Lease, value string) {
+			_, _ = n.Write(ctx, soracache.WriteRequest{Writes: []soracache.Write{{
+				Op: soracache.OpFill, Key: "k", Lease: lease,
+				Entry: soracache.Entry{Value: []byte(value)}, Lifetime: soracache.Lifetime{TTL: time.Hour},
+			}}})
+		}
+		first := one(t, n, ctx, rd("k"))
+		late := make(chan struct{})
+		go func() { defer close(late); fill(first.Lease, "v1") }()
+		synctest.Wait()
+		refresh := rd("k")
+		refresh.Reads[0].RefreshWithin = 2 * time.Hour
+		second := one(t, n, ctx, refresh)
+		if string(second.Entry.Value) != "v1" || second.Lease == (soracache.Lease{}) {
+			t.Fatalf("no refresh: %+v", second)
+		}
+		time.Sleep(time.Millisecond)
+		fill(second.Lease, "v2")
+		close(slow.hold)
+		<-late
+		for range 2 {
+			if got := one(t, n, ctx, rd("k")); string(got.Entry.Value) != "v2" {
+				t.Errorf("after v2 the same node serves %q from %s", got.Entry.Value, got.Tier)
+			}
+		}
+	})
+}
+
 func TestLeaseOfAReadThatTimedOutIsHandedBack(t *testing.T) {
 	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
 		ctx := context.Background()

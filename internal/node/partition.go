@@ -35,6 +35,8 @@ type partition struct {
 	// not allocate one.
 	seen atomic.Pointer[soracache.Stamps]
 
+	keeping sync.Mutex // held while a fill is put into L1
+
 	mu      sync.Mutex
 	flights flights             // guarded by mu
 	parked  map[uint64]*parking // by the key's hash; guarded by mu
@@ -56,6 +58,8 @@ type local struct {
 	// On the node's clock: when the entry becomes stale, and when this copy
 	// (by the entry's keep time or its cap for L1) and the entry itself end.
 	freshUntil, until, keepUntil time.Duration
+	// landed is when the answer came that brought it.
+	landed time.Duration
 	// staleUntil is until when a stale copy is believed to be the newest.
 	staleUntil time.Duration
 	bytes      int // of memory, see footprint
@@ -312,13 +316,29 @@ func (p *partition) local(q invalidation.Question, d soracache.Delta, key string
 	if k.L1 > 0 && k.L1 < k.KeepFor {
 		c.until = asked + k.L1
 	}
-	c.staleUntil = p.node.now() + refreshPatience
+	c.landed = p.node.now()
+	c.staleUntil = c.landed + refreshPatience
 	if k.Lease == l2.LeaseHeld {
 		c.heldUntil.Store(int64(p.node.now() + min(k.LeaseFor, refreshPatience)))
 	}
 	c.proof, keep = p.follower.Prove(q, d, key, k.Entry.Tags)
 	c.bytes = c.footprint(key)
 	return c, keep
+}
+
+// keepFilled puts what a fill stored into L1. An answer that came late may be of
+// a fill that others have followed: where something landed after the fill had
+// been sent, nobody here knows which is the newer, so neither is kept.
+func (p *partition) keepFilled(at l1.Key, c *local, keep bool, sent time.Duration) {
+	p.keeping.Lock()
+	defer p.keeping.Unlock()
+	if there, ok := p.node.l1.Get(at); ok && there.landed >= sent {
+		p.node.l1.Remove(at)
+		return
+	}
+	if keep {
+		p.node.l1.Put(at, c)
+	}
 }
 
 // refreshPatience is how long a node believes that a stale entry is the newest,
@@ -345,9 +365,7 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 				Entry: w.Entry, Stamp: a.Stamp, FreshFor: w.Lifetime.TTL, KeepFor: w.Lifetime.Keep, L1: w.Lifetime.L1,
 			})
 			p.overtake(w.Key)
-			if keep {
-				p.node.l1.Put(l1.Key{Space: p.space, Name: w.Key}, c)
-			}
+			p.keepFilled(l1.Key{Space: p.space, Name: w.Key}, c, keep, q.Sent())
 			p.freed(w.Key, wokenRead)
 		case soracache.ReasonSuperseded:
 			t.fillsSuperseded.Add(1)
