@@ -444,16 +444,29 @@ func (n *Node) Head(ctx context.Context, namespace string) (soracache.HeadResult
 	return soracache.HeadResult{}, fmt.Errorf("%w: position cannot be confirmed", soracache.ErrUnavailable)
 }
 
-// Ready reports whether the node can do its work: it is not draining and the
-// store answers.
+// Ready reports whether the node can do its work: it is not draining, and the
+// store answers. That it has not answered for a while is known without asking.
 func (n *Node) Ready(ctx context.Context) error {
 	select {
 	case <-n.draining:
 		return errDraining
 	default:
 	}
+	silence := max(n.cfg.Bound, leastSilence)
+	var silent error
+	n.each(func(p *partition) {
+		if p.active.Load() && p.silentFor() > silence {
+			silent = fmt.Errorf("%w: partition %s: the store has not answered for %v", soracache.ErrUnavailable, p.id, p.silentFor().Round(time.Millisecond))
+		}
+	})
+	if silent != nil {
+		return silent
+	}
 	return n.cfg.Store.Ping(ctx)
 }
+
+// leastSilence is how long the store may take whatever the bound.
+const leastSilence = 500 * time.Millisecond
 
 // Drain refuses new requests, ends the waits of parked readers (with a miss),
 // and returns when nothing is in flight any more or ctx ends. Leases that

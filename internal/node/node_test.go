@@ -528,6 +528,7 @@ func TestStaleEntryIsServedAndOneReaderRefreshesIt(t *testing.T) {
 		if got := c.store.reads.Load() - reads; got > 2 {
 			t.Errorf("%d reads of the store while somebody refreshes", got)
 		}
+		time.Sleep(time.Millisecond)
 		if !c.fill(0, "k", first.Lease, "w").Stored {
 			t.Fatal("refresh refused")
 		}

@@ -40,8 +40,7 @@ const (
 func (p *partition) park(ctx context.Context, key string, round int, asked, most time.Duration) woken {
 	hash := invalidation.KeyHash(key)
 	p.mu.Lock()
-	if at, ok := p.freedAt[hash]; ok && at >= asked {
-		delete(p.freedAt, hash)
+	if at, ok := p.freedAt[hash]; ok && at > asked || p.allFreedAt > asked {
 		p.mu.Unlock()
 		return wokenRead
 	}
@@ -93,6 +92,7 @@ func (p *partition) wakeHash(hash uint64, why woken) {
 // wakeAll lets out whoever is parked for any key.
 func (p *partition) wakeAll(why woken) {
 	p.mu.Lock()
+	p.allFreedAt = p.node.now()
 	all := slices.Sorted(maps.Keys(p.parked))
 	p.mu.Unlock()
 	for _, hash := range all {

@@ -43,6 +43,8 @@ type partition struct {
 	// freed holds when leases ended, by the hash of the key, for those who are
 	// about to park. Guarded by mu.
 	freedAt map[uint64]time.Duration
+	// allFreedAt is when a clear ended all leases. Guarded by mu.
+	allFreedAt time.Duration
 	// A pull asks the ledger for what is missing; one runs at a time. again
 	// means that it is to ask once more; owed, whom to acknowledge records to
 	// after the next asking. Guarded by mu.
@@ -97,6 +99,8 @@ func newPartition(n *Node, id l2.Partition) *partition {
 		flights: newFlights(),
 		parked:  map[uint64]*parking{},
 		freedAt: map[uint64]time.Duration{},
+
+		allFreedAt: -1,
 	}
 	p.answered()
 	return p
@@ -104,8 +108,13 @@ func newPartition(n *Node, id l2.Partition) *partition {
 
 // touch notes that the partition is in use.
 func (p *partition) touch(now time.Duration) {
-	if now-time.Duration(p.lastUse.Load()) > p.node.cfg.IdleAfter/8 || !p.active.Load() {
-		p.lastUse.Store(int64(now))
+	active := p.active.Load()
+	if active && now-time.Duration(p.lastUse.Load()) <= p.node.cfg.IdleAfter/8 {
+		return
+	}
+	p.lastUse.Store(int64(now))
+	if !active {
+		p.lastAnswer.Store(int64(now)) // nothing was asked, so nothing was answered
 		p.active.Store(true)
 	}
 }

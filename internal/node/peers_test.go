@@ -379,3 +379,24 @@ func TestNoticesAfterCloseAreIgnored(t *testing.T) {
 		time.Sleep(hop)
 	})
 }
+
+// A node that is cut off says so as soon as it has stopped serving from memory,
+// without asking the store and waiting for it to say nothing.
+func TestSilenceOfTheStoreIsToldAtOnce(t *testing.T) {
+	inBubble(t, 1, func(c *cluster) {
+		c.put(0, "k", "v")
+		if err := c.nodes[0].Ready(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		c.store.down.Store(true)
+		time.Sleep(bound + 500*time.Millisecond)
+		if err := c.nodes[0].Ready(context.Background()); !errors.Is(err, soracache.ErrUnavailable) {
+			t.Errorf("got %v", err)
+		}
+		c.store.down.Store(false)
+		time.Sleep(bound)
+		if err := c.nodes[0].Ready(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+}
