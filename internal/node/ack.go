@@ -22,8 +22,8 @@ import (
 //     sent before the append ran, so counting its bound from when the append's
 //     answer came outlasts that.
 //
-// Membership by gossip plays no part in it: a member that gossip calls dead may
-// well be serving.
+// That gossip calls a member dead plays no part in it: it may well be serving.
+// But who has said of itself that it serves nothing any more need not be asked.
 
 // ackKey is one record of this process's.
 type ackKey struct {
@@ -80,7 +80,7 @@ func (w *ackWait) expect(parts []*partition, answers []l2.InvalidateAnswer) {
 		longest := max(w.node.cfg.Bound, w.node.cfg.Peers.Bound())
 		for _, f := range a.Registered {
 			longest = max(longest, f.Bound)
-			if f.Name != w.node.cfg.Name {
+			if f.Name != w.node.cfg.Name && !w.node.cfg.Peers.Left(f.Name) {
 				r.missing[f.Name] = f.Bound
 			}
 		}

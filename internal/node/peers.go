@@ -17,6 +17,9 @@ type Peers interface {
 	Tell(member string, n invalidation.Notice)
 	// Bound is the largest bound that any member is known to have.
 	Bound() time.Duration
+	// Left reports whether a member has said of itself that it serves nothing
+	// any more. (What others think of it does not count.)
+	Left(member string) bool
 }
 
 // alone is the Peers of a node that has none.
@@ -25,6 +28,7 @@ type alone struct{}
 func (alone) Publish(invalidation.Notice)      {}
 func (alone) Tell(string, invalidation.Notice) {}
 func (alone) Bound() time.Duration             { return 0 }
+func (alone) Left(string) bool                 { return false }
 
 // Receive takes in a notice from a peer. It does not block. What a notice says
 // is believed only so far as it makes this node refuse more, or ask: what it

@@ -24,6 +24,7 @@ type wires struct {
 	mu    sync.Mutex
 	nodes map[string]*node.Node
 	names []string
+	left  map[string]bool
 	// on decides what becomes of a notice; nil leaves it as it is.
 	on func(from, to string, n *invalidation.Notice) (deliver bool)
 }
@@ -63,6 +64,12 @@ func (p port) Publish(n invalidation.Notice) {
 func (p port) Tell(member string, n invalidation.Notice) { p.send(p.name, member, n) }
 func (port) Bound() time.Duration                        { return bound }
 
+func (p port) Left(member string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.left[member]
+}
+
 // inCluster runs a test on nodes that hear of each other, under the names n0,
 // n1 and so on.
 func inCluster(t *testing.T, nodes int, test func(c *cluster, w *wires)) {
@@ -70,7 +77,7 @@ func inCluster(t *testing.T, nodes int, test func(c *cluster, w *wires)) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &cluster{t: t, model: l2test.NewModel(l2test.ModelConfig{})}
 		c.store = &slowStore{Store: c.model, latency: time.Millisecond}
-		w := &wires{nodes: map[string]*node.Node{}}
+		w := &wires{nodes: map[string]*node.Node{}, left: map[string]bool{}}
 		for i := range nodes {
 			w.names = append(w.names, fmt.Sprintf("n%d", i))
 		}
@@ -305,6 +312,27 @@ func TestStragglerIsWaitedOutAndNamed(t *testing.T) {
 		}
 		if s := c.nodes[0].Stats(); s.Stragglers != 1 {
 			t.Errorf("%d stragglers counted", s.Stragglers)
+		}
+	})
+}
+
+// Who has said that it serves nothing any more is not waited for; who was closed
+// without a word is.
+func TestNodesThatAreGone(t *testing.T) {
+	inCluster(t, 3, func(c *cluster, w *wires) {
+		c.inEveryL1("k", "v", "t")
+		c.asOldAsTheBound()
+		if err := errors.Join(c.nodes[1].Close(), c.nodes[2].Close()); err != nil {
+			t.Fatal(err)
+		}
+		res, _, err := c.acknowledged(context.Background(), 0, soracache.Tag("t"))
+		if err != nil || !slices.Equal(res.Stragglers, []string{"n1", "n2"}) {
+			t.Fatalf("%v, stragglers %q", err, res.Stragglers)
+		}
+		w.left["n1"], w.left["n2"] = true, true
+		res, took, err := c.acknowledged(context.Background(), 0, soracache.Tag("t"))
+		if err != nil || len(res.Stragglers) > 0 || took > 5*time.Millisecond {
+			t.Fatalf("%v, stragglers %q, took %v", err, res.Stragglers, took)
 		}
 	})
 }

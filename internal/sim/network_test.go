@@ -29,6 +29,9 @@ func (p peers) Tell(member string, n invalidation.Notice) {
 	p.send(p.b.w.hosts[slot], member, &n)
 }
 
+// Left implements node.Peers. It is never heard of: nodes that end are waited out.
+func (peers) Left(string) bool { return false }
+
 // Bound implements node.Peers.
 func (p peers) Bound() time.Duration {
 	longest := time.Duration(0)

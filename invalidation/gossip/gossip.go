@@ -218,6 +218,10 @@ func (g *Gossip) Tell(member string, n invalidation.Notice) {
 // Bound is the largest bound of any member, among them those that went lately.
 func (g *Gossip) Bound() time.Duration { return g.table.bound() }
 
+// Left says whether a member said that it is going, and serves nothing any more.
+// It is not enough that others hold it to be dead.
+func (g *Gossip) Left(member string) bool { return g.table.left(member) }
+
 // Members are all that are known, this one among them, by name. Those that are
 // gone are shown for an hour.
 func (g *Gossip) Members() []Member { return g.table.members() }

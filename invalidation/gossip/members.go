@@ -240,6 +240,15 @@ func (t *table) members() []Member {
 	return members
 }
 
+// left says whether a member said of itself that it is going: it does so once it
+// serves nothing any more. That it is gone, or drained before, does not count.
+func (t *table) left(name string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.rows[name]
+	return r != nil && r.said == leaving
+}
+
 // changed is closed at the next change.
 func (t *table) changed() <-chan struct{} {
 	t.mu.Lock()
