@@ -33,6 +33,7 @@ run: ## Run a node on 127.0.0.1:7070 with the embedded store
 .PHONY: test
 test: ## Run all tests with the race detector, and every fuzz target for FUZZTIME (under 10 minutes on 2 cores)
 	@scripts/install-redis
+	@scripts/install-iproute2
 	@scripts/tool grpcurl
 	@scripts/test $(TESTFLAGS)
 	@scripts/fuzz '$(FUZZ)' '$(FUZZTIME)'
@@ -40,6 +41,7 @@ test: ## Run all tests with the race detector, and every fuzz target for FUZZTIM
 .PHONY: verify
 verify: ## Run the full counts and write docs/verification/node.txt (takes long; refuses a changed tree unless FORCE=1)
 	@scripts/install-redis
+	@scripts/install-iproute2
 	@scripts/tool grpcurl
 	@scripts/verify
 
@@ -88,6 +90,7 @@ checkgenerate: generate ## Fail if the committed generated code is not what the 
 .PHONY: tools
 tools: ## Install what the other targets need: redis-server from the system's packages, the rest into .bin
 	@scripts/install-redis
+	@scripts/install-iproute2
 	@scripts/tool golangci-lint buf protoc-gen-go protoc-gen-connect-go grpcurl
 
 .PHONY: clean
