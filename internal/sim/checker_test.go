@@ -59,7 +59,7 @@ type computation struct {
 	began int
 	// read is when the source was read, or the put executed: of two
 	// computations of a key the later one is fresher.
-	read   int
+	read int
 	// stored is the step in which the store took it in (0: it did not), and
 	// undone means that a restored snapshot was from before that.
 	stored int

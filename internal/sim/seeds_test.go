@@ -58,7 +58,9 @@ func TestSeeds(t *testing.T) {
 					}
 					start := time.Now()
 					res := Run(t, seed, Draw(seed, operations), false)
-					if d := time.Since(start); d > time.Second { t.Logf("SLOW seed %d: %v virtual %v", seed, d, res.Virtual) }
+					if d := time.Since(start); d > time.Second {
+						t.Logf("SLOW seed %d: %v virtual %v", seed, d, res.Virtual)
+					}
 					mu.Lock()
 					total.add(&res.count)
 					virtual += res.Virtual

@@ -1,0 +1,187 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// rewrite makes TestPlantedBugs write plants/caught.txt anew.
+var rewrite = flag.Bool("caught", false, "write plants/caught.txt anew")
+
+// mostSeeds is how many seeds at most a planted bug is looked for with.
+const mostSeeds = 4000
+
+// quick are the planted bugs that every run of the tests looks for.
+var quick = []string{"stamp-after-loader", "gap-ignored", "joined-after-sent"}
+
+// plant is a bug: what to replace in the source by what.
+type plant struct {
+	name, trap, what string
+	edits            []edit
+}
+
+type edit struct{ file, old, new string }
+
+var editPattern = regexp.MustCompile(`(?s)\nfile: (\S+)\n<<<<\n(.*?)\n====\n(.*?)\n>>>>\n`)
+
+func readPlant(t *testing.T, file string) plant {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := plant{name: strings.TrimSuffix(filepath.Base(file), ".txt")}
+	for line := range strings.Lines(string(text)) {
+		if trap, ok := strings.CutPrefix(line, "trap: "); ok {
+			p.trap = strings.TrimSpace(trap)
+		}
+		if what, ok := strings.CutPrefix(line, "what: "); ok {
+			p.what = strings.TrimSpace(what)
+		}
+	}
+	for _, m := range editPattern.FindAllStringSubmatch(string(text), -1) {
+		p.edits = append(p.edits, edit{m[1], m[2], m[3]})
+	}
+	if p.trap == "" || p.what == "" || len(p.edits) == 0 {
+		t.Fatalf("%s is not complete", file)
+	}
+	return p
+}
+
+// build compiles this package's tests with the bug planted and returns the
+// binary.
+func (p plant) build(t *testing.T) string {
+	t.Helper()
+	dir, root := t.TempDir(), filepath.Join("..", "..")
+	changed := map[string]string{}
+	for _, e := range p.edits {
+		path, err := filepath.Abs(filepath.Join(root, e.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, ok := changed[path]
+		if !ok {
+			source, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = string(source)
+		}
+		if n := strings.Count(text, e.old); n != 1 {
+			t.Fatalf("%s: what is to be replaced occurs %d times in %s:\n%s", p.name, n, e.file, e.old)
+		}
+		changed[path] = strings.Replace(text, e.old, e.new, 1)
+	}
+	replace := map[string]string{}
+	for path, text := range changed {
+		file := filepath.Join(dir, strings.ReplaceAll(filepath.Base(path), ".go", fmt.Sprint(len(replace), ".go")))
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		replace[path] = file
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, binary := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "sim.test")
+	if err := os.WriteFile(list, overlay, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", list, "-o", binary, ".").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s does not compile: %v\n%s", p.name, err, out)
+	}
+	return binary
+}
+
+var caughtBy = regexp.MustCompile(`(?m)^ *seeds_test.go:\d+: seed (\d+): (.*)$`)
+
+// hunt runs seeds until one catches the bug.
+func (p plant) hunt(t *testing.T, from, seeds int) (seed, violation string) {
+	t.Helper()
+	binary := p.build(t)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), binary, "-test.run", "^TestSeeds$", "-test.v", "-test.timeout", "10m")
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "SORACACHE_SIM_") }),
+		fmt.Sprint("SORACACHE_SIM_FROM=", from), fmt.Sprint("SORACACHE_SIM_SEEDS=", seeds))
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	m := caughtBy.FindStringSubmatch(out.String())
+	if m == nil {
+		if err != nil && !strings.Contains(out.String(), "injected") {
+			t.Logf("%s: %v\n%.2000s", p.name, err, out.String())
+		}
+		return "", ""
+	}
+	return m[1], m[2]
+}
+
+// TestPlantedBugs plants bugs, one at a time, and wants each of them caught.
+// SORACACHE_VERIFY=1 plants all; with -caught it also writes plants/caught.txt.
+func TestPlantedBugs(t *testing.T) {
+	files, err := filepath.Glob("plants/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := os.Getenv("SORACACHE_VERIFY") != "" || *rewrite
+	known := readCaught(t)
+	var lines []string
+	for _, file := range files {
+		if filepath.Base(file) == "caught.txt" {
+			continue
+		}
+		p := readPlant(t, file)
+		t.Run(p.name, func(t *testing.T) {
+			if !all && !slices.Contains(quick, p.name) {
+				t.Skip("only with SORACACHE_VERIFY=1")
+			}
+			seed, violation := "", ""
+			if at := known[p.name]; at > 0 && !*rewrite {
+				seed, violation = p.hunt(t, at, 1)
+			}
+			if seed == "" {
+				seed, violation = p.hunt(t, 1, mostSeeds)
+			}
+			if seed == "" {
+				t.Errorf("trap %s is not caught: %s", p.trap, p.what)
+				return
+			}
+			t.Logf("trap %s is caught by seed %s: %s", p.trap, seed, violation)
+			lines = append(lines, fmt.Sprintf("%-22s seed %-6s trap %s: %s\n%33s%s\n", p.name, seed, p.trap, p.what, "", violation))
+		})
+	}
+	if *rewrite {
+		if err := os.WriteFile("plants/caught.txt", []byte(strings.Join(lines, "")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// readCaught returns the seeds that are known to catch the planted bugs.
+func readCaught(t *testing.T) map[string]int {
+	t.Helper()
+	text, err := os.ReadFile("plants/caught.txt")
+	if err != nil {
+		return nil
+	}
+	known := map[string]int{}
+	for line := range strings.Lines(string(text)) {
+		var name string
+		var seed int
+		if n, _ := fmt.Sscanf(line, "%s seed %d", &name, &seed); n == 2 {
+			known[name] = seed
+		}
+	}
+	return known
+}
