@@ -428,7 +428,14 @@ func (p *partition) learn(q invalidation.Question, d soracache.Delta, own soraca
 		return
 	}
 	if !o.Confirmed {
-		p.act(p.follower.Record(own))
+		o = p.follower.Record(own)
+		if o.Missed && !o.Marked {
+			// It is in an epoch that this node has not entered, and whose answer
+			// came too late to lead there. Whoever invalidated is about to hear of
+			// success: until the ledger was asked anew, nothing is served here.
+			p.follower.Void()
+		}
+		p.act(o)
 	}
 	p.node.observe(p, own, FromSelf)
 }
