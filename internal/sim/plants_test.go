@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -127,6 +128,17 @@ func (p plant) hunt(t *testing.T, from, seeds int) (seed, violation string) {
 	return m[1], m[2]
 }
 
+// passes tells whether a seed finds nothing when no bug is planted, so that it
+// was the bug that it caught.
+func passes(t *testing.T, seed string) bool {
+	t.Helper()
+	n, err := strconv.ParseUint(seed, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(Run(t, n, Draw(n, operations), false).Violations) == 0
+}
+
 // TestPlantedBugs plants bugs, one at a time, and wants each of them caught.
 // SORACACHE_VERIFY=1 plants all; with -caught it also writes plants/caught.txt.
 func TestPlantedBugs(t *testing.T) {
@@ -156,6 +168,9 @@ func TestPlantedBugs(t *testing.T) {
 			if seed == "" {
 				t.Errorf("trap %s is not caught: %s", p.trap, p.what)
 				return
+			}
+			if !passes(t, seed) {
+				t.Errorf("seed %s fails without the bug, too", seed)
 			}
 			t.Logf("trap %s is caught by seed %s: %s", p.trap, seed, violation)
 			lines = append(lines, fmt.Sprintf("%-22s seed %-6s trap %s: %s\n%33s%s\n", p.name, seed, p.trap, p.what, "", violation))
