@@ -228,6 +228,13 @@ func (p *partition) land(t *trip, fs []*flight, q invalidation.Question, a *l2.R
 			}
 		}
 	}
+	if len(kept) > 0 {
+		p.mu.Lock()
+		for _, f := range fs {
+			p.overtakeFills(f.key) // before L1 has it: see filled
+		}
+		p.mu.Unlock()
+	}
 	p.node.l1.PutMany(kept)
 	p.handBack(lost)
 	p.mu.Lock()
@@ -243,11 +250,19 @@ func (p *partition) land(t *trip, fs []*flight, q invalidation.Question, a *l2.R
 }
 
 // overtake notes that a key has been filled: the read of it that is under way,
-// if there is one, may bring what was there before.
+// if there is one, may bring what was there before, and so may the answer to
+// another fill. It holds mu.
 func (p *partition) overtake(key string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if f := p.flights.sent[key]; f != nil {
+		f.overtaken = true
+	}
+	p.overtakeFills(key)
+}
+
+// overtakeFills notes that the store has told what is under a key, while fills
+// of it are under way. It holds mu.
+func (p *partition) overtakeFills(key string) {
+	for _, f := range p.fillings[key] {
 		f.overtaken = true
 	}
 }
@@ -371,7 +386,7 @@ func (p *partition) handBack(reqs []l2.WriteRequest) {
 			return as, firstError(as, func(a *l2.WriteAnswer) error { return a.Err })
 		})
 		for i := range answers {
-			p.written(&soracache.Write{Op: soracache.OpRelease, Key: reqs[i].Key}, q, &answers[i])
+			p.written(&soracache.Write{Op: soracache.OpRelease, Key: reqs[i].Key}, q, &answers[i], nil)
 		}
 	})
 }

@@ -298,6 +298,7 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 	reqs := make([]l2.WriteRequest, len(req.Writes))
 	asked := make([]invalidation.Question, len(req.Writes))
 	writes := slices.Clone(req.Writes) // the caller's stay as they are
+	fills := make([]*filling, len(writes))
 	for i := range writes {
 		w := &writes[i]
 		p := ns.of(w.Key)
@@ -306,6 +307,9 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 		w.LeaseFor = leaseFor(w.LeaseFor)
 		if w.Lifetime.Keep == 0 {
 			w.Lifetime.Keep = w.Lifetime.TTL
+		}
+		if w.Op == soracache.OpFill {
+			fills[i] = p.fillSent(w.Key)
 		}
 		asked[i] = p.follower.Ask()
 		reqs[i] = l2.WriteRequest{
@@ -319,7 +323,7 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 	})
 	results := make([]soracache.WriteResult, len(answers))
 	for i := range answers {
-		results[i] = ns.of(writes[i].Key).written(&writes[i], asked[i], &answers[i])
+		results[i] = ns.of(writes[i].Key).written(&writes[i], asked[i], &answers[i], fills[i])
 	}
 	return results, nil
 }
@@ -359,7 +363,7 @@ func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) 
 			failed = errors.Join(failed, fmt.Errorf("partition %s: %w", parts[i].id, a.Err))
 			continue
 		}
-		parts[i].invalidated(asked[i], a, req.Acknowledge)
+		failed = errors.Join(failed, parts[i].invalidated(asked[i], a, req.Acknowledge))
 		stamps = append(stamps, soracache.PartitionStamp{
 			Partition: parts[i].id.Index, Stamp: soracache.Stamp{Epoch: a.Record.Epoch, Position: a.Record.Position},
 		})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,8 @@ type partition struct {
 	mu      sync.Mutex
 	flights flights             // guarded by mu
 	parked  map[uint64]*parking // by the key's hash; guarded by mu
+	// fillings are the fills under way, by key; guarded by mu.
+	fillings map[string][]*filling
 	// freed holds when leases ended, by the hash of the key, for those who are
 	// about to park. Guarded by mu.
 	freedAt map[uint64]time.Duration
@@ -60,8 +63,6 @@ type local struct {
 	// On the node's clock: when the entry becomes stale, and when this copy
 	// (by the entry's keep time or its cap for L1) and the entry itself end.
 	freshUntil, until, keepUntil time.Duration
-	// landed is when the answer came that brought it.
-	landed time.Duration
 	// staleUntil is until when a stale copy is believed to be the newest.
 	staleUntil time.Duration
 	bytes      int // of memory, see footprint
@@ -96,9 +97,10 @@ func newPartition(n *Node, id l2.Partition) *partition {
 		follower: invalidation.NewFollower(invalidation.Config{
 			Marks: n.marks, Space: uint64(space), Bound: n.cfg.Bound, Now: n.now,
 		}),
-		flights: newFlights(),
-		parked:  map[uint64]*parking{},
-		freedAt: map[uint64]time.Duration{},
+		flights:  newFlights(),
+		fillings: map[string][]*filling{},
+		parked:   map[uint64]*parking{},
+		freedAt:  map[uint64]time.Duration{},
 
 		allFreedAt: -1,
 	}
@@ -325,8 +327,7 @@ func (p *partition) local(q invalidation.Question, d soracache.Delta, key string
 	if k.L1 > 0 && k.L1 < k.KeepFor {
 		c.until = asked + k.L1
 	}
-	c.landed = p.node.now()
-	c.staleUntil = c.landed + refreshPatience
+	c.staleUntil = p.node.now() + refreshPatience
 	if k.Lease == l2.LeaseHeld {
 		c.heldUntil.Store(int64(p.node.now() + min(k.LeaseFor, refreshPatience)))
 	}
@@ -335,17 +336,54 @@ func (p *partition) local(q invalidation.Question, d soracache.Delta, key string
 	return c, keep
 }
 
-// keepFilled puts what a fill stored into L1. An answer that came late may be of
-// a fill that others have followed: where something landed after the fill had
-// been sent, nobody here knows which is the newer, so neither is kept.
-func (p *partition) keepFilled(at l1.Key, c *local, keep bool, sent time.Duration) {
+// filling is a fill that was sent and not answered yet.
+type filling struct {
+	// overtaken means that another fill of the key was answered, or a read of it,
+	// while this one was under way. An answer that comes late may be of a fill
+	// that others have followed: nobody here knows which is the newer, so neither
+	// is kept.
+	overtaken bool
+}
+
+// fillSent notes that a fill is about to be sent.
+func (p *partition) fillSent(key string) *filling {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := &filling{}
+	p.fillings[key] = append(p.fillings[key], f)
+	return f
+}
+
+// fillAnswered ends a fill, whatever became of it.
+func (p *partition) fillAnswered(key string, f *filling) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.endFill(key, f)
+}
+
+// endFill holds mu.
+func (p *partition) endFill(key string, f *filling) {
+	rest := slices.DeleteFunc(p.fillings[key], func(other *filling) bool { return other == f })
+	if p.fillings[key] = rest; len(rest) == 0 {
+		delete(p.fillings, key)
+	}
+}
+
+// filled puts what a fill stored into L1, in place of whatever a read or another
+// fill that is still under way is about to put there.
+func (p *partition) filled(key string, f *filling, c *local, keep bool) {
 	p.keeping.Lock()
 	defer p.keeping.Unlock()
-	if there, ok := p.node.l1.Get(at); ok && there.landed >= sent {
+	at := l1.Key{Space: p.space, Name: key}
+	p.mu.Lock()
+	overtaken := f.overtaken
+	p.endFill(key, f)
+	p.overtake(key)
+	p.mu.Unlock()
+	switch {
+	case overtaken:
 		p.node.l1.Remove(at)
-		return
-	}
-	if keep {
+	case keep:
 		p.node.l1.Put(at, c)
 	}
 }
@@ -354,13 +392,18 @@ func (p *partition) keepFilled(at l1.Key, c *local, keep bool, sent time.Duratio
 // or that somebody else is refreshing one, before it asks the store again.
 const refreshPatience = 250 * time.Millisecond
 
-// written takes in the answer to a write.
-func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.WriteAnswer) soracache.WriteResult {
+// written takes in the answer to a write. Of a fill, f was noted when it was
+// sent.
+func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.WriteAnswer, f *filling) soracache.WriteResult {
+	if f != nil {
+		defer p.fillAnswered(w.Key, f)
+	}
 	if a.Err != nil {
 		return soracache.WriteResult{Err: a.Err}
 	}
-	p.learn(q, a.Delta, a.Record)
+	err := p.learn(q, a.Delta, a.Record)
 	res := soracache.WriteResult{
+		Err: err,
 		Stored: a.Reason == soracache.ReasonNone, Reason: a.Reason, SupersededBy: a.SupersededBy,
 		Stamp: p.stamps(soracache.Stamp{Epoch: a.Delta.Epoch, Position: a.Delta.Head}),
 	}
@@ -373,15 +416,15 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 			c, keep := p.local(q, a.Delta, w.Key, &l2.KeyAnswer{
 				Entry: w.Entry, Stamp: a.Stamp, FreshFor: w.Lifetime.TTL, KeepFor: w.Lifetime.Keep, L1: w.Lifetime.L1,
 			})
-			p.overtake(w.Key)
-			p.keepFilled(l1.Key{Space: p.space, Name: w.Key}, c, keep, q.Sent())
+			p.filled(w.Key, f, c, keep)
 			p.freed(w.Key, wokenRead)
 		case soracache.ReasonSuperseded:
 			t.fillsSuperseded.Add(1)
 			p.freed(w.Key, wokenLost)
 		case soracache.ReasonLeaseLost:
+			// Whatever ended the lease has woken those who lost by it.
 			t.fillsLeaseLost.Add(1)
-			p.wake(w.Key, wokenLost)
+			p.wake(w.Key, wokenRead)
 		}
 	case soracache.OpPut:
 		// It is not kept in L1: its own record, once marked, cannot be told
@@ -402,9 +445,9 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 }
 
 // invalidated takes in the answer to an invalidation: the record first, then
-// the peers, then whoever waited for a lease that it ended.
-func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer, acknowledge bool) {
-	p.learn(q, a.Delta, a.Record)
+// the peers, then whoever waited for a lease that it ended. It fails like learn.
+func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer, acknowledge bool) error {
+	err := p.learn(q, a.Delta, a.Record)
 	p.publish(a.Record, acknowledge)
 	for _, t := range a.Record.Targets {
 		switch t.Kind {
@@ -417,27 +460,30 @@ func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer,
 			p.node.chores.add(chore{p: p})
 		}
 	}
+	return err
 }
 
 // learn takes in the answer to what may have appended a record of this node's
 // own. The answer's delta holds the record, so it need only be applied itself
-// where the delta was cut off or could not be taken in.
-func (p *partition) learn(q invalidation.Question, d soracache.Delta, own soracache.Record) {
+// where the delta was cut off or could not be taken in. It fails if the record
+// cannot be applied either: it is of an epoch that is not the one followed, and
+// only the ledger knows which of the two came first. Until it has told, this
+// node may serve what the record killed.
+func (p *partition) learn(q invalidation.Question, d soracache.Delta, own soracache.Record) error {
 	o := p.answer(q, d, own.Position)
 	if own.Position == 0 {
-		return
-	}
-	if !o.Confirmed {
-		o = p.follower.Record(own)
-		if o.Missed && !o.Marked {
-			// It is in an epoch that this node has not entered, and whose answer
-			// came too late to lead there. Whoever invalidated is about to hear of
-			// success: until the ledger was asked anew, nothing is served here.
-			p.follower.Void()
-		}
-		p.act(o)
+		return nil
 	}
 	p.node.observe(p, own, FromSelf)
+	if o.Confirmed {
+		return nil
+	}
+	o = p.follower.Record(own)
+	p.act(o)
+	if !o.Marked {
+		return fmt.Errorf("%w: partition %s took a new epoch meanwhile", soracache.ErrUnavailable, p.id)
+	}
+	return nil
 }
 
 // answer takes in the delta of an answer, which may hold a record of this
