@@ -274,7 +274,7 @@ func (w *world) evict(key string) bool {
 type host struct {
 	w    *world
 	slot int
-	rng  *rand.Rand // of its nodes; read by their goroutines, see boot.Read
+	rng  *rand.Rand // seeds its nodes
 	boot *boot      // nil while it is down
 	dead []*boot    // former ones
 	// paused: nothing goes in or out. What would waits in held.
@@ -307,7 +307,7 @@ type boot struct {
 // start begins a new life on a host.
 func (h *host) start() {
 	b := &boot{
-		host: h, w: h.w, number: len(h.dead) + 1, rng: h.rng,
+		host: h, w: h.w, number: len(h.dead) + 1, rng: rand.New(rand.NewPCG(h.rng.Uint64(), 1)),
 		ended: make(chan struct{}), calls: map[*call]struct{}{},
 	}
 	b.name = fmt.Sprintf("n%d-%d", h.slot+1, b.number)
