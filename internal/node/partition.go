@@ -401,9 +401,8 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 	if a.Err != nil {
 		return soracache.WriteResult{Err: a.Err}
 	}
-	err := p.learn(q, a.Delta, a.Record)
+	p.learn(q, a.Delta, a.Record)
 	res := soracache.WriteResult{
-		Err: err,
 		Stored: a.Reason == soracache.ReasonNone, Reason: a.Reason, SupersededBy: a.SupersededBy,
 		Stamp: p.stamps(soracache.Stamp{Epoch: a.Delta.Epoch, Position: a.Delta.Head}),
 	}
@@ -445,9 +444,9 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 }
 
 // invalidated takes in the answer to an invalidation: the record first, then
-// the peers, then whoever waited for a lease that it ended. It fails like learn.
-func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer, acknowledge bool) error {
-	err := p.learn(q, a.Delta, a.Record)
+// the peers, then whoever waited for a lease that it ended.
+func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer, acknowledge bool) {
+	p.learn(q, a.Delta, a.Record)
 	p.publish(a.Record, acknowledge)
 	for _, t := range a.Record.Targets {
 		switch t.Kind {
@@ -460,7 +459,6 @@ func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer,
 			p.node.chores.add(chore{p: p})
 		}
 	}
-	return err
 }
 
 // learn takes in the answer to what may have appended a record of this node's
