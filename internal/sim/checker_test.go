@@ -88,6 +88,8 @@ type history struct {
 	// suspects followed a branch of history that was undone: the first answer
 	// that one gets must be of a new epoch, or a reset.
 	suspects map[*boot]int // the step at which it became one
+	// unregistered: registrations were evicted, and none has been asked for since.
+	unregistered bool
 }
 
 // record is an invalidation that the store executed, or a new epoch, which is
@@ -99,7 +101,6 @@ type record struct {
 	mint     bool
 	by       *op // the client's operation, if one asked for it
 	origin   *boot
-	name     string
 	doneStep int // when its success was known to the client; 0: never
 	doneAt   time.Duration
 	// acknowledged: the client was told that nobody serves the old values.
@@ -339,6 +340,12 @@ func (c *checker) invalidated(cl *call, req *l2.InvalidateRequest, a *l2.Invalid
 	c.suspect(cl, p, req.Since, a.Delta)
 	c.recorded(cl, p, a.Record)
 	cl.changed = true
+	if h := c.partitions[p]; req.Followers && h.unregistered {
+		h.unregistered = false
+		if a.RegisteredFor < cl.from.host.bound() {
+			c.w.count.changed(EvictRegistrations)
+		}
+	}
 }
 
 func (c *checker) since(cl *call, req *l2.SinceRequest, a *l2.SinceAnswer) {

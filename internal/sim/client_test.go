@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -80,22 +81,24 @@ type op struct {
 }
 
 func (o *op) String() string {
-	what := ""
+	var what string
 	switch o.kind {
 	case opGet:
-		for _, r := range o.reads {
-			what += " " + r.Key
+		keys := make([]string, len(o.reads))
+		for i, r := range o.reads {
+			keys[i] = r.Key
 		}
+		what = strings.Join(keys, " ")
 	case opInvalidate:
-		what = " " + targetsText(o.targets)
+		what = targetsText(o.targets)
 	case opFill, opPut, opRenew, opRelease:
-		what = " " + o.write.Key
+		what = o.write.Key
 	}
 	who := "client"
 	if o.session != nil {
 		who = fmt.Sprintf("session %d", o.session.number)
 	}
-	return fmt.Sprintf("op%d (%s of %s at %s, begun at #%d)", o.id, o.kind.String()+what, who, o.host, o.began)
+	return fmt.Sprintf("op%d (%s of %s at %s, begun at #%d)", o.id, o.kind.String()+" "+what, who, o.host, o.began)
 }
 
 // issue lets a client call its node.
@@ -277,14 +280,11 @@ func (o *op) outcome() string {
 	}
 	switch o.kind {
 	case opGet:
-		out := ""
+		out := make([]string, len(o.results))
 		for i := range o.results {
-			if i > 0 {
-				out += "; "
-			}
-			out += resultText(&o.results[i])
+			out[i] = resultText(&o.results[i])
 		}
-		return out
+		return strings.Join(out, "; ")
 	case opInvalidate:
 		if len(o.invalidated.Stragglers) > 0 {
 			return fmt.Sprintf("recorded; stragglers %v", o.invalidated.Stragglers)

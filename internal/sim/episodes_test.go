@@ -194,7 +194,7 @@ func (x *chaos) evict(f Fault) {
 	case EvictRegistrations:
 		x.inject(f, p)
 		w.model.LoseRegistrations(p)
-		w.count.changed(f)
+		w.check.partitions[p.Index].unregistered = true
 	default:
 		key := keyName(w.rng.IntN(w.cfg.Keys))
 		x.inject(f, key)
@@ -255,7 +255,7 @@ func (x *chaos) drain(h *host) {
 		ctx, cancel := context.WithTimeout(context.Background(), 50*ms+time.Duration(x.w.lastOp))
 		defer cancel()
 		_ = b.node.Drain(ctx)
-		x.w.arrive(fmt.Sprintf("drained %s", b.name), func() {
+		x.w.arrive("drained "+b.name, func() {
 			b.kill()
 			h.revive()
 		})

@@ -13,8 +13,8 @@ const (
 	// Drop: the receiver did not know of the record; or somebody waited there for
 	// the key that was freed, or for the acknowledgement.
 	Drop Fault = iota
-	// Duplicate: the second copy came after the receiver had read again what the
-	// record names, so that it refuses its copy once more; or it made it ask.
+	// Duplicate: the receiver did not know of the record yet; or it had read again
+	// what the record names, so that it refuses its copy once more; or it asked.
 	Duplicate
 	// Reorder: the packet that came too early made its receiver ask the ledger.
 	Reorder
@@ -35,7 +35,8 @@ const (
 	Flush
 	EvictEntry
 	EvictLedger
-	// EvictRegistrations: somebody had to be registered again.
+	// EvictRegistrations: an acknowledged invalidation had to wait out those of
+	// whom the store did not know.
 	EvictRegistrations
 	// TimeoutAfterApply: what failed for its caller changed the store.
 	TimeoutAfterApply

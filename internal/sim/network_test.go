@@ -83,10 +83,10 @@ func (p *packet) notice() invalidation.Notice {
 
 func (p *packet) String() string {
 	n := p.notice()
-	what := ""
+	var what string
 	switch n.Kind {
 	case invalidation.NoticeRecord:
-		what = fmt.Sprintf("record %s", targetsText(n.Record.Targets))
+		what = "record " + targetsText(n.Record.Targets)
 		if n.Acknowledge {
 			what += " (acknowledge)"
 		}

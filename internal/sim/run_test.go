@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -177,7 +178,7 @@ func (w *world) mustRemember() {
 // keyIn returns a key that belongs to a partition.
 func (w *world) keyIn(p int) string {
 	for i := 0; ; i++ {
-		if k := fmt.Sprint(i); w.partitionOf("warm"+k) == p {
+		if k := strconv.Itoa(i); w.partitionOf("warm"+k) == p {
 			return k
 		}
 	}

@@ -49,18 +49,14 @@ func TestSeeds(t *testing.T) {
 	began := time.Now()
 	t.Run("run", func(t *testing.T) {
 		for i := range 2 {
-			t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Run(strconv.Itoa(i), func(t *testing.T) {
 				t.Parallel()
 				for failures.Load() < 3 {
 					seed := next.Add(1) - 1
 					if seed >= first+seeds && !time.Now().Before(until) {
 						return
 					}
-					start := time.Now()
 					res := Run(t, seed, Draw(seed, operations), false)
-					if d := time.Since(start); d > time.Second {
-						t.Logf("SLOW seed %d: %v virtual %v", seed, d, res.Virtual)
-					}
 					mu.Lock()
 					total.add(&res.count)
 					virtual += res.Virtual
@@ -132,20 +128,21 @@ func TestSameSeedSameHistory(t *testing.T) {
 	}
 }
 
-// TestDebugTwice is for finding what a seed does not decide.
-func TestDebugTwice(t *testing.T) {
-	seed := env(t, "SORACACHE_SIM_TWICE", 0)
-	if seed == 0 {
-		t.Skip()
+// TestRegressions runs the seeds again that found something once. What a seed
+// does changes with the simulation, so each bug also has a test of its own where
+// it was; this list says which, and keeps the configurations that found them.
+func TestRegressions(t *testing.T) {
+	text, err := os.ReadFile("regressions.txt")
+	if err != nil {
+		t.Fatal(err)
 	}
-	a := Run(t, seed, Draw(seed, operations), true)
-	_ = os.WriteFile("/tmp/sim-a.txt", []byte(a.History), 0o600)
-	for range 50 {
-		b := Run(t, seed, Draw(seed, operations), true)
-		if a.Hash != b.Hash {
-			_ = os.WriteFile("/tmp/sim-b.txt", []byte(b.History), 0o600)
-			t.Log("differs")
-			return
+	for line := range strings.Lines(string(text)) {
+		var seed uint64
+		if n, _ := fmt.Sscan(line, &seed); n == 0 {
+			continue // a comment
+		}
+		if res := Run(t, seed, Draw(seed, operations), false); len(res.Violations) > 0 {
+			t.Error(explain(t, res))
 		}
 	}
 }
