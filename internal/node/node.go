@@ -363,7 +363,7 @@ func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) 
 			failed = errors.Join(failed, fmt.Errorf("partition %s: %w", parts[i].id, a.Err))
 			continue
 		}
-		failed = errors.Join(failed, parts[i].invalidated(asked[i], a, req.Acknowledge))
+		parts[i].invalidated(asked[i], a, req.Acknowledge)
 		stamps = append(stamps, soracache.PartitionStamp{
 			Partition: parts[i].id.Index, Stamp: soracache.Stamp{Epoch: a.Record.Epoch, Position: a.Record.Position},
 		})

@@ -463,25 +463,23 @@ func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer,
 
 // learn takes in the answer to what may have appended a record of this node's
 // own. The answer's delta holds the record, so it need only be applied itself
-// where the delta was cut off or could not be taken in. It fails if the record
-// cannot be applied either: it is of an epoch that is not the one followed, and
-// only the ledger knows which of the two came first. Until it has told, this
-// node may serve what the record killed.
-func (p *partition) learn(q invalidation.Question, d soracache.Delta, own soracache.Record) error {
+// where the delta was cut off or could not be taken in.
+func (p *partition) learn(q invalidation.Question, d soracache.Delta, own soracache.Record) {
 	o := p.answer(q, d, own.Position)
 	if own.Position == 0 {
-		return nil
+		return
+	}
+	if !o.Confirmed {
+		o = p.follower.Record(own)
+		if o.Missed && !o.Marked {
+			// It is in an epoch that this node has not entered, and whose answer
+			// came too late to lead there. Whoever invalidated is about to hear of
+			// success: until the ledger was asked anew, nothing is served here.
+			p.follower.Void()
+		}
+		p.act(o)
 	}
 	p.node.observe(p, own, FromSelf)
-	if o.Confirmed {
-		return nil
-	}
-	o = p.follower.Record(own)
-	p.act(o)
-	if !o.Marked {
-		return fmt.Errorf("%w: partition %s took a new epoch meanwhile", soracache.ErrUnavailable, p.id)
-	}
-	return nil
 }
 
 // answer takes in the delta of an answer, which may hold a record of this
