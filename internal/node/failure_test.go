@@ -71,7 +71,7 @@ func (s *hungStore) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.Sinc
 }
 
 func rig(t *testing.T, f func(n *node.Node, s *hungStore, m *l2test.Model)) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		m := l2test.NewModel(l2test.ModelConfig{})
 		s := &hungStore{Store: m}
 		n, err := node.New(node.Config{Store: s, L1MaxBytes: 4 << 20})
@@ -227,7 +227,7 @@ func (s *slowFill) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.Write
 // A fill whose answer is late has been followed by others. (internal/sim found
 // that it took their place in memory.)
 func TestLateAnswerToAFillDoesNotReplaceAFresherFill(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		slow := &slowFill{Store: l2test.NewModel(l2test.ModelConfig{}), hold: make(chan struct{})}
 		n, err := node.New(node.Config{Store: slow, L1MaxBytes: 4 << 20})
 		if err != nil {
@@ -258,6 +258,74 @@ func TestLateAnswerToAFillDoesNotReplaceAFresherFill(t *testing.T) {
 		for range 2 {
 			if got := one(t, n, ctx, rd("k")); string(got.Entry.Value) != "v2" {
 				t.Errorf("after v2 the same node serves %q from %s", got.Entry.Value, got.Tier)
+			}
+		}
+	})
+}
+
+// slowInvalidate holds invalidations back until they are let through.
+type slowInvalidate struct {
+	l2.Store
+	hold chan struct{}
+}
+
+func (s *slowInvalidate) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l2.InvalidateAnswer {
+	<-s.hold
+	return s.Store.Invalidate(ctx, reqs)
+}
+
+// An invalidation that is on its way while the ledger takes two new epochs is
+// recorded in one that the node has not entered, and its answer cannot lead
+// there.
+func TestOwnRecordOfAnEpochThatIsNotFollowed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		model := l2test.NewModel(l2test.ModelConfig{})
+		slow := &slowInvalidate{Store: &slowStore{Store: model, latency: time.Millisecond}, hold: make(chan struct{})}
+		n, err := node.New(node.Config{Store: slow, Bound: bound, L1MaxBytes: 4 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close() }()
+		c := &cluster{t: t, nodes: []*node.Node{n}}
+		c.put(0, "k", "v")
+		invalidated := make(chan struct{})
+		go func() { defer close(invalidated); c.invalidate(0, soracache.Key("k")) }()
+		synctest.Wait()
+		model.Flush()
+		time.Sleep(bound)
+		c.put(0, "k", "old")
+		for range 2 {
+			if string(c.get(0, soracache.Read{Key: "k"}).Entry.Value) != "old" {
+				t.Error("not kept")
+			}
+		}
+		model.Flush()
+		close(slow.hold)
+		<-invalidated
+		c.want(c.get(0, soracache.Read{Key: "k"}), soracache.StatusMiss, soracache.TierNone, "")
+	})
+}
+
+// A namespace that the store refuses, such as one that was configured with
+// another number of partitions, says nothing of the node.
+func TestNodeIsReadyWhateverItsStoreRefuses(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		model := l2test.NewModel(l2test.ModelConfig{})
+		for count := 1; count <= 2; count++ {
+			n, err := node.New(node.Config{Store: model, Partitions: func(string) int { return count }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = n.Close() }()
+			for i := range 8 {
+				got := one(t, n, t.Context(), rd(fmt.Sprint("k", i)))
+				if got.Err != nil && !errors.Is(got.Err, soracache.ErrInvalid) {
+					t.Fatal(got.Err)
+				}
+			}
+			time.Sleep(10 * time.Second)
+			if err := n.Ready(t.Context()); err != nil {
+				t.Errorf("%d partitions: %v", count, err)
 			}
 		}
 	})
@@ -421,7 +489,7 @@ func TestPanicOfTheStoreIsAnError(t *testing.T) {
 }
 
 func TestCloseHandsBackLeases(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		m := l2test.NewModel(l2test.ModelConfig{})
 		s := &hungStore{Store: m, hungReads: true, afterExec: true}
 		n, err := node.New(node.Config{Store: s, L1MaxBytes: 4 << 20})
@@ -447,7 +515,7 @@ func TestCloseHandsBackLeases(t *testing.T) {
 // A machine that was suspended serves nothing from memory until the store has
 // answered, and nothing at all of what its clock did not see expire.
 func TestSuspendedMachineGivesUpItsMemory(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var slept atomic.Int64
 		n, err := node.New(node.Config{
 			Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 4 << 20,
@@ -476,7 +544,7 @@ func TestSuspendedMachineGivesUpItsMemory(t *testing.T) {
 }
 
 func TestNamespacesAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 4 << 20, MaxPartitions: 3})
 		if err != nil {
 			t.Fatal(err)
@@ -505,7 +573,7 @@ func TestNamespacesAreBounded(t *testing.T) {
 
 // A store that is slower than a short bound confirms nothing, and is not down.
 func TestSlowStoreIsNotDown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s := &slowStore{Store: l2test.NewModel(l2test.ModelConfig{}), latency: 300 * time.Millisecond}
 		n, err := node.New(node.Config{Store: s, L1MaxBytes: 4 << 20, Bound: 100 * time.Millisecond})
 		if err != nil {

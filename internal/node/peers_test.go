@@ -74,7 +74,7 @@ func (p port) Left(member string) bool {
 // n1 and so on.
 func inCluster(t *testing.T, nodes int, test func(c *cluster, w *wires)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := &cluster{t: t, model: l2test.NewModel(l2test.ModelConfig{})}
 		c.store = &slowStore{Store: c.model, latency: time.Millisecond}
 		w := &wires{nodes: map[string]*node.Node{}, left: map[string]bool{}}

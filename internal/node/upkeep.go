@@ -79,7 +79,10 @@ func (n *Node) confirm(ctx context.Context, parts []*partition) error {
 		if err := answers[i].Err; err != nil {
 			// That the caller has gone says nothing of the store, and neither
 			// does an answer that is late for a short bound.
-			if ctx.Err() == nil && (!cut || p.silentFor() > n.cfg.StoreTimeout) {
+			switch {
+			case !errors.Is(err, soracache.ErrUnavailable):
+				p.answered() // a refusal is an answer
+			case ctx.Err() == nil && (!cut || p.silentFor() > n.cfg.StoreTimeout):
 				p.failed(err)
 			}
 			failed = errors.Join(failed, err)
