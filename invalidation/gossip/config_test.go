@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -64,5 +65,31 @@ func TestAdvertise(t *testing.T) {
 	if g, err := New(c); err == nil {
 		g.Close()
 		t.Error("it advertises a name that nobody has")
+	}
+}
+
+// TestJoinFromLoopback: other machines cannot reach what listens on loopback, so
+// it does not join there, and says why; unless they have another address of it.
+func TestJoinFromLoopback(t *testing.T) {
+	names := newNames()
+	names.set("near.test", "127.0.0.7")
+	names.set("far.test", "192.0.2.1")
+	for advertise, want := range map[string]string{"": "127.0.0.7:1", "192.0.2.9": "127.0.0.7:1 192.0.2.1:1"} {
+		c := configOf(t, "node")
+		c.Advertise, c.Resolver, c.Join = advertise, names, []string{"near.test:1", "far.test:1"}
+		g, err := New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, err := g.resolve(t.Context())
+		if got := strings.Trim(fmt.Sprint(found), "[]"); got != want {
+			t.Errorf("advertising %q it would join %s, want %s", advertise, got, want)
+		}
+		if (err != nil) != (advertise == "") || err != nil && !strings.Contains(err.Error(), "192.0.2.1 is another machine") {
+			t.Errorf("advertising %q: %v", advertise, err)
+		}
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -89,10 +90,30 @@ func (g *Gossip) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 			errs = errors.Join(errs, err)
 		}
 		for _, addr := range addrs {
+			if !g.reachableFrom(addr.Unmap()) {
+				errs = errors.Join(errs, fmt.Errorf("gossip: %s is another machine, from which this member cannot be reached on %s: "+
+					"it must listen on another address, or advertise one", addr, g.config.Bind))
+				continue
+			}
 			found = append(found, netip.AddrPortFrom(addr.Unmap(), port))
 		}
 	}
 	return found, errs
+}
+
+// reachableFrom says whether whoever is at an address could reach this member.
+// One that listens on loopback is reached from its own machine only; joined from
+// there, others would take theirs for it.
+func (g *Gossip) reachableFrom(addr netip.Addr) bool {
+	bind, err := bindAddress(g.config.Bind)
+	if err != nil || !bind.Addr().IsLoopback() || g.config.Advertise != "" || addr.IsLoopback() {
+		return true
+	}
+	own, err := net.InterfaceAddrs()
+	return err != nil || slices.ContainsFunc(own, func(a net.Addr) bool {
+		prefix, err := netip.ParsePrefix(a.String())
+		return err == nil && prefix.Addr().Unmap() == addr
+	})
 }
 
 func (g *Gossip) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
