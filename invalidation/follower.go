@@ -284,6 +284,15 @@ func (f *Follower) Reflects(s soracache.Stamp) bool {
 	return v.epoch == s.Epoch && v.applied >= s.Position
 }
 
+// Left tells whether an epoch was left. What is recorded in it may have come too
+// late to count.
+func (f *Follower) Left(epoch soracache.Epoch) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, left := f.left[epoch]
+	return left
+}
+
 // merge stores the marks of records and returns the position of the last one
 // that names everything.
 func (f *Follower) merge(records []soracache.Record) (cleared soracache.Position) {

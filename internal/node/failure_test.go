@@ -306,6 +306,68 @@ func TestOwnRecordOfAnEpochThatIsNotFollowed(t *testing.T) {
 	})
 }
 
+// failedOver is a store with another primary than before: of what is asked, only
+// invalidations still reach the former one, and late.
+type failedOver struct {
+	l2.Store // the former one
+	next     l2.Store
+	over     atomic.Bool
+	hold     chan struct{}
+}
+
+func (s *failedOver) now() l2.Store {
+	if s.over.Load() {
+		return s.next
+	}
+	return s.Store
+}
+
+func (s *failedOver) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
+	return s.now().Read(ctx, reqs)
+}
+
+func (s *failedOver) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
+	return s.now().Since(ctx, reqs)
+}
+
+func (s *failedOver) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l2.InvalidateAnswer {
+	<-s.hold
+	return s.Store.Invalidate(ctx, reqs)
+}
+
+// An invalidation that a primary took which was cut off is no success to a node
+// that has followed the next one: what was made there may be older.
+func TestInvalidationInAnEpochThatWasLeft(t *testing.T) {
+	for _, acknowledge := range []bool{false, true} {
+		bubble(t, func(t *testing.T) {
+			s := &failedOver{
+				Store: l2test.NewModel(l2test.ModelConfig{}), next: l2test.NewModel(l2test.ModelConfig{}), hold: make(chan struct{}),
+			}
+			n, err := node.New(node.Config{Store: s, Bound: bound, L1MaxBytes: 4 << 20})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = n.Close() }()
+			one(t, n, t.Context(), rd("k"))
+			invalidated := make(chan error, 1)
+			go func() {
+				_, err := n.Invalidate(context.Background(), soracache.InvalidateRequest{
+					Targets: []soracache.Target{soracache.Key("k")}, Acknowledge: acknowledge,
+				})
+				invalidated <- err
+			}()
+			synctest.Wait()
+			s.over.Store(true)
+			time.Sleep(bound)
+			one(t, n, t.Context(), rd("k"))
+			close(s.hold)
+			if err := <-invalidated; !errors.Is(err, soracache.ErrUnavailable) {
+				t.Errorf("acknowledged: %t: got %v", acknowledge, err)
+			}
+		})
+	}
+}
+
 // A namespace that the store refuses, such as one that was configured with
 // another number of partitions, says nothing of the node.
 func TestNodeIsReadyWhateverItsStoreRefuses(t *testing.T) {

@@ -364,6 +364,11 @@ func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) 
 			continue
 		}
 		parts[i].invalidated(asked[i], a, req.Acknowledge)
+		if parts[i].follower.Left(a.Record.Epoch) {
+			// If a primary took it that was cut off, what is in L2 and here was
+			// made without it.
+			failed = errors.Join(failed, fmt.Errorf("%w: partition %s took a new epoch meanwhile", soracache.ErrUnavailable, parts[i].id))
+		}
 		stamps = append(stamps, soracache.PartitionStamp{
 			Partition: parts[i].id.Index, Stamp: soracache.Stamp{Epoch: a.Record.Epoch, Position: a.Record.Position},
 		})
