@@ -94,12 +94,30 @@ func Draw(seed uint64, operations int) Config {
 		FailoverVisible: true, FailoverInvisible: true, Restore: true, Flush: true, EvictLedger: true,
 	}
 	for f := range faultKinds {
-		if destructive[f] && r.IntN(5) == 0 || !destructive[f] && r.IntN(3) == 0 {
+		if destructive[f] && r.IntN(4) == 0 || !destructive[f] && r.IntN(3) == 0 {
 			c.Faults[f] = 1 + r.IntN(10)
 		}
 	}
+	c.theme(r)
 	if c.Faults[Trim] > 0 {
 		c.Retention = l2.Retention{TagRecords: 4 + r.IntN(8), KeyRecords: 4 + r.IntN(8), Age: pick(r, 50*ms, 500*ms, 120_000*ms)}
 	}
 	return c
+}
+
+// theme makes some seeds about one thing, whose traps need several rare things
+// at once.
+func (c *Config) theme(r *rand.Rand) {
+	switch r.IntN(8) {
+	case 0: // acknowledgements, by nodes that have just started and are not told
+		c.Keys, c.Puts, c.Invalidations, c.Acknowledged = 2, 0, 120, 800
+		c.TTL, c.Keep, c.Load = 10_000*ms, 20_000*ms, ms
+		c.Faults[Restart], c.Faults[Drop], c.Faults[Pause] = 20, 10, 5
+		c.FaultEvery = 20 * ms
+	case 1: // histories: what was undone, and answers from before it was
+		c.Invalidations = 120
+		c.Slow, c.SlowBy = 50, 60*ms
+		c.Faults[FailoverInvisible], c.Faults[FailoverVisible], c.Faults[EvictLedger] = 10, 5, 3
+		c.FaultEvery = 60 * ms
+	}
 }

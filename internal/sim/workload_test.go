@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -133,8 +134,7 @@ func (l *workload) get(n int) {
 }
 
 func (l *workload) places(h *host, key string) (at, lot [2]int) {
-	number := 0
-	_, _ = fmt.Sscanf(key, "k%d", &number)
+	number, _ := strconv.Atoi(key[1:])
 	return [2]int{h.slot, number}, [2]int{h.slot, l.w.partitionOf(key)}
 }
 
