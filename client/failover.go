@@ -120,7 +120,7 @@ func (n *nodes) each(ctx context.Context, b budget, again func(error) bool, call
 		failures, began := m.known(), time.Now()
 		attempt, cancel := b.attempt(ctx, last)
 		err := call(attempt, m.backend)
-		timedOut := attempt.Err() != nil
+		timedOut := attempt.Err() != nil || connect.CodeOf(err) == connect.CodeDeadlineExceeded
 		cancel()
 		switch {
 		case !failed(err):
@@ -271,10 +271,15 @@ func (b budget) clamp(req soracache.GetRequest) soracache.GetRequest {
 
 // failed tells whether an error is the node's failure to answer, after which
 // another node may do better: it cannot be reached, was cut off or silent, says
-// that it is unavailable, or answers what is none of ours.
+// that it is unavailable or that time is over (it counts down the attempt's time
+// as well, and is often the first to see its end), or answers what is none of
+// ours.
 func failed(err error) bool {
-	return errors.Is(err, soracache.ErrUnavailable) &&
-		(connect.CodeOf(err) == connect.CodeUnavailable || !connect.IsWireError(err))
+	if !errors.Is(err, soracache.ErrUnavailable) {
+		return false
+	}
+	code := connect.CodeOf(err)
+	return code == connect.CodeUnavailable || code == connect.CodeDeadlineExceeded || !connect.IsWireError(err)
 }
 
 // always is for what may be done twice.

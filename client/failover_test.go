@@ -29,6 +29,7 @@ const (
 	drains   // refuses at the gate, as a node does that is draining
 	storeOff // begins, and then says that its store is down
 	breaks   // answers what is none of ours
+	lingers  // begins, and says at the end of the attempt's time that it is over
 )
 
 // wireNode is a cache service behind a real listener that can be closed and
@@ -46,7 +47,11 @@ func startWireNode(t *testing.T) *wireNode {
 	t.Helper()
 	n := &wireNode{t: t, addr: "127.0.0.1:0"}
 	n.rpcs = handler(&scripted{
-		get: func(context.Context, *cachev1.GetRequest) (*cachev1.GetResponse, error) {
+		get: func(ctx context.Context, _ *cachev1.GetRequest) (*cachev1.GetResponse, error) {
+			if n.mode.Load() == lingers {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
 			if err := n.trouble(); err != nil {
 				return nil, err
 			}
@@ -296,6 +301,24 @@ func TestNodeThatHangs(t *testing.T) {
 			t.Errorf("a hundred calls took %s, and asked the hung node %d times", took, hung.calls.Load())
 		}
 	})
+}
+
+// A node that hangs on its store knows how much time the attempt has, and may say
+// that it is over before the client has seen it.
+func TestNodeThatRunsOutOfTime(t *testing.T) {
+	c, preferred, other := twoNodes(t)
+	preferred.mode.Store(lingers)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	for range 2 {
+		addr, found, err := client.Get[string](ctx, c, "k")
+		if addr != other.addr || !found || err != nil {
+			t.Fatalf("got %q, %v, %v", addr, found, err)
+		}
+	}
+	if asked := preferred.calls.Load(); asked != 1 {
+		t.Errorf("the node that hangs was asked %d times", asked)
+	}
 }
 
 // All nodes hang: the loader runs after the usual time, not after that time for
