@@ -223,7 +223,7 @@ func TestBadOptions(t *testing.T) {
 		"dev with too many nodes":      {args: []string{"dev", "--nodes=65"}, want: "--nodes"},
 		"dev on a port out of range":   {args: []string{"dev", "--port=70000"}, want: "--port"},
 		"dev over an embedded store":   {args: []string{"dev", "--l2=embedded:x"}, want: "needs a Redis"},
-		"absent tokens":                {args: []string{"--l2=redis://127.0.0.1:1", "--auth-tokens=/absent"}, want: "/absent"},
+		"absent tokens":                {args: []string{"--listen=127.0.0.1:0", "--l2=redis://127.0.0.1:1", "--auth-tokens=/absent"}, want: "/absent"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			args := c.args
