@@ -20,7 +20,9 @@
 //	faults_test.go    the kinds of faults, and what "changed an outcome" means for each
 //	config_test.go    what a seed decides before anything happens
 //	run_test.go       one run, and how it must end
-//	seeds_test.go     many runs
+//	seeds_test.go     many runs; regressions.txt lists what they once found
+//	plants_test.go    bugs that are planted to see that they are caught: plants
+//	scenario*_test.go stories, driven by hand: testdata
 //
 // # Driving a world by hand
 //
