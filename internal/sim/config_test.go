@@ -39,6 +39,8 @@ type Config struct {
 	Everything, Acknowledged int
 	// Faults are the weights of the kinds of faults; zero: it does not happen.
 	Faults [faultKinds]int
+	// Gently: nodes that are restarted are drained first.
+	Gently bool
 	// FaultEvery is the mean time between two faults that are episodes.
 	FaultEvery time.Duration
 }
@@ -112,7 +114,9 @@ func (c *Config) theme(r *rand.Rand) {
 	case 0: // acknowledgements, by nodes that have just started and are not told
 		c.Keys, c.Puts, c.Invalidations, c.Acknowledged = 2, 0, 120, 800
 		c.TTL, c.Keep, c.Load = 10_000*ms, 20_000*ms, ms
-		c.Faults[Restart], c.Faults[Drop], c.Faults[Pause] = 20, 10, 5
+		// One that crashed would be waited out, and the new one with it.
+		c.Gently = true
+		c.Faults[Restart], c.Faults[Drop], c.Faults[Crash], c.Faults[EvictRegistrations] = 20, 10, 0, 0
 		c.FaultEvery = 20 * ms
 	case 1: // histories: what was undone, and answers from before it was
 		c.Invalidations = 120

@@ -236,7 +236,7 @@ func (x *chaos) crash(f Fault) {
 			x.w.count.changed(Crash)
 		}
 	}
-	if f == Restart && x.w.rng.IntN(2) == 0 {
+	if f == Restart && (x.w.cfg.Gently || x.w.rng.IntN(2) == 0) {
 		x.drain(h)
 		return
 	}
@@ -257,6 +257,9 @@ func (x *chaos) drain(h *host) {
 		_ = b.node.Drain(ctx)
 		x.w.arrive("drained "+b.name, func() {
 			b.kill()
+			x.w.mu.Lock()
+			x.w.left[b.name] = true
+			x.w.mu.Unlock()
 			h.revive()
 		})
 	}()

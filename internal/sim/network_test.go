@@ -29,8 +29,13 @@ func (p peers) Tell(member string, n invalidation.Notice) {
 	p.send(p.b.w.hosts[slot], member, &n)
 }
 
-// Left implements node.Peers. It is never heard of: nodes that end are waited out.
-func (peers) Left(string) bool { return false }
+// Left implements node.Peers: nodes that were drained have said so, nodes that
+// crashed have not.
+func (p peers) Left(member string) bool {
+	p.b.w.mu.Lock()
+	defer p.b.w.mu.Unlock()
+	return p.b.w.left[member]
+}
 
 // Bound implements node.Peers.
 func (p peers) Bound() time.Duration {

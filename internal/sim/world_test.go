@@ -57,7 +57,8 @@ type world struct {
 	mu       sync.Mutex
 	arrivals []arrival // guarded by mu
 	kick     chan struct{}
-	closed   bool // guarded by mu: nothing is taken in any more
+	closed   bool            // guarded by mu: nothing is taken in any more
+	left     map[string]bool // guarded by mu: nodes that have said that they serve nothing any more
 
 	hash  uint64
 	trace *trace // nil: not wanted
@@ -103,6 +104,7 @@ func newWorld(t *testing.T, seed uint64, cfg Config, keepTrace bool) *world {
 		count: &counters{},
 
 		pending: map[*op]struct{}{},
+		left:    map[string]bool{},
 		hash:    14695981039346656037,
 	}
 	if keepTrace {
