@@ -111,8 +111,13 @@ func explain(t *testing.T, res Result) string {
 // historyLines is how much of a history is printed.
 const historyLines = 80
 
-// TestSameSeedSameHistory: a seed decides everything.
+// TestSameSeedSameHistory: a seed decides everything. With the race detector it
+// decides almost everything: Go's scheduler then shuffles the goroutines that
+// become ready at one moment. So what that finds is run again without.
 func TestSameSeedSameHistory(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector shuffles goroutines: scripts/test runs this without it")
+	}
 	for seed := range env(t, "SORACACHE_SIM_SAME", 20) {
 		a := Run(t, seed, Draw(seed, operations), true)
 		b := Run(t, seed, Draw(seed, operations), true)
