@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -223,7 +224,7 @@ func (c *checker) of(value []byte) *computation {
 // What the store did. These run in the step that executes the call.
 
 // met notes the epoch that an answer told of.
-func (c *checker) met(cl *call, p int, d soracache.Delta) {
+func (c *checker) met(p int, d soracache.Delta) {
 	h := c.partitions[p]
 	if d.Epoch == 0 || d.Epoch == h.epoch {
 		return
@@ -246,6 +247,12 @@ func (c *checker) met(cl *call, p int, d soracache.Delta) {
 	}
 }
 
+// look notes the epoch of a partition after a step whose answer does not tell.
+func (c *checker) look(at l2.Partition) {
+	a := c.w.model.Since(context.Background(), []l2.SinceRequest{{Partition: at}})
+	c.met(int(at.Index), a[0].Delta)
+}
+
 func (c *checker) registers(cl *call, p int, r l2.Registration) {
 	h := c.partitions[p]
 	if _, known := h.registered[cl.from]; !known && r.Name != "" {
@@ -266,7 +273,7 @@ func (c *checker) read(cl *call, req *l2.ReadRequest, a *l2.ReadAnswer) {
 		return
 	}
 	// The epoch first: whatever is granted in this step is granted in it.
-	c.met(cl, p, a.Delta)
+	c.met(p, a.Delta)
 	c.registers(cl, p, req.Register)
 	c.trimmed(req.Since, a.Delta)
 	c.suspect(cl, p, req.Since, a.Delta)
@@ -309,7 +316,7 @@ func (c *checker) wrote(cl *call, req *l2.WriteRequest, a *l2.WriteAnswer) {
 		c.violate("the store failed: %v", a.Err)
 		return
 	}
-	c.met(cl, p, a.Delta)
+	c.met(p, a.Delta)
 	c.registers(cl, p, req.Register)
 	c.trimmed(req.Since, a.Delta)
 	c.suspect(cl, p, req.Since, a.Delta)
@@ -334,7 +341,7 @@ func (c *checker) invalidated(cl *call, req *l2.InvalidateRequest, a *l2.Invalid
 		c.violate("the store failed: %v", a.Err)
 		return
 	}
-	c.met(cl, p, a.Delta)
+	c.met(p, a.Delta)
 	c.registers(cl, p, req.Register)
 	c.trimmed(req.Since, a.Delta)
 	c.suspect(cl, p, req.Since, a.Delta)
@@ -354,7 +361,7 @@ func (c *checker) since(cl *call, req *l2.SinceRequest, a *l2.SinceAnswer) {
 		c.violate("the store failed: %v", a.Err)
 		return
 	}
-	c.met(cl, p, a.Delta)
+	c.met(p, a.Delta)
 	c.registers(cl, p, req.Register)
 	c.trimmed(req.Since, a.Delta)
 	c.suspect(cl, p, req.Since, a.Delta)
@@ -551,7 +558,8 @@ func (c *checker) answered(o *op, key string, r *soracache.ReadResult) {
 	if r.Tier == soracache.TierL2 {
 		c.lives[o.boot].fetched[key] = c.w.step
 	}
-	if o.session != nil {
+	if at, ok := r.Stamp.At(uint16(p)); o.session != nil && ok &&
+		o.session.follows(o.least, soracache.PartitionStamp{Partition: uint16(p), Stamp: at}) {
 		o.session.seen[p] = max(o.session.seen[p], v.began)
 	}
 }

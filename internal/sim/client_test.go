@@ -21,16 +21,24 @@ type session struct {
 	seen map[int]int
 }
 
-// learn takes in the stamp of an answer to a request that showed another. A
-// stamp of another epoch counts only if the request showed the present one.
+// learn takes in the stamp of an answer to a request that showed another.
 func (s *session) learn(shown, got soracache.Stamps) {
 	for _, g := range got {
-		mine, _ := s.stamp.At(g.Partition)
-		asked, _ := shown.At(g.Partition)
-		if mine.Epoch == 0 || mine.Epoch == g.Stamp.Epoch || asked.Epoch == mine.Epoch {
+		if s.follows(shown, g) {
 			s.stamp = s.stamp.Merge(soracache.Stamps{g})
 		}
 	}
+}
+
+// follows tells whether a stamp counts: one of another epoch does only if the
+// request showed the present one. (Epochs have no order: what was asked earlier
+// may come from one that was left since. A client that has several requests
+// under way when an epoch begins can therefore see what is of the new one before
+// it has learnt of it, and then again what is of the old one.)
+func (s *session) follows(shown soracache.Stamps, got soracache.PartitionStamp) bool {
+	mine, _ := s.stamp.At(got.Partition)
+	asked, _ := shown.At(got.Partition)
+	return mine.Epoch == 0 || mine.Epoch == got.Stamp.Epoch || asked.Epoch == mine.Epoch
 }
 
 type opKind uint8

@@ -39,6 +39,8 @@ type Config struct {
 	Everything, Acknowledged int
 	// Faults are the weights of the kinds of faults; zero: it does not happen.
 	Faults [faultKinds]int
+	// Resting is how many of four nodes get no requests at a time.
+	Resting int
 	// Gently: nodes that are restarted are drained first.
 	Gently bool
 	// FaultEvery is the mean time between two faults that are episodes.
@@ -83,6 +85,7 @@ func Draw(seed uint64, operations int) Config {
 		Everything:    pick(r, 0, 30, 150),
 		Acknowledged:  pick(r, 0, 200, 500),
 		FaultEvery:    pick(r, 30*ms, 80*ms, 200*ms),
+		Resting:       1,
 	}
 	if r.IntN(3) == 0 {
 		c.Bounds = append(c.Bounds, pick(r, 30*ms, 100*ms, 300*ms))
@@ -120,8 +123,10 @@ func (c *Config) theme(r *rand.Rand) {
 		c.FaultEvery = 20 * ms
 	case 1: // histories: what was undone, and answers from before it was
 		c.Invalidations = 120
-		c.Slow, c.SlowBy = 50, 60*ms
+		c.Slow, c.SlowBy = 150, 60*ms
+		// Nodes that ask seldom keep what they know to themselves for longer.
+		c.Resting, c.Bounds = 3, []time.Duration{200 * ms}
 		c.Faults[FailoverInvisible], c.Faults[FailoverVisible], c.Faults[EvictLedger] = 10, 5, 3
-		c.FaultEvery = 60 * ms
+		c.FaultEvery = 25 * ms
 	}
 }

@@ -215,7 +215,9 @@ func (w *world) stored() bool {
 }
 
 func (w *world) explain(key string) l2.Explanation {
-	e, _ := w.model.Explain(context.Background(), w.partition(w.partitionOf(key)), key)
+	at := w.partition(w.partitionOf(key))
+	e, _ := w.model.Explain(context.Background(), at, key)
+	w.check.look(at)
 	return e
 }
 

@@ -314,7 +314,10 @@ func (l link) Explain(ctx context.Context, at l2.Partition, key string) (l2.Expl
 
 // other makes a call that tells its caller nothing of the ledger.
 func (l link) other(ctx context.Context, at l2.Partition, what string, run func()) error {
-	return l.do(ctx, &call{kind: callOther, at: int(at.Index), what: what, run: run})
+	return l.do(ctx, &call{kind: callOther, at: int(at.Index), what: what, run: func() {
+		run()
+		l.b.w.check.look(at)
+	}})
 }
 
 // ListKeys implements l2.Store.
@@ -358,7 +361,7 @@ func (l link) Sweep(ctx context.Context, at l2.Partition) (bool, error) {
 
 // Ping implements l2.Store.
 func (l link) Ping(ctx context.Context) error {
-	return l.other(ctx, l2.Partition{}, "ping", func() {})
+	return l.other(ctx, l.b.w.partition(0), "ping", func() {})
 }
 
 // Counters implements l2.Store.

@@ -50,7 +50,7 @@ func (l *workload) next() {
 
 func (l *workload) rest() {
 	for i := range l.w.hosts {
-		l.resting[i] = l.w.rng.IntN(4) == 0
+		l.resting[i] = l.w.rng.IntN(4) < l.w.cfg.Resting
 	}
 	if !l.done {
 		l.w.after(20*ms+time.Duration(l.w.rng.Int64N(int64(400*ms))), l.rest)
