@@ -471,6 +471,8 @@ func (n *Node) Ready(ctx context.Context) error {
 	if silent != nil {
 		return silent
 	}
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
 	return n.cfg.Store.Ping(ctx)
 }
 
