@@ -64,6 +64,8 @@ type agreement struct {
 	pairs  map[l2.Partition]*pairing
 	nonces []soracache.Lease
 	grants []grant
+	// restored: a snapshot was.
+	restored bool
 	// shots are snapshots of both stores that can be restored.
 	shots []func()
 	seen  map[string]int // what was met with, by name
@@ -474,7 +476,7 @@ func (a *agreement) snapshot() {
 		a.engine.Wait(time.Millisecond) // a restored store has not seen this time before
 	}
 	a.shots[0]()
-	a.shots = nil
+	a.shots, a.restored = nil, true
 }
 
 // lookAround compares all that can be seen of a partition.

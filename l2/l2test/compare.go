@@ -73,12 +73,18 @@ func (a *agreement) killer(at l2.Partition, e, m soracache.Record, key string, t
 }
 
 // sameFollowers compares whom two appends were told of. On one clock, lists are
-// of one age.
+// of one age. An engine that keeps lists apart from what a snapshot restores has
+// a younger one then, on which there may be more: both are safe.
 func (a *agreement) sameFollowers(asked bool, e, m l2.InvalidateAnswer) {
 	a.Helper()
-	same := slices.Equal(sortedFollowers(e.Registered), sortedFollowers(m.Registered)) && near(e.RegisteredFor, m.RegisteredFor)
+	engine, model := sortedFollowers(e.Registered), sortedFollowers(m.Registered)
+	same := slices.Equal(engine, model) && near(e.RegisteredFor, m.RegisteredFor)
 	if a.engine.Now != nil {
 		same = same && e.RegisteredFor == m.RegisteredFor
+	}
+	if a.restored {
+		missing := slices.ContainsFunc(model, func(r l2.Registration) bool { return !slices.Contains(engine, r) })
+		same = same || !missing && e.RegisteredFor < m.RegisteredFor
 	}
 	if !same {
 		a.disagree("who is registered", e, m)
