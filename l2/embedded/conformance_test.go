@@ -20,7 +20,7 @@ func TestAgreement(t *testing.T) {
 		h := newHarness(t, o)
 		t.Cleanup(func() { checkInvariants(t, h.store) }) // before the store is closed
 		return h.Harness
-	})
+	}, 12367203835896978057)
 }
 
 func TestHammer(t *testing.T) {
