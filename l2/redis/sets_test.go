@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -127,9 +128,15 @@ func TestTagSetsDoNotLeak(t *testing.T) {
 	})
 	t.Logf("%d short-lived entries: %d KiB at the most; %d live ones need %d KiB and hold %d KiB",
 		n, most>>10, n/10, live>>10, (u.memory()-empty)>>10)
+	// A few short-lived ones may not be over yet, and a key may be listed twice.
 	keys, next, err := u.ListKeys(t.Context(), u.at, "t", "", n)
-	if err != nil || len(keys) != n/10 && next == "" {
-		t.Errorf("%d of %d live keys are listed, %v", len(keys), n/10, err)
+	listed := map[string]bool{}
+	for _, k := range keys {
+		listed[k] = strings.HasPrefix(k, "live")
+	}
+	maps.DeleteFunc(listed, func(_ string, live bool) bool { return !live })
+	if err != nil || len(listed) != n/10 && next == "" {
+		t.Errorf("%d of %d live keys are listed, %v", len(listed), n/10, err)
 	}
 }
 
