@@ -228,6 +228,11 @@ func (w *watch) cutOff(ctx context.Context, phase string, victim int, long time.
 	line(victim, false)
 	cut := time.Now()
 	took := eventually(w.t, 10*time.Second, "it says that it is not ready", func() bool { return !w.net.sites[victim].ready() })
+	eventually(w.t, 10*time.Second, "it answers that it is not available", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.seen[victim].errors > 0
+	})
 	time.Sleep(long)
 	for i, s := range w.report(phase) {
 		if i == victim {
