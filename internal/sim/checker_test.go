@@ -266,17 +266,25 @@ func (c *checker) trimmed(shown soracache.Stamp, d soracache.Delta) {
 	}
 }
 
-func (c *checker) read(cl *call, req *l2.ReadRequest, a *l2.ReadAnswer) {
-	p := int(req.Partition.Index)
-	if a.Err != nil {
-		c.violate("the store failed: %v", a.Err)
-		return
+// took notes what every answer tells. It is false if there was none.
+func (c *checker) took(cl *call, p int, shown soracache.Stamp, by l2.Registration, d soracache.Delta, err error) bool {
+	if err != nil {
+		c.violate("the store failed: %v", err)
+		return false
 	}
 	// The epoch first: whatever is granted in this step is granted in it.
-	c.met(p, a.Delta)
-	c.registers(cl, p, req.Register)
-	c.trimmed(req.Since, a.Delta)
-	c.suspect(cl, p, req.Since, a.Delta)
+	c.met(p, d)
+	c.registers(cl, p, by)
+	c.trimmed(shown, d)
+	c.suspect(cl, p, shown, d)
+	return true
+}
+
+func (c *checker) read(cl *call, req *l2.ReadRequest, a *l2.ReadAnswer) {
+	p := int(req.Partition.Index)
+	if !c.took(cl, p, req.Since, req.Register, a.Delta, a.Err) {
+		return
+	}
 	for i, k := range a.Keys {
 		key := req.Keys[i].Key
 		if k.Lease == l2.LeaseGranted && c.grants[req.Keys[i].Nonce] == nil {
@@ -312,14 +320,9 @@ func (c *checker) heldBy(key string) {
 
 func (c *checker) wrote(cl *call, req *l2.WriteRequest, a *l2.WriteAnswer) {
 	p := int(req.Partition.Index)
-	if a.Err != nil {
-		c.violate("the store failed: %v", a.Err)
+	if !c.took(cl, p, req.Since, req.Register, a.Delta, a.Err) {
 		return
 	}
-	c.met(p, a.Delta)
-	c.registers(cl, p, req.Register)
-	c.trimmed(req.Since, a.Delta)
-	c.suspect(cl, p, req.Since, a.Delta)
 	if a.Reason != soracache.ReasonNone {
 		return
 	}
@@ -337,14 +340,9 @@ func (c *checker) wrote(cl *call, req *l2.WriteRequest, a *l2.WriteAnswer) {
 
 func (c *checker) invalidated(cl *call, req *l2.InvalidateRequest, a *l2.InvalidateAnswer) {
 	p := int(req.Partition.Index)
-	if a.Err != nil {
-		c.violate("the store failed: %v", a.Err)
+	if !c.took(cl, p, req.Since, req.Register, a.Delta, a.Err) {
 		return
 	}
-	c.met(p, a.Delta)
-	c.registers(cl, p, req.Register)
-	c.trimmed(req.Since, a.Delta)
-	c.suspect(cl, p, req.Since, a.Delta)
 	c.recorded(cl, p, a.Record)
 	cl.changed = true
 	if h := c.partitions[p]; req.Followers && h.unregistered {
@@ -356,15 +354,7 @@ func (c *checker) invalidated(cl *call, req *l2.InvalidateRequest, a *l2.Invalid
 }
 
 func (c *checker) since(cl *call, req *l2.SinceRequest, a *l2.SinceAnswer) {
-	p := int(req.Partition.Index)
-	if a.Err != nil {
-		c.violate("the store failed: %v", a.Err)
-		return
-	}
-	c.met(p, a.Delta)
-	c.registers(cl, p, req.Register)
-	c.trimmed(req.Since, a.Delta)
-	c.suspect(cl, p, req.Since, a.Delta)
+	c.took(cl, int(req.Partition.Index), req.Since, req.Register, a.Delta, a.Err)
 }
 
 func (c *checker) recorded(cl *call, p int, r soracache.Record) {

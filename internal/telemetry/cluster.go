@@ -111,18 +111,7 @@ func (m *Metrics) observeGossip(meter metric.Meter) error {
 			})
 		}
 	}
-	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		stats := m.gossip.Load()
-		if stats == nil {
-			return nil
-		}
-		now := (*stats)()
-		for _, do := range observe {
-			do(o, &now)
-		}
-		return nil
-	}, all...)
-	return err
+	return observeAll(meter, &m.gossip, observe, all)
 }
 
 // maxPartitionSeries is how many partitions have series of their own: those

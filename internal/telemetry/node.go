@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -114,8 +115,16 @@ func (m *Metrics) observeNode(meter metric.Meter) error {
 			observe = append(observe, one.observer(instrument))
 		}
 	}
+	return observeAll(meter, &m.stats, observe, all)
+}
+
+// observeAll has one reading of the stats observed by all, whenever metrics are
+// asked for. Where nobody gives stats, there are none.
+func observeAll[S any](
+	meter metric.Meter, source *atomic.Pointer[func() S], observe []func(metric.Observer, *S), all []metric.Observable,
+) error {
 	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		stats := m.stats.Load()
+		stats := source.Load()
 		if stats == nil {
 			return nil
 		}
