@@ -112,6 +112,9 @@ type ReadResult struct {
 	// LeaseFor is how long the lease lasts.
 	LeaseFor time.Duration
 	Tier     Tier
+	// Age is how long ago, when the answer was made, it was confirmed that Stamp
+	// is all that the ledger held. What a store answers is of age zero.
+	Age time.Duration
 	// Unconfirmed marks an answer that [GetRequest.AcceptUnconfirmed] allowed.
 	Unconfirmed bool
 	// Err is set when this key failed; the other keys of the batch stand.
@@ -190,7 +193,14 @@ type InvalidateRequest struct {
 	// the old values any more. If the context ends before, the error is an
 	// [*IncompleteError].
 	Acknowledge bool
+	// Settle is how far the source may lag behind what was committed: what is
+	// computed within that time after the invalidation is answered and not kept.
+	// It is at most [MaxSettle].
+	Settle time.Duration
 }
+
+// MaxSettle is the longest time that an invalidation takes to settle.
+const MaxSettle = time.Minute
 
 // InvalidateResult answers an [InvalidateRequest].
 type InvalidateResult struct {
@@ -210,10 +220,37 @@ type HeadResult struct {
 	Age time.Duration
 }
 
+// WatchRequest asks for what is recorded in one namespace from now on.
+type WatchRequest struct {
+	Namespace string
+	// From is how far the watcher has followed already. Where the backend can
+	// tell what came after, the watch goes on from there; elsewhere it begins
+	// with a reset.
+	From Stamps
+}
+
+// WatchItem is one step of a watch, of one partition. Steps come in order, and
+// each is whole: a watcher that has taken in all of them up to this one has been
+// told everything that was recorded up to Complete.
+type WatchItem struct {
+	Partition uint16
+	// Partitions is how many there are in the namespace.
+	Partitions uint16
+	Epoch      Epoch
+	// Complete is how far the watcher has been told everything.
+	Complete Position
+	// Records names what was recorded since the item before. Some may lie
+	// beyond Complete already: those came ahead of one that is missing still.
+	Records []Record
+	// Reset means that what came before Complete is not known: nothing that was
+	// proven before it may be served any more. The first item of a partition is
+	// a reset unless the watch goes on from where the watcher was.
+	Reset bool
+}
+
 // Backend is a cache as its user sees it: all of it batched, all of it safe
 // for concurrent use. A node implements it, and so does the RPC client, so an
-// application can hold either. (Watch, which delivers records to a near cache,
-// joins it together with the near cache.)
+// application can hold either.
 //
 // The errors that methods return concern the whole request; they wrap one of
 // this package's sentinels.
@@ -227,4 +264,9 @@ type Backend interface {
 	Invalidate(ctx context.Context, req InvalidateRequest) (InvalidateResult, error)
 	// Head tells the position that the backend has confirmed.
 	Head(ctx context.Context, namespace string) (HeadResult, error)
+	// Watch delivers what is recorded, one call of deliver after the other, with
+	// at least one item of every partition at the start. It returns when the
+	// context ends, when deliver returns an error, or when the backend cannot go
+	// on: it is then to be called again, with what is followed by then.
+	Watch(ctx context.Context, req WatchRequest, deliver func([]WatchItem) error) error
 }

@@ -299,3 +299,8 @@ func notBegun(err error) bool {
 	var answer *connect.Error
 	return errors.As(err, &answer) && connect.IsWireError(err) && answer.Meta().Get(refusedHeader) != ""
 }
+
+// Watch watches one node.
+func (n *nodes) Watch(ctx context.Context, req soracache.WatchRequest, deliver func([]soracache.WatchItem) error) error {
+	return n.members[0].backend.Watch(ctx, req, deliver)
+}

@@ -440,3 +440,7 @@ func takes(d time.Duration, v string) func(context.Context) (string, error) {
 		}
 	}
 }
+
+func (s *fakeService) Watch(context.Context, soracache.WatchRequest, func([]soracache.WatchItem) error) error {
+	return soracache.ErrUnimplemented
+}

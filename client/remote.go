@@ -289,3 +289,8 @@ func keysOf(reads []soracache.Read) []string {
 	}
 	return keys
 }
+
+// Watch opens a stream.
+func (r *remote) Watch(context.Context, soracache.WatchRequest, func([]soracache.WatchItem) error) error {
+	return fmt.Errorf("%w: watch", soracache.ErrUnimplemented)
+}

@@ -26,6 +26,21 @@ type Config struct {
 	Bound time.Duration
 	// Now is a monotonic clock. It is read once for each check.
 	Now func() time.Duration
+	// Feed, if set, is told of every step, in order and with the follower
+	// locked: it must return at once and not call the follower.
+	Feed func(Step)
+}
+
+// Step is how a follower went on: whoever has been told all steps of one knows
+// everything that was recorded up to Applied.
+type Step struct {
+	Epoch   soracache.Epoch
+	Applied soracache.Position
+	// New holds records that were not known before. Some may lie beyond Applied:
+	// they came ahead of one that is missing still.
+	New []soracache.Record
+	// Reset means that what lies before Applied is not known.
+	Reset bool
 }
 
 // Follower follows one ledger. Its methods are safe for concurrent use; Check
@@ -50,6 +65,9 @@ type Follower struct {
 	// life counts withdrawals of the confirmation: what was asked before one
 	// confirms nothing after it.
 	life uint64
+	// promised holds, for a follower of a watch, what answers confirmed that the
+	// watch has not come to yet.
+	promised []promise
 }
 
 // view is what a reader must see as one: see Follower.
@@ -61,6 +79,9 @@ type view struct {
 	// applied is contiguous: every record after floor and up to it is in the
 	// marks. It is never merely the highest position seen.
 	applied soracache.Position
+	// seen is the highest position of this epoch that is heard of: at least
+	// applied.
+	seen soracache.Position
 	// confirmed is when the last question was sent whose answer showed that
 	// nothing was missing.
 	confirmed time.Duration
@@ -82,6 +103,7 @@ type Question struct {
 	Since soracache.Stamp
 
 	base soracache.Position // applied at that time
+	seen soracache.Position // seen at that time
 	sent time.Duration
 	mark Mark
 	life uint64
@@ -98,6 +120,7 @@ func (f *Follower) Ask() Question {
 	return Question{
 		Since: soracache.Stamp{Epoch: v.epoch, Position: f.cursor},
 		base:  v.applied,
+		seen:  v.seen,
 		sent:  f.cfg.Now(),
 		mark:  f.cfg.Marks.Now(),
 		life:  f.life,
@@ -151,7 +174,7 @@ func (f *Follower) Answer(q Question, d soracache.Delta) Outcome {
 		if q.base == v.applied && len(d.Records) > 0 {
 			f.cursor = max(f.cursor, d.Records[len(d.Records)-1].Position)
 		}
-		f.view.Store(&v)
+		f.store(&v, news)
 		return Outcome{Pull: true, New: news}
 	case q.base == v.applied:
 		// Only from the very position it was asked from: applied may have
@@ -159,12 +182,25 @@ func (f *Follower) Answer(q Question, d soracache.Delta) Outcome {
 		// would erase the evidence.
 		f.advance(&v, max(v.applied, d.Head))
 	case q.base > v.applied:
-		f.view.Store(&v)
+		f.store(&v, news)
 		return Outcome{New: news}
 	}
 	v.confirmed = max(v.confirmed, q.sent)
-	f.view.Store(&v)
+	f.store(&v, news)
 	return Outcome{Confirmed: true, New: news}
+}
+
+// store replaces the view, and tells the feed if it learns by that.
+func (f *Follower) store(v *view, news []soracache.Record) {
+	moved := v.applied != f.view.Load().applied
+	v.seen = max(v.seen, v.applied)
+	for _, r := range news {
+		v.seen = max(v.seen, r.Position)
+	}
+	f.view.Store(v)
+	if f.cfg.Feed != nil && (moved || len(news) > 0) {
+		f.cfg.Feed(Step{Epoch: v.epoch, Applied: v.applied, New: news})
+	}
 }
 
 // advance moves applied to a position, and on over the records that came early.
@@ -213,9 +249,8 @@ func (f *Follower) enter(v view, q Question, d soracache.Delta) Outcome {
 	if v.epoch != 0 {
 		f.left[v.epoch] = struct{}{}
 	}
-	o := f.restart(d.Epoch, d.Head, q)
-	o.Entered = v.epoch != 0
-	return o
+	f.restart(d.Epoch, d.Head, q.sent)
+	return Outcome{Reset: true, Confirmed: true, Entered: v.epoch != 0}
 }
 
 // leap gives up what lies between and goes on from the ledger's head.
@@ -223,14 +258,17 @@ func (f *Follower) leap(v view, q Question, d soracache.Delta) Outcome {
 	if q.base != v.applied {
 		return Outcome{Pull: true}
 	}
-	return f.restart(d.Epoch, max(d.Head, v.applied), q)
+	f.restart(d.Epoch, max(d.Head, v.applied), q.sent)
+	return Outcome{Reset: true, Confirmed: true}
 }
 
-func (f *Follower) restart(epoch soracache.Epoch, head soracache.Position, q Question) Outcome {
-	f.cursor = head
+func (f *Follower) restart(epoch soracache.Epoch, head soracache.Position, confirmed time.Duration) {
+	f.cursor, f.promised = head, nil
 	clear(f.early)
-	f.view.Store(&view{epoch: epoch, floor: head, applied: head, confirmed: q.sent})
-	return Outcome{Reset: true, Confirmed: true}
+	f.view.Store(&view{epoch: epoch, floor: head, applied: head, seen: head, confirmed: confirmed})
+	if f.cfg.Feed != nil {
+		f.cfg.Feed(Step{Epoch: epoch, Applied: head, Reset: true})
+	}
 }
 
 // Record takes in one record that was pushed: this process's own, or one that
@@ -269,7 +307,7 @@ func (f *Follower) Record(r soracache.Record) Outcome {
 			f.early[r.Prev] = r.Position
 		}
 	}
-	f.view.Store(&v)
+	f.store(&v, o.New)
 	return o
 }
 
@@ -328,6 +366,8 @@ func (f *Follower) Void() {
 type State struct {
 	Epoch          soracache.Epoch
 	Floor, Applied soracache.Position
+	// Seen is the highest position heard of: at least Applied.
+	Seen soracache.Position
 	// Age is how long ago that was confirmed; negative if it is not confirmed
 	// within the bound.
 	Age time.Duration
@@ -340,7 +380,7 @@ func (f *Follower) State() State {
 	if v.confirmed == never || age >= f.cfg.Bound {
 		age = -1
 	}
-	return State{Epoch: v.epoch, Floor: v.floor, Applied: v.applied, Age: age}
+	return State{Epoch: v.epoch, Floor: v.floor, Applied: v.applied, Seen: v.seen, Age: age}
 }
 
 // Proof is what an entry in a local tier carries to be judged by: where it was
@@ -363,17 +403,17 @@ func (f *Follower) Prove(q Question, d soracache.Delta, key string, tags []strin
 	if d.Epoch != v.epoch || d.Head < v.floor {
 		return Proof{}, false
 	}
+	return f.proof(q, soracache.Stamp{Epoch: d.Epoch, Position: d.Head}, key, tags), true
+}
+
+func (f *Follower) proof(q Question, at soracache.Stamp, key string, tags []string) Proof {
 	m := f.cfg.Marks
 	slots := make([]Slot, 1, 1+len(tags))
 	slots[0] = m.slot(f.cfg.Space, soracache.TargetKey, key)
 	for _, t := range tags {
 		slots = append(slots, m.slot(f.cfg.Space, soracache.TargetTag, t))
 	}
-	return Proof{
-		Stamp: soracache.Stamp{Epoch: d.Epoch, Position: d.Head},
-		mark:  q.mark,
-		slots: slots,
-	}, true
+	return Proof{Stamp: at, mark: q.mark, slots: slots}
 }
 
 // Verdict is the outcome of a check.

@@ -225,6 +225,11 @@ type InvalidateRequest struct {
 	Targets   []soracache.Target
 	// Followers asks who is registered.
 	Followers bool
+	// Settle keeps what is computed within that time after the record from being
+	// stored: until then fills that its targets name are superseded, and then
+	// the ledger by itself records the targets once more, in the first step that
+	// comes. It is at most [soracache.MaxSettle].
+	Settle time.Duration
 }
 
 // InvalidateAnswer answers an [InvalidateRequest].
@@ -248,6 +253,10 @@ type SinceRequest struct {
 	Partition Partition
 	Since     soracache.Stamp
 	Register  Registration
+	// Guest means that Since was shown by somebody who is not trusted: a client.
+	// What the ledger cannot have issued is then answered by a reset, and is
+	// neither remembered nor a reason for a new epoch.
+	Guest bool
 }
 
 // SinceAnswer answers a [SinceRequest].

@@ -622,3 +622,8 @@ func (n *Node) upTo(most time.Duration) time.Duration {
 	n.random(b[:])
 	return most * time.Duration(binary.BigEndian.Uint32(b[:])) >> 32
 }
+
+// Watch delivers what is recorded.
+func (n *Node) Watch(context.Context, soracache.WatchRequest, func([]soracache.WatchItem) error) error {
+	return fmt.Errorf("%w: watch", soracache.ErrUnimplemented)
+}

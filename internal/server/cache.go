@@ -3,9 +3,11 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -390,4 +392,9 @@ func (s *cacheService) Head(ctx context.Context, r *soracachev1.HeadRequest) (*s
 		return nil, err
 	}
 	return &soracachev1.HeadResponse{Stamp: head.Stamp.Encode(), Age: durationpb.New(head.Age)}, nil
+}
+
+// Watch implements the RPC.
+func (s *cacheService) Watch(context.Context, *soracachev1.WatchRequest, *connect.ServerStream[soracachev1.WatchResponse]) error {
+	return wireError(fmt.Errorf("%w: watch", soracache.ErrUnimplemented))
 }

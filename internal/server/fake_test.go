@@ -210,3 +210,7 @@ func (f *fakeNode) touched() int {
 	defer f.mu.Unlock()
 	return len(f.gets) + len(f.writes) + len(f.invalidations) + len(f.listings)
 }
+
+func (n *fakeNode) Watch(context.Context, soracache.WatchRequest, func([]soracache.WatchItem) error) error {
+	return soracache.ErrUnimplemented
+}

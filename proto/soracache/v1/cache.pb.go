@@ -423,7 +423,10 @@ type GetResponse struct {
 	// The node could not confirm this answer.
 	Unconfirmed bool `protobuf:"varint,13,opt,name=unconfirmed,proto3" json:"unconfirmed,omitempty"`
 	// In a batch only: why this key failed; the others stand.
-	Error         *BatchError `protobuf:"bytes,14,opt,name=error,proto3" json:"error,omitempty"`
+	Error *BatchError `protobuf:"bytes,14,opt,name=error,proto3" json:"error,omitempty"`
+	// How long ago, when this was answered, it was confirmed that stamp is all
+	// that the ledger held. What the store answered is of age zero.
+	Age           *durationpb.Duration `protobuf:"bytes,15,opt,name=age,proto3" json:"age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -552,6 +555,13 @@ func (x *GetResponse) GetUnconfirmed() bool {
 func (x *GetResponse) GetError() *BatchError {
 	if x != nil {
 		return x.Error
+	}
+	return nil
+}
+
+func (x *GetResponse) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
 	}
 	return nil
 }
@@ -1619,7 +1629,11 @@ type InvalidateRequest struct {
 	// Answer only once no node can serve the old values any more. If the
 	// caller's deadline comes before that, the code is deadline_exceeded and the
 	// error has an InvalidateIncomplete as its detail.
-	Acknowledge   bool `protobuf:"varint,5,opt,name=acknowledge,proto3" json:"acknowledge,omitempty"`
+	Acknowledge bool `protobuf:"varint,5,opt,name=acknowledge,proto3" json:"acknowledge,omitempty"`
+	// How far the source may lag behind what was committed: what is computed
+	// within that time after the invalidation is answered and not kept. At most
+	// one minute.
+	Settle        *durationpb.Duration `protobuf:"bytes,6,opt,name=settle,proto3" json:"settle,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1687,6 +1701,13 @@ func (x *InvalidateRequest) GetAcknowledge() bool {
 		return x.Acknowledge
 	}
 	return false
+}
+
+func (x *InvalidateRequest) GetSettle() *durationpb.Duration {
+	if x != nil {
+		return x.Settle
+	}
+	return nil
 }
 
 type InvalidateResponse struct {
@@ -2220,6 +2241,266 @@ func (x *HeadResponse) GetAge() *durationpb.Duration {
 	return nil
 }
 
+type WatchRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// What the watcher has followed already. Where the node can tell what came
+	// after it, the watch goes on from there; elsewhere it begins with a reset.
+	Stamp         []byte `protobuf:"bytes,2,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_soracache_v1_cache_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_soracache_v1_cache_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *WatchRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *WatchRequest) GetStamp() []byte {
+	if x != nil {
+		return x.Stamp
+	}
+	return nil
+}
+
+// WatchResponse is one or more steps of a watch, in order.
+type WatchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*WatchItem           `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse) Reset() {
+	*x = WatchResponse{}
+	mi := &file_soracache_v1_cache_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse) ProtoMessage() {}
+
+func (x *WatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_soracache_v1_cache_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
+func (*WatchResponse) Descriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *WatchResponse) GetItems() []*WatchItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// WatchItem is one step in one partition. Whoever has taken in all steps up to
+// this one has been told everything that was recorded up to complete.
+type WatchItem struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	// How many partitions the namespace has.
+	Partitions uint32 `protobuf:"varint,2,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Epoch      uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Complete   uint64 `protobuf:"varint,4,opt,name=complete,proto3" json:"complete,omitempty"`
+	// What was recorded since the step before. Some may lie beyond complete
+	// already.
+	Records []*WatchRecord `protobuf:"bytes,5,rep,name=records,proto3" json:"records,omitempty"`
+	// What came before complete is not known: nothing that was proven before it
+	// may be served any more.
+	Reset_        bool `protobuf:"varint,6,opt,name=reset,proto3" json:"reset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchItem) Reset() {
+	*x = WatchItem{}
+	mi := &file_soracache_v1_cache_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchItem) ProtoMessage() {}
+
+func (x *WatchItem) ProtoReflect() protoreflect.Message {
+	mi := &file_soracache_v1_cache_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchItem.ProtoReflect.Descriptor instead.
+func (*WatchItem) Descriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *WatchItem) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *WatchItem) GetPartitions() uint32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
+func (x *WatchItem) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *WatchItem) GetComplete() uint64 {
+	if x != nil {
+		return x.Complete
+	}
+	return 0
+}
+
+func (x *WatchItem) GetRecords() []*WatchRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *WatchItem) GetReset_() bool {
+	if x != nil {
+		return x.Reset_
+	}
+	return false
+}
+
+type WatchRecord struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Position uint64                 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
+	Keys     []string               `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
+	Tags     []string               `protobuf:"bytes,3,rep,name=tags,proto3" json:"tags,omitempty"`
+	// Everything in the namespace, or something that this version of the
+	// contract has no word for.
+	All           bool `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRecord) Reset() {
+	*x = WatchRecord{}
+	mi := &file_soracache_v1_cache_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRecord) ProtoMessage() {}
+
+func (x *WatchRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_soracache_v1_cache_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRecord.ProtoReflect.Descriptor instead.
+func (*WatchRecord) Descriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *WatchRecord) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *WatchRecord) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *WatchRecord) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *WatchRecord) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
 type MembersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2228,7 +2509,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[26]
+	mi := &file_soracache_v1_cache_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2521,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[26]
+	mi := &file_soracache_v1_cache_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2534,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{26}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{30}
 }
 
 type MembersResponse struct {
@@ -2266,7 +2547,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[27]
+	mi := &file_soracache_v1_cache_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2278,7 +2559,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[27]
+	mi := &file_soracache_v1_cache_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2291,7 +2572,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{27}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -2325,7 +2606,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[28]
+	mi := &file_soracache_v1_cache_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2337,7 +2618,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[28]
+	mi := &file_soracache_v1_cache_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2350,7 +2631,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{28}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Member) GetName() string {
@@ -2424,7 +2705,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[29]
+	mi := &file_soracache_v1_cache_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +2717,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[29]
+	mi := &file_soracache_v1_cache_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +2730,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{29}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{33}
 }
 
 type StatsResponse struct {
@@ -2466,7 +2747,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[30]
+	mi := &file_soracache_v1_cache_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2759,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[30]
+	mi := &file_soracache_v1_cache_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2772,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{30}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StatsResponse) GetNode() string {
@@ -2546,7 +2827,7 @@ type ExplainResponse_Copy struct {
 
 func (x *ExplainResponse_Copy) Reset() {
 	*x = ExplainResponse_Copy{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[31]
+	mi := &file_soracache_v1_cache_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2558,7 +2839,7 @@ func (x *ExplainResponse_Copy) String() string {
 func (*ExplainResponse_Copy) ProtoMessage() {}
 
 func (x *ExplainResponse_Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[31]
+	mi := &file_soracache_v1_cache_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +2960,7 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x04wait\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12@\n" +
 	"\x0erefresh_within\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rrefreshWithin\x126\n" +
 	"\tlease_for\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseFor\x12-\n" +
-	"\x12accept_unconfirmed\x18\b \x01(\bR\x11acceptUnconfirmed\"\x89\x04\n" +
+	"\x12accept_unconfirmed\x18\b \x01(\bR\x11acceptUnconfirmed\"\xb6\x04\n" +
 	"\vGetResponse\x12,\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x14.soracache.v1.StatusR\x06status\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x12\n" +
@@ -2695,7 +2976,8 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\bencoding\x18\v \x01(\tR\bencoding\x12\x12\n" +
 	"\x04etag\x18\f \x01(\tR\x04etag\x12 \n" +
 	"\vunconfirmed\x18\r \x01(\bR\vunconfirmed\x12.\n" +
-	"\x05error\x18\x0e \x01(\v2\x18.soracache.v1.BatchErrorR\x05error\":\n" +
+	"\x05error\x18\x0e \x01(\v2\x18.soracache.v1.BatchErrorR\x05error\x12+\n" +
+	"\x03age\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x03age\":\n" +
 	"\n" +
 	"BatchError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
@@ -2776,13 +3058,14 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x04sets\x18\x02 \x03(\v2\x18.soracache.v1.SetRequestR\x04sets\"]\n" +
 	"\x10BatchSetResponse\x123\n" +
 	"\aresults\x18\x01 \x03(\v2\x19.soracache.v1.SetResponseR\aresults\x12\x14\n" +
-	"\x05stamp\x18\x02 \x01(\fR\x05stamp\"\x8d\x01\n" +
+	"\x05stamp\x18\x02 \x01(\fR\x05stamp\"\xc0\x01\n" +
 	"\x11InvalidateRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12\x12\n" +
 	"\x04tags\x18\x03 \x03(\tR\x04tags\x12\x10\n" +
 	"\x03all\x18\x04 \x01(\bR\x03all\x12 \n" +
-	"\vacknowledge\x18\x05 \x01(\bR\vacknowledge\"J\n" +
+	"\vacknowledge\x18\x05 \x01(\bR\vacknowledge\x121\n" +
+	"\x06settle\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06settle\"J\n" +
 	"\x12InvalidateResponse\x12\x14\n" +
 	"\x05stamp\x18\x01 \x01(\fR\x05stamp\x12\x1e\n" +
 	"\n" +
@@ -2840,7 +3123,26 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\"Q\n" +
 	"\fHeadResponse\x12\x14\n" +
 	"\x05stamp\x18\x01 \x01(\fR\x05stamp\x12+\n" +
-	"\x03age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03age\"\x10\n" +
+	"\x03age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03age\"B\n" +
+	"\fWatchRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05stamp\x18\x02 \x01(\fR\x05stamp\">\n" +
+	"\rWatchResponse\x12-\n" +
+	"\x05items\x18\x01 \x03(\v2\x17.soracache.v1.WatchItemR\x05items\"\xc6\x01\n" +
+	"\tWatchItem\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x01(\rR\n" +
+	"partitions\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\bcomplete\x18\x04 \x01(\x04R\bcomplete\x123\n" +
+	"\arecords\x18\x05 \x03(\v2\x19.soracache.v1.WatchRecordR\arecords\x12\x14\n" +
+	"\x05reset\x18\x06 \x01(\bR\x05reset\"c\n" +
+	"\vWatchRecord\x12\x1a\n" +
+	"\bposition\x18\x01 \x01(\x04R\bposition\x12\x12\n" +
+	"\x04keys\x18\x02 \x03(\tR\x04keys\x12\x12\n" +
+	"\x04tags\x18\x03 \x03(\tR\x04tags\x12\x10\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\"\x10\n" +
 	"\x0eMembersRequest\"A\n" +
 	"\x0fMembersResponse\x12.\n" +
 	"\amembers\x18\x01 \x03(\v2\x14.soracache.v1.MemberR\amembers\"\xd0\x02\n" +
@@ -2891,7 +3193,7 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x14MEMBER_STATE_SUSPECT\x10\x02\x12\x15\n" +
 	"\x11MEMBER_STATE_DEAD\x10\x03\x12\x15\n" +
 	"\x11MEMBER_STATE_LEFT\x10\x04\x12\x19\n" +
-	"\x15MEMBER_STATE_DRAINING\x10\x052\xd6\x06\n" +
+	"\x15MEMBER_STATE_DRAINING\x10\x052\x9a\a\n" +
 	"\fCacheService\x12:\n" +
 	"\x03Get\x12\x18.soracache.v1.GetRequest\x1a\x19.soracache.v1.GetResponse\x12I\n" +
 	"\bBatchGet\x12\x1d.soracache.v1.BatchGetRequest\x1a\x1e.soracache.v1.BatchGetResponse\x12=\n" +
@@ -2905,7 +3207,8 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"Invalidate\x12\x1f.soracache.v1.InvalidateRequest\x1a .soracache.v1.InvalidateResponse\x12I\n" +
 	"\bListKeys\x12\x1d.soracache.v1.ListKeysRequest\x1a\x1e.soracache.v1.ListKeysResponse\x12F\n" +
 	"\aExplain\x12\x1c.soracache.v1.ExplainRequest\x1a\x1d.soracache.v1.ExplainResponse\x12=\n" +
-	"\x04Head\x12\x19.soracache.v1.HeadRequest\x1a\x1a.soracache.v1.HeadResponse2\x9a\x01\n" +
+	"\x04Head\x12\x19.soracache.v1.HeadRequest\x1a\x1a.soracache.v1.HeadResponse\x12B\n" +
+	"\x05Watch\x12\x1a.soracache.v1.WatchRequest\x1a\x1b.soracache.v1.WatchResponse0\x012\x9a\x01\n" +
 	"\x0eClusterService\x12F\n" +
 	"\aMembers\x12\x1c.soracache.v1.MembersRequest\x1a\x1d.soracache.v1.MembersResponse\x12@\n" +
 	"\x05Stats\x12\x1a.soracache.v1.StatsRequest\x1a\x1b.soracache.v1.StatsResponseB?Z=github.com/soracache/soracache/proto/soracache/v1;soracachev1b\x06proto3"
@@ -2923,7 +3226,7 @@ func file_soracache_v1_cache_proto_rawDescGZIP() []byte {
 }
 
 var file_soracache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_soracache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_soracache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_soracache_v1_cache_proto_goTypes = []any{
 	(Status)(0),                  // 0: soracache.v1.Status
 	(Tier)(0),                    // 1: soracache.v1.Tier
@@ -2956,98 +3259,108 @@ var file_soracache_v1_cache_proto_goTypes = []any{
 	(*ExplainResponse)(nil),      // 28: soracache.v1.ExplainResponse
 	(*HeadRequest)(nil),          // 29: soracache.v1.HeadRequest
 	(*HeadResponse)(nil),         // 30: soracache.v1.HeadResponse
-	(*MembersRequest)(nil),       // 31: soracache.v1.MembersRequest
-	(*MembersResponse)(nil),      // 32: soracache.v1.MembersResponse
-	(*Member)(nil),               // 33: soracache.v1.Member
-	(*StatsRequest)(nil),         // 34: soracache.v1.StatsRequest
-	(*StatsResponse)(nil),        // 35: soracache.v1.StatsResponse
-	(*ExplainResponse_Copy)(nil), // 36: soracache.v1.ExplainResponse.Copy
-	nil,                          // 37: soracache.v1.StatsResponse.TotalsEntry
-	(*durationpb.Duration)(nil),  // 38: google.protobuf.Duration
+	(*WatchRequest)(nil),         // 31: soracache.v1.WatchRequest
+	(*WatchResponse)(nil),        // 32: soracache.v1.WatchResponse
+	(*WatchItem)(nil),            // 33: soracache.v1.WatchItem
+	(*WatchRecord)(nil),          // 34: soracache.v1.WatchRecord
+	(*MembersRequest)(nil),       // 35: soracache.v1.MembersRequest
+	(*MembersResponse)(nil),      // 36: soracache.v1.MembersResponse
+	(*Member)(nil),               // 37: soracache.v1.Member
+	(*StatsRequest)(nil),         // 38: soracache.v1.StatsRequest
+	(*StatsResponse)(nil),        // 39: soracache.v1.StatsResponse
+	(*ExplainResponse_Copy)(nil), // 40: soracache.v1.ExplainResponse.Copy
+	nil,                          // 41: soracache.v1.StatsResponse.TotalsEntry
+	(*durationpb.Duration)(nil),  // 42: google.protobuf.Duration
 }
 var file_soracache_v1_cache_proto_depIdxs = []int32{
-	38, // 0: soracache.v1.GetRequest.wait:type_name -> google.protobuf.Duration
-	38, // 1: soracache.v1.GetRequest.refresh_within:type_name -> google.protobuf.Duration
-	38, // 2: soracache.v1.GetRequest.lease_for:type_name -> google.protobuf.Duration
+	42, // 0: soracache.v1.GetRequest.wait:type_name -> google.protobuf.Duration
+	42, // 1: soracache.v1.GetRequest.refresh_within:type_name -> google.protobuf.Duration
+	42, // 2: soracache.v1.GetRequest.lease_for:type_name -> google.protobuf.Duration
 	0,  // 3: soracache.v1.GetResponse.status:type_name -> soracache.v1.Status
-	38, // 4: soracache.v1.GetResponse.fresh_for:type_name -> google.protobuf.Duration
-	38, // 5: soracache.v1.GetResponse.keep_for:type_name -> google.protobuf.Duration
-	38, // 6: soracache.v1.GetResponse.lease_for:type_name -> google.protobuf.Duration
+	42, // 4: soracache.v1.GetResponse.fresh_for:type_name -> google.protobuf.Duration
+	42, // 5: soracache.v1.GetResponse.keep_for:type_name -> google.protobuf.Duration
+	42, // 6: soracache.v1.GetResponse.lease_for:type_name -> google.protobuf.Duration
 	1,  // 7: soracache.v1.GetResponse.tier:type_name -> soracache.v1.Tier
 	2,  // 8: soracache.v1.GetResponse.kind:type_name -> soracache.v1.Kind
 	7,  // 9: soracache.v1.GetResponse.error:type_name -> soracache.v1.BatchError
-	38, // 10: soracache.v1.BatchGetRequest.wait:type_name -> google.protobuf.Duration
-	38, // 11: soracache.v1.BatchGetRequest.refresh_within:type_name -> google.protobuf.Duration
-	38, // 12: soracache.v1.BatchGetRequest.lease_for:type_name -> google.protobuf.Duration
-	6,  // 13: soracache.v1.BatchGetResponse.results:type_name -> soracache.v1.GetResponse
-	38, // 14: soracache.v1.FillRequest.ttl:type_name -> google.protobuf.Duration
-	38, // 15: soracache.v1.FillRequest.keep:type_name -> google.protobuf.Duration
-	38, // 16: soracache.v1.FillRequest.l1_ttl:type_name -> google.protobuf.Duration
-	2,  // 17: soracache.v1.FillRequest.kind:type_name -> soracache.v1.Kind
-	3,  // 18: soracache.v1.FillResponse.reason:type_name -> soracache.v1.Reason
-	7,  // 19: soracache.v1.FillResponse.error:type_name -> soracache.v1.BatchError
-	10, // 20: soracache.v1.BatchFillRequest.fills:type_name -> soracache.v1.FillRequest
-	11, // 21: soracache.v1.BatchFillResponse.results:type_name -> soracache.v1.FillResponse
-	38, // 22: soracache.v1.RenewRequest.lease_for:type_name -> google.protobuf.Duration
-	3,  // 23: soracache.v1.RenewResponse.reason:type_name -> soracache.v1.Reason
-	38, // 24: soracache.v1.RenewResponse.lease_for:type_name -> google.protobuf.Duration
-	3,  // 25: soracache.v1.ReleaseResponse.reason:type_name -> soracache.v1.Reason
-	38, // 26: soracache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
-	38, // 27: soracache.v1.SetRequest.keep:type_name -> google.protobuf.Duration
-	38, // 28: soracache.v1.SetRequest.l1_ttl:type_name -> google.protobuf.Duration
-	2,  // 29: soracache.v1.SetRequest.kind:type_name -> soracache.v1.Kind
-	7,  // 30: soracache.v1.SetResponse.error:type_name -> soracache.v1.BatchError
-	18, // 31: soracache.v1.BatchSetRequest.sets:type_name -> soracache.v1.SetRequest
-	19, // 32: soracache.v1.BatchSetResponse.results:type_name -> soracache.v1.SetResponse
-	0,  // 33: soracache.v1.ExplainResponse.status:type_name -> soracache.v1.Status
-	1,  // 34: soracache.v1.ExplainResponse.tier:type_name -> soracache.v1.Tier
-	38, // 35: soracache.v1.ExplainResponse.confirmed_ago:type_name -> google.protobuf.Duration
-	36, // 36: soracache.v1.ExplainResponse.l1:type_name -> soracache.v1.ExplainResponse.Copy
-	36, // 37: soracache.v1.ExplainResponse.l2:type_name -> soracache.v1.ExplainResponse.Copy
-	38, // 38: soracache.v1.ExplainResponse.lease_for:type_name -> google.protobuf.Duration
-	38, // 39: soracache.v1.HeadResponse.age:type_name -> google.protobuf.Duration
-	33, // 40: soracache.v1.MembersResponse.members:type_name -> soracache.v1.Member
-	4,  // 41: soracache.v1.Member.state:type_name -> soracache.v1.MemberState
-	38, // 42: soracache.v1.Member.bound:type_name -> google.protobuf.Duration
-	38, // 43: soracache.v1.Member.state_for:type_name -> google.protobuf.Duration
-	38, // 44: soracache.v1.StatsResponse.uptime:type_name -> google.protobuf.Duration
-	37, // 45: soracache.v1.StatsResponse.totals:type_name -> soracache.v1.StatsResponse.TotalsEntry
-	38, // 46: soracache.v1.ExplainResponse.Copy.fresh_for:type_name -> google.protobuf.Duration
-	38, // 47: soracache.v1.ExplainResponse.Copy.keep_for:type_name -> google.protobuf.Duration
-	2,  // 48: soracache.v1.ExplainResponse.Copy.kind:type_name -> soracache.v1.Kind
-	5,  // 49: soracache.v1.CacheService.Get:input_type -> soracache.v1.GetRequest
-	8,  // 50: soracache.v1.CacheService.BatchGet:input_type -> soracache.v1.BatchGetRequest
-	10, // 51: soracache.v1.CacheService.Fill:input_type -> soracache.v1.FillRequest
-	12, // 52: soracache.v1.CacheService.BatchFill:input_type -> soracache.v1.BatchFillRequest
-	14, // 53: soracache.v1.CacheService.Renew:input_type -> soracache.v1.RenewRequest
-	16, // 54: soracache.v1.CacheService.Release:input_type -> soracache.v1.ReleaseRequest
-	18, // 55: soracache.v1.CacheService.Set:input_type -> soracache.v1.SetRequest
-	20, // 56: soracache.v1.CacheService.BatchSet:input_type -> soracache.v1.BatchSetRequest
-	22, // 57: soracache.v1.CacheService.Invalidate:input_type -> soracache.v1.InvalidateRequest
-	25, // 58: soracache.v1.CacheService.ListKeys:input_type -> soracache.v1.ListKeysRequest
-	27, // 59: soracache.v1.CacheService.Explain:input_type -> soracache.v1.ExplainRequest
-	29, // 60: soracache.v1.CacheService.Head:input_type -> soracache.v1.HeadRequest
-	31, // 61: soracache.v1.ClusterService.Members:input_type -> soracache.v1.MembersRequest
-	34, // 62: soracache.v1.ClusterService.Stats:input_type -> soracache.v1.StatsRequest
-	6,  // 63: soracache.v1.CacheService.Get:output_type -> soracache.v1.GetResponse
-	9,  // 64: soracache.v1.CacheService.BatchGet:output_type -> soracache.v1.BatchGetResponse
-	11, // 65: soracache.v1.CacheService.Fill:output_type -> soracache.v1.FillResponse
-	13, // 66: soracache.v1.CacheService.BatchFill:output_type -> soracache.v1.BatchFillResponse
-	15, // 67: soracache.v1.CacheService.Renew:output_type -> soracache.v1.RenewResponse
-	17, // 68: soracache.v1.CacheService.Release:output_type -> soracache.v1.ReleaseResponse
-	19, // 69: soracache.v1.CacheService.Set:output_type -> soracache.v1.SetResponse
-	21, // 70: soracache.v1.CacheService.BatchSet:output_type -> soracache.v1.BatchSetResponse
-	23, // 71: soracache.v1.CacheService.Invalidate:output_type -> soracache.v1.InvalidateResponse
-	26, // 72: soracache.v1.CacheService.ListKeys:output_type -> soracache.v1.ListKeysResponse
-	28, // 73: soracache.v1.CacheService.Explain:output_type -> soracache.v1.ExplainResponse
-	30, // 74: soracache.v1.CacheService.Head:output_type -> soracache.v1.HeadResponse
-	32, // 75: soracache.v1.ClusterService.Members:output_type -> soracache.v1.MembersResponse
-	35, // 76: soracache.v1.ClusterService.Stats:output_type -> soracache.v1.StatsResponse
-	63, // [63:77] is the sub-list for method output_type
-	49, // [49:63] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	42, // 10: soracache.v1.GetResponse.age:type_name -> google.protobuf.Duration
+	42, // 11: soracache.v1.BatchGetRequest.wait:type_name -> google.protobuf.Duration
+	42, // 12: soracache.v1.BatchGetRequest.refresh_within:type_name -> google.protobuf.Duration
+	42, // 13: soracache.v1.BatchGetRequest.lease_for:type_name -> google.protobuf.Duration
+	6,  // 14: soracache.v1.BatchGetResponse.results:type_name -> soracache.v1.GetResponse
+	42, // 15: soracache.v1.FillRequest.ttl:type_name -> google.protobuf.Duration
+	42, // 16: soracache.v1.FillRequest.keep:type_name -> google.protobuf.Duration
+	42, // 17: soracache.v1.FillRequest.l1_ttl:type_name -> google.protobuf.Duration
+	2,  // 18: soracache.v1.FillRequest.kind:type_name -> soracache.v1.Kind
+	3,  // 19: soracache.v1.FillResponse.reason:type_name -> soracache.v1.Reason
+	7,  // 20: soracache.v1.FillResponse.error:type_name -> soracache.v1.BatchError
+	10, // 21: soracache.v1.BatchFillRequest.fills:type_name -> soracache.v1.FillRequest
+	11, // 22: soracache.v1.BatchFillResponse.results:type_name -> soracache.v1.FillResponse
+	42, // 23: soracache.v1.RenewRequest.lease_for:type_name -> google.protobuf.Duration
+	3,  // 24: soracache.v1.RenewResponse.reason:type_name -> soracache.v1.Reason
+	42, // 25: soracache.v1.RenewResponse.lease_for:type_name -> google.protobuf.Duration
+	3,  // 26: soracache.v1.ReleaseResponse.reason:type_name -> soracache.v1.Reason
+	42, // 27: soracache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
+	42, // 28: soracache.v1.SetRequest.keep:type_name -> google.protobuf.Duration
+	42, // 29: soracache.v1.SetRequest.l1_ttl:type_name -> google.protobuf.Duration
+	2,  // 30: soracache.v1.SetRequest.kind:type_name -> soracache.v1.Kind
+	7,  // 31: soracache.v1.SetResponse.error:type_name -> soracache.v1.BatchError
+	18, // 32: soracache.v1.BatchSetRequest.sets:type_name -> soracache.v1.SetRequest
+	19, // 33: soracache.v1.BatchSetResponse.results:type_name -> soracache.v1.SetResponse
+	42, // 34: soracache.v1.InvalidateRequest.settle:type_name -> google.protobuf.Duration
+	0,  // 35: soracache.v1.ExplainResponse.status:type_name -> soracache.v1.Status
+	1,  // 36: soracache.v1.ExplainResponse.tier:type_name -> soracache.v1.Tier
+	42, // 37: soracache.v1.ExplainResponse.confirmed_ago:type_name -> google.protobuf.Duration
+	40, // 38: soracache.v1.ExplainResponse.l1:type_name -> soracache.v1.ExplainResponse.Copy
+	40, // 39: soracache.v1.ExplainResponse.l2:type_name -> soracache.v1.ExplainResponse.Copy
+	42, // 40: soracache.v1.ExplainResponse.lease_for:type_name -> google.protobuf.Duration
+	42, // 41: soracache.v1.HeadResponse.age:type_name -> google.protobuf.Duration
+	33, // 42: soracache.v1.WatchResponse.items:type_name -> soracache.v1.WatchItem
+	34, // 43: soracache.v1.WatchItem.records:type_name -> soracache.v1.WatchRecord
+	37, // 44: soracache.v1.MembersResponse.members:type_name -> soracache.v1.Member
+	4,  // 45: soracache.v1.Member.state:type_name -> soracache.v1.MemberState
+	42, // 46: soracache.v1.Member.bound:type_name -> google.protobuf.Duration
+	42, // 47: soracache.v1.Member.state_for:type_name -> google.protobuf.Duration
+	42, // 48: soracache.v1.StatsResponse.uptime:type_name -> google.protobuf.Duration
+	41, // 49: soracache.v1.StatsResponse.totals:type_name -> soracache.v1.StatsResponse.TotalsEntry
+	42, // 50: soracache.v1.ExplainResponse.Copy.fresh_for:type_name -> google.protobuf.Duration
+	42, // 51: soracache.v1.ExplainResponse.Copy.keep_for:type_name -> google.protobuf.Duration
+	2,  // 52: soracache.v1.ExplainResponse.Copy.kind:type_name -> soracache.v1.Kind
+	5,  // 53: soracache.v1.CacheService.Get:input_type -> soracache.v1.GetRequest
+	8,  // 54: soracache.v1.CacheService.BatchGet:input_type -> soracache.v1.BatchGetRequest
+	10, // 55: soracache.v1.CacheService.Fill:input_type -> soracache.v1.FillRequest
+	12, // 56: soracache.v1.CacheService.BatchFill:input_type -> soracache.v1.BatchFillRequest
+	14, // 57: soracache.v1.CacheService.Renew:input_type -> soracache.v1.RenewRequest
+	16, // 58: soracache.v1.CacheService.Release:input_type -> soracache.v1.ReleaseRequest
+	18, // 59: soracache.v1.CacheService.Set:input_type -> soracache.v1.SetRequest
+	20, // 60: soracache.v1.CacheService.BatchSet:input_type -> soracache.v1.BatchSetRequest
+	22, // 61: soracache.v1.CacheService.Invalidate:input_type -> soracache.v1.InvalidateRequest
+	25, // 62: soracache.v1.CacheService.ListKeys:input_type -> soracache.v1.ListKeysRequest
+	27, // 63: soracache.v1.CacheService.Explain:input_type -> soracache.v1.ExplainRequest
+	29, // 64: soracache.v1.CacheService.Head:input_type -> soracache.v1.HeadRequest
+	31, // 65: soracache.v1.CacheService.Watch:input_type -> soracache.v1.WatchRequest
+	35, // 66: soracache.v1.ClusterService.Members:input_type -> soracache.v1.MembersRequest
+	38, // 67: soracache.v1.ClusterService.Stats:input_type -> soracache.v1.StatsRequest
+	6,  // 68: soracache.v1.CacheService.Get:output_type -> soracache.v1.GetResponse
+	9,  // 69: soracache.v1.CacheService.BatchGet:output_type -> soracache.v1.BatchGetResponse
+	11, // 70: soracache.v1.CacheService.Fill:output_type -> soracache.v1.FillResponse
+	13, // 71: soracache.v1.CacheService.BatchFill:output_type -> soracache.v1.BatchFillResponse
+	15, // 72: soracache.v1.CacheService.Renew:output_type -> soracache.v1.RenewResponse
+	17, // 73: soracache.v1.CacheService.Release:output_type -> soracache.v1.ReleaseResponse
+	19, // 74: soracache.v1.CacheService.Set:output_type -> soracache.v1.SetResponse
+	21, // 75: soracache.v1.CacheService.BatchSet:output_type -> soracache.v1.BatchSetResponse
+	23, // 76: soracache.v1.CacheService.Invalidate:output_type -> soracache.v1.InvalidateResponse
+	26, // 77: soracache.v1.CacheService.ListKeys:output_type -> soracache.v1.ListKeysResponse
+	28, // 78: soracache.v1.CacheService.Explain:output_type -> soracache.v1.ExplainResponse
+	30, // 79: soracache.v1.CacheService.Head:output_type -> soracache.v1.HeadResponse
+	32, // 80: soracache.v1.CacheService.Watch:output_type -> soracache.v1.WatchResponse
+	36, // 81: soracache.v1.ClusterService.Members:output_type -> soracache.v1.MembersResponse
+	39, // 82: soracache.v1.ClusterService.Stats:output_type -> soracache.v1.StatsResponse
+	68, // [68:83] is the sub-list for method output_type
+	53, // [53:68] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_soracache_v1_cache_proto_init() }
@@ -3061,7 +3374,7 @@ func file_soracache_v1_cache_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_soracache_v1_cache_proto_rawDesc), len(file_soracache_v1_cache_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   33,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

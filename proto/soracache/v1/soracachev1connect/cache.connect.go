@@ -59,6 +59,8 @@ const (
 	CacheServiceExplainProcedure = "/soracache.v1.CacheService/Explain"
 	// CacheServiceHeadProcedure is the fully-qualified name of the CacheService's Head RPC.
 	CacheServiceHeadProcedure = "/soracache.v1.CacheService/Head"
+	// CacheServiceWatchProcedure is the fully-qualified name of the CacheService's Watch RPC.
+	CacheServiceWatchProcedure = "/soracache.v1.CacheService/Watch"
 	// ClusterServiceMembersProcedure is the fully-qualified name of the ClusterService's Members RPC.
 	ClusterServiceMembersProcedure = "/soracache.v1.ClusterService/Members"
 	// ClusterServiceStatsProcedure is the fully-qualified name of the ClusterService's Stats RPC.
@@ -93,6 +95,12 @@ type CacheServiceClient interface {
 	Explain(context.Context, *v1.ExplainRequest) (*v1.ExplainResponse, error)
 	// Head tells how far the node has followed a namespace.
 	Head(context.Context, *v1.HeadRequest) (*v1.HeadResponse, error)
+	// Watch tells what is recorded in a namespace from now on, for those who keep
+	// values of their own. Nothing that it tells says that a value may be served:
+	// for that, Head or any other answer has to show that nothing is missing. The
+	// stream ends when the node drains, or when the watcher takes in too slowly;
+	// it is then to be opened again, with what was followed by then.
+	Watch(context.Context, *v1.WatchRequest) (*connect.ServerStreamForClient[v1.WatchResponse], error)
 }
 
 // NewCacheServiceClient constructs a client for the soracache.v1.CacheService service. By default,
@@ -178,6 +186,12 @@ func NewCacheServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(cacheServiceMethods.ByName("Head")),
 			connect.WithClientOptions(opts...),
 		),
+		watch: connect.NewClient[v1.WatchRequest, v1.WatchResponse](
+			httpClient,
+			baseURL+CacheServiceWatchProcedure,
+			connect.WithSchema(cacheServiceMethods.ByName("Watch")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -195,6 +209,7 @@ type cacheServiceClient struct {
 	listKeys   *connect.Client[v1.ListKeysRequest, v1.ListKeysResponse]
 	explain    *connect.Client[v1.ExplainRequest, v1.ExplainResponse]
 	head       *connect.Client[v1.HeadRequest, v1.HeadResponse]
+	watch      *connect.Client[v1.WatchRequest, v1.WatchResponse]
 }
 
 // Get calls soracache.v1.CacheService.Get.
@@ -305,6 +320,11 @@ func (c *cacheServiceClient) Head(ctx context.Context, req *v1.HeadRequest) (*v1
 	return nil, err
 }
 
+// Watch calls soracache.v1.CacheService.Watch.
+func (c *cacheServiceClient) Watch(ctx context.Context, req *v1.WatchRequest) (*connect.ServerStreamForClient[v1.WatchResponse], error) {
+	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // CacheServiceHandler is an implementation of the soracache.v1.CacheService service.
 type CacheServiceHandler interface {
 	// Get reads one key.
@@ -333,6 +353,12 @@ type CacheServiceHandler interface {
 	Explain(context.Context, *v1.ExplainRequest) (*v1.ExplainResponse, error)
 	// Head tells how far the node has followed a namespace.
 	Head(context.Context, *v1.HeadRequest) (*v1.HeadResponse, error)
+	// Watch tells what is recorded in a namespace from now on, for those who keep
+	// values of their own. Nothing that it tells says that a value may be served:
+	// for that, Head or any other answer has to show that nothing is missing. The
+	// stream ends when the node drains, or when the watcher takes in too slowly;
+	// it is then to be opened again, with what was followed by then.
+	Watch(context.Context, *v1.WatchRequest, *connect.ServerStream[v1.WatchResponse]) error
 }
 
 // NewCacheServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -414,6 +440,12 @@ func NewCacheServiceHandler(svc CacheServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(cacheServiceMethods.ByName("Head")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cacheServiceWatchHandler := connect.NewServerStreamHandlerSimple(
+		CacheServiceWatchProcedure,
+		svc.Watch,
+		connect.WithSchema(cacheServiceMethods.ByName("Watch")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/soracache.v1.CacheService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CacheServiceGetProcedure:
@@ -440,6 +472,8 @@ func NewCacheServiceHandler(svc CacheServiceHandler, opts ...connect.HandlerOpti
 			cacheServiceExplainHandler.ServeHTTP(w, r)
 		case CacheServiceHeadProcedure:
 			cacheServiceHeadHandler.ServeHTTP(w, r)
+		case CacheServiceWatchProcedure:
+			cacheServiceWatchHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -495,6 +529,10 @@ func (UnimplementedCacheServiceHandler) Explain(context.Context, *v1.ExplainRequ
 
 func (UnimplementedCacheServiceHandler) Head(context.Context, *v1.HeadRequest) (*v1.HeadResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("soracache.v1.CacheService.Head is not implemented"))
+}
+
+func (UnimplementedCacheServiceHandler) Watch(context.Context, *v1.WatchRequest, *connect.ServerStream[v1.WatchResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("soracache.v1.CacheService.Watch is not implemented"))
 }
 
 // ClusterServiceClient is a client for the soracache.v1.ClusterService service.
