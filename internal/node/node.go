@@ -23,6 +23,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/hold"
+	"github.com/soracache/soracache/internal/suspend"
 	"github.com/soracache/soracache/invalidation"
 	"github.com/soracache/soracache/l1"
 	"github.com/soracache/soracache/l2"
@@ -140,7 +141,7 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Suspended == nil {
-		c.Suspended = suspendedFor
+		c.Suspended = suspend.Time
 	}
 	if c.Rand == nil {
 		c.Rand = rand.Reader

@@ -1,4 +1,4 @@
-package node
+package suspend
 
 import (
 	"time"
@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// suspendedFor is how long the machine has been suspended since it started: by
+// Time is how long the machine has been suspended since it started: by
 // how much the clock that counts suspension is ahead of the one that does not,
 // and on which bounds are kept.
-func suspendedFor() time.Duration {
+func Time() time.Duration {
 	var boot, mono unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil || unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono) != nil {
 		return 0

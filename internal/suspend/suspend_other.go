@@ -1,14 +1,14 @@
 //go:build !linux
 
-package node
+package suspend
 
 import "time"
 
 var processStart = time.Now()
 
-// suspendedFor is by how much the wall clock has moved ahead of the monotonic
+// Time is by how much the wall clock has moved ahead of the monotonic
 // one. It takes a correction of the wall clock for a suspension, which costs a
 // confirmation and nothing more.
-func suspendedFor() time.Duration {
+func Time() time.Duration {
 	return time.Now().Round(0).Sub(processStart.Round(0)) - time.Since(processStart)
 }
