@@ -444,6 +444,8 @@ type Judgement struct {
 	Seen soracache.Stamp
 	// At is the time of the check, on the follower's clock.
 	At time.Duration
+	// Age is how long before that the follower was confirmed.
+	Age time.Duration
 }
 
 // Check judges an entry by the rule, for a request that wants at least the
@@ -456,12 +458,13 @@ func (f *Follower) Check(p *Proof, least soracache.Stamp) Judgement {
 	v := f.view.Load()
 	dead := p.Stamp.Epoch != v.epoch || p.Stamp.Position < v.floor || f.cfg.Marks.namedSince(p.slots, p.mark)
 	j := Judgement{Seen: soracache.Stamp{Epoch: v.epoch, Position: v.applied}, At: f.cfg.Now()}
+	j.Age = j.At - v.confirmed
 	switch {
 	case dead:
 		j.Verdict = Dead
 	case least.Epoch != 0 && (least.Epoch != v.epoch || least.Position > v.applied):
 		j.Verdict = Behind
-	case j.At-v.confirmed >= f.cfg.Bound:
+	case j.Age >= f.cfg.Bound:
 		j.Verdict = Unconfirmed
 	}
 	return j

@@ -64,6 +64,10 @@ type Stats struct {
 	// had to be asked for; notices that showed that others are missing; and
 	// questions sent to catch up.
 	RecordsGossip, RecordsRepaired, Gaps, Pulls uint64
+	// Watchers now; the items that watchers were told, and how many of them were
+	// resets; and how often more waited for a watcher of a partition than may.
+	Watchers                                int
+	WatchItems, WatchResets, WatchOverflows uint64
 	// Invalidations that every node acknowledged, and nodes that were waited
 	// out because they did not.
 	Acked, Stragglers uint64

@@ -71,6 +71,10 @@ type Config struct {
 	// MeterEvery is of how many hits in L1 one is checked against the store
 	// afterwards, to measure how stale it was (default 1024; negative: none).
 	MeterEvery int
+	// WatchQueue bounds how many targets of each partition may wait for a
+	// watcher that is slow (default 4096). One that has more loses all of them,
+	// and begins anew with a reset.
+	WatchQueue int
 	// Logger defaults to discarding.
 	Logger *slog.Logger
 	// Observer is told of store calls, waits and records.
@@ -94,7 +98,7 @@ func (c Config) Validate() error {
 		return fmt.Errorf("%w: bound must be 10ms to %v", soracache.ErrInvalid, l2.MaxBound)
 	case len(c.Name) > 255:
 		return fmt.Errorf("%w: a node's name has at most 255 bytes", soracache.ErrInvalid)
-	case c.StoreTimeout < 0 || c.IdleAfter < 0 || c.SweepEvery < 0 || c.ReclaimAfter < 0 || c.MaxPartitions < 0:
+	case c.StoreTimeout < 0 || c.IdleAfter < 0 || c.SweepEvery < 0 || c.ReclaimAfter < 0 || c.MaxPartitions < 0 || c.WatchQueue < 0:
 		return fmt.Errorf("%w: durations and counts must not be negative", soracache.ErrInvalid)
 	}
 	if c.Limits != (soracache.Limits{}) {
@@ -130,6 +134,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MeterEvery == 0 {
 		c.MeterEvery = 1024
+	}
+	if c.WatchQueue == 0 {
+		c.WatchQueue = 4096
 	}
 	if c.ReclaimAfter == 0 {
 		c.ReclaimAfter = 100 * time.Millisecond
@@ -480,8 +487,8 @@ func (n *Node) Ready(ctx context.Context) error {
 // leastSilence is how long the store may take whatever the bound.
 const leastSilence = 500 * time.Millisecond
 
-// Drain refuses new requests, ends the waits of parked readers (with a miss),
-// and returns when nothing is in flight any more or ctx ends. Leases that
+// Drain refuses new requests, ends the waits of parked readers (with a miss)
+// and the watches, and returns when nothing is in flight any more or ctx ends. Leases that
 // nobody collected are handed back.
 func (n *Node) Drain(ctx context.Context) error {
 	n.drainOnce.Do(func() {
@@ -622,9 +629,4 @@ func (n *Node) upTo(most time.Duration) time.Duration {
 	var b [4]byte
 	n.random(b[:])
 	return most * time.Duration(binary.BigEndian.Uint32(b[:])) >> 32
-}
-
-// Watch delivers what is recorded.
-func (n *Node) Watch(context.Context, soracache.WatchRequest, func([]soracache.WatchItem) error) error {
-	return fmt.Errorf("%w: watch", soracache.ErrUnimplemented)
 }

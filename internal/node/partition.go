@@ -23,6 +23,7 @@ type partition struct {
 	id       l2.Partition
 	space    uint32 // tells its keys from others' in L1 and in the marks
 	follower *invalidation.Follower
+	feed     feed // of the follower, to those who watch
 
 	active  atomic.Bool  // followed by the node's confirmations
 	lastUse atomic.Int64 // on the node's clock, in nanoseconds
@@ -91,12 +92,9 @@ func (c *local) footprint(key string) int {
 func newPartition(n *Node, id l2.Partition) *partition {
 	space := n.spaces.Add(1)
 	p := &partition{
-		node:  n,
-		id:    id,
-		space: space,
-		follower: invalidation.NewFollower(invalidation.Config{
-			Marks: n.marks, Space: uint64(space), Bound: n.cfg.Bound, Now: n.now,
-		}),
+		node:     n,
+		id:       id,
+		space:    space,
 		flights:  newFlights(),
 		fillings: map[string][]*filling{},
 		parked:   map[uint64]*parking{},
@@ -104,6 +102,9 @@ func newPartition(n *Node, id l2.Partition) *partition {
 
 		allFreedAt: -1,
 	}
+	p.follower = invalidation.NewFollower(invalidation.Config{
+		Marks: n.marks, Space: uint64(space), Bound: n.cfg.Bound, Now: n.now, Feed: p.feed.tell,
+	})
 	p.answered()
 	return p
 }
@@ -168,6 +169,7 @@ func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, asking ins
 	res.FreshFor, res.KeepFor = fresh, c.keepUntil-now
 	res.Stamp = p.stamps(checked.Seen)
 	res.Tier = soracache.TierL1
+	res.Age = checked.Age
 	res.Unconfirmed = flagged
 	if !flagged {
 		p.node.meter.offer(p, r.Key, c, checked)

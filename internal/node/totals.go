@@ -17,6 +17,8 @@ type totals struct {
 	confirmations, resets, reclaimed, storeErrors, errors atomic.Uint64
 	recordsPushed, recordsRepaired, gaps, pulls           atomic.Uint64
 	acknowledged, stragglers                              atomic.Uint64
+	watchItems, watchResets, watchOverflows               atomic.Uint64
+	watchers                                              atomic.Int64 // now
 }
 
 // count counts the outcome of a read.
@@ -55,6 +57,8 @@ func (n *Node) Stats() Stats {
 		Confirmations: t.confirmations.Load(), Resets: t.resets.Load(), Partitions: partitions,
 		RecordsGossip: t.recordsPushed.Load(), RecordsRepaired: t.recordsRepaired.Load(),
 		Gaps: t.gaps.Load(), Pulls: t.pulls.Load(),
+		Watchers: int(t.watchers.Load()), WatchItems: t.watchItems.Load(),
+		WatchResets: t.watchResets.Load(), WatchOverflows: t.watchOverflows.Load(),
 		Acked: t.acknowledged.Load(), Stragglers: t.stragglers.Load(),
 		StalenessChecked: n.meter.checked.Load(), StalenessBuckets: n.meter.counts(),
 		Reclaimed: t.reclaimed.Load(), StoreErrors: t.storeErrors.Load(),

@@ -33,6 +33,9 @@ func (n *Node) follow() {
 		idleSince := n.now() - n.cfg.IdleAfter
 		n.each(func(p *partition) {
 			switch {
+			case p.feed.watched():
+				p.touch(n.now())
+				active = append(active, p)
 			case !p.active.Load():
 			case time.Duration(p.lastUse.Load()) < idleSince:
 				p.active.Store(false)
@@ -57,9 +60,16 @@ func (n *Node) each(do func(*partition)) {
 	}
 }
 
-// confirm asks for the deltas of partitions, all in one round trip. An answer
-// that takes longer than the bound would confirm nothing, so none is awaited.
+// confirm asks for the deltas of partitions.
 func (n *Node) confirm(ctx context.Context, parts []*partition) error {
+	_, err := n.ask(ctx, parts)
+	return err
+}
+
+// ask asks for the deltas of partitions, all in one round trip, and takes them
+// in. An answer that takes longer than the bound would confirm nothing, so none
+// is awaited.
+func (n *Node) ask(ctx context.Context, parts []*partition) ([]soracache.Delta, error) {
 	reqs := make([]l2.SinceRequest, len(parts))
 	asked := make([]invalidation.Question, len(parts))
 	for i, p := range parts {
@@ -74,6 +84,7 @@ func (n *Node) confirm(ctx context.Context, parts []*partition) error {
 		cut = bounded.Err() != nil
 		return as, firstError(as, func(a *l2.SinceAnswer) error { return a.Err })
 	})
+	deltas := make([]soracache.Delta, len(parts))
 	var failed error
 	for i, p := range parts {
 		if err := answers[i].Err; err != nil {
@@ -89,9 +100,10 @@ func (n *Node) confirm(ctx context.Context, parts []*partition) error {
 			continue
 		}
 		p.answered()
-		p.answer(asked[i], answers[i].Delta, 0)
+		deltas[i] = answers[i].Delta
+		p.answer(asked[i], deltas[i], 0)
 	}
-	return failed
+	return deltas, failed
 }
 
 // housekeep does what is due by time in the store.
