@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/soracache/soracache"
-	"github.com/soracache/soracache/internal/flight"
 )
 
 // Cache is a typed view of a client's namespace under one policy. It holds
@@ -16,7 +15,7 @@ import (
 type Cache[T any] struct {
 	client   *Client
 	settings settings
-	flights  *flight.Group[outcome[T]]
+	kind     *kind[T]
 }
 
 // NewCache returns a cache of values of type T. Options hold for every call of
@@ -25,7 +24,7 @@ func NewCache[T any](c *Client, policy Policy, opts ...CallOption) *Cache[T] {
 	return &Cache[T]{
 		client:   c,
 		settings: settings{policy: policy, codec: codecOf[T](c.codecs)}.with(opts),
-		flights:  flightsOf[T](c),
+		kind:     kindOf[T](c),
 	}
 }
 
@@ -48,18 +47,38 @@ func NewCache[T any](c *Client, policy Policy, opts ...CallOption) *Cache[T] {
 // the service is unreachable, slow, or refuses the client's credentials, it
 // runs load, returns its value, and tells Hooks.OnFailOpen.
 func (c *Cache[T]) GetOrSet(ctx context.Context, key string, load func(context.Context) (T, error), opts ...CallOption) (T, error) {
-	s := c.settings.with(opts)
 	outer := FillFrom(ctx)
+	if value, ok := c.near(ctx, outer, key); ok {
+		return value, nil
+	}
+	s := c.settings.with(opts)
 	if err := c.check(outer, s, key); err != nil {
 		var zero T
 		return zero, fmt.Errorf("client: %w", err)
 	}
-	l := &loading[T]{client: c.client, key: key, load: load, settings: s, caller: ctx}
-	o, err := c.flights.Do(ctx, key, l.run)
+	l := &loading[T]{client: c.client, kind: c.kind, key: key, load: load, settings: s, caller: ctx}
+	o, err := c.kind.flights.Do(ctx, key, l.run)
 	if err == nil {
 		outer.absorb(c.client, o.ingredient)
 	}
 	return o.value, err
+}
+
+// near returns the value of a key if the application's own memory has one that
+// may be served without asking anybody. It allocates nothing outside of loaders.
+func (c *Cache[T]) near(ctx context.Context, outer *Fill, key string) (value T, ok bool) {
+	if ctx.Err() != nil {
+		return value, false
+	}
+	hit, ok := find[T](c.client.near, c.kind.space, key, c.client.least(ctx, nil))
+	if !ok || !hit.fresh {
+		return value, false
+	}
+	c.client.observer.hit(key, soracache.TierNear)
+	if outer != nil {
+		outer.absorb(c.client, hit.outcome().ingredient)
+	}
+	return hit.item.value, true
 }
 
 // check refuses what would never work.
@@ -76,14 +95,21 @@ func (c *Cache[T]) Get(ctx context.Context, key string, opts ...CallOption) (T, 
 		o     outcome[T]
 		found bool
 	)
+	if value, ok := c.near(ctx, FillFrom(ctx), key); ok {
+		return value, true, nil
+	}
 	s := c.settings.with(opts)
 	err := c.client.within(ctx, patience(ctx, c.client.timeout), func(ctx context.Context) error {
-		read, err := c.client.read(ctx, soracache.Read{Key: key})
+		asked := c.client.near.ask(c.kind.space, key)
+		defer asked.end()
+		read, err := c.client.read(ctx, soracache.Read{Key: key}, asked)
 		if err != nil {
 			return err
 		}
 		if read.Status == soracache.StatusHit {
-			o, found = decoded[T](c.client, key, read, s.codec)
+			if o, found = decoded[T](c.client, key, read, s.codec); found {
+				keep(asked, o.value, keptFrom(read, s.policy))
+			}
 		} else {
 			c.client.observer.miss(key)
 		}
@@ -114,7 +140,9 @@ func (c *Cache[T]) Set(ctx context.Context, key string, value T, opts ...CallOpt
 		return fmt.Errorf("client: set: %w", err)
 	}
 	err = c.client.within(ctx, writeTimeout, func(ctx context.Context) error {
-		_, err := c.client.write(ctx, soracache.Write{Op: soracache.OpPut, Key: key, Entry: entry, Lifetime: s.policy.lifetime()})
+		result, err := c.client.write(ctx, soracache.Write{Op: soracache.OpPut, Key: key, Entry: entry, Lifetime: s.policy.lifetime()}, nil)
+		// If it failed, it may have happened all the same.
+		c.client.near.refuse([]soracache.Target{soracache.Key(key)}, result.Stamp)
 		return err
 	})
 	if err != nil {
@@ -143,6 +171,9 @@ func NewLoadingCache[T any](c *Client, policy Policy, load func(ctx context.Cont
 
 // Get returns the value of a key, loading it if need be. See [Cache.GetOrSet].
 func (c *LoadingCache[T]) Get(ctx context.Context, key string, opts ...CallOption) (T, error) {
+	if value, ok := c.cache.near(ctx, FillFrom(ctx), key); ok {
+		return value, nil
+	}
 	return c.cache.GetOrSet(ctx, key, func(ctx context.Context) (T, error) { return c.load(ctx, key) }, opts...)
 }
 

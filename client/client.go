@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -33,10 +34,11 @@ type Client struct {
 	observer     observer
 	codecs       codecs
 	session      session
+	near         *near // nil: there is none
 
-	// flights holds a *flight.Group[outcome[T]] for each reflect.Type T, so
-	// that a load is shared between all caches of one type.
-	flights sync.Map
+	// kinds holds a *kind[T] for each reflect.Type T that there is a cache of.
+	kinds  sync.Map
+	spaces atomic.Uint32 // the last space given to a kind
 
 	// closing ends when Close is called, and with it all that is in progress.
 	closing context.Context
@@ -54,7 +56,7 @@ func New(backend soracache.Backend, opts ...Option) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
-	return newClient(backend, func() {}, cfg), nil
+	return newClient(backend, func() {}, cfg)
 }
 
 // Dial returns a client of the service at one or more URLs, separated by
@@ -84,10 +86,10 @@ func Dial(urls string, opts ...Option) (*Client, error) {
 	rand.Shuffle(len(members), func(i, j int) { //nolint:gosec // spread, not secrecy
 		members[i], members[j] = members[j], members[i]
 	})
-	return newClient(&nodes{members: members, log: cfg.log}, end, cfg), nil
+	return newClient(&nodes{members: members, log: cfg.log}, end, cfg)
 }
 
-func newClient(backend soracache.Backend, closeBackend func(), cfg config) *Client {
+func newClient(backend soracache.Backend, closeBackend func(), cfg config) (*Client, error) {
 	c := &Client{
 		backend:      backend,
 		closeBackend: closeBackend,
@@ -96,8 +98,13 @@ func newClient(backend soracache.Backend, closeBackend func(), cfg config) *Clie
 		observer:     observer{hooks: cfg.hooks, log: cfg.log},
 		codecs:       newCodecs(cfg.standard, cfg.known),
 	}
+	var err error
+	if c.near, err = newNear(c, cfg); err != nil {
+		closeBackend()
+		return nil, fmt.Errorf("client: near cache: %w", err)
+	}
 	c.closing, c.end = context.WithCancel(context.Background())
-	return c
+	return c, nil
 }
 
 // Invalidation names what is to become unservable, in every tier and on every
@@ -113,6 +120,11 @@ type Invalidation struct {
 	// context ends before, the error is a [*soracache.IncompleteError]: the
 	// invalidation is recorded then.
 	Acknowledge bool
+	// Settle is how far the source may lag behind what was committed, such as a
+	// replica that is read from: what is computed within that time after the
+	// invalidation is returned to who asked for it, and not kept. It is at most
+	// [soracache.MaxSettle].
+	Settle time.Duration
 }
 
 func (i Invalidation) targets() []soracache.Target {
@@ -132,8 +144,8 @@ func (i Invalidation) targets() []soracache.Target {
 // Receipt proves that an invalidation was recorded.
 type Receipt struct {
 	// Stamp is where it is recorded. The client that got the receipt needs not
-	// look at it: its own reads already reflect it.
-	Stamp soracache.Stamps
+	// look at it: its own reads already reflect it. See [WithStamp] for others.
+	Stamp Stamp
 	// Stragglers names the nodes that did not acknowledge an invalidation which
 	// asked for it, and were waited out: they serve nothing from memory until
 	// they have caught up.
@@ -150,7 +162,7 @@ func (c *Client) Invalidate(ctx context.Context, what Invalidation) (Receipt, er
 	if len(targets) == 0 {
 		return Receipt{}, fmt.Errorf("client: %w: an invalidation that names nothing", soracache.ErrInvalid)
 	}
-	receipt, err := c.invalidate(ctx, targets, what.Acknowledge)
+	receipt, err := c.invalidate(ctx, soracache.InvalidateRequest{Targets: targets, Acknowledge: what.Acknowledge, Settle: what.Settle})
 	if err != nil {
 		return Receipt{}, fmt.Errorf("client: invalidate: %w", err)
 	}
@@ -190,6 +202,7 @@ func (c *Client) Close() error {
 		close(done)
 	}()
 	defer c.closeBackend()
+	defer c.near.close()
 	select {
 	case <-done:
 		return nil
@@ -216,6 +229,15 @@ func (c *Client) enter(ctx context.Context) (_ context.Context, leave func(), er
 	}, nil
 }
 
+// inBackground runs something that ends with the client.
+func (c *Client) inBackground(do func(context.Context)) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if !c.closed {
+		c.running.Go(func() { do(c.closing) })
+	}
+}
+
 // blame says that an error is the client's end, if it is.
 func blame(ctx context.Context, err error) error {
 	if err != nil && !errors.Is(err, ErrClosed) && context.Cause(ctx) == ErrClosed { //nolint:errorlint // set by enter, never wrapped
@@ -236,15 +258,15 @@ func (c *Client) within(ctx context.Context, limit time.Duration, do func(contex
 	return blame(ctx, do(bounded))
 }
 
-// read asks the backend for one key, and learns from the answer's stamp. That
-// this is a batch of one is the backend's to change: whatever comes here at the
-// same time may travel together.
-func (c *Client) read(ctx context.Context, read soracache.Read) (soracache.ReadResult, error) {
-	carried := c.session.stamps()
+// read asks the backend for one key, and learns from the answer. That this is a
+// batch of one is the backend's to change: whatever comes here at the same time
+// may travel together.
+func (c *Client) read(ctx context.Context, read soracache.Read, asked *asking) (soracache.ReadResult, error) {
+	seen := c.session.stamps()
 	results, err := c.backend.Get(ctx, soracache.GetRequest{
 		Namespace: c.namespace,
 		Reads:     []soracache.Read{read},
-		MinStamp:  carried,
+		MinStamp:  c.least(ctx, seen),
 	})
 	if err == nil && len(results) != 1 {
 		err = fmt.Errorf("%w: %d answers to one read", soracache.ErrUnavailable, len(results))
@@ -252,13 +274,20 @@ func (c *Client) read(ctx context.Context, read soracache.Read) (soracache.ReadR
 	if err != nil {
 		return soracache.ReadResult{}, err
 	}
-	c.session.observe(carried, results[0].Stamp)
-	return results[0], results[0].Err
+	r := &results[0]
+	if r.Err == nil {
+		c.session.observe(seen, r.Stamp)
+		c.carry(ctx, r.Stamp)
+		if r.Lease == (soracache.Lease{}) && !r.Unconfirmed {
+			asked.vouch(r.Stamp, r.Age)
+		}
+	}
+	return *r, r.Err
 }
 
 // write has the backend do one write, and learns from the answer's stamp.
 // Writes carry no stamp of their own, so one of another epoch is not taken in.
-func (c *Client) write(ctx context.Context, w soracache.Write) (soracache.WriteResult, error) {
+func (c *Client) write(ctx context.Context, w soracache.Write, asked *asking) (soracache.WriteResult, error) {
 	results, err := c.backend.Write(ctx, soracache.WriteRequest{
 		Namespace: c.namespace,
 		Writes:    []soracache.Write{w},
@@ -269,36 +298,51 @@ func (c *Client) write(ctx context.Context, w soracache.Write) (soracache.WriteR
 	if err != nil {
 		return soracache.WriteResult{}, err
 	}
-	c.session.observe(nil, results[0].Stamp)
-	return results[0], results[0].Err
+	r := &results[0]
+	if r.Err == nil {
+		c.session.observe(nil, r.Stamp)
+		c.carry(ctx, r.Stamp)
+		asked.vouch(r.Stamp, 0)
+	}
+	return *r, r.Err
 }
 
-func (c *Client) invalidate(ctx context.Context, targets []soracache.Target, acknowledge bool) (receipt Receipt, err error) {
+func (c *Client) invalidate(ctx context.Context, req soracache.InvalidateRequest) (receipt Receipt, err error) {
+	req.Namespace = c.namespace
+	asked := c.near.askAll()
 	err = c.within(ctx, writeTimeout, func(ctx context.Context) error {
-		result, err := c.backend.Invalidate(ctx, soracache.InvalidateRequest{
-			Namespace: c.namespace, Targets: targets, Acknowledge: acknowledge,
-		})
-		if err != nil {
-			var incomplete *soracache.IncompleteError
-			if errors.As(err, &incomplete) {
-				c.session.observe(nil, incomplete.Stamp)
-			}
-			return err
+		result, err := c.backend.Invalidate(ctx, req)
+		var incomplete *soracache.IncompleteError
+		switch {
+		case err == nil:
+			asked.vouch(result.Stamp, 0)
+		case errors.As(err, &incomplete):
+			result.Stamp = incomplete.Stamp
 		}
+		// If it failed, it may have been recorded all the same.
+		c.near.refuse(req.Targets, result.Stamp)
 		c.session.observe(nil, result.Stamp)
-		receipt.Stamp, receipt.Stragglers = result.Stamp, result.Stragglers
-		return nil
+		c.carry(ctx, result.Stamp)
+		receipt.Stamp, receipt.Stragglers = stampOf(c.namespace, result.Stamp), result.Stragglers
+		return err
 	})
 	return receipt, err
 }
 
-// flightsOf returns what shares the loads of all caches of type T.
-func flightsOf[T any](c *Client) *flight.Group[outcome[T]] {
+// kind is what all caches of one type have in common.
+type kind[T any] struct {
+	// space tells their keys from others' in the near cache.
+	space uint32
+	// flights shares their loads.
+	flights flight.Group[outcome[T]]
+}
+
+func kindOf[T any](c *Client) *kind[T] {
 	t := reflect.TypeFor[T]()
-	g, ok := c.flights.Load(t)
+	k, ok := c.kinds.Load(t)
 	if !ok {
-		g, _ = c.flights.LoadOrStore(t, new(flight.Group[outcome[T]]))
+		k, _ = c.kinds.LoadOrStore(t, &kind[T]{space: c.spaces.Add(1)})
 	}
-	group, _ := g.(*flight.Group[outcome[T]]) // under T there is no other
-	return group
+	kind, _ := k.(*kind[T]) // under T there is no other
+	return kind
 }

@@ -39,7 +39,7 @@ func TestInvalidations(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, client.Namespace("shop"))
 				receipt, err := tt.do(t.Context(), w.client)
-				if err != nil || !reflect.DeepEqual(receipt.Stamp, stamps(101)) {
+				if err != nil || !reflect.DeepEqual(receipt.Stamp.In("shop"), stamps(101)) {
 					t.Errorf("got %v, %v", receipt, err)
 				}
 				want := []soracache.InvalidateRequest{{Namespace: "shop", Targets: tt.want}}
@@ -47,7 +47,7 @@ func TestInvalidations(t *testing.T) {
 					t.Errorf("asked %v", w.service.invalidations)
 				}
 				_, _, _ = client.Get[string](t.Context(), w.client, "k")
-				if got := w.service.gets[0].MinStamp; !reflect.DeepEqual(got, receipt.Stamp) {
+				if got := w.service.gets[0].MinStamp; !reflect.DeepEqual(got, receipt.Stamp.In("shop")) {
 					t.Errorf("the next read carried %v, so it need not reflect the invalidation", got)
 				}
 				w.service.set(func(s *fakeService) { s.fail = soracache.ErrUnavailable })
@@ -281,6 +281,10 @@ func (silentBackend) Write(context.Context, soracache.WriteRequest) ([]soracache
 	return nil, nil
 }
 
+func (silentBackend) Watch(context.Context, soracache.WatchRequest, func([]soracache.WatchItem) error) error {
+	return soracache.ErrUnimplemented
+}
+
 // Applications carry all that this package imports.
 func TestDependencies(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", ".").CombinedOutput()
@@ -292,7 +296,7 @@ func TestDependencies(t *testing.T) {
 		ours, ours + "/client", ours + "/internal/flight",
 		ours + "/proto/soracache/v1", ours + "/proto/soracache/v1/soracachev1connect",
 		// For the near cache.
-		ours + "/l1", ours + "/invalidation",
+		ours + "/l1", ours + "/invalidation", ours + "/internal/suspend",
 	}
 	forbidden := []string{"redis", "memberlist", "bbolt", "prometheus", "go.opentelemetry.io/otel/sdk", "google.golang.org/grpc"}
 	for dep := range strings.FieldsSeq(string(out)) {

@@ -654,3 +654,11 @@ func TestRefusalsDoNotMoveOn(t *testing.T) {
 		}
 	}
 }
+
+func (*breaking) Watch(context.Context, soracache.WatchRequest, func([]soracache.WatchItem) error) error {
+	return soracache.ErrUnimplemented
+}
+
+func (*hungBackend) Watch(context.Context, soracache.WatchRequest, func([]soracache.WatchItem) error) error {
+	return soracache.ErrUnimplemented
+}

@@ -348,7 +348,7 @@ func (h *heard) hooks() client.Hooks {
 	}
 	return client.Hooks{
 		OnHit:   func(_ string, tier soracache.Tier) { locked(func() { h.hits++; h.lastTier = tier }) },
-		OnStale: func(string, soracache.Tier) { locked(func() { h.stale++ }) },
+		OnStale: func(string, soracache.Tier, client.StaleReason) { locked(func() { h.stale++ }) },
 		OnMiss:  func(string) { locked(func() { h.misses++ }) },
 		OnLoad:  func(_ string, _ time.Duration, err error) { locked(func() { h.loads++; h.lastLoad = err }) },
 		OnFillSuperseded: func(_ string, r soracache.Reason) {

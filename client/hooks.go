@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -9,17 +10,21 @@ import (
 )
 
 // Hooks are told what the client does, for metrics, traces and logs. Every
-// field may be nil. They are called inline, from many goroutines at once, and
-// must return quickly.
+// field may be nil, and then costs nothing. They are called inline, from many
+// goroutines at once, and must return quickly; a hook that panics or blocks does
+// so in the call that it observes. [JoinHooks] makes one of several.
 type Hooks struct {
-	// OnHit reports a value that was found, and in which tier.
+	// OnHit reports a fresh value that was found, and in which tier. A hit in
+	// the near cache of the process is told to this hook alone.
 	OnHit func(key string, tier soracache.Tier)
-	// OnStale reports a value past its TTL that was served because somebody
-	// else is refreshing it.
-	OnStale func(key string, tier soracache.Tier)
+	// OnStale reports a value past its TTL that was served, in which tier it was
+	// found, and why it was good enough. It is never one that an invalidation
+	// named.
+	OnStale func(key string, tier soracache.Tier, why StaleReason)
 	// OnMiss reports that nothing usable was found.
 	OnMiss func(key string)
-	// OnLoad reports the end of a loader.
+	// OnLoad reports the end of a loader, whoever waited for it. A panic is an
+	// error of type [*PanicError].
 	OnLoad func(key string, took time.Duration, err error)
 	// OnFillSuperseded reports a loaded value that was returned and not stored
 	// because an invalidation, or another owner of the lease, came first.
@@ -35,6 +40,108 @@ type Hooks struct {
 	// OnUnreadable reports a live entry that cannot be decoded as the type that
 	// was asked for. It counts as a miss, and GetOrSet replaces it.
 	OnUnreadable func(key, encoding string, err error)
+
+	// OnRefresh reports that a value which is there already begins to be loaded
+	// anew, for the sake of later callers.
+	OnRefresh func(key string, why RefreshReason)
+	// OnRefreshed reports the end of what OnRefresh reported. The error is the
+	// loader's; what became of its value is told to the hooks above.
+	OnRefreshed func(key string, took time.Duration, err error)
+
+	// OnInvalidate reports the end of an invalidation that was asked of this
+	// client: by Invalidate, InvalidateTags, Remove or Clear. What other clients
+	// invalidate is not told.
+	OnInvalidate func(what Invalidation, err error)
+	// OnBreaker reports that a node, known by its URL, is passed over from now on
+	// because it failed (open), or is used again.
+	OnBreaker func(node string, open bool)
+	// OnNearReset reports that the near cache lost track of the namespace's
+	// invalidations and serves nothing that it held before.
+	OnNearReset func()
+
+	// OnStart is called where an operation begins, with its context and key, and
+	// returns the context to go on with and a function to be told of the end; it
+	// may return ctx itself and nil. This is what spans are made of. It is not
+	// called for a hit in the near cache, which ends before a span would have
+	// begun. OpSet and OpInvalidate are operations too; of an invalidation the
+	// key is empty.
+	OnStart func(ctx context.Context, op Op, key string) (context.Context, func(Outcome))
+}
+
+// Op is a kind of operation that takes time.
+type Op string
+
+// The operations that [Hooks.OnStart] is told of.
+const (
+	// OpGet is a read without a loader.
+	OpGet Op = "get"
+	// OpGetOrSet is a call of GetOrSet or of a loading cache's Get. Each caller's
+	// is one, also of callers that share a load.
+	OpGetOrSet Op = "get_or_set"
+	// OpGetOrSetMany is a call for many keys; its key is empty.
+	OpGetOrSetMany Op = "get_or_set_many"
+	// OpLoad is one run of a loader. Its context has the values of the first
+	// caller's.
+	OpLoad Op = "load"
+	// OpRefresh is one run of a loader for the sake of later callers, which may
+	// outlast the call that began it.
+	OpRefresh Op = "refresh"
+	// OpSet is a call of Set.
+	OpSet Op = "set"
+	// OpInvalidate is a call of Invalidate, InvalidateTags, Remove or Clear.
+	OpInvalidate Op = "invalidate"
+)
+
+// Outcome is how an operation ended.
+type Outcome struct {
+	// Tier is where the value was found; TierNone if it was not, or if the
+	// operation is no read.
+	Tier soracache.Tier
+	// Stale tells that the value was past its TTL.
+	Stale bool
+	// Loaded tells that the value comes from a loader.
+	Loaded bool
+	// Err is the error that the caller gets.
+	Err error
+}
+
+// StaleReason says why a value past its TTL was served.
+type StaleReason uint8
+
+// The reasons to serve a stale value.
+const (
+	// StaleRefreshing: it is being loaded anew, here or elsewhere.
+	StaleRefreshing StaleReason = iota
+	// StaleSlowLoader: the loader took longer than the caller was to wait.
+	StaleSlowLoader
+	// StaleFailedLoader: the loader failed.
+	StaleFailedLoader
+	// StaleThrottled: the loader failed a moment ago, and is not asked again yet.
+	StaleThrottled
+	// StaleServiceDown: the service could not be asked for a lease to load under.
+	StaleServiceDown
+)
+
+// String returns refreshing, slow_loader, failed_loader, throttled or
+// service_down.
+func (r StaleReason) String() string {
+	return [...]string{"refreshing", "slow_loader", "failed_loader", "throttled", "service_down"}[min(r, StaleServiceDown)]
+}
+
+// RefreshReason says why a value that is there is loaded anew.
+type RefreshReason uint8
+
+// The reasons to refresh.
+const (
+	// RefreshStale: it is past its TTL.
+	RefreshStale RefreshReason = iota
+	// RefreshEager: it will be soon.
+	RefreshEager
+)
+
+// String returns stale or eager.
+func (r RefreshReason) String() string {
+	return [...]string{"stale", "eager"}[min(r, RefreshEager)]
 }
 
 // observer tells the hooks, and the log what an operator should know of.
@@ -45,13 +152,40 @@ type observer struct {
 	failedOpen, unread, kept occasion
 }
 
-func (o *observer) found(key string, r soracache.ReadResult) {
-	on := o.hooks.OnHit
-	if r.Status == soracache.StatusStale {
-		on = o.hooks.OnStale
+// start tells of an operation that begins. The function must be called with
+// its outcome.
+func (o *observer) start(ctx context.Context, op Op, key string) (context.Context, func(Outcome)) {
+	if o.hooks.OnStart == nil {
+		return ctx, unobserved
 	}
-	if on != nil {
-		on(key, r.Tier)
+	ctx, end := o.hooks.OnStart(ctx, op, key)
+	if end == nil {
+		end = unobserved
+	}
+	return ctx, end
+}
+
+func unobserved(Outcome) {}
+
+// found tells of a value that the service had.
+func (o *observer) found(key string, r soracache.ReadResult) {
+	if r.Status == soracache.StatusStale {
+		o.stale(key, r.Tier, StaleRefreshing)
+	} else {
+		o.hit(key, r.Tier)
+	}
+}
+
+func (o *observer) hit(key string, tier soracache.Tier) {
+	if o.hooks.OnHit != nil {
+		o.hooks.OnHit(key, tier)
+	}
+}
+
+// stale tells of a value past its TTL that a caller is given.
+func (o *observer) stale(key string, tier soracache.Tier, why StaleReason) {
+	if o.hooks.OnStale != nil {
+		o.hooks.OnStale(key, tier, why)
 	}
 }
 
@@ -64,6 +198,20 @@ func (o *observer) miss(key string) {
 func (o *observer) loaded(key string, took time.Duration, err error) {
 	if o.hooks.OnLoad != nil {
 		o.hooks.OnLoad(key, took, err)
+	}
+}
+
+// refresh tells that a value begins to be loaded anew, and refreshed that this
+// has ended.
+func (o *observer) refresh(key string, why RefreshReason) {
+	if o.hooks.OnRefresh != nil {
+		o.hooks.OnRefresh(key, why)
+	}
+}
+
+func (o *observer) refreshed(key string, took time.Duration, err error) {
+	if o.hooks.OnRefreshed != nil {
+		o.hooks.OnRefreshed(key, took, err)
 	}
 }
 
@@ -103,6 +251,26 @@ func (o *observer) unreadable(key, encoding string, err error) {
 	}
 	if o.unread.due() {
 		o.log.Warn("soracache: an entry cannot be read as what was asked for", "key", key, "encoding", encoding, "error", err)
+	}
+}
+
+func (o *observer) invalidated(what Invalidation, err error) {
+	if o.hooks.OnInvalidate != nil {
+		o.hooks.OnInvalidate(what, err)
+	}
+}
+
+// breaker tells that a node is passed over from now on, or used again. Whoever
+// decides that logs it, with the error.
+func (o *observer) breaker(node string, open bool) {
+	if o.hooks.OnBreaker != nil {
+		o.hooks.OnBreaker(node, open)
+	}
+}
+
+func (o *observer) nearReset() {
+	if o.hooks.OnNearReset != nil {
+		o.hooks.OnNearReset()
 	}
 }
 

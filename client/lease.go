@@ -51,7 +51,7 @@ func (l *lease) renew(ctx context.Context, lasts time.Duration) {
 		case <-ticker.C:
 		}
 		bounded, cancel := context.WithTimeout(ctx, l.client.timeout)
-		result, err := l.client.write(bounded, soracache.Write{Op: soracache.OpRenew, Key: l.key, Lease: l.id})
+		result, err := l.client.write(bounded, soracache.Write{Op: soracache.OpRenew, Key: l.key, Lease: l.id}, nil)
 		cancel()
 		if err == nil && !result.Stored {
 			return // lost, or overtaken: the fill will be told
@@ -60,7 +60,7 @@ func (l *lease) renew(ctx context.Context, lasts time.Duration) {
 }
 
 // fill completes the lease with an entry.
-func (l *lease) fill(limit time.Duration, e soracache.Entry, lifetime soracache.Lifetime) (soracache.WriteResult, error) {
+func (l *lease) fill(limit time.Duration, e soracache.Entry, lifetime soracache.Lifetime, asked *asking) (soracache.WriteResult, error) {
 	l.endRenewal()
 	result, err := l.write(limit, soracache.Write{
 		Op:       soracache.OpFill,
@@ -68,7 +68,7 @@ func (l *lease) fill(limit time.Duration, e soracache.Entry, lifetime soracache.
 		Lease:    l.id,
 		Entry:    e,
 		Lifetime: lifetime,
-	})
+	}, asked)
 	// A service that refused the entry still has the lease, and one that did
 	// not answer would not answer a release either.
 	l.done = err == nil || !refusal(err)
@@ -80,7 +80,7 @@ func (l *lease) fill(limit time.Duration, e soracache.Entry, lifetime soracache.
 func (l *lease) release(limit time.Duration) {
 	l.endRenewal()
 	if !l.done {
-		_, _ = l.write(limit, soracache.Write{Op: soracache.OpRelease, Key: l.key, Lease: l.id})
+		_, _ = l.write(limit, soracache.Write{Op: soracache.OpRelease, Key: l.key, Lease: l.id}, nil)
 	}
 }
 
@@ -89,8 +89,8 @@ func (l *lease) endRenewal() {
 	l.renewing.Wait()
 }
 
-func (l *lease) write(limit time.Duration, w soracache.Write) (soracache.WriteResult, error) {
+func (l *lease) write(limit time.Duration, w soracache.Write, asked *asking) (soracache.WriteResult, error) {
 	ctx, cancel := context.WithTimeout(l.detached, limit)
 	defer cancel()
-	return l.client.write(ctx, w)
+	return l.client.write(ctx, w, asked)
 }

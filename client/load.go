@@ -19,12 +19,15 @@ type outcome[T any] struct {
 // them came before it began, so none can receive what is older than its call.
 type loading[T any] struct {
 	client   *Client
+	kind     *kind[T]
 	key      string
 	load     func(context.Context) (T, error)
 	settings settings
 	// caller is the context of the first caller. Only its deadline is of use,
 	// for knowing how long to wait for the service; its end means nothing.
 	caller context.Context
+	// asked is the last read, or the fill, as the near cache knows it.
+	asked *asking
 }
 
 // run is called once, with a context that ends when all callers have gone.
@@ -34,6 +37,7 @@ func (l *loading[T]) run(ctx context.Context) (outcome[T], error) {
 		return outcome[T]{}, err
 	}
 	defer leave()
+	defer func() { l.asked.end() }()
 	o, err := l.readOrLoad(ctx)
 	return o, blame(ctx, err)
 }
@@ -56,6 +60,9 @@ func (l *loading[T]) readOrLoad(ctx context.Context) (outcome[T], error) {
 			return l.loadUnfenced(ctx, errNoLease)
 		}
 		if o, ok := decoded[T](l.client, l.key, read, l.settings.codec); ok {
+			if read.Status == soracache.StatusHit {
+				keep(l.asked, o.value, keptFrom(read, l.settings.policy))
+			}
 			return o, nil
 		}
 		if attempt == 2 || l.remove(ctx) != nil {
@@ -90,7 +97,9 @@ const maxWaits = 3
 func (l *loading[T]) ask(ctx context.Context, wait time.Duration) (soracache.ReadResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait+l.patience())
 	defer cancel()
-	return l.client.read(ctx, soracache.Read{Key: l.key, Lease: true, Wait: wait})
+	l.asked.end()
+	l.asked = l.client.near.ask(l.kind.space, l.key)
+	return l.client.read(ctx, soracache.Read{Key: l.key, Lease: true, Wait: wait}, l.asked)
 }
 
 // patience is how long to let the service take: the client's timeout, but no
@@ -113,7 +122,7 @@ func (l *loading[T]) patience() time.Duration { return patience(l.caller, l.clie
 func (l *loading[T]) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, l.patience())
 	defer cancel()
-	_, err := l.client.invalidate(ctx, []soracache.Target{soracache.Key(l.key)}, false)
+	_, err := l.client.invalidate(ctx, soracache.InvalidateRequest{Targets: []soracache.Target{soracache.Key(l.key)}})
 	return err
 }
 
@@ -189,12 +198,28 @@ func (l *loading[T]) store(lease *lease, fill *Fill, value T) {
 		l.client.observer.refused(l.key, err)
 		return
 	}
-	result, err := lease.fill(l.patience(), entry, policy.lifetime())
+	l.asked.end()
+	l.asked = l.client.near.ask(l.kind.space, l.key)
+	lifetime := policy.lifetime()
+	result, err := lease.fill(l.patience(), entry, lifetime, l.asked)
 	switch {
 	case err != nil:
 		l.client.observer.refused(l.key, err)
 	case !result.Stored:
 		l.client.observer.superseded(l.key, result.Reason)
+	default:
+		keep(l.asked, value, kept{
+			entry: entry, stamps: result.Stamp, near: policy.Near,
+			freshFor: lifetime.TTL, keepFor: lifetime.Keep,
+		})
+	}
+}
+
+// keptFrom is what is to be kept of an answer.
+func keptFrom(read soracache.ReadResult, policy Policy) kept {
+	return kept{
+		entry: read.Entry, stamps: read.Stamp, near: policy.Near,
+		freshFor: read.FreshFor, keepFor: read.KeepFor,
 	}
 }
 

@@ -28,6 +28,10 @@ type config struct {
 	standard  Codec
 	known     []Codec
 
+	// nearBytes or nearEntries bounds the near cache; both zero: there is none.
+	nearBytes, nearEntries int64
+	bound                  time.Duration
+
 	// For Dial alone.
 	http  *http.Client
 	tls   *tls.Config
@@ -40,6 +44,8 @@ func newConfig(opts []Option) (config, error) {
 		timeout:   DefaultTimeout,
 		log:       slog.Default(),
 		standard:  JSON{},
+		nearBytes: DefaultNearBytes,
+		bound:     DefaultBound,
 	}
 	for _, o := range opts {
 		o(&cfg)
@@ -53,6 +59,12 @@ func (cfg *config) validate() error {
 	}
 	if cfg.timeout <= 0 {
 		return fmt.Errorf("%w: timeout must be positive", soracache.ErrInvalid)
+	}
+	if cfg.nearEntries < 0 {
+		return fmt.Errorf("%w: a near cache cannot hold %d entries", soracache.ErrInvalid, cfg.nearEntries)
+	}
+	if cfg.bound < 10*time.Millisecond || cfg.bound > time.Minute {
+		return fmt.Errorf("%w: the bound must be 10ms to 1 min", soracache.ErrInvalid)
 	}
 	if cfg.http != nil && cfg.tls != nil {
 		return fmt.Errorf("%w: HTTPClient and TLSConfig exclude each other: configure TLS in the HTTP client", soracache.ErrInvalid)
@@ -69,6 +81,28 @@ func Namespace(name string) Option { return func(c *config) { c.namespace = name
 // bounds reads without a loader. A caller with a deadline spends at most half
 // of what is left of it on this. The default is [DefaultTimeout].
 func Timeout(d time.Duration) Option { return func(c *config) { c.timeout = d } }
+
+// NearBytes bounds the memory of the client's near cache, which keeps decoded
+// values in the application's own memory: 1 MiB at least. What a decoded value
+// takes is estimated by its encoded length. The default is [DefaultNearBytes].
+// See [NoNear] for none at all, and [Policy].Near for keeping some values out.
+func NearBytes(n int64) Option {
+	return func(c *config) { c.nearBytes, c.nearEntries = max(n, 1), 0 }
+}
+
+// NearEntries bounds the near cache by the number of its entries instead.
+func NearEntries(n int64) Option {
+	return func(c *config) { c.nearBytes, c.nearEntries = 0, n }
+}
+
+// NoNear does without a near cache: every read asks the service.
+func NoNear() Option { return func(c *config) { c.nearBytes, c.nearEntries = 0, 0 } }
+
+// Bound is the longest that the near cache trusts itself without confirmation:
+// how old a value that was invalidated elsewhere can be at worst that is still
+// read here. It is 10 ms to 1 min, and no use below the bound of the nodes. The
+// default is [DefaultBound].
+func Bound(b time.Duration) Option { return func(c *config) { c.bound = b } }
 
 // WithHooks has the client tell the hooks what it does.
 func WithHooks(h Hooks) Option { return func(c *config) { c.hooks = h } }

@@ -21,6 +21,10 @@ type Policy struct {
 	// asks the second tier again; zero means no cap but the TTL. It bounds
 	// memory, not staleness: an invalidation reaches every tier.
 	L1 time.Duration
+	// Near caps how long the application's own memory may keep a value before it
+	// asks the service again; zero means no cap but the TTL, a negative time not
+	// to keep it there at all. Like L1, it does not bound staleness.
+	Near time.Duration
 	// Keep is how long a value is kept at all; zero, or less than TTL, means
 	// TTL. Between TTL and Keep a value is stale: the first caller loads it
 	// anew, and as long as that takes the others are given the old one, which
@@ -37,12 +41,15 @@ type Policy struct {
 
 // The presets. They are values to start from, and are not to be assigned to.
 var (
-	// Short keeps values for 5 minutes, and 1 minute in the memory of a node.
-	Short = Policy{TTL: 5 * time.Minute, L1: time.Minute}
-	// Default keeps values for 30 minutes, and 5 minutes in the memory of a node.
-	Default = Policy{TTL: 30 * time.Minute, L1: 5 * time.Minute}
-	// Long keeps values for 2 hours, and 15 minutes in the memory of a node.
-	Long = Policy{TTL: 2 * time.Hour, L1: 15 * time.Minute}
+	// Short keeps values for 5 minutes, and 1 minute in the memory of a node and in
+	// the application's own.
+	Short = Policy{TTL: 5 * time.Minute, L1: time.Minute, Near: time.Minute}
+	// Default keeps values for 30 minutes, and 5 minutes in the memory of a node and in
+	// the application's own.
+	Default = Policy{TTL: 30 * time.Minute, L1: 5 * time.Minute, Near: 5 * time.Minute}
+	// Long keeps values for 2 hours, and 15 minutes in the memory of a node and in
+	// the application's own.
+	Long = Policy{TTL: 2 * time.Hour, L1: 15 * time.Minute, Near: 15 * time.Minute}
 )
 
 // WithTags returns the policy with these tags beside those that it has.
@@ -60,6 +67,12 @@ func (p Policy) WithTTL(ttl time.Duration) Policy {
 // WithL1 returns the policy with another cap on a node's memory.
 func (p Policy) WithL1(l1 time.Duration) Policy {
 	p.L1 = l1
+	return p
+}
+
+// WithNear returns the policy with another cap on the application's memory.
+func (p Policy) WithNear(near time.Duration) Policy {
+	p.Near = near
 	return p
 }
 

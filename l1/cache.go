@@ -27,13 +27,16 @@ type Item[V any] struct {
 	Value V
 }
 
-// The bounds of [Config.MaxBytes].
+// The bounds of [Config.MaxBytes], and of MaxEntries.
 const (
 	leastBytes = 1 << 20
 	mostBytes  = 1 << 44
+	// leastEntries is the least of MaxEntries.
+	leastEntries = 16
 )
 
-// Config says how large a cache is. Both fields must be set.
+// Config says how large a cache is: MaxBytes and Size, or MaxEntries, must be
+// set.
 type Config[V any] struct {
 	// MaxBytes is the most memory that the cache takes, its own structures
 	// included: 1 MiB at least. The garbage collector needs room of its own besides: with the
@@ -43,11 +46,20 @@ type Config[V any] struct {
 	// cannot see, so neither the key nor V itself. [Footprint] helps. It is
 	// called once for each value that is put.
 	Size func(V) int
+	// MaxEntries, if MaxBytes is zero, bounds the cache by the number of its
+	// entries instead, whatever their size: 16 at least. Bytes are then not
+	// counted, and Stats has entries in their place.
+	MaxEntries int64
 }
 
 // Validate reports the first field that is not usable.
 func (cfg Config[V]) Validate() error {
 	switch {
+	case cfg.MaxBytes == 0 && cfg.MaxEntries != 0:
+		if cfg.MaxEntries < leastEntries || cfg.MaxEntries > mostBytes/bytesPerCounter {
+			return fmt.Errorf("%w: l1 of %d entries: must be %d to %d",
+				soracache.ErrInvalid, cfg.MaxEntries, leastEntries, mostBytes/bytesPerCounter)
+		}
 	case cfg.MaxBytes < leastBytes || cfg.MaxBytes > mostBytes:
 		return fmt.Errorf("%w: l1 size of %d bytes: must be %d to %d",
 			soracache.ErrInvalid, cfg.MaxBytes, leastBytes, mostBytes)
@@ -73,6 +85,7 @@ type Cache[V any] struct {
 	limit     int64
 	budget    int64 // what of limit is for entries
 	overhead  int64 // what an entry costs besides its key's and value's bytes
+	byCount   bool  // every entry costs one, and nothing else is counted
 
 	// life is held by writers for reading, so that Clear and Close, which
 	// Ristretto does not allow beside anything else, can wait for them. Gets
@@ -124,12 +137,18 @@ func newCache[V any](cfg Config[V], hash func(Key) uint64) (*Cache[V], error) {
 		hash:     hash,
 		size:     cfg.Size,
 		limit:    cfg.MaxBytes,
-		budget:   budget(cfg.MaxBytes),
 		overhead: int64(tableBytes + Footprint(int(unsafe.Sizeof(entry[V]{})))),
+	}
+	var counts int64
+	if cfg.MaxBytes > 0 {
+		c.budget, counts = budget(cfg.MaxBytes), counters(cfg.MaxBytes)
+	} else {
+		c.byCount, c.limit, c.budget = true, cfg.MaxEntries, cfg.MaxEntries
+		counts = counters(max(cfg.MaxEntries*bytesPerCounter*countersPerEntry, leastBytes))
 	}
 	var err error
 	c.ristretto, err = ristretto.NewCache(&ristretto.Config[uint64, *entry[V]]{
-		NumCounters:        numCounters(counters(cfg.MaxBytes)),
+		NumCounters:        numCounters(counts),
 		MaxCost:            c.budget,
 		BufferItems:        64,
 		IgnoreInternalCost: true, // the cost of an entry is complete
@@ -289,6 +308,9 @@ func (c *Cache[V]) settle(e *entry[V]) bool {
 // idle returns the bytes of the tables that no entry uses. They grew for the
 // most entries there ever were, and stay when fewer, larger ones take over.
 func (c *Cache[V]) idle() int64 {
+	if c.byCount {
+		return 0
+	}
 	return max(0, c.peak.Load()-c.entries.Load()) * tableBytes
 }
 
@@ -351,6 +373,9 @@ func (c *Cache[V]) Stats() Stats {
 }
 
 func (c *Cache[V]) newEntry(k Key, v V) *entry[V] {
+	if c.byCount {
+		return &entry[V]{key: k, value: v, cost: 1}
+	}
 	cost := c.overhead + int64(Footprint(len(k.Name))) + int64(max(0, c.size(v)))
 	return &entry[V]{key: k, value: v, cost: cost}
 }

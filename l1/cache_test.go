@@ -318,3 +318,34 @@ func TestInABubble(t *testing.T) {
 		c.Close()
 	})
 }
+
+func TestBoundedByCount(t *testing.T) {
+	c, err := New(Config[int]{MaxEntries: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for i := range 1000 {
+		c.Put(Key{Name: fmt.Sprint(i)}, i)
+	}
+	held := 0
+	for i := range 1000 {
+		if v, ok := c.Get(Key{Name: fmt.Sprint(i)}); ok {
+			held++
+			if v != i {
+				t.Fatalf("key %d holds %d", i, v)
+			}
+		}
+	}
+	if held == 0 || held > 100 {
+		t.Errorf("%d entries are held of at most 100", held)
+	}
+	if s := c.Stats(); s.Entries != uint64(held) || s.Limit != 100 {
+		t.Errorf("stats say %+v, %d are held", s, held)
+	}
+	for _, bad := range []Config[int]{{}, {MaxEntries: 3}, {MaxEntries: -1}, {MaxBytes: 1 << 20}} {
+		if _, err := New(bad); err == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
+}

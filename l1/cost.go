@@ -26,6 +26,10 @@ const (
 	// counterBytes is what one counter takes: four rows of half a byte in the
 	// sketch, and eight bits of the Bloom filter.
 	counterBytes = 3
+
+	// countersPerEntry is how many counters there are for each entry of a cache
+	// that is bounded by their number.
+	countersPerEntry = 10
 )
 
 // counters returns how many counters the sketch of a cache of maxBytes has: a

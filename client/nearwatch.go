@@ -1,0 +1,209 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/suspend"
+	"github.com/soracache/soracache/invalidation"
+)
+
+const (
+	// nearIdleAfter is how long after the last read a near cache is confirmed.
+	nearIdleAfter = time.Minute
+	// firstRewatch and lastRewatch bound how long after its end a watch is begun
+	// again, before jitter: the time doubles from one failure to the next.
+	firstRewatch = 20 * time.Millisecond
+	lastRewatch  = 5 * time.Second
+	// noWatch is how long a service that cannot be watched is left alone.
+	noWatch = time.Minute
+	// stalledAfter is how long a watch may be behind what other answers tell,
+	// beyond the bound, until it is begun anew elsewhere.
+	stalledAfter = time.Second
+)
+
+// follow watches until the client is closed, and confirms what is followed.
+func (n *near) follow(ctx context.Context) {
+	var confirming sync.WaitGroup
+	confirming.Go(func() { n.confirm(ctx) })
+	defer confirming.Wait()
+	wait := firstRewatch
+	for ctx.Err() == nil {
+		began := n.now()
+		err := n.watch(ctx)
+		switch {
+		case errors.Is(err, soracache.ErrUnimplemented), refusal(err):
+			wait = noWatch
+		case n.now()-began > lastRewatch:
+			wait = firstRewatch
+		default:
+			wait = min(2*wait, lastRewatch)
+		}
+		rest(ctx, time.Duration(float64(wait)*(0.75+rand.Float64()/2))) //nolint:gosec // spread, not secrecy
+	}
+}
+
+// watch runs one watch until it breaks.
+func (n *near) watch(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	n.mu.Lock()
+	n.stopWatching = cancel
+	n.mu.Unlock()
+	from := n.stamps()
+	return n.client.backend.Watch(ctx, soracache.WatchRequest{Namespace: n.client.namespace, From: from},
+		func(items []soracache.WatchItem) error {
+			for i := range items {
+				if err := n.take(&items[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+}
+
+// stamps returns what was followed so far.
+func (n *near) stamps() (stamps soracache.Stamps) {
+	ledgers := n.ledgers.Load()
+	if ledgers == nil {
+		return nil
+	}
+	for _, l := range *ledgers {
+		if s := l.follower.State(); s.Epoch != 0 {
+			stamps = append(stamps, soracache.PartitionStamp{
+				Partition: l.partition, Stamp: soracache.Stamp{Epoch: s.Epoch, Position: s.Applied},
+			})
+		}
+	}
+	return stamps
+}
+
+// errBadWatch ends a watch that cannot be what it should be.
+var errBadWatch = fmt.Errorf("%w: the watch does not go on from where it was", soracache.ErrUnavailable)
+
+// take takes in one step.
+func (n *near) take(item *soracache.WatchItem) error {
+	ledgers := n.ledgers.Load()
+	if ledgers == nil {
+		ledgers = n.open(int(item.Partitions))
+	}
+	if int(item.Partitions) != len(*ledgers) || item.Partition >= item.Partitions {
+		return fmt.Errorf("%w: partition %d of %d", errBadWatch, item.Partition, item.Partitions)
+	}
+	l := (*ledgers)[item.Partition]
+	before := l.follower.State()
+	o := l.follower.Push(invalidation.Step{Epoch: item.Epoch, Applied: item.Complete, New: item.Records, Reset: item.Reset})
+	if o.Missed {
+		return errBadWatch
+	}
+	if o.Reset && before.Epoch != 0 {
+		n.client.observer.nearReset()
+	}
+	after := l.follower.State()
+	seen := soracache.Stamps{{Partition: item.Partition, Stamp: soracache.Stamp{Epoch: after.Epoch, Position: after.Seen}}}
+	shown := soracache.Stamps{{Partition: item.Partition, Stamp: soracache.Stamp{Epoch: before.Epoch}}}
+	n.client.session.observe(shown, seen)
+	return nil
+}
+
+// open begins to follow so many partitions.
+func (n *near) open(partitions int) *[]*ledger {
+	ledgers := make([]*ledger, 0, partitions)
+	for i := range partitions {
+		ledgers = append(ledgers, &ledger{
+			partition: uint16(i), //nolint:gosec // below soracache.MaxPartitions
+			follower: invalidation.NewFollower(invalidation.Config{
+				Marks: n.marks, Space: uint64(i), Bound: n.bound, Now: n.now, //nolint:gosec // not negative
+			}),
+		})
+	}
+	n.ledgers.Store(&ledgers)
+	return &ledgers
+}
+
+// confirm asks about three times in a bound how far the ledgers have come, unless
+// other answers told so or nobody reads.
+func (n *near) confirm(ctx context.Context) {
+	tick := time.NewTicker(n.bound / 3)
+	defer tick.Stop()
+	slept := suspend.Time()
+	var behindSince time.Duration // zero: the watch is not behind
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		ledgers := n.ledgers.Load()
+		if ledgers == nil {
+			continue
+		}
+		if now := suspend.Time(); now-slept > n.bound/10 {
+			slept = now
+			for _, l := range *ledgers {
+				l.follower.Void()
+			}
+			n.values.Clear() // its expiry was counted on a clock that stood still
+		}
+		if n.now()-time.Duration(n.lastUse.Load()) > nearIdleAfter || n.confirmed(*ledgers) {
+			behindSince = 0
+			continue
+		}
+		switch behind := n.head(ctx); {
+		case !behind:
+			behindSince = 0
+		case behindSince == 0:
+			behindSince = n.now()
+		case n.now()-behindSince > n.bound+stalledAfter:
+			behindSince = 0
+			n.rewatch()
+		}
+	}
+}
+
+// confirmed tells whether all ledgers were confirmed of late by other answers.
+func (n *near) confirmed(ledgers []*ledger) bool {
+	for _, l := range ledgers {
+		if age := l.follower.State().Age; age < 0 || age > n.bound/3 {
+			return false
+		}
+	}
+	return true
+}
+
+// head asks how far the ledgers have come, and tells whether the watch is behind
+// that.
+func (n *near) head(ctx context.Context) (behind bool) {
+	ctx, cancel := context.WithTimeout(ctx, n.bound)
+	defer cancel()
+	asked := n.askAll()
+	head, err := n.client.backend.Head(ctx, n.client.namespace)
+	if err != nil {
+		return false // the watch cannot be blamed
+	}
+	return asked.vouch(head.Stamp, head.Age)
+}
+
+// rewatch ends the present watch, so that another one is begun.
+func (n *near) rewatch() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.stopWatching != nil {
+		n.stopWatching()
+	}
+}
+
+// rest lets time pass, or the context end.
+func rest(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

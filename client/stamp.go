@@ -1,0 +1,175 @@
+package client
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/soracache/soracache"
+)
+
+// Stamp says how much of one or more namespaces somebody has seen. Whoever is
+// given it, and reads under a context that carries it, is answered with nothing
+// older, whichever client and node it asks: it reads the giver's own writes. The
+// zero Stamp has seen nothing. A Stamp is immutable.
+//
+// A client carries what it has itself seen without being told to.
+type Stamp struct {
+	spaces map[string]soracache.Stamps
+}
+
+// stampOf returns the stamp of one namespace.
+func stampOf(namespace string, s soracache.Stamps) Stamp {
+	if len(s) == 0 {
+		return Stamp{}
+	}
+	return Stamp{map[string]soracache.Stamps{namespace: s}}
+}
+
+// ParseStamp reads the form that String writes. What it could not have written
+// gives an error that wraps [soracache.ErrInvalid].
+func ParseStamp(text string) (Stamp, error) {
+	if text == "" {
+		return Stamp{}, nil
+	}
+	if len(text) > maxStampText {
+		return Stamp{}, fmt.Errorf("client: %w: a stamp of %d bytes", soracache.ErrInvalid, len(text))
+	}
+	s := Stamp{map[string]soracache.Stamps{}}
+	for part := range strings.SplitSeq(text, ",") {
+		namespace, encoded, _ := strings.Cut(part, "=")
+		if err := soracache.CheckNamespace(namespace); err != nil {
+			return Stamp{}, fmt.Errorf("client: stamp: %w", err)
+		}
+		raw, err := base64.RawURLEncoding.DecodeString(encoded)
+		if err != nil {
+			return Stamp{}, fmt.Errorf("client: %w: malformed stamp", soracache.ErrInvalid)
+		}
+		stamps, err := soracache.DecodeStamps(raw)
+		if err != nil {
+			return Stamp{}, fmt.Errorf("client: %w", err)
+		}
+		if s.spaces[namespace] = stamps; len(stamps) == 0 {
+			return Stamp{}, fmt.Errorf("client: %w: malformed stamp", soracache.ErrInvalid)
+		}
+	}
+	return s, nil
+}
+
+// maxStampText is how long a stamp is at most that others may hand in.
+const maxStampText = 64 << 10
+
+// String returns the stamp as text of letters, digits and "=-_,": for a header,
+// a cookie or a message.
+func (s Stamp) String() string {
+	parts := make([]string, 0, len(s.spaces))
+	for _, namespace := range slices.Sorted(maps.Keys(s.spaces)) {
+		parts = append(parts, namespace+"="+base64.RawURLEncoding.EncodeToString(s.spaces[namespace].Encode()))
+	}
+	return strings.Join(parts, ",")
+}
+
+// IsZero tells whether the stamp has seen nothing.
+func (s Stamp) IsZero() bool { return len(s.spaces) == 0 }
+
+// In returns what was seen of one namespace.
+func (s Stamp) In(namespace string) soracache.Stamps { return s.spaces[namespace] }
+
+// Merge returns the stamp of whoever has seen both. Where the two are of
+// different lives of a ledger, other counts.
+func (s Stamp) Merge(other Stamp) Stamp {
+	merged := maps.Clone(s.spaces)
+	if merged == nil {
+		return other
+	}
+	for namespace, stamps := range other.spaces {
+		merged[namespace] = merged[namespace].Merge(stamps)
+	}
+	return Stamp{merged}
+}
+
+// carrier is what a context carries: it grows with what is done under it.
+type carrier struct {
+	mu    sync.Mutex
+	stamp Stamp // guarded by mu
+}
+
+type carrierKey struct{}
+
+func carrierFrom(ctx context.Context) *carrier {
+	c, _ := ctx.Value(carrierKey{}).(*carrier)
+	return c
+}
+
+// WithStamp returns a context that carries a stamp: what is read under it, by any
+// client of the stamp's namespaces, reflects at least that. The context also
+// gathers what is seen under it, by reads and by invalidations, for [StampFrom]
+// to return. The zero Stamp makes it do only that.
+func WithStamp(ctx context.Context, s Stamp) context.Context {
+	return context.WithValue(ctx, carrierKey{}, &carrier{stamp: StampFrom(ctx).Merge(s)})
+}
+
+// StampFrom returns what was seen under a context that [WithStamp] returned,
+// beside the stamp that it was given. Hand it to who is to see no less.
+func StampFrom(ctx context.Context) Stamp {
+	c := carrierFrom(ctx)
+	if c == nil {
+		return Stamp{}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stamp
+}
+
+// StampHeader is the header in which stamps travel over HTTP.
+const StampHeader = "Soracache-Stamp"
+
+// SetStampHeader writes what StampFrom returns into the header of a request or
+// an answer, unless that is nothing.
+func SetStampHeader(ctx context.Context, h http.Header) {
+	if s := StampFrom(ctx); !s.IsZero() {
+		h.Set(StampHeader, s.String())
+	}
+}
+
+// WithStampHeader is [WithStamp] with the stamp that a header brought. A header
+// that is none, or malformed, counts as having seen nothing.
+func WithStampHeader(ctx context.Context, h http.Header) context.Context {
+	s, err := ParseStamp(strings.Join(h.Values(StampHeader), ","))
+	if err != nil {
+		s = Stamp{}
+	}
+	return WithStamp(ctx, s)
+}
+
+// least returns what an answer must reflect for a request of this context, when
+// the client itself has seen so much: that, what the context carries, and what
+// the lease reflects under which the calling loader runs.
+func (c *Client) least(ctx context.Context, seen soracache.Stamps) soracache.Stamps {
+	if fill := FillFrom(ctx); fill != nil && fill.leased && fill.client == c {
+		seen = seen.Merge(fill.stamp)
+	}
+	if carrier := carrierFrom(ctx); carrier != nil {
+		carrier.mu.Lock()
+		carried := carrier.stamp.In(c.namespace)
+		carrier.mu.Unlock()
+		seen = seen.Merge(carried)
+	}
+	return seen
+}
+
+// carry lets the context carry what was seen under it.
+func (c *Client) carry(ctx context.Context, seen soracache.Stamps) {
+	carrier := carrierFrom(ctx)
+	if carrier == nil || len(seen) == 0 {
+		return
+	}
+	carrier.mu.Lock()
+	defer carrier.mu.Unlock()
+	carrier.stamp = carrier.stamp.Merge(stampOf(c.namespace, seen))
+}
