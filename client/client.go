@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"reflect"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -74,19 +72,11 @@ func Dial(urls string, opts ...Option) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
-	h, end := httpClient(cfg)
-	var members []*member
-	for raw := range strings.SplitSeq(urls, ",") {
-		base, err := parseURL(raw)
-		if err != nil {
-			return nil, fmt.Errorf("client: %w", err)
-		}
-		members = append(members, &member{url: base, backend: newRemote(h, base, cfg)})
+	backend, end, err := dialBackend(urls, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
 	}
-	rand.Shuffle(len(members), func(i, j int) { //nolint:gosec // spread, not secrecy
-		members[i], members[j] = members[j], members[i]
-	})
-	return newClient(&nodes{members: members, log: cfg.log}, end, cfg)
+	return newClient(backend, end, cfg)
 }
 
 func newClient(backend soracache.Backend, closeBackend func(), cfg config) (*Client, error) {

@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"log/slog"
+	"testing"
 
 	"github.com/soracache/soracache"
 )
@@ -17,4 +18,21 @@ func Nodes(log *slog.Logger, backends ...soracache.Backend) soracache.Backend {
 		n.members = append(n.members, &member{url: fmt.Sprint("node ", i), backend: b})
 	}
 	return n
+}
+
+// Remote returns one node as it is, without what batches and routes.
+func Remote(t *testing.T, url string) soracache.Backend {
+	cfg, err := newConfig(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, end := httpClient(cfg)
+	t.Cleanup(end)
+	return newRemote(h, url, cfg)
+}
+
+// Batched has concurrent requests to a backend travel together.
+func Batched(node soracache.Backend) (_ soracache.Backend, end func()) {
+	b := newBatched(node)
+	return b, b.close
 }

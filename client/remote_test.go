@@ -440,14 +440,15 @@ func TestConnectionsAreKept(t *testing.T) {
 	}
 	srv.Start()
 	defer srv.Close()
-	c := dial(t, srv.URL, client.Timeout(10*time.Second))
+	b := client.Remote(t, srv.URL)
 	const callers, calls = 64, 20
 	var wg sync.WaitGroup
 	for i := range callers {
 		wg.Go(func() {
 			for range calls {
-				if v, found, err := client.Get[string](t.Context(), c, strconv.Itoa(i)); v != "v" || !found || err != nil {
-					t.Errorf("got %q, %t, %v", v, found, err)
+				rs, err := b.Get(t.Context(), soracache.GetRequest{Reads: []soracache.Read{{Key: strconv.Itoa(i)}}})
+				if err != nil || string(rs[0].Entry.Value) != "v" {
+					t.Errorf("got %v, %v", rs, err)
 				}
 			}
 		})

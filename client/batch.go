@@ -1,0 +1,306 @@
+package client
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+const (
+	// heavyFill is how many bytes of values travel in one call. A larger value
+	// travels alone.
+	heavyFill = 1 << 20
+	// mostOrphans and orphanTimeout bound the handing back of leases that came
+	// too late for their callers. What is not handed back runs out.
+	mostOrphans   = 1024
+	orphanTimeout = time.Second
+)
+
+// batched is a backend in front of one node, that has concurrent reads of single
+// keys travel together, and concurrent fills: see [lane]. What is a batch
+// already is sent as it is, in parts of which each is within what a node takes.
+// All else goes straight on.
+//
+// A read that waits for somebody else's lease travels alone, or all that travel
+// with it would wait as well.
+type batched struct {
+	soracache.Backend // the node
+
+	reads lane[question, soracache.ReadResult]
+	fills lane[completion, soracache.WriteResult]
+
+	closing context.Context //nolint:containedctx // lasts as long as the backend
+	end     context.CancelFunc
+	mu      sync.Mutex
+	closed  bool
+	// orphans are leases to be handed back, by one goroutine at a time.
+	orphans   []orphan
+	releasing bool
+	running   sync.WaitGroup
+}
+
+// question is a read of one key.
+type question struct {
+	shape questionShape
+	key   string
+	min   soracache.Stamps
+	// together merges min with those of the questions that came before it in
+	// its batch.
+	together soracache.Stamps
+}
+
+// questionShape is what reads that travel together have in common.
+type questionShape struct {
+	namespace         string
+	read              soracache.Read // without its key
+	acceptUnconfirmed bool
+}
+
+// completion is a fill.
+type completion struct {
+	namespace string
+	write     soracache.Write
+	// together is the size of all values of the batch up to this one.
+	together int
+}
+
+type orphan struct {
+	namespace, key string
+	lease          soracache.Lease
+}
+
+func newBatched(node soracache.Backend) *batched {
+	b := &batched{Backend: node}
+	b.closing, b.end = context.WithCancel(context.Background())
+	b.reads.alone, b.reads.send, b.reads.join = b.getOne, b.getMany, joinQuestion
+	b.reads.orphaned = b.orphaned
+	b.fills.alone, b.fills.send, b.fills.join = b.fillOne, b.fillMany, joinCompletion
+	b.fills.orphaned = func(completion, soracache.WriteResult) {} // stored or not, it has ended its lease
+	return b
+}
+
+// close ends what is under way. Callers are to have gone.
+func (b *batched) close() {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.end()
+	b.reads.close()
+	b.fills.close()
+	b.running.Wait()
+}
+
+// Get lets a read of one key travel with others.
+func (b *batched) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+	switch {
+	case len(req.Reads) != 1:
+		return inParts(req.Reads, mostTogether, func(reads []soracache.Read) ([]soracache.ReadResult, error) {
+			part := req
+			part.Reads = reads
+			return b.Backend.Get(ctx, part)
+		}, func(err error) soracache.ReadResult { return soracache.ReadResult{Err: err} })
+	case req.Reads[0].Wait > 0:
+		return b.Backend.Get(ctx, req)
+	}
+	q := question{
+		shape: questionShape{req.Namespace, req.Reads[0], req.AcceptUnconfirmed},
+		key:   req.Reads[0].Key, min: req.MinStamp, together: req.MinStamp,
+	}
+	q.shape.read.Key = ""
+	result, err := b.reads.do(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return []soracache.ReadResult{result}, nil
+}
+
+// joinQuestion lets reads travel together that differ in nothing but the key,
+// and whose stamps are of the same epochs: positions of two epochs have no
+// order.
+func joinQuestion(last, q *question) bool {
+	if last.shape != q.shape {
+		return false
+	}
+	merged, ok := mergeWithinEpochs(last.together, q.min)
+	q.together = merged
+	return ok
+}
+
+func mergeWithinEpochs(a, b soracache.Stamps) (soracache.Stamps, bool) {
+	if len(b) == 0 || len(a) == len(b) && &a[0] == &b[0] { // what the session gave to both
+		return a, true
+	}
+	ahead := len(a) != len(b)
+	for _, p := range b {
+		known, ok := a.At(p.Partition)
+		if ok && known.Epoch != p.Stamp.Epoch {
+			return a, false
+		}
+		ahead = ahead || !ok || p.Stamp.Position != known.Position
+	}
+	if !ahead {
+		return a, true
+	}
+	return a.Merge(b), true
+}
+
+func (b *batched) getOne(ctx context.Context, q question) (soracache.ReadResult, error) {
+	results, err := b.getMany(ctx, []question{q})
+	if err != nil || len(results) != 1 {
+		return soracache.ReadResult{}, err
+	}
+	return results[0], nil
+}
+
+func (b *batched) getMany(ctx context.Context, qs []question) ([]soracache.ReadResult, error) {
+	req := soracache.GetRequest{
+		Namespace:         qs[0].shape.namespace,
+		Reads:             make([]soracache.Read, len(qs)),
+		MinStamp:          qs[0].min,
+		AcceptUnconfirmed: qs[0].shape.acceptUnconfirmed,
+	}
+	for i, q := range qs {
+		req.Reads[i] = q.shape.read
+		req.Reads[i].Key = q.key
+		req.MinStamp, _ = mergeWithinEpochs(req.MinStamp, q.min) // they agree: they joined
+	}
+	return b.Backend.Get(ctx, req)
+}
+
+// Write lets a fill travel with others.
+func (b *batched) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+	switch {
+	case len(req.Writes) != 1:
+		return b.writeMany(ctx, req)
+	case req.Writes[0].Op != soracache.OpFill, weight(req.Writes[0]) > heavyFill:
+		return b.Backend.Write(ctx, req)
+	}
+	w := req.Writes[0]
+	result, err := b.fills.do(ctx, completion{namespace: req.Namespace, write: w, together: weight(w)})
+	if err != nil {
+		return nil, err
+	}
+	return []soracache.WriteResult{result}, nil
+}
+
+// weight is about what a write takes on the wire.
+func weight(w soracache.Write) int {
+	n := 64 + len(w.Key) + len(w.Entry.Value)
+	for _, t := range w.Entry.Tags {
+		n += 2 + len(t)
+	}
+	return n
+}
+
+func joinCompletion(last, q *completion) bool {
+	together := last.together + weight(q.write)
+	if last.namespace != q.namespace || together > heavyFill {
+		return false
+	}
+	q.together = together
+	return true
+}
+
+func (b *batched) fillOne(ctx context.Context, q completion) (soracache.WriteResult, error) {
+	results, err := b.fillMany(ctx, []completion{q})
+	if err != nil || len(results) != 1 {
+		return soracache.WriteResult{}, err
+	}
+	return results[0], nil
+}
+
+func (b *batched) fillMany(ctx context.Context, qs []completion) ([]soracache.WriteResult, error) {
+	writes := make([]soracache.Write, len(qs))
+	for i, q := range qs {
+		writes[i] = q.write
+	}
+	return b.Backend.Write(ctx, soracache.WriteRequest{Namespace: qs[0].namespace, Writes: writes})
+}
+
+// writeMany sends a batch of writes in parts that are neither too many nor too
+// heavy, one after the other, for a batch may write a key twice.
+func (b *batched) writeMany(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+	var parts [][]soracache.Write
+	for rest := req.Writes; len(rest) > 0; {
+		n, bytes := 1, weight(rest[0])
+		for n < len(rest) && n < mostTogether && bytes+weight(rest[n]) <= heavyFill {
+			bytes += weight(rest[n])
+			n++
+		}
+		parts = append(parts, rest[:n:n])
+		rest = rest[n:]
+	}
+	return gather(parts, func(writes []soracache.Write) ([]soracache.WriteResult, error) {
+		return b.Backend.Write(ctx, soracache.WriteRequest{Namespace: req.Namespace, Writes: writes})
+	}, func(err error) soracache.WriteResult { return soracache.WriteResult{Err: err} })
+}
+
+// inParts sends a batch in parts of so many items.
+func inParts[Q, R any](batch []Q, most int, send func([]Q) ([]R, error), failed func(error) R) ([]R, error) {
+	return gather(slices.Collect(slices.Chunk(batch, most)), send, failed)
+}
+
+// gather sends parts and puts their answers together. A part that fails fails
+// each of its items, but if nothing else was to be sent, all of it; a part that
+// is refused for what may be one item's fault is sent in halves.
+func gather[Q, R any](parts [][]Q, send func([]Q) ([]R, error), failed func(error) R) ([]R, error) {
+	var results []R
+	for _, part := range parts {
+		answers, err := send(part)
+		if err != nil && len(part) > 1 && mayBeOneItem(err) {
+			half := len(part) / 2
+			answers, err = gather([][]Q{part[:half:half], part[half:]}, send, failed)
+		}
+		if err != nil && len(parts) == 1 {
+			return nil, err
+		}
+		if err == nil && len(answers) != len(part) {
+			err = errMiscounted(len(answers), len(part))
+		}
+		if err != nil {
+			answers = slices.Repeat([]R{failed(err)}, len(part))
+		}
+		results = append(results, answers...)
+	}
+	return results, nil
+}
+
+// orphaned hands back the lease of an answer whose caller has gone.
+func (b *batched) orphaned(q question, r soracache.ReadResult) {
+	if r.Err != nil || r.Lease == (soracache.Lease{}) {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || len(b.orphans) >= mostOrphans {
+		return
+	}
+	b.orphans = append(b.orphans, orphan{q.shape.namespace, q.key, r.Lease})
+	if !b.releasing {
+		b.releasing = true
+		b.running.Go(b.releaseOrphans)
+	}
+}
+
+func (b *batched) releaseOrphans() {
+	for {
+		b.mu.Lock()
+		if len(b.orphans) == 0 || b.closed {
+			b.releasing, b.orphans = false, nil
+			b.mu.Unlock()
+			return
+		}
+		o := b.orphans[0]
+		b.orphans = b.orphans[1:]
+		b.mu.Unlock()
+		ctx, cancel := context.WithTimeout(b.closing, orphanTimeout)
+		_, _ = b.Backend.Write(ctx, soracache.WriteRequest{
+			Namespace: o.namespace,
+			Writes:    []soracache.Write{{Op: soracache.OpRelease, Key: o.key, Lease: o.lease}},
+		})
+		cancel()
+	}
+}

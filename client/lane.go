@@ -1,0 +1,387 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+const (
+	// flightsPerNode is how many calls of one kind are under way to a node
+	// before others wait for the next.
+	flightsPerNode = 2
+	// mostFlights bounds the calls under way when slow ones are not counted.
+	mostFlights = 64
+	// slowFlight is how long a call is under way before it no longer keeps
+	// others waiting.
+	slowFlight = 10 * time.Millisecond
+	// mostTogether is how many requests travel in one call.
+	mostTogether = 256
+)
+
+// lane has concurrent requests of one kind travel together to one node. Nobody
+// ever waits for company:
+//
+//  1. While fewer than flightsPerNode calls are under way, a request is sent at
+//     once, by its caller's own goroutine.
+//  2. Whoever comes while they are joins the first batch that has room and asks
+//     alike. No batch that was sent is ever joined, so what an answer reflects
+//     is never older than the request.
+//  3. When a call ends, the batch that waits longest is sent.
+//
+// A call that takes long, because the node has to wait for its store, does not
+// keep others back: it is no longer counted, and one more is sent.
+type lane[Q, R any] struct {
+	// alone sends one request, and send many. The answers are as many as the
+	// requests, and in their order.
+	alone func(ctx context.Context, q Q) (R, error)
+	send  func(ctx context.Context, batch []Q) ([]R, error)
+	// join tells whether a request may travel with those whose last is given,
+	// and notes in it what it must know of them for the next one's sake.
+	join func(last, q *Q) bool
+	// orphaned is given an answer whose caller has gone.
+	orphaned func(q Q, r R)
+
+	pool sync.Pool // of *request[Q, R] that nobody else knows of
+
+	mu      sync.Mutex
+	closed  bool
+	flights []trip[Q, R]
+	lastID  uint64
+	busy    int // those that are not slow
+	waiting []*batch[Q, R]
+	relief  *time.Timer // runs if armed: looks for slow flights
+	armed   bool
+	running sync.WaitGroup // of carriers
+}
+
+// trip is one call under way.
+type trip[Q, R any] struct {
+	id    uint64
+	began time.Time
+	slow  bool
+	batch *batch[Q, R] // nil: a request that its caller sends alone
+}
+
+// batch is what travels in one call.
+type batch[Q, R any] struct {
+	requests []*request[Q, R]
+	// callers are those that have not gone. The lane's mutex guards it, and the
+	// two that follow.
+	callers int
+	sent    bool
+	cancel  context.CancelFunc // once it is sent
+}
+
+// request is one caller's. It goes back to the pool only with a caller that was
+// answered, for only then does nobody else know of it.
+type request[Q, R any] struct {
+	q     Q
+	ctx   context.Context //nolint:containedctx // its values and its deadline are for the batch
+	batch *batch[Q, R]
+
+	state  atomic.Int32 // how it ended: whoever changes it first decides
+	result R
+	err    error
+	done   chan struct{} // receives once, if it was answered
+}
+
+// How a request ends.
+const (
+	open int32 = iota
+	answered
+	abandoned
+)
+
+// do has one request answered.
+func (l *lane[Q, R]) do(ctx context.Context, q Q) (R, error) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		var none R
+		return none, errLaneClosed()
+	}
+	if l.busy < flightsPerNode && len(l.flights) < mostFlights && len(l.waiting) == 0 {
+		id := l.takeOff(nil)
+		l.mu.Unlock()
+		r, err := l.alone(ctx, q)
+		if next := l.landed(id); next.batch != nil {
+			l.running.Go(func() { l.carry(next) })
+		}
+		return r, err
+	}
+	r := l.enqueue(ctx, q)
+	l.mu.Unlock()
+	return l.await(ctx, r)
+}
+
+func errLaneClosed() error { return fmt.Errorf("%w: %w", soracache.ErrUnavailable, ErrClosed) }
+
+// takeOff notes a call that begins. The lock is held.
+func (l *lane[Q, R]) takeOff(b *batch[Q, R]) uint64 {
+	l.lastID++
+	l.busy++
+	l.flights = append(l.flights, trip[Q, R]{id: l.lastID, began: time.Now(), batch: b})
+	return l.lastID
+}
+
+// departure is a batch that is to be sent, as a flight.
+type departure[Q, R any] struct {
+	batch *batch[Q, R]
+	id    uint64
+}
+
+// landed notes the end of a call, and returns what its carrier is to send next.
+func (l *lane[Q, R]) landed(id uint64) departure[Q, R] {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, f := range l.flights {
+		if f.id != id {
+			continue
+		}
+		if !f.slow {
+			l.busy--
+		}
+		last := len(l.flights) - 1
+		l.flights[i], l.flights[last] = l.flights[last], trip[Q, R]{}
+		l.flights = l.flights[:last]
+		break
+	}
+	return l.depart()
+}
+
+// depart takes the batch that waits longest, if it may be sent. The lock is
+// held.
+func (l *lane[Q, R]) depart() departure[Q, R] {
+	if len(l.waiting) == 0 || l.busy >= flightsPerNode || len(l.flights) >= mostFlights || l.closed {
+		return departure[Q, R]{}
+	}
+	b := l.waiting[0]
+	copy(l.waiting, l.waiting[1:])
+	l.waiting[len(l.waiting)-1] = nil
+	l.waiting = l.waiting[:len(l.waiting)-1]
+	b.sent = true
+	return departure[Q, R]{b, l.takeOff(b)}
+}
+
+// enqueue adds a request to what waits. The lock is held.
+func (l *lane[Q, R]) enqueue(ctx context.Context, q Q) *request[Q, R] {
+	r, ok := l.pool.Get().(*request[Q, R])
+	if !ok {
+		r = &request[Q, R]{done: make(chan struct{}, 1)}
+	}
+	r.ctx, r.q = ctx, q
+	for _, b := range l.waiting {
+		n := len(b.requests)
+		if n < mostTogether && l.join(&b.requests[n-1].q, &r.q) {
+			r.batch = b
+			break
+		}
+	}
+	if r.batch == nil {
+		r.batch = &batch[Q, R]{requests: make([]*request[Q, R], 0, 16)}
+		l.waiting = append(l.waiting, r.batch)
+	}
+	r.batch.requests = append(r.batch.requests, r)
+	r.batch.callers++
+	l.arm()
+	return r
+}
+
+// await returns the answer, or the end of the caller's context.
+func (l *lane[Q, R]) await(ctx context.Context, r *request[Q, R]) (R, error) {
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		if r.state.CompareAndSwap(open, abandoned) {
+			l.left(r.batch)
+			var none R
+			return none, fmt.Errorf("%w: %w", soracache.ErrUnavailable, ctx.Err())
+		}
+		<-r.done // it was answered at the same time
+	}
+	result, err := r.result, r.err
+	*r = request[Q, R]{done: r.done}
+	l.pool.Put(r)
+	return result, err
+}
+
+// left notes that a caller has gone. A call that nobody waits for any more
+// ends, or is not made.
+func (l *lane[Q, R]) left(b *batch[Q, R]) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b.callers--
+	switch {
+	case b.callers > 0:
+	case b.cancel != nil:
+		b.cancel()
+	case !b.sent:
+		for i, w := range l.waiting {
+			if w == b {
+				l.waiting = append(l.waiting[:i], l.waiting[i+1:]...)
+				break
+			}
+		}
+	}
+}
+
+// carry sends batch after batch, as long as one may be sent.
+func (l *lane[Q, R]) carry(d departure[Q, R]) {
+	for d.batch != nil {
+		ctx, cancel := l.contextOf(d.batch)
+		l.deliver(ctx, d.batch.requests)
+		cancel()
+		d = l.landed(d.id)
+	}
+}
+
+// contextOf returns what a call lives in: it has the values of the batch's
+// first caller, the deadline of the last one to give up, and ends when all have
+// gone.
+func (l *lane[Q, R]) contextOf(b *batch[Q, R]) (context.Context, context.CancelFunc) {
+	ctx := context.WithoutCancel(b.requests[0].ctx)
+	var latest time.Time
+	bounded := true
+	for _, r := range b.requests {
+		deadline, ok := r.ctx.Deadline()
+		bounded = bounded && ok
+		if deadline.After(latest) {
+			latest = deadline
+		}
+	}
+	var cancel context.CancelFunc
+	if bounded {
+		ctx, cancel = context.WithDeadline(ctx, latest)
+	} else {
+		ctx, cancel = context.WithCancel(ctx)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b.cancel = cancel
+	if b.callers == 0 || l.closed {
+		cancel()
+	}
+	return ctx, cancel
+}
+
+// deliver sends requests together and hands out the answers. If the node
+// refuses them as a whole, for what may be the fault of one of them, they are
+// sent apart.
+func (l *lane[Q, R]) deliver(ctx context.Context, requests []*request[Q, R]) {
+	qs := make([]Q, 0, len(requests))
+	asked := requests[:0:len(requests)] // those whose callers are still there
+	for _, r := range requests {
+		if r.state.Load() == open {
+			qs = append(qs, r.q)
+			asked = append(asked, r)
+		}
+	}
+	if len(asked) == 0 {
+		return
+	}
+	results, err := l.send(ctx, qs)
+	if err == nil && len(results) != len(asked) {
+		err = errMiscounted(len(results), len(asked))
+	}
+	if err != nil && len(asked) > 1 && mayBeOneItem(err) {
+		half := len(asked) / 2
+		l.deliver(ctx, asked[:half:half])
+		l.deliver(ctx, asked[half:])
+		return
+	}
+	for i, r := range asked {
+		var result R
+		if err == nil {
+			result = results[i]
+		}
+		l.answer(r, qs[i], result, err)
+	}
+}
+
+func errMiscounted(answers, requests int) error {
+	return fmt.Errorf("%w: %d answers to %d requests", soracache.ErrUnavailable, answers, requests)
+}
+
+// answer hands an answer to its caller. From the moment that the caller is told,
+// the request may be another's.
+func (l *lane[Q, R]) answer(r *request[Q, R], q Q, result R, err error) {
+	r.result, r.err = result, err
+	if r.state.CompareAndSwap(open, answered) {
+		r.done <- struct{}{}
+	} else if err == nil {
+		l.orphaned(q, result)
+	}
+}
+
+// mayBeOneItem tells whether a batch may have been refused for the sake of one
+// item of it.
+func mayBeOneItem(err error) bool {
+	return errors.Is(err, soracache.ErrInvalid) || errors.Is(err, soracache.ErrTooLarge)
+}
+
+// arm has the flights looked at once they may be slow. The lock is held.
+func (l *lane[Q, R]) arm() {
+	switch {
+	case l.armed:
+		return
+	case l.relief == nil:
+		l.relief = time.AfterFunc(slowFlight, l.relieve)
+	default:
+		l.relief.Reset(slowFlight)
+	}
+	l.armed = true
+}
+
+// relieve sends what waits behind slow flights.
+func (l *lane[Q, R]) relieve() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.armed = false
+	if l.closed || len(l.waiting) == 0 {
+		return
+	}
+	now := time.Now()
+	for i := range l.flights {
+		f := &l.flights[i]
+		if !f.slow && now.Sub(f.began) >= slowFlight {
+			f.slow = true
+			l.busy--
+		}
+	}
+	for d := l.depart(); d.batch != nil; d = l.depart() {
+		l.running.Go(func() { l.carry(d) })
+	}
+	if len(l.waiting) > 0 {
+		l.arm()
+	}
+}
+
+// close ends what is under way, and returns when nothing is left of it.
+func (l *lane[Q, R]) close() {
+	l.mu.Lock()
+	l.closed = true
+	if l.relief != nil {
+		l.relief.Stop()
+	}
+	for _, f := range l.flights {
+		if f.batch != nil && f.batch.cancel != nil {
+			f.batch.cancel()
+		}
+	}
+	waiting := l.waiting
+	l.waiting = nil
+	l.mu.Unlock()
+	for _, b := range waiting {
+		for _, r := range b.requests {
+			var none R
+			l.answer(r, r.q, none, errLaneClosed())
+		}
+	}
+	l.running.Wait()
+}
