@@ -68,6 +68,9 @@ type Follower struct {
 	// promised holds, for a follower of a watch, what answers confirmed that the
 	// watch has not come to yet.
 	promised []promise
+	// made is the last record that this process made in an epoch that is not
+	// entered: whatever is kept once it is must reflect that.
+	made soracache.Stamp
 }
 
 // view is what a reader must see as one: see Follower.
@@ -265,7 +268,13 @@ func (f *Follower) leap(v view, q Question, d soracache.Delta) Outcome {
 func (f *Follower) restart(epoch soracache.Epoch, head soracache.Position, confirmed time.Duration) {
 	f.cursor, f.promised = head, nil
 	clear(f.early)
-	f.view.Store(&view{epoch: epoch, floor: head, applied: head, seen: head, confirmed: confirmed})
+	next := view{epoch: epoch, floor: head, applied: head, seen: head, confirmed: confirmed}
+	if last := f.view.Load(); last.epoch == epoch {
+		next.floor, next.seen = max(head, last.floor), max(head, last.seen)
+	} else if f.made.Epoch == epoch {
+		next.seen = max(head, f.made.Position)
+	}
+	f.view.Store(&next)
 	if f.cfg.Feed != nil {
 		f.cfg.Feed(Step{Epoch: epoch, Applied: head, Reset: true})
 	}

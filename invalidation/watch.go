@@ -107,6 +107,9 @@ func (f *Follower) Mark(r soracache.Record) {
 	} else if _, dead := f.left[r.Epoch]; !dead {
 		f.life++
 		v.confirmed = never
+		if f.made.Epoch != r.Epoch || f.made.Position < r.Position {
+			f.made = soracache.Stamp{Epoch: r.Epoch, Position: r.Position}
+		}
 	}
 	f.store(&v, nil)
 }
