@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -237,6 +238,7 @@ func (l *lane[Q, R]) carry(d departure[Q, R]) {
 		ctx, cancel := l.contextOf(d.batch)
 		l.deliver(ctx, d.batch.requests)
 		cancel()
+		runtime.Gosched() // those who were just answered may ask again at once
 		d = l.landed(d.id)
 	}
 }
