@@ -21,6 +21,9 @@ func getResponse(r soracache.ReadResult) *soracachev1.GetResponse {
 		Stamp:       r.Stamp.Encode(),
 		Unconfirmed: r.Unconfirmed,
 	}
+	if r.Age != 0 {
+		answer.Age = durationpb.New(r.Age)
+	}
 	if r.Status != soracache.StatusMiss {
 		answer.Value = r.Entry.Value
 		answer.Tags = r.Entry.Tags

@@ -86,11 +86,12 @@ func TestAuthTable(t *testing.T) {
 	scopes := map[string]string{
 		"Get": "r", "BatchGet": "r", "Head": "r", "ListKeys": "r", "Explain": "r",
 		"Fill": "w", "BatchFill": "w", "Renew": "w", "Release": "w", "Set": "w", "BatchSet": "w",
-		"Invalidate": "i", "Members": "a", "Stats": "a",
+		"Invalidate": "i", "Members": "r", "Stats": "a",
 	}
 	services := soracachev1.File_soracache_v1_cache_proto.Services()
 	cluster := services.ByName("ClusterService").Methods()
-	if len(oneOfEach) != services.ByName("CacheService").Methods().Len()+cluster.Len() || len(scopes) != len(oneOfEach) {
+	unary := services.ByName("CacheService").Methods().Len() + cluster.Len() - 1 // all but Watch: see TestWatchTakesTheScopeRead
+	if len(oneOfEach) != unary || len(scopes) != len(oneOfEach) {
 		t.Fatalf("the table does not cover every procedure")
 	}
 	for procedure, body := range oneOfEach {

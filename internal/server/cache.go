@@ -3,11 +3,9 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
-	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -23,6 +21,7 @@ type cacheService struct {
 	parser  parser
 	timeout time.Duration // of a request, beyond the wait that it asks for
 	answer  int           // about the largest answer to a BatchGet, in bytes
+	began   func(*call)   // told when a stream has sent its first message
 }
 
 var _ rpc.CacheServiceHandler = (*cacheService)(nil)
@@ -392,9 +391,4 @@ func (s *cacheService) Head(ctx context.Context, r *soracachev1.HeadRequest) (*s
 		return nil, err
 	}
 	return &soracachev1.HeadResponse{Stamp: head.Stamp.Encode(), Age: durationpb.New(head.Age)}, nil
-}
-
-// Watch implements the RPC.
-func (s *cacheService) Watch(context.Context, *soracachev1.WatchRequest, *connect.ServerStream[soracachev1.WatchResponse]) error {
-	return wireError(fmt.Errorf("%w: watch", soracache.ErrUnimplemented))
 }

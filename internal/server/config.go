@@ -62,6 +62,9 @@ type Config struct {
 	// MaxConcurrent is how many requests may be in flight at once, health
 	// checks aside; more are answered unavailable. Zero: no limit.
 	MaxConcurrent int
+	// MaxWatches is how many watches may be open at once (default 10,000); more
+	// are answered resource_exhausted. They do not count as requests in flight.
+	MaxWatches int
 
 	// DrainDelay is how long the server goes on as before after it has told
 	// load balancers that it is not ready (default 0).
@@ -113,6 +116,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("the largest request must be at least 1 KiB: %d", c.MessageBytes)
 	case c.AnswerBytes < 1<<10:
 		return fmt.Errorf("the largest answer must be at least 1 KiB: %d", c.AnswerBytes)
+	case c.MaxWatches < 0:
+		return fmt.Errorf("the limit of watches must not be negative: %d", c.MaxWatches)
 	case c.MaxConcurrent < 0:
 		return fmt.Errorf("the limit of concurrent requests must not be negative: %d", c.MaxConcurrent)
 	}
@@ -150,6 +155,7 @@ func (c Config) withDefaults(limits soracache.Limits) Config {
 	setDefault(&c.RequestTimeout, 30*time.Second)
 	setDefault(&c.IdleTimeout, 2*time.Minute)
 	setDefault(&c.DrainTimeout, 15*time.Second)
+	setDefault(&c.MaxWatches, 10_000)
 	return c
 }
 

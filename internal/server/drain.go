@@ -21,8 +21,8 @@ const (
 //
 //  1. readiness goes off, the other nodes are told, and for the delay all goes
 //     on as before, so that load balancers take notice;
-//  2. the gate shuts and the listener closes: whoever still comes is told to
-//     go elsewhere, while what is in flight is finished;
+//  2. the gate shuts, the streams end and the listener closes: whoever still
+//     comes is told to go elsewhere, while what is in flight is finished;
 //  3. what is not finished shortly is parked behind somebody's lease: the node
 //     ends those waits with a miss, and hands back its leases;
 //  4. at the deadline, what is left is cut off.
@@ -37,6 +37,7 @@ func (s *Server) drain(delay time.Duration) error {
 	time.Sleep(delay)
 
 	s.gate.hold.Shut()
+	s.streams.end()
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
 	defer cancel()
 	drained := make(chan error, 1)
@@ -64,11 +65,12 @@ func (s *Server) drainNode(ctx context.Context) error {
 // cutOff closes every connection, which ends the contexts of the handlers, and
 // waits for them a little.
 func (s *Server) cutOff() error {
-	left := s.gate.inFlight.Load()
+	left := s.gate.inFlight.Load() + int64(s.streams.count())
 	_ = s.http.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), cutOffGrace)
 	defer cancel()
 	s.gate.wait(ctx)
+	_ = s.streams.hold.Wait(ctx)
 	if left == 0 {
 		return nil
 	}

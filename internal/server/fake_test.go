@@ -21,6 +21,7 @@ type fakeNode struct {
 	onWrite      func(context.Context, soracache.WriteRequest) ([]soracache.WriteResult, error)
 	onInvalidate func(context.Context, soracache.InvalidateRequest) (soracache.InvalidateResult, error)
 	onHead       func(context.Context, string) (soracache.HeadResult, error)
+	onWatch      func(context.Context, soracache.WatchRequest, func([]soracache.WatchItem) error) error
 	onExplain    func(context.Context, string, string) (node.Explanation, error)
 	onReady      func(context.Context) error
 	onDrain      func(context.Context) error
@@ -32,6 +33,7 @@ type fakeNode struct {
 	writes        []soracache.WriteRequest
 	invalidations []soracache.InvalidateRequest
 	listings      []listing
+	watches       []soracache.WatchRequest
 	drains        int
 }
 
@@ -211,6 +213,16 @@ func (f *fakeNode) touched() int {
 	return len(f.gets) + len(f.writes) + len(f.invalidations) + len(f.listings)
 }
 
-func (n *fakeNode) Watch(context.Context, soracache.WatchRequest, func([]soracache.WatchItem) error) error {
-	return soracache.ErrUnimplemented
+func (f *fakeNode) Watch(ctx context.Context, req soracache.WatchRequest, deliver func([]soracache.WatchItem) error) error {
+	f.mu.Lock()
+	f.watches = append(f.watches, req)
+	f.mu.Unlock()
+	if f.onWatch != nil {
+		return f.onWatch(ctx, req, deliver)
+	}
+	if err := deliver([]soracache.WatchItem{{Partitions: 1, Epoch: 1, Complete: 1, Reset: true}}); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
 }

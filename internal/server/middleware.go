@@ -26,7 +26,7 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.caller = caller.Name
-	if !c.procedure.open {
+	if !c.procedure.open && !c.procedure.stream {
 		if err := s.gate.enter(); err != nil {
 			s.refuse(c, r, err)
 			return
@@ -47,6 +47,10 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	// be taken for the next request.
 	limited := r.WithContext(auth.NewContext(r.Context(), caller))
 	limited.Body = http.MaxBytesReader(w, r.Body, int64(limit+envelope))
+	if c.procedure.stream {
+		s.serveStream(c, limited)
+		return
+	}
 	s.rpcs.ServeHTTP(c.response, limited)
 }
 
@@ -82,6 +86,7 @@ const refusedHeader = "Soracache-Refused"
 // refuse answers in the protocol of the request, without reading its body.
 func (s *Server) refuse(c *call, r *http.Request, err error) {
 	wire := wireError(err)
+	c.code = wire.Code().String()
 	c.response.Header().Set(refusedHeader, "1")
 	switch wire.Code() {
 	case connect.CodeUnauthenticated:
@@ -107,6 +112,10 @@ type call struct {
 	protocol string
 	caller   string
 	began    time.Time
+	// code is what the call failed with, where its answer's status does not tell.
+	code string
+	// measured: the hooks were told that it has ended.
+	measured bool
 }
 
 func (s *Server) begin(w http.ResponseWriter, r *http.Request) *call {
@@ -121,16 +130,31 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request) *call {
 }
 
 func (s *Server) end(c *call) {
-	took, code := time.Since(c.began), c.response.code()
-	if s.hooks.Ended != nil {
-		s.hooks.Ended(c.name, c.protocol, code, took)
+	if c.code == "" {
+		c.code = c.response.code()
 	}
+	took, code := time.Since(c.began), c.code
+	s.measured(c)
 	if !s.log.Enabled(c.request.Context(), slog.LevelDebug) {
 		return
 	}
 	s.log.LogAttrs(c.request.Context(), slog.LevelDebug, "request",
 		slog.String("procedure", c.name), slog.String("protocol", c.protocol), slog.String("code", code),
 		slog.Duration("took", took), slog.String("caller", c.caller), slog.String("peer", c.request.RemoteAddr))
+}
+
+// measured tells the hooks, once, that a call has ended. Only the goroutine that
+// answers the call does.
+func (s *Server) measured(c *call) {
+	if c.measured || s.hooks.Ended == nil {
+		return
+	}
+	c.measured = true
+	code := c.code
+	if code == "" {
+		code = codeOK
+	}
+	s.hooks.Ended(c.name, c.protocol, code, time.Since(c.began))
 }
 
 func protocolOf(r *http.Request) string {

@@ -14,6 +14,8 @@ type procedure struct {
 	scope auth.Scope
 	// open procedures need no token and are served while the server drains.
 	open bool
+	// stream: its answer has no end of its own.
+	stream bool
 }
 
 // openBytes is the largest message to an open procedure: those who need no
@@ -29,6 +31,7 @@ func procedures() map[string]procedure {
 		rpc.CacheServiceHeadProcedure:       {scope: auth.Read},
 		rpc.CacheServiceListKeysProcedure:   {scope: auth.Read},
 		rpc.CacheServiceExplainProcedure:    {scope: auth.Read},
+		rpc.CacheServiceWatchProcedure:      {scope: auth.Read, stream: true},
 		rpc.CacheServiceFillProcedure:       {scope: auth.Write},
 		rpc.CacheServiceBatchFillProcedure:  {scope: auth.Write},
 		rpc.CacheServiceRenewProcedure:      {scope: auth.Write},
@@ -36,7 +39,7 @@ func procedures() map[string]procedure {
 		rpc.CacheServiceSetProcedure:        {scope: auth.Write},
 		rpc.CacheServiceBatchSetProcedure:   {scope: auth.Write},
 		rpc.CacheServiceInvalidateProcedure: {scope: auth.Invalidate},
-		rpc.ClusterServiceMembersProcedure:  {scope: auth.Admin},
+		rpc.ClusterServiceMembersProcedure:  {scope: auth.Read}, // clients find the nodes by it,
 		rpc.ClusterServiceStatsProcedure:    {scope: auth.Admin},
 
 		"/" + grpchealth.HealthV1ServiceName + "/Check": {open: true},

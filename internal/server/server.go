@@ -37,7 +37,9 @@ type Hooks struct {
 	Log *slog.Logger
 	// Began and Ended are told of each RPC. The code is "ok" or the name of a
 	// Connect code; procedures that do not exist are all called "other". They
-	// are called inline and must return at once.
+	// are called inline and must return at once. A stream counts as ended once
+	// it has sent its first message: how long it goes on after that says nothing
+	// of the server.
 	Began func()
 	Ended func(procedure, protocol, code string, took time.Duration)
 	// Metrics serves /metrics. Nil: there is none.
@@ -64,6 +66,7 @@ type Server struct {
 	errorWriter *connect.ErrorWriter
 	http        *http.Server
 	gate        gate
+	streams     streams
 	started     time.Time
 
 	// reloading is held while the files are read, so that the last to read them
@@ -104,6 +107,7 @@ func New(cfg Config, node Node, hooks Hooks) (*Server, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.gate.limit = int64(s.cfg.MaxConcurrent)
+	s.streams.limit = s.cfg.MaxWatches
 	s.files = fileStates(s.fileNames())
 	if err := s.Reload(); err != nil {
 		return nil, err
@@ -148,6 +152,7 @@ func (s *Server) newRPCs() http.Handler {
 		connect.WithCompressMinBytes(compressMinBytes),
 		boundedCompression(s.cfg.MessageBytes),
 		jsonCodecs(),
+		connect.WithInterceptors(streamErrors{s}), // around the recovery, to learn its code
 		connect.WithRecover(s.recovered),
 		connect.WithInterceptors(connect.UnaryInterceptorFunc(s.mapErrors)),
 	)
@@ -160,6 +165,7 @@ func (s *Server) newRPCs() http.Handler {
 		parser:  parser{limits: s.node.Limits(), maxWait: s.cfg.MaxWait},
 		timeout: s.cfg.RequestTimeout,
 		answer:  s.cfg.AnswerBytes,
+		began:   s.measured,
 	}, options))
 	mux.Handle(rpc.NewClusterServiceHandler(clusterService{s}, options))
 	mux.Handle(grpchealth.NewHandler(s, options, connect.WithReadMaxBytes(openBytes), boundedCompression(openBytes)))

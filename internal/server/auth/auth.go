@@ -20,7 +20,7 @@ type Scope uint8
 
 // The scopes.
 const (
-	// Read allows Get, BatchGet, Head, ListKeys and Explain.
+	// Read allows Get, BatchGet, Head, ListKeys, Explain, Watch and Members.
 	Read Scope = 1 << iota
 	// Write allows Fill, Set, Renew and Release, their batches, and taking a
 	// lease.

@@ -1,0 +1,208 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/hold"
+)
+
+const (
+	// streamStall is how long a message of a stream may take to be sent. Whoever
+	// reads more slowly is cut off.
+	streamStall = 10 * time.Second
+	// streamGrace is how long a stream may take to end once it was told to.
+	streamGrace = 250 * time.Millisecond
+)
+
+// errStreamsEnd is why streams end that the server ends.
+var errStreamsEnd = fmt.Errorf("%w: the node is draining", soracache.ErrUnavailable)
+
+// streams are the answers that have no end of their own. They do not pass the
+// gate: most of them do nothing, and none is waited for.
+type streams struct {
+	hold  hold.Gate
+	limit int
+
+	mu    sync.Mutex
+	open  map[*stream]struct{} // guarded by mu
+	ended bool                 // guarded by mu
+}
+
+// enter admits a stream, which must then leave.
+func (all *streams) enter(c *call, ctx context.Context) (*stream, error) {
+	if !all.hold.Enter() {
+		return nil, errStreamsEnd
+	}
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	switch {
+	case all.ended:
+		all.hold.Leave()
+		return nil, errStreamsEnd
+	case len(all.open) >= all.limit:
+		all.hold.Leave()
+		return nil, fmt.Errorf("%w: %d streams are open, which is the limit", soracache.ErrTooLarge, all.limit)
+	}
+	st := &stream{recorder: c.response, call: c, control: http.NewResponseController(c.response)}
+	st.ctx, st.cancel = context.WithCancelCause(ctx)
+	if all.open == nil {
+		all.open = map[*stream]struct{}{}
+	}
+	all.open[st] = struct{}{}
+	return st, nil
+}
+
+func (all *streams) leave(st *stream) {
+	all.mu.Lock()
+	delete(all.open, st)
+	all.mu.Unlock()
+	st.close()
+	all.hold.Leave()
+}
+
+// end tells every stream to end, and lets none begin.
+func (all *streams) end() {
+	all.hold.Shut()
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	all.ended = true
+	for st := range all.open {
+		st.end(errStreamsEnd)
+	}
+}
+
+func (all *streams) count() int {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	return len(all.open)
+}
+
+// stream is the response writer of a stream. The server's timeouts for requests
+// are too short for it, so it has its own: for each message.
+type stream struct {
+	*recorder
+
+	call    *call
+	control *http.ResponseController
+	ctx     context.Context //nolint:containedctx // the stream's own life, ended by end
+	cancel  context.CancelCauseFunc
+
+	mu sync.Mutex
+	// ending: the deadline for writing is set for good. Guarded by mu.
+	ending bool
+	// closed: the handler has returned, so the writer must not be touched any
+	// more. Guarded by mu.
+	closed bool
+}
+
+type streamKey struct{}
+
+// streamOf returns the stream that a context is of, or nil.
+func streamOf(ctx context.Context) *stream {
+	st, _ := ctx.Value(streamKey{}).(*stream)
+	return st
+}
+
+// received notes that all of the request is there: the time that it may take to
+// arrive is over, and must not end the stream.
+func (st *stream) received() { _ = st.control.SetReadDeadline(time.Time{}) }
+
+// Write implements [http.ResponseWriter].
+func (st *stream) Write(b []byte) (int, error) {
+	st.within(streamStall)
+	return st.recorder.Write(b)
+}
+
+// Flush ends a message: the next one has its own time.
+func (st *stream) Flush() {
+	st.within(streamStall)
+	st.recorder.Flush()
+	st.within(0)
+}
+
+// within bounds how long writing may take from now; zero: without bound.
+func (st *stream) within(d time.Duration) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.bound(d)
+}
+
+// bound holds mu.
+func (st *stream) bound(d time.Duration) {
+	if st.ending || st.closed {
+		return
+	}
+	var deadline time.Time
+	if d > 0 {
+		deadline = time.Now().Add(d)
+	}
+	_ = st.control.SetWriteDeadline(deadline)
+}
+
+// end tells the handler to return. If it is writing to somebody who does not
+// read, it is not waited for.
+func (st *stream) end(why error) {
+	st.cancel(why)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.bound(streamGrace)
+	st.ending = true
+}
+
+// close is called when the handler has returned. What it has left to write has
+// its time like a message.
+func (st *stream) close() {
+	st.cancel(nil)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.bound(streamStall)
+	st.closed = true
+}
+
+// serveStream hands a stream to its handler.
+func (s *Server) serveStream(c *call, r *http.Request) {
+	st, err := s.streams.enter(c, r.Context())
+	if err != nil {
+		s.refuse(c, r, err)
+		return
+	}
+	defer s.streams.leave(st)
+	s.rpcs.ServeHTTP(st, r.WithContext(context.WithValue(st.ctx, streamKey{}, st)))
+}
+
+// streamErrors turns what the handlers of streams return into what goes on the
+// wire. Unary calls it leaves to mapErrors.
+type streamErrors struct{ server *Server }
+
+// WrapUnary implements [connect.Interceptor].
+func (streamErrors) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc { return next }
+
+// WrapStreamingClient implements [connect.Interceptor].
+func (streamErrors) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+// WrapStreamingHandler implements [connect.Interceptor].
+func (e streamErrors) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		err := next(ctx, conn)
+		if err == nil {
+			return nil
+		}
+		wire := wireError(err)
+		if wire.Code() == connect.CodeInternal {
+			e.server.log.Error("stream failed", "procedure", conn.Spec().Procedure, "error", err)
+		}
+		if st := streamOf(ctx); st != nil {
+			st.call.code = wire.Code().String()
+		}
+		return wire
+	}
+}
