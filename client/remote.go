@@ -88,19 +88,56 @@ func newTransport(cfg config) *http.Transport {
 	}
 }
 
-// bearer sends a token with every request.
-func bearer(token func(context.Context) (string, error)) connect.UnaryInterceptorFunc {
-	return func(next connect.UnaryFunc) connect.UnaryFunc {
-		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-			t, err := token(ctx)
-			if err != nil {
-				return nil, connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("get the bearer token: %w", err))
-			}
-			req.Header().Set("Authorization", "Bearer "+t)
-			return next(ctx, req)
+// bearer sends a token with every request, and at the beginning of every stream.
+type bearer func(context.Context) (string, error)
+
+func (b bearer) authorize(ctx context.Context, h http.Header) error {
+	t, err := b(ctx)
+	if err != nil {
+		return connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("get the bearer token: %w", err))
+	}
+	h.Set("Authorization", "Bearer "+t)
+	return nil
+}
+
+// WrapUnary implements [connect.Interceptor].
+func (b bearer) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		if err := b.authorize(ctx, req.Header()); err != nil {
+			return nil, err
 		}
+		return next(ctx, req)
 	}
 }
+
+// WrapStreamingClient implements [connect.Interceptor].
+func (b bearer) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
+		conn := next(ctx, spec)
+		if err := b.authorize(ctx, conn.RequestHeader()); err != nil {
+			return unauthorized{conn, err}
+		}
+		return conn
+	}
+}
+
+// WrapStreamingHandler implements [connect.Interceptor].
+func (bearer) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
+}
+
+// unauthorized is a stream that there is no token for. It sends nothing, not
+// even that it ends.
+type unauthorized struct {
+	connect.StreamingClientConn
+
+	err error
+}
+
+func (u unauthorized) Send(any) error       { return u.err }
+func (u unauthorized) Receive(any) error    { return u.err }
+func (u unauthorized) CloseRequest() error  { return nil }
+func (u unauthorized) CloseResponse() error { return nil }
 
 // Get sends reads that ask alike together.
 func (r *remote) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
@@ -290,7 +327,33 @@ func keysOf(reads []soracache.Read) []string {
 	return keys
 }
 
-// Watch opens a stream.
-func (r *remote) Watch(context.Context, soracache.WatchRequest, func([]soracache.WatchItem) error) error {
-	return fmt.Errorf("%w: watch", soracache.ErrUnimplemented)
+// Watch opens a stream, which has a connection of its own.
+func (r *remote) Watch(ctx context.Context, req soracache.WatchRequest, deliver func([]soracache.WatchItem) error) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	stream, err := r.rpc.Watch(ctx, &cachev1.WatchRequest{Namespace: req.Namespace, Stamp: req.From.Encode()})
+	if err != nil {
+		return sentinel(err)
+	}
+	defer func() {
+		end() // what is still to come is not waited for
+		_ = stream.Close()
+	}()
+	reader := newWatchReader(req.From)
+	for stream.Receive() {
+		items, err := reader.items(stream.Msg().GetItems())
+		if err != nil {
+			return err
+		}
+		if len(items) == 0 {
+			continue
+		}
+		if err := deliver(items); err != nil {
+			return err
+		}
+	}
+	if err := stream.Err(); err != nil {
+		return sentinel(err)
+	}
+	return fmt.Errorf("%w: the watch has ended", soracache.ErrUnavailable)
 }
