@@ -34,6 +34,7 @@ type near struct {
 	client *Client
 	bound  time.Duration
 	start  time.Time
+	ahead  func() time.Duration // see ClockAhead
 	values *l1.Cache[nearValue]
 	marks  *invalidation.Marks
 	seed   maphash.Seed
@@ -114,6 +115,7 @@ func newNear(c *Client, cfg config) (*near, error) {
 		client: c,
 		bound:  cfg.bound,
 		start:  time.Now(),
+		ahead:  cfg.ahead,
 		values: values,
 		marks:  invalidation.NewMarks(int(slots), maphash.String(seed, "marks")),
 		seed:   seed,
@@ -124,7 +126,12 @@ func newNear(c *Client, cfg config) (*near, error) {
 	return n, nil
 }
 
-func (n *near) now() time.Duration { return time.Since(n.start) }
+func (n *near) now() time.Duration {
+	if n.ahead != nil {
+		return time.Since(n.start) + n.ahead()
+	}
+	return time.Since(n.start)
+}
 
 // touch notes that somebody reads, and begins to watch with the first who does.
 func (n *near) touch(now time.Duration) {

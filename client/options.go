@@ -31,6 +31,7 @@ type config struct {
 	// nearBytes or nearEntries bounds the near cache; both zero: there is none.
 	nearBytes, nearEntries int64
 	bound                  time.Duration
+	ahead                  func() time.Duration // nil: not at all
 
 	// For Dial alone.
 	http  *http.Client
@@ -104,8 +105,16 @@ func NoNear() Option { return func(c *config) { c.nearBytes, c.nearEntries = 0, 
 // default is [DefaultBound].
 func Bound(b time.Duration) Option { return func(c *config) { c.bound = b } }
 
-// WithHooks has the client tell the hooks what it does.
-func WithHooks(h Hooks) Option { return func(c *config) { c.hooks = h } }
+// ClockAhead tells how far the client's clock is ahead of the real one, so that
+// tests can let values expire without waiting: clienttest uses it. What it
+// returns must never become less.
+func ClockAhead(by func() time.Duration) Option { return func(c *config) { c.ahead = by } }
+
+// WithHooks has the client tell the hooks what it does, beside those that it was
+// given before.
+func WithHooks(h Hooks) Option {
+	return func(c *config) { c.hooks = JoinHooks(c.hooks, h) }
+}
 
 // Logger chooses where the client reports trouble that an operator should know
 // of. The default is slog's default logger; nil silences it.
