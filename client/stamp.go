@@ -46,7 +46,7 @@ func ParseStamp(text string) (Stamp, error) {
 		if err := soracache.CheckNamespace(namespace); err != nil {
 			return Stamp{}, fmt.Errorf("client: stamp: %w", err)
 		}
-		raw, err := base64.RawURLEncoding.DecodeString(encoded)
+		raw, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
 		if err != nil {
 			return Stamp{}, fmt.Errorf("client: %w: malformed stamp", soracache.ErrInvalid)
 		}
