@@ -54,6 +54,18 @@ func (p Partition) String() string { return fmt.Sprintf("%s/%d", p.Namespace, p.
 // part of the same atomic step, so that no append can come between: either the
 // answer reflects the append, or the append finds the caller registered.
 //
+// Targets of an invalidation can settle ([InvalidateRequest.Settle]): the ledger
+// remembers until when, on the store's clock, and the later time if it is told
+// twice. Until then every fill that names one of them (its key, one of its tags,
+// or everything) is superseded. When the time has come, whatever step comes
+// first begins by recording the target once more, like any invalidation, so that
+// no lease that was given before can be filled after; an answer's delta shows
+// that record like others. A put is stored while its key or a tag settles, and
+// dead by that record. A new epoch leaves what settles as it is, for the source
+// may still lag; so does the loss of the ledger alone. If the store finds that
+// it has forgotten what settled, everything settles until the last of it would
+// have. If all of a partition was lost, that is forgotten too.
+//
 // Err in an answer concerns that request alone. It wraps
 // soracache.ErrUnavailable when the engine could not answer (the operation may
 // or may not have happened) and soracache.ErrInvalid when it can never
@@ -210,7 +222,9 @@ type WriteAnswer struct {
 	// Stamp is the stored entry's own, or the renewed lease's.
 	Stamp soracache.Stamp
 	// SupersededBy is the record that a fill lost to, when the reason is
-	// superseded and the record is still remembered.
+	// superseded and the record is still remembered. If it lost because a target
+	// settles, it names that target, at the position of its latest record, which
+	// may be before the lease's (zero: not remembered in this epoch).
 	SupersededBy soracache.Record
 	// Record is what a put appended.
 	Record soracache.Record
@@ -228,9 +242,23 @@ type InvalidateRequest struct {
 	// Settle keeps what is computed within that time after the record from being
 	// stored: until then fills that its targets name are superseded, and then
 	// the ledger by itself records the targets once more, in the first step that
-	// comes. It is at most [soracache.MaxSettle].
+	// comes. It is at most [soracache.MaxSettle]. See [Store].
 	Settle time.Duration
 }
+
+// CheckSettle reports whether an invalidation can settle for so long. The error
+// wraps [soracache.ErrInvalid].
+func CheckSettle(d time.Duration) error {
+	if d < 0 || d > soracache.MaxSettle {
+		return fmt.Errorf("%w: settle of %s, not within 0 and %s", soracache.ErrInvalid, d, soracache.MaxSettle)
+	}
+	return nil
+}
+
+// MaxSettling is how many targets of one partition can settle at a time. Where
+// there would be more, everything settles instead, until the last of them would
+// have.
+const MaxSettling = 10_000
 
 // InvalidateAnswer answers an [InvalidateRequest].
 type InvalidateAnswer struct {
@@ -255,7 +283,9 @@ type SinceRequest struct {
 	Register  Registration
 	// Guest means that Since was shown by somebody who is not trusted: a client.
 	// What the ledger cannot have issued is then answered by a reset, and is
-	// neither remembered nor a reason for a new epoch.
+	// neither remembered nor a reason for a new epoch; and a guest does not
+	// register. Where there is no ledger, or a damaged one, a guest is answered
+	// [soracache.ErrUnavailable]: to begin one is for those who are trusted.
 	Guest bool
 }
 
@@ -280,7 +310,8 @@ type Explanation struct {
 	Stamp            soracache.Stamp
 	FreshFor         time.Duration
 	KeepFor          time.Duration
-	// Reason says in words why the entry is dead (empty when live), and
+	// Reason says in words why the entry is dead, or why what is loaded now is not
+	// stored because the key settles (empty when live), and
 	// KilledBy names the record that killed it, if one did. Because entries of
 	// keys are deleted when these are invalidated, KilledBy names the latest
 	// record of the key, or of everything, also if nothing is stored; what was
@@ -292,6 +323,12 @@ type Explanation struct {
 	Leased     bool
 	LeaseFor   time.Duration
 	LeaseStamp soracache.Stamp
+}
+
+// Settling is the reason that [Explanation] gives for a key under which nothing
+// is stored while a target that names it settles.
+func Settling(t soracache.Target) string {
+	return t.String() + " was invalidated and settles: what is loaded now is not kept"
 }
 
 // Counters are a store's running totals since it was opened.

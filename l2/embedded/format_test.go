@@ -37,6 +37,17 @@ func TestGoldenRows(t *testing.T) {
 	if !ok || fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", l) {
 		t.Errorf("the ledger's row is read as %+v, %v, want %+v", got, ok, l)
 	}
+	settles := *l
+	settles.settling, settles.settlesFirst, settles.settlesLast = 3, 1_780_000_000_000_005, 1_780_000_000_000_006
+	settling := "02" + row[2:len(row)-8] + "00000003" + "000652e68bb34005" + "000652e68bb34006" + "7e32e7b8"
+	if got := hex.EncodeToString(settles.encode()); got != settling {
+		t.Errorf("the row of a ledger of which something settles is\n%s, want\n%s", got, settling)
+	}
+	b, _ = hex.DecodeString(settling)
+	if got, ok = decodeLedger(l.key, b); !ok || fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", &settles) {
+		t.Errorf("that row is read as %+v, %v, want %+v", got, ok, &settles)
+	}
+	b, _ = hex.DecodeString(row)
 	if _, ok := decodeLedger(ledgerKey(l2.Partition{Namespace: "shop", Index: 4}), b); ok {
 		t.Error("the row of one ledger passes for another's")
 	}

@@ -175,6 +175,9 @@ func (s *Store) Sweep(ctx context.Context, at l2.Partition) (more bool, err erro
 			failure = err
 			return
 		}
+		if l != nil {
+			t.settle(l)
+		}
 		more = t.expire()
 		more = t.dropGarbage(stepRows) >= stepRows || more
 		if l != nil && t.overdue(l) {
@@ -231,8 +234,8 @@ func (s *Store) ListKeys(ctx context.Context, at l2.Partition, tag, cursor strin
 	if err != nil {
 		return nil, "", err
 	}
-	if ctx.Err() != nil {
-		return nil, "", unavailable(ctx.Err())
+	if err := s.settleFirst(ctx, at); err != nil {
+		return nil, "", err
 	}
 	viewErr := s.view(func(t *txn) {
 		var p page
@@ -262,6 +265,9 @@ func carries(f found, tag string) bool {
 func (s *Store) Reclaim(ctx context.Context, at l2.Partition, tag, cursor string) (next string, deleted int, err error) {
 	c, err := tags.DecodeCursor(walkReclaim, cursor)
 	if err != nil {
+		return "", 0, err
+	}
+	if err := s.settleFirst(ctx, at); err != nil {
 		return "", 0, err
 	}
 	var p page

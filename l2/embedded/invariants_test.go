@@ -28,10 +28,10 @@ func rows(t testing.TB, s *Store) (n [bucketCount]int) {
 func checkInvariants(t testing.TB, s *Store) {
 	t.Helper()
 	err := s.view(func(x *txn) {
-		expect := expectations{"due": {}, "member": {}, "chunk": {}, "order": {}}
+		expect := expectations{"due": {}, "member": {}, "chunk": {}, "order": {}, "settle": {}}
 		x.expectEntries(t, expect)
 		x.expectRecords(t, expect)
-		for b, name := range map[bucket]string{bDue: "due", bMember: "member", bOrder: "order"} {
+		for b, name := range map[bucket]string{bDue: "due", bMember: "member", bOrder: "order", bSettle: "settle"} {
 			expect.compare(t, name, x.all(b))
 		}
 		var chunks []string
@@ -101,6 +101,31 @@ func (t *txn) bytesOf(chunks []byte) [][]byte {
 	return keys
 }
 
+// expectSettling expects of what settles each target's rows, and the ledger to
+// count and know the times.
+func (t *txn) expectSettling(tt testing.TB, l *ledger, expect expectations) {
+	count, first, last := uint32(0), int64(0), int64(0)
+	prefix := append(slices.Clone(l.key), 't')
+	rows, _ := t.after(bSettle, prefix, nil, 1<<30)
+	for _, k := range rows {
+		expect["settle"][string(k)] = true
+		name := k[len(prefix)+1:]
+		if len(name) > foldedLength {
+			continue // a piece of a long name
+		}
+		until := int64(binary.BigEndian.Uint64(t.get(bSettle, k)))
+		expect["settle"][string(settleOrderKey(l, until, soracache.TargetKind(k[len(prefix)]), name))] = true
+		if count++; first == 0 || until < first {
+			first = until
+		}
+		last = max(last, until)
+	}
+	if count != l.settling || first != l.settlesFirst || last != l.settlesLast {
+		tt.Errorf("the ledger %q says that %d settle from %d to %d, it is %d from %d to %d",
+			l.key, l.settling, l.settlesFirst, l.settlesLast, count, first, last)
+	}
+}
+
 func (t *txn) expectRecords(tt testing.TB, expect expectations) {
 	for _, key := range t.all(bLedger) {
 		if key[0] != 'n' {
@@ -128,6 +153,7 @@ func (t *txn) expectRecords(tt testing.TB, expect expectations) {
 		if count[soracache.TargetKey] != l.keys || count[soracache.TargetTag] != l.tags {
 			tt.Errorf("the ledger %q counts %d keys and %d tags, and has %v", key, l.keys, l.tags, count)
 		}
+		t.expectSettling(tt, l, expect)
 		if !t.has(bIssued, issuedKey(l.generation, l.head)) {
 			tt.Errorf("the head of %q was never issued", key)
 		}

@@ -36,19 +36,33 @@ type ledger struct {
 	// which was at trimmedAt, in microseconds.
 	untrimmed uint32
 	trimmedAt int64
+	// settling counts the targets that settle, settlesFirst and settlesLast are
+	// when the first and when the last of them has, in microseconds.
+	settling                  uint32
+	settlesFirst, settlesLast int64
 
 	changed bool // and not yet saved
 }
 
 const ledgerBytes = 1 + 4 + 4 + 2 + 5*8 + 8 + 4 + 4 + 4 + 4 + 8 + 4
 
-const ledgerVersion = 1
+// A row of the second version ends with what settles. It is written only while
+// something does.
+const (
+	ledgerVersion  = 1
+	settlesVersion = 2
+	settlesBytes   = ledgerBytes + 4 + 8 + 8
+)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func (l *ledger) encode() []byte {
-	b := make([]byte, 0, ledgerBytes)
-	b = append(b, ledgerVersion)
+	b := make([]byte, 0, settlesBytes)
+	if l.settling == 0 {
+		b = append(b, ledgerVersion)
+	} else {
+		b = append(b, settlesVersion)
+	}
 	b = be32(b, l.partition)
 	b = be32(b, l.generation)
 	b = binary.BigEndian.AppendUint16(b, l.count)
@@ -60,6 +74,10 @@ func (l *ledger) encode() []byte {
 	b = be32(b, l.left)
 	b = be32(b, l.untrimmed)
 	b = be64(b, uint64(l.trimmedAt)) //nolint:gosec // a time, not negative
+	if l.settling != 0 {
+		b = be32(b, l.settling)
+		b = be64(be64(b, uint64(l.settlesFirst)), uint64(l.settlesLast)) //nolint:gosec // times, not negative
+	}
 	return be32(b, l.sum(b))
 }
 
@@ -71,8 +89,9 @@ func (l *ledger) sum(b []byte) uint32 {
 // decodeLedger reads a row. It reports false for one that is damaged.
 func decodeLedger(key, b []byte) (*ledger, bool) {
 	l := &ledger{key: key}
-	if len(b) != ledgerBytes || b[0] != ledgerVersion ||
-		l.sum(b[:ledgerBytes-4]) != binary.BigEndian.Uint32(b[ledgerBytes-4:]) {
+	settles := len(b) == settlesBytes && b[0] == settlesVersion
+	if !settles && (len(b) != ledgerBytes || b[0] != ledgerVersion) ||
+		l.sum(b[:len(b)-4]) != binary.BigEndian.Uint32(b[len(b)-4:]) {
 		return nil, false
 	}
 	at := 1
@@ -87,6 +106,10 @@ func decodeLedger(key, b []byte) (*ledger, bool) {
 	l.longestKeep = int64(next64()) //nolint:gosec // as it was written
 	l.tags, l.keys, l.left, l.untrimmed = next32(), next32(), next32(), next32()
 	l.trimmedAt = int64(next64()) //nolint:gosec // as it was written
+	if settles {
+		l.settling = next32()
+		l.settlesFirst, l.settlesLast = int64(next64()), int64(next64()) //nolint:gosec // as they were written
+	}
 	return l, true
 }
 
@@ -162,7 +185,7 @@ func (t *txn) saveLedgers() {
 // ledger returns a partition's ledger for an operation to work on: it creates
 // one that is not there, and takes a new epoch if the caller shows another
 // history. That comes before anything else, so that no append of the caller's
-// own can cover up that the ledger lost its tail.
+// own can cover up that the ledger lost its tail. Then it appends what is due.
 func (t *txn) ledger(at l2.Partition, shown soracache.Stamp) (*ledger, error) {
 	l, err := t.find(at)
 	switch {
@@ -172,10 +195,12 @@ func (t *txn) ledger(at l2.Partition, shown soracache.Stamp) (*ledger, error) {
 		l = &ledger{key: ledgerKey(at), count: at.Count, partition: uint32(t.next(bLedger))} //nolint:gosec // partitions ever made
 		t.put(bLedger, partitionKey(l.partition), l.key)
 		t.keepLedger(l)
+		t.takeSettling(l)
 		t.mint(l, shown)
 	case t.differs(l, shown):
 		t.mint(l, shown)
 	}
+	t.settle(l)
 	return l, nil
 }
 

@@ -23,14 +23,14 @@ import (
 //
 // must not happen.
 func (s *Store) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
-	answers, _ := s.read(ctx, reqs)
+	answers, _ := s.read(ctx, reqs, nil)
 	return answers
 }
 
 // read is Read; it also tells the moment that the answers are of. Callers are
 // registered before anything is looked at: see followers.
-func (s *Store) read(ctx context.Context, reqs []l2.ReadRequest) ([]l2.ReadAnswer, time.Time) {
-	r := reading{s: s, reqs: reqs}
+func (s *Store) read(ctx context.Context, reqs []l2.ReadRequest, guests map[int]bool) ([]l2.ReadAnswer, time.Time) {
+	r := reading{s: s, reqs: reqs, guests: guests}
 	r.register()
 	for range mostAttempts {
 		if ctx.Err() != nil {
@@ -48,16 +48,27 @@ func (s *Store) read(ctx context.Context, reqs []l2.ReadRequest) ([]l2.ReadAnswe
 // put right first. More than twice takes somebody who keeps damaging things.
 const mostAttempts = 8
 
-var errUnsettled = errors.New("the ledger does not settle")
+var (
+	errUnsettled = errors.New("the ledger does not come to rest")
+	errNoLedger  = errors.New("the ledger is to be begun anew")
+)
 
 // Since implements [l2.Store].
 func (s *Store) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
 	reads := make([]l2.ReadRequest, len(reqs))
+	var guests map[int]bool
 	for i, req := range reqs {
 		reads[i] = l2.ReadRequest{Partition: req.Partition, Since: req.Since, Register: req.Register}
+		if req.Guest {
+			reads[i].Register = l2.Registration{}
+			if guests == nil {
+				guests = make(map[int]bool)
+			}
+			guests[i] = true
+		}
 	}
 	answers := make([]l2.SinceAnswer, len(reqs))
-	found, now := s.read(ctx, reads)
+	found, now := s.read(ctx, reads, guests)
 	for i, a := range found {
 		answers[i] = l2.SinceAnswer{Delta: a.Delta, Err: a.Err}
 		if a.Err == nil {
@@ -71,6 +82,7 @@ func (s *Store) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAns
 type reading struct {
 	s       *Store
 	reqs    []l2.ReadRequest
+	guests  map[int]bool // which of reqs are a guest's
 	answers []l2.ReadAnswer
 	db      *database      // where the answers come from,
 	txid    int            // and of which transaction,
@@ -117,22 +129,33 @@ func (r *reading) judge() error {
 	return r.s.view(func(t *txn) {
 		r.db, r.txid, r.now = r.s.db, t.tx.id, t.now
 		for i, req := range r.reqs {
-			r.answers[i] = r.judgeOne(t, req)
+			r.answers[i] = r.judgeOne(t, req, r.guests[i])
 		}
 	})
 }
 
-func (r *reading) judgeOne(t *txn, req l2.ReadRequest) l2.ReadAnswer {
+func (r *reading) judgeOne(t *txn, req l2.ReadRequest, guest bool) l2.ReadAnswer {
 	l, err := t.find(req.Partition)
-	if err == nil {
+	switch {
+	case err != nil:
+	case l == nil && guest:
+		err = unavailable(errNoLedger)
+	default:
 		err = req.Register.Validate()
 	}
 	if err != nil {
 		return l2.ReadAnswer{Err: err}
 	}
-	if l == nil || t.differs(l, req.Since) {
-		r.repairs = append(r.repairs, func(t *txn) { t.ledger(req.Partition, req.Since) }) //nolint:errcheck // the next attempt meets the same error
+	foreign, shown := l != nil && t.differs(l, req.Since), req.Since
+	if guest {
+		shown = soracache.Stamp{}
+	}
+	switch {
+	case l == nil, foreign && !guest, t.isDue(l):
+		r.repairs = append(r.repairs, func(t *txn) { t.ledger(req.Partition, shown) }) //nolint:errcheck // the next attempt meets the same error
 		return l2.ReadAnswer{}
+	case foreign:
+		return l2.ReadAnswer{Delta: soracache.Delta{Epoch: l.epoch, Head: l.head, Reset: true}}
 	}
 	a := l2.ReadAnswer{Delta: t.delta(l, req.Since), Keys: make([]l2.KeyAnswer, len(req.Keys))}
 	for i, key := range req.Keys {
@@ -263,6 +286,9 @@ func (s *Store) explain(at l2.Partition, key string) (x l2.Explanation, missing 
 			missing = err == nil
 			return
 		}
+		if missing = t.isDue(l); missing {
+			return
+		}
 		x = t.explain(l, key)
 		if held, ok := s.leases[leaseKey{l.partition, key}]; ok && held.holds(l, t.now) {
 			x.Leased, x.LeaseFor, x.LeaseStamp = true, held.until.Sub(t.now), held.stamp
@@ -299,6 +325,9 @@ func (t *txn) explain(l *ledger, key string) l2.Explanation {
 	if !x.Stored {
 		d := t.removed(l, key)
 		x.Reason, x.KilledBy = d.String(), d.record(l)
+		if d = t.unsettled(l, key, nil); d.cause != alive {
+			x.Reason = l2.Settling(d.target)
+		}
 		return x
 	}
 	if !x.Readable {

@@ -54,7 +54,7 @@ func (t *txn) record(l *ledger, target soracache.Target, at soracache.Position) 
 		t.delete(bOrder, orderKey(l, target.Kind, was, name))
 	} else {
 		*l.held(target.Kind)++
-		t.putLongName(key, target.Name)
+		t.putLongName(bRecord, key, target.Name)
 	}
 	t.put(bRecord, key, be64(nil, uint64(at)))
 	t.put(bOrder, orderKey(l, target.Kind, at, name), nil)
@@ -82,13 +82,13 @@ func (t *txn) forget(l *ledger, kind soracache.TargetKind, order []byte) {
 }
 
 // putLongName keeps a name that key holds folded, in rows that follow it.
-func (t *txn) putLongName(key []byte, name string) {
+func (t *txn) putLongName(b bucket, key []byte, name string) {
 	if len(name) <= longestPlain {
 		return
 	}
 	for n := uint16(0); name != ""; n++ {
 		piece := min(len(name), room(len(key)+2))
-		t.put(bRecord, binary.BigEndian.AppendUint16(key[:len(key):len(key)], n), []byte(name[:piece]))
+		t.put(b, binary.BigEndian.AppendUint16(key[:len(key):len(key)], n), []byte(name[:piece]))
 		name = name[piece:]
 	}
 }
@@ -98,9 +98,13 @@ func (t *txn) nameOf(l *ledger, kind soracache.TargetKind, name []byte) string {
 	if len(name) < foldedLength {
 		return string(name)
 	}
-	key := recordKey(l, kind, name)
+	return t.longName(bRecord, recordKey(l, kind, name))
+}
+
+// longName puts together the pieces of the name that key holds folded.
+func (t *txn) longName(b bucket, key []byte) string {
 	var whole []byte
-	c := t.cursor(bRecord)
+	c := t.cursor(b)
 	for k, v := c.Seek(append(key[:len(key):len(key)], 0, 0)); k != nil && hasPrefix(k, key); k, v = c.Next() {
 		whole = append(whole, v...)
 	}

@@ -43,13 +43,17 @@ const (
 	bGarbage
 	// bLease: a number -> a lease, while the store is closed.
 	bLease
+	// bSettle: ledger 't' kind name -> until when a target settles, and for a long
+	// name its pieces; ledger 'o' until kind name -> nothing: the same by time.
+	// The ledger is the key of its row.
+	bSettle
 
 	bucketCount
 )
 
 func (b bucket) name() []byte {
 	return []byte([...]string{
-		"ledger", "record", "order", "issued", "epoch", "entry", "chunk", "due", "member", "garbage", "lease",
+		"ledger", "record", "order", "issued", "epoch", "entry", "chunk", "due", "member", "garbage", "lease", "settle",
 	}[b])
 }
 

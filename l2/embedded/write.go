@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/soracache/soracache"
@@ -111,6 +112,9 @@ func (t *txn) fill(l *ledger, req l2.WriteRequest, f *fresh) l2.WriteAnswer {
 	if d := t.overtaken(l, held.stamp, req.Key, req.Entry.Tags); d.cause != alive {
 		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: d.record(l)}
 	}
+	if d := t.unsettled(l, req.Key, req.Entry.Tags); d.cause != alive {
+		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: d.record(l)}
+	}
 	return t.keep(l, req, f, held.stamp)
 }
 
@@ -196,7 +200,7 @@ func (t *txn) invalidate(req l2.InvalidateRequest) (l2.InvalidateAnswer, error) 
 			return l2.InvalidateAnswer{}, fmt.Errorf("%w: unknown target %s", soracache.ErrInvalid, target)
 		}
 	}
-	if err := req.Register.Validate(); err != nil {
+	if err := errors.Join(req.Register.Validate(), l2.CheckSettle(req.Settle)); err != nil {
 		return l2.InvalidateAnswer{}, err
 	}
 	l, err := t.ledger(req.Partition, req.Since)
@@ -205,6 +209,7 @@ func (t *txn) invalidate(req l2.InvalidateRequest) (l2.InvalidateAnswer, error) 
 	}
 	t.register(l, req.Partition, req.Register)
 	record := t.append(l, req.Targets)
+	t.keepSettling(l, req.Targets, req.Settle)
 	return l2.InvalidateAnswer{Record: record, Delta: t.delta(l, req.Since)}, nil
 }
 

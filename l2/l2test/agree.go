@@ -47,6 +47,7 @@ func Agree(t *testing.T, open Open, kept ...uint64) {
 	for _, what := range []string{
 		"live", "dead", "granted", "held", "stored", "superseded", "lease lost",
 		"deltas", "cut-off deltas", "resets", "new epochs", "followers", "lists born",
+		"settling", "guests turned away",
 	} {
 		if seen[what] == 0 {
 			t.Errorf("the histories met with none of: %s", what)
@@ -366,8 +367,21 @@ func (a *agreement) write() {
 		}
 		a.sameDelta("write", at, both{engine[i].Since, model[i].Since}, followers[i], e.Delta, m.Delta)
 		a.killer(at, e.SupersededBy, m.SupersededBy, engine[i].Key, engine[i].Entry.Tags)
+		a.count(m.Reason == soracache.ReasonSuperseded && len(a.model.partition(at).settling) > 0, "settling")
 		a.count(engine[i].Op == soracache.OpFill, m.Reason.String())
 	}
+}
+
+// settle chooses for how long what is invalidated settles. Where the clock stands
+// still that may come to an end, elsewhere only after the history has.
+func (a *agreement) settle() time.Duration {
+	switch {
+	case a.rng.IntN(4) > 0:
+		return 0
+	case a.engine.Wait == nil:
+		return choose(a.rng, 0, 0, 0, 0, 0, 0, 0, 0, 0, soracache.MaxSettle) // it lasts for the rest
+	}
+	return choose(a.rng, time.Microsecond, 20*time.Microsecond, 200*time.Microsecond, time.Millisecond)
 }
 
 func (a *agreement) invalidate() {
@@ -380,7 +394,7 @@ func (a *agreement) invalidate() {
 		followers = append(followers, follower)
 		req := l2.InvalidateRequest{
 			Partition: at, Since: shown.engine, Register: by,
-			Targets: a.targets(), Followers: a.rng.IntN(2) == 0,
+			Targets: a.targets(), Followers: a.rng.IntN(2) == 0, Settle: a.settle(),
 		}
 		engine = append(engine, req)
 		req.Since = shown.model
@@ -404,14 +418,16 @@ func (a *agreement) since() {
 	for _, at := range a.someOnce() {
 		follower, shown := a.shown(at)
 		followers = append(followers, follower)
-		by := a.follower()
-		engine = append(engine, l2.SinceRequest{Partition: at, Since: shown.engine, Register: by})
-		model = append(model, l2.SinceRequest{Partition: at, Since: shown.model, Register: by})
+		by, guest := a.follower(), a.rng.IntN(4) == 0
+		engine = append(engine, l2.SinceRequest{Partition: at, Since: shown.engine, Register: by, Guest: guest})
+		model = append(model, l2.SinceRequest{Partition: at, Since: shown.model, Register: by, Guest: guest})
 		a.note("since %+v", engine[len(engine)-1])
 	}
 	es, ms := a.store.Since(a.Context(), engine), a.model.Since(a.Context(), model)
 	for i, e := range es {
-		a.sameError("since", e.Err, ms[i].Err)
+		if !a.sameError("since", e.Err, ms[i].Err) || e.Err != nil {
+			continue
+		}
 		a.sameDelta("since", engine[i].Partition, both{engine[i].Since, model[i].Since}, followers[i], e.Delta, ms[i].Delta)
 	}
 }
@@ -432,10 +448,14 @@ func (a *agreement) showForeign() {
 			return
 		}
 	}
-	a.note("show %+v in %s", shown.engine, at)
-	e := a.store.Since(a.Context(), []l2.SinceRequest{{Partition: at, Since: shown.engine}})[0]
-	m := a.model.Since(a.Context(), []l2.SinceRequest{{Partition: at, Since: shown.model}})[0]
-	a.sameError("since", e.Err, m.Err)
+	guest := a.rng.IntN(3) == 0
+	a.note("show %+v in %s, as a guest: %v", shown.engine, at, guest)
+	e := a.store.Since(a.Context(), []l2.SinceRequest{{Partition: at, Since: shown.engine, Guest: guest}})[0]
+	m := a.model.Since(a.Context(), []l2.SinceRequest{{Partition: at, Since: shown.model, Guest: guest}})[0]
+	if !a.sameError("since", e.Err, m.Err) || e.Err != nil {
+		return
+	}
+	a.count(guest && m.Delta.Reset, "guests turned away")
 	a.sameDelta("since", at, shown, &p.followers[a.rng.IntN(3)], e.Delta, m.Delta)
 }
 

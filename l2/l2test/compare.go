@@ -66,6 +66,9 @@ func (a *agreement) killer(at l2.Partition, e, m soracache.Record, key string, t
 		case t.Kind == soracache.TargetTag && slices.Contains(tags, t.Name):
 			latest = l.tags.latest[t.Name]
 		}
+		if e.Position == 0 || slices.Contains(m.Targets, t) && a.pair(at, stampOf(e), stampOf(m)) {
+			continue // it settles since another epoch; or the batch went on to put the key anew
+		}
 		if latest == 0 || !a.pair(at, stampOf(e), soracache.Stamp{Epoch: l.epoch, Position: latest}) {
 			a.disagree("the record that killed "+key, e, m)
 		}

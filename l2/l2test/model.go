@@ -56,7 +56,8 @@ type partition struct {
 	// registered is nil before somebody registers and after the list was lost.
 	registered *followers
 	// attach makes the next step take a new epoch.
-	attach bool
+	attach   bool
+	settling settling // beside the ledger, so that it outlives that
 }
 
 type entry struct {
@@ -99,22 +100,14 @@ type step struct {
 // begin opens a step on a partition, the model being locked: it creates a
 // ledger that is not there, and takes a new epoch if the caller shows another
 // history. That comes before anything else, so that no append of the caller's
-// own can cover up that the ledger lost its tail.
+// own can cover up that the ledger lost its tail. Then it appends what is due.
 func (m *Model) begin(ctx context.Context, at l2.Partition, since soracache.Stamp, r l2.Registration) (step, error) {
-	m.counters.RoundTrips++
-	if err := ctx.Err(); err != nil {
-		return step{}, fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
-	}
-	if at.Index >= at.Count {
-		return step{}, fmt.Errorf("%w: partition %s of %d", soracache.ErrInvalid, at, at.Count)
+	p, err := m.reach(ctx, at)
+	if err != nil {
+		return step{}, err
 	}
 	if err := r.Validate(); err != nil {
 		return step{}, err
-	}
-	p := m.partition(at)
-	if p.ledger != nil && p.ledger.count != at.Count {
-		return step{}, fmt.Errorf("%w: partition %s is one of %d, not of %d",
-			soracache.ErrInvalid, at, p.ledger.count, at.Count)
 	}
 	now := m.config.Now()
 	if p.ledger == nil || p.attach || p.ledger.differs(since) {
@@ -122,7 +115,26 @@ func (m *Model) begin(ctx context.Context, at l2.Partition, since soracache.Stam
 		p.attach = false
 		m.counters.Epochs++
 	}
-	return step{partition: p, m: m, now: now, since: since}, nil
+	s := step{partition: p, m: m, now: now, since: since}
+	s.settle()
+	return s, nil
+}
+
+// reach returns the partition that a request is about.
+func (m *Model) reach(ctx context.Context, at l2.Partition) (*partition, error) {
+	m.counters.RoundTrips++
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
+	}
+	if at.Index >= at.Count {
+		return nil, fmt.Errorf("%w: partition %s of %d", soracache.ErrInvalid, at, at.Count)
+	}
+	p := m.partition(at)
+	if p.ledger != nil && p.ledger.count != at.Count {
+		return nil, fmt.Errorf("%w: partition %s is one of %d, not of %d",
+			soracache.ErrInvalid, at, p.ledger.count, at.Count)
+	}
+	return p, nil
 }
 
 // partition returns what is stored for a partition, at first nothing.
@@ -263,6 +275,9 @@ func (s step) fill(req l2.WriteRequest) l2.WriteAnswer {
 	if reason, by := s.ledger.judge(held.stamp, req.Key, req.Entry.Tags); reason != "" {
 		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: by}
 	}
+	if by, ok := s.settles(req.Key, req.Entry.Tags); ok {
+		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: by}
+	}
 	s.store(req, held.stamp)
 	return l2.WriteAnswer{Stamp: held.stamp}
 }
@@ -316,12 +331,16 @@ func (m *Model) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l
 		if err == nil {
 			err = checkTargets(req.Targets)
 		}
+		if err == nil {
+			err = l2.CheckSettle(req.Settle)
+		}
 		if err != nil {
 			answers[i].Err = err
 			continue
 		}
 		s.register(req.Register)
 		answers[i].Record = s.append(req.Targets)
+		s.keepSettling(req.Targets, req.Settle)
 		if req.Followers {
 			s.listFollowers(&answers[i])
 		}
@@ -364,6 +383,10 @@ func (m *Model) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAns
 	defer m.mu.Unlock()
 	answers := make([]l2.SinceAnswer, len(reqs))
 	for i, req := range reqs {
+		if req.Guest {
+			answers[i] = m.sinceGuest(ctx, req)
+			continue
+		}
 		s, err := m.begin(ctx, req.Partition, req.Since, req.Register)
 		if err != nil {
 			answers[i].Err = err
@@ -373,6 +396,25 @@ func (m *Model) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAns
 		answers[i].Delta, answers[i].Clock = s.delta(), s.now
 	}
 	return answers
+}
+
+// sinceGuest answers somebody whose word about histories counts for nothing.
+func (m *Model) sinceGuest(ctx context.Context, req l2.SinceRequest) l2.SinceAnswer {
+	p, err := m.reach(ctx, req.Partition)
+	if err == nil && (p.ledger == nil || p.attach) {
+		err = fmt.Errorf("%w: the ledger of %s is to be begun anew", soracache.ErrUnavailable, req.Partition)
+	}
+	if err != nil {
+		return l2.SinceAnswer{Err: err}
+	}
+	foreign := p.ledger.differs(req.Since)
+	s := step{partition: p, m: m, now: m.config.Now(), since: req.Since}
+	s.settle()
+	a := l2.SinceAnswer{Delta: soracache.Delta{Epoch: p.ledger.epoch, Head: p.ledger.head, Reset: true}, Clock: s.now}
+	if !foreign {
+		a.Delta = s.delta()
+	}
+	return a
 }
 
 // Explain implements [l2.Store].
@@ -392,6 +434,9 @@ func (m *Model) Explain(ctx context.Context, at l2.Partition, key string) (l2.Ex
 		x.Live = x.Reason == ""
 	} else {
 		x.Reason, x.KilledBy = s.ledger.removed(key)
+		if by, ok := s.settles(key, nil); ok {
+			x.Reason = l2.Settling(by.Targets[0])
+		}
 	}
 	if l, ok := s.lease(key); ok {
 		x.Leased, x.LeaseFor, x.LeaseStamp = true, l.until.Sub(s.now), l.stamp

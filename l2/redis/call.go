@@ -136,7 +136,7 @@ func (s *Store) arguments(c *call) []any {
 	return append(args, c.argv...)
 }
 
-// boundMicros returns a bound in microseconds, rounded up.
+// boundMicros returns a duration in microseconds, rounded up.
 func boundMicros(bound time.Duration) uint64 {
 	return uint64((bound + time.Microsecond - 1) / time.Microsecond) //nolint:gosec // not negative
 }

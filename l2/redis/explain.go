@@ -84,12 +84,16 @@ func explainEntry(x *l2.Explanation, a answer, key string) {
 // explainAbsence names the record that was the last to remove what stood under
 // a key, if there is one.
 func explainAbsence(x *l2.Explanation, a answer, key string) {
-	switch at := binary.BigEndian.Uint64(a.body[1:]); {
-	case at == 0:
-	case binary.BigEndian.Uint16(a.body[9:]) == 1:
-		killedBy(x, a, soracache.Key(key))
-	default:
-		killedBy(x, a, soracache.Everything())
+	named := [2]soracache.Target{soracache.Everything(), soracache.Key(key)}
+	nth := binary.BigEndian.Uint16(a.body[9:])
+	if at := binary.BigEndian.Uint64(a.body[1:]); at != 0 {
+		killedBy(x, a, named[nth%2])
+	}
+	switch {
+	case nth > 4:
+		x.Reason = l2.Settling(soracache.Everything())
+	case nth > 2:
+		x.Reason = l2.Settling(soracache.Key(key))
 	}
 }
 

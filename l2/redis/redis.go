@@ -125,6 +125,13 @@ func (l clientLogger) Printf(ctx context.Context, format string, args ...any) {
 	l.InfoContext(ctx, "go-redis", "message", fmt.Sprintf(format, args...))
 }
 
+// Epochs below the first that is never used, and positions up to the most that
+// a caller can show, are exact in Lua, some records later too.
+const (
+	firstUnusedEpoch = 1 << 52
+	mostPosition     = 1<<53 - 1<<32 - 1
+)
+
 // newCall returns a call of one who shows nothing.
 func (s *Store) newCall(p l2.Partition, script script) *call {
 	return s.newCallBy(l2.Registration{}, p, soracache.Stamp{}, script)
@@ -139,7 +146,7 @@ func (s *Store) newCallBy(follower l2.Registration, p l2.Partition, since soraca
 		c.err = c.partition.invalid
 	case since.Epoch == 0:
 		c.since = soracache.Stamp{}
-	case since.Epoch >= 1<<52 || since.Position >= 1<<53-1<<32:
+	case since.Epoch >= firstUnusedEpoch || since.Position > mostPosition:
 		c.err = fmt.Errorf("%w: stamp out of bounds", soracache.ErrInvalid)
 	}
 	return c
@@ -157,11 +164,25 @@ func checkNames(what string, names ...string) error {
 	return nil
 }
 
+func (s *Store) sinceCall(req l2.SinceRequest) *call {
+	if !req.Guest {
+		return s.newCallBy(req.Register, req.Partition, req.Since, scriptSince)
+	}
+	since := req.Since
+	if since.Epoch >= firstUnusedEpoch {
+		since = soracache.Stamp{Epoch: firstUnusedEpoch} // as unknown as any other
+	}
+	since.Position = min(since.Position, mostPosition)
+	c := s.newCallBy(l2.Registration{}, req.Partition, soracache.Stamp{}, scriptSince)
+	c.since, c.argv = since, []any{"guest"}
+	return c
+}
+
 // Since implements [l2.Store].
 func (s *Store) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
 	calls := make([]*call, len(reqs))
 	for i, req := range reqs {
-		calls[i] = s.newCallBy(req.Register, req.Partition, req.Since, scriptSince)
+		calls[i] = s.sinceCall(req)
 	}
 	s.run(ctx, calls)
 	answers := make([]l2.SinceAnswer, len(reqs))

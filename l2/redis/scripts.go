@@ -71,16 +71,20 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"SUPERSEDED":    uint8(soracache.ReasonSuperseded),
 		"LEASE_LOST":    uint8(soracache.ReasonLeaseLost),
 
-		"CHUNK":        4000, // arguments of one command; Lua can pass some 8,000
-		"COMMON_BYTES": commonBytes,
-		"STATE_BYTES":  59,
-		"MARK_BYTES":   25,
-		"NONCE_BYTES":  len(soracache.Lease{}),
-		"LEASE_BYTES":  len(soracache.Lease{}) + 3*8,
-		"WISH_BYTES":   wishBytes,
-		"HEAD_BYTES":   l2.HeadBytes,
-		"FIXED_BYTES":  l2.HeadBytes + 13, // and what precedes the key
-		"LARGE_BYTES":  largeBytes,
+		"CHUNK":          4000, // arguments of one command; Lua can pass some 8,000
+		"COMMON_BYTES":   commonBytes,
+		"STATE_BYTES":    59,
+		"SETTLING_BYTES": 59 + 3*8, // of a state while something settles,
+		"MARKED":         2*8 + 1,  // of whose last 24 bytes these begin the last 8
+		"SETTLING_MOST":  l2.MaxSettling,
+		"MAX_SETTLE":     soracache.MaxSettle.Microseconds(),
+		"MARK_BYTES":     25,
+		"NONCE_BYTES":    len(soracache.Lease{}),
+		"LEASE_BYTES":    len(soracache.Lease{}) + 3*8,
+		"WISH_BYTES":     wishBytes,
+		"HEAD_BYTES":     l2.HeadBytes,
+		"FIXED_BYTES":    l2.HeadBytes + 13, // and what precedes the key
+		"LARGE_BYTES":    largeBytes,
 		// A key's part of an answer to a read: live (0), no lease (0), zeros.
 		"NOTHING_TO_TELL": strings.Repeat(`\0`, keyBytes),
 

@@ -225,7 +225,12 @@ func (s *Store) invalidateCall(req l2.InvalidateRequest) *call {
 	if len(req.Targets) == 0 {
 		c.err = fmt.Errorf("%w: nothing to invalidate", soracache.ErrInvalid)
 	}
-	c.argv = make([]any, 0, len(req.Targets))
+	c.argv = make([]any, 0, len(req.Targets)+1)
+	if err := l2.CheckSettle(req.Settle); err != nil {
+		c.err = err
+	} else if req.Settle > 0 {
+		c.argv = append(c.argv, binary.BigEndian.AppendUint64([]byte("s"), boundMicros(req.Settle)))
+	}
 	for _, t := range req.Targets {
 		if err := checkNames("target", t.Name); err != nil {
 			c.err = err

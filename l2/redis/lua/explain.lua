@@ -1,8 +1,8 @@
 -- explain: what is stored under a key, dead or alive. ARGV: 2 key.
 -- Answers the verdict, the killing record's position and the number of the tag
--- that it names (0: none; if nothing is stored: 1 the key, 2 everything);
--- whether the key is leased, the lease's stamp and
--- end; then the bytes stored, if they are a string.
+-- that it names (0: none; if nothing is stored: 1 the key, 2 everything, and 2
+-- more if the key settles, 4 more if everything does); whether the key is leased,
+-- the lease's stamp and end; then the bytes stored, if they are a string.
 
 --@include ledger
 
@@ -26,7 +26,12 @@ elseif raw then
   BODY = pack('>BI8I2', CORRUPT, 0, 0) .. lease
 else
   record = tonumber(record) or 0
-  BODY = pack('>BI8I2', ABSENT, math.max(record, CLEAR), record > CLEAR and 1 or 2) .. lease
+  local nth = record > CLEAR and 1 or 2
+  if SETTLES ~= '' then
+    local settles = scores(BASE .. 'w', {'k' .. key, 'a'})
+    nth = nth + (settles[1] and 2 or settles[2] and 4 or 0)
+  end
+  BODY = pack('>BI8I2', ABSENT, math.max(record, CLEAR), nth) .. lease
 end
 
 --@include answer

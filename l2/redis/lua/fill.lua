@@ -2,7 +2,8 @@
 -- tags.
 -- Answers the outcome, the entry's stamp, and of the record that a superseded
 -- fill lost to its position and which target it named: 0 unknown, 1 the key,
--- 2 everything, 3 and on the entry's tags.
+-- 2 everything, 3 and on the entry's tags. If it lost to a target that settles,
+-- that is of the target's latest record; 0 if there is none.
 
 --@include ledger
 
@@ -37,6 +38,15 @@ local function outcome()
   for i = 1, #tags do against(records[i], 2 + i) end
   if target > 0 then return SUPERSEDED, position, target end
   if #tags > 0 and stamp < FLOOR_T then return SUPERSEDED, 0, 0 end
+  if SETTLES ~= '' then
+    local settles = scores(BASE .. 'w', {'k' .. key, 'a', unpack(members)})
+    for i = 1, 2 + #tags do
+      if settles[i] then
+        local latest = i == 1 and FOUND[2] or i == 2 and CLEAR or records[i - 2]
+        return SUPERSEDED, tonumber(latest) or 0, i
+      end
+    end
+  end
   return STORED, 0, 0
 end
 

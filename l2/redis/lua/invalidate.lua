@@ -1,6 +1,7 @@
 -- invalidate: appends one record and deletes the entries and leases of the keys
 -- that it names. Each argument from ARGV[2] on is a target in the form of its
--- record: 't'..tag, 'k'..key, or 'a' for everything.
+-- record: 't'..tag, 'k'..key, or 'a' for everything; or 's' and for how long they
+-- settle, in microseconds.
 -- Answers the position that came before the record; the head is the record's.
 
 --@include ledger
@@ -11,7 +12,7 @@ APPENDING = true
 --@include open
 --@include append
 
-local tags, keys, everything = {}, {}, false
+local tags, keys, everything, settle = {}, {}, false, nil
 local dead = {BASE .. '!'}
 for i = 2, #ARGV do
   local kind = sub(ARGV[i], 1, 1)
@@ -22,6 +23,8 @@ for i = 2, #ARGV do
     local key = sub(ARGV[i], 2)
     dead[#dead + 1] = BASE .. 'e:' .. key
     dead[#dead + 1] = BASE .. 'l:' .. key
+  elseif kind == 's' then
+    settle = unbox('>I8', ARGV[i], 2)
   else
     everything = true
   end
@@ -30,6 +33,22 @@ end
 -- lets it finish, and an invalidation must not fail for want of memory.
 for from = 1, #dead, CHUNK do
   call('UNLINK', unpack(dead, from, math.min(from + CHUNK - 1, #dead)))
+end
+if settle then
+  --@include settling
+
+  if call('TYPE', W).ok ~= 'zset' then call('UNLINK', W) end
+  local settles, ends = {}, text(NOW + settle)
+  for _, targets in ipairs({tags, keys, everything and {'a'} or {}}) do
+    for _, target in ipairs(targets) do
+      settles[#settles + 1] = ends
+      settles[#settles + 1] = target
+    end
+  end
+  for from = 1, #settles, CHUNK do
+    call('ZADD', W, 'GT', unpack(settles, from, math.min(from + CHUNK - 1, #settles)))
+  end
+  note()
 end
 BODY = pack('>I8', append(tags, keys, everything))
 

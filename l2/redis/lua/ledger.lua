@@ -1,5 +1,6 @@
 -- The ledger of one partition: three sorted sets and a fourth beside them. (And
--- a hash of those who follow it: see follow.lua.)
+-- a hash of those who follow it: see follow.lua; and what settles: see
+-- settle.lua.)
 --
 --   t  records of tags       't'..tag = position
 --   k  records of keys       'k'..key = position
@@ -11,7 +12,7 @@
 -- set is a part:
 --
 --   t  '!', epoch, head, floor of k and h, floor of t, last clear, longest keep,
---      process, partitions
+--      process, partitions; and while something settles, SETTLES
 --   k  '!', epoch, head, floor of k and h
 --   h  '!', epoch, head, floor of k and h
 --
@@ -50,6 +51,9 @@ local NOW = clock[1] * 1000000 + clock[2]
 -- STATE is t's reserved member; its first MARK_BYTES are those of k and h. The
 -- others are what it says.
 local STATE, EPOCH, HEAD, FLOOR_K, FLOOR_T, CLEAR, LONGEST, PROCESS
+-- SETTLES is empty unless something settles: the end of STATE, which says when
+-- the first and when the last of it has settled, and which set of them is meant.
+local SETTLES = ''
 local RESET, MINTED, WROTE = false, false, false
 
 -- What the operation answers: bytes, and elements of their own after the first,
@@ -77,6 +81,8 @@ local function scores(set, members)
 end
 
 -- compose makes t's reserved member.
-local function compose(...) return struct.pack('>c1I8I8I8I8I8I8I8I2', '!', ...) end
+local function compose(...) return struct.pack('>c1I8I8I8I8I8I8I8I2', '!', ...) .. SETTLES end
 
-local APPENDING = false
+-- APPENDING says that a record will be appended, and GUEST that the caller is
+-- not to make the ledger take a new epoch.
+local APPENDING, GUEST = false, false

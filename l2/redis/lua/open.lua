@@ -1,9 +1,10 @@
 -- Opening the ledger: a new epoch is taken if it is lost, damaged, attached to
--- another process, or shown another history. FOUND holds the scores of ASK.
+-- another process, or shown another history; then what is due is appended. FOUND
+-- holds the scores of ASK.
 
 STATE = try('ZRANGE', T, '0', '0')[1]
 local FOUND, whole = {}, false
-if STATE and #STATE == STATE_BYTES and sub(STATE, 1, 1) == '!' then
+if STATE and (#STATE == STATE_BYTES or #STATE == SETTLING_BYTES) and sub(STATE, 1, 1) == '!' then
   local partitions
   EPOCH, HEAD, FLOOR_K, FLOOR_T, CLEAR, LONGEST, PROCESS, partitions = unbox('>I8I8I8I8I8I8I8I2', STATE, 2)
   if partitions ~= PARTITIONS then
@@ -13,6 +14,10 @@ if STATE and #STATE == STATE_BYTES and sub(STATE, 1, 1) == '!' then
   ASK[1] = sub(STATE, 1, MARK_BYTES)
   FOUND = scores(K, ASK)
   whole = FOUND[1] and (RUN == 0 or RUN == PROCESS)
+  if #STATE == SETTLING_BYTES then
+    SETTLES = sub(STATE, STATE_BYTES + 1)
+    APPENDING = APPENDING or unbox('>I8', SETTLES) <= NOW
+  end
 end
 
 local shown_here = SHOWN_EPOCH == EPOCH
@@ -35,7 +40,7 @@ if not whole or APPENDING or not shown_here and SHOWN_EPOCH ~= 0 or shown_here a
         local epoch, head = unbox('>I8I8', member, 2)
         past[epoch] = true
         HEAD = math.max(HEAD, head + 1)
-        if RUN == 0 and set == T and #member == STATE_BYTES then PROCESS = unbox('>I8', member, 50) end
+        if RUN == 0 and set == T and #member >= STATE_BYTES then PROCESS = unbox('>I8', member, 50) end
       end
     end
     EPOCH = CANDIDATE
@@ -50,6 +55,13 @@ if not whole or APPENDING or not shown_here and SHOWN_EPOCH ~= 0 or shown_here a
     end
     try('ZREMRANGEBYRANK', X, 0, -LEFT_EPOCHS - 1)
     FLOOR_K, FLOOR_T, CLEAR, LONGEST = HEAD, HEAD, 0, 0
+    if SETTLES == '' then
+      -- What settles outlives the ledger. Its own mark says which set it is.
+      local settling, last = try('ZRANGE', BASE .. 'w', '0', '1', 'WITHSCORES'), try('ZRANGE', BASE .. 'w', '-1', '-1', 'WITHSCORES')
+      if settling[3] and #settling[1] == 9 then
+        SETTLES = pack('>I8I8', settling[4], last[2]) .. sub(settling[1], 2)
+      end
+    end
     STATE = compose(EPOCH, HEAD, FLOOR_K, FLOOR_T, CLEAR, LONGEST, PROCESS, PARTITIONS)
     local mark, head = sub(STATE, 1, MARK_BYTES), text(HEAD)
     call('ZADD', H, '-1', mark, head, 'p' .. head)
@@ -80,5 +92,14 @@ if not whole or APPENDING or not shown_here and SHOWN_EPOCH ~= 0 or shown_here a
     return false
   end
 
-  if not whole or foreign() then mint() end
+  if GUEST then
+    local found = scores(H, {whole and sub(STATE, 1, MARK_BYTES) or ''})
+    if not whole or not found[1] then return redis.error_reply('SORAGUEST the ledger is to be begun anew') end
+    RESET = foreign() or RESET
+  elseif not whole or foreign() then
+    mint()
+  end
+end
+if SETTLES ~= '' then
+  --@include settle
 end
