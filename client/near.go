@@ -212,7 +212,7 @@ func (n *near) ask(space uint32, key string) *asking {
 		return nil
 	}
 	a := &asking{near: n, at: l1.Key{Space: space, Name: key}, ledger: l}
-	a.stripe = int(maphash.String(n.seed, key) % uint64(len(n.underWay))) //nolint:gosec // small
+	a.stripe = int(maphash.String(n.seed, key) % uint64(len(n.underWay)))
 	stripe := &n.underWay[a.stripe]
 	stripe.Lock()
 	stripe.asking[a.at] = append(stripe.asking[a.at], a)

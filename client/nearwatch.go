@@ -116,9 +116,9 @@ func (n *near) open(partitions int) *[]*ledger {
 	ledgers := make([]*ledger, 0, partitions)
 	for i := range partitions {
 		ledgers = append(ledgers, &ledger{
-			partition: uint16(i), //nolint:gosec // below soracache.MaxPartitions
+			partition: uint16(i),
 			follower: invalidation.NewFollower(invalidation.Config{
-				Marks: n.marks, Space: uint64(i), Bound: n.bound, Now: n.now, //nolint:gosec // not negative
+				Marks: n.marks, Space: uint64(i), Bound: n.bound, Now: n.now,
 			}),
 		})
 	}
