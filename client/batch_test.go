@@ -558,7 +558,8 @@ func TestFillsTravelTogether(t *testing.T) {
 			}
 			calls = append(calls, strings.Join(keys, " "))
 		}
-		if want := []string{"a", "b", "huge", "put", "c bad d", "e"}; !slices.Equal(calls, want) {
+		slices.Sort(calls)
+		if want := []string{"a", "b", "c bad d", "e", "huge", "put"}; !slices.Equal(calls, want) {
 			t.Errorf("calls %q, want %q", calls, want)
 		}
 	})
