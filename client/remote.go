@@ -276,7 +276,7 @@ func (r *remote) writeMany(ctx context.Context, namespace string, writes []sorac
 
 // Invalidate sends one request for all targets.
 func (r *remote) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
-	msg := &cachev1.InvalidateRequest{Namespace: req.Namespace, Acknowledge: req.Acknowledge}
+	msg := &cachev1.InvalidateRequest{Namespace: req.Namespace, Acknowledge: req.Acknowledge, Settle: wireDuration(req.Settle)}
 	for _, t := range req.Targets {
 		switch t.Kind {
 		case soracache.TargetKey:

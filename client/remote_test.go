@@ -209,7 +209,7 @@ func TestRPCs(t *testing.T) {
 	t.Run("invalidate and head", func(t *testing.T) {
 		b := remote(t, &scripted{
 			invalidate: func(r *cachev1.InvalidateRequest) (*cachev1.InvalidateResponse, error) {
-				asked(t, r, &cachev1.InvalidateRequest{Namespace: "shop", Keys: []string{"k"}, Tags: []string{"a", "b"}, All: true, Acknowledge: true})
+				asked(t, r, &cachev1.InvalidateRequest{Namespace: "shop", Keys: []string{"k"}, Tags: []string{"a", "b"}, All: true, Acknowledge: true, Settle: durationpb.New(time.Second)})
 				return &cachev1.InvalidateResponse{Stamp: stamps(9).Encode()}, nil
 			},
 			head: func(*cachev1.HeadRequest) (*cachev1.HeadResponse, error) {
@@ -217,7 +217,7 @@ func TestRPCs(t *testing.T) {
 			},
 		})
 		inv, err := b.Invalidate(ctx, soracache.InvalidateRequest{
-			Namespace: "shop", Acknowledge: true,
+			Namespace: "shop", Acknowledge: true, Settle: time.Second,
 			Targets: []soracache.Target{soracache.Tag("a"), soracache.Key("k"), soracache.Everything(), soracache.Tag("b")},
 		})
 		if err != nil || !reflect.DeepEqual(inv.Stamp, stamps(9)) {

@@ -124,18 +124,19 @@ func duration(d time.Duration) *durationpb.Duration {
 type rmCmd struct {
 	Keys []string `arg:"" name:"key" help:"The keys."`
 	namespace
-	acknowledge
+	invalidating
 	remote `group:"Connection"`
 }
 
-// acknowledge is the option of the commands that invalidate.
-type acknowledge struct {
-	Ack bool `help:"Return only once no node can serve the old values any more, and name the nodes that had to be waited out."`
+// invalidating are the options of the commands that invalidate.
+type invalidating struct {
+	Ack    bool          `help:"Return only once no node can serve the old values any more, and name the nodes that had to be waited out."`
+	Settle time.Duration `help:"How far the source may lag, such as a replica that loaders read from: what they compute within that time is returned and not kept (1m at most)."`
 }
 
 // Run invalidates the keys.
 func (c *rmCmd) Run(ctx context.Context, con *console) error {
-	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, Keys: c.Keys, Acknowledge: c.Ack},
+	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, Keys: c.Keys, Acknowledge: c.Ack, Settle: duration(c.Settle)},
 		"removed "+cleanAll(c.Keys))
 }
 
@@ -144,26 +145,26 @@ type invalidateCmd struct {
 	Tag []string `short:"t" sep:"none" required:"" help:"The tag (repeatable)."`
 	Key []string `short:"k" sep:"none" help:"A key to invalidate with them (repeatable)."`
 	namespace
-	acknowledge
+	invalidating
 	remote `group:"Connection"`
 }
 
 // Run invalidates the tags.
 func (c *invalidateCmd) Run(ctx context.Context, con *console) error {
-	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, Keys: c.Key, Tags: c.Tag, Acknowledge: c.Ack},
+	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, Keys: c.Key, Tags: c.Tag, Acknowledge: c.Ack, Settle: duration(c.Settle)},
 		"invalidated "+cleanAll(append(append([]string(nil), c.Tag...), c.Key...)))
 }
 
 // clearCmd invalidates a whole namespace.
 type clearCmd struct {
 	namespace
-	acknowledge
+	invalidating
 	remote `group:"Connection"`
 }
 
 // Run invalidates everything.
 func (c *clearCmd) Run(ctx context.Context, con *console) error {
-	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, All: true, Acknowledge: c.Ack},
+	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, All: true, Acknowledge: c.Ack, Settle: duration(c.Settle)},
 		"cleared namespace "+clean(c.Namespace))
 }
 

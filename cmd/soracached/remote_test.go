@@ -243,6 +243,11 @@ func TestRequests(t *testing.T) {
 	if r, ok := f.last.(*soracachev1.InvalidateRequest); !ok || !r.GetAcknowledge() {
 		t.Errorf("rm --ack: %v", f.last)
 	}
+	for _, args := range [][]string{{"rm", "a"}, {"invalidate", "-t", "a"}, {"clear"}} {
+		if invoke(t, "", append(args, "--settle", "1.5s")...); f.last.(*soracachev1.InvalidateRequest).GetSettle().AsDuration() != 1500*time.Millisecond {
+			t.Errorf("%v --settle: %v", args, f.last)
+		}
+	}
 	if f.token != "Bearer secret" {
 		t.Errorf("token %q", f.token)
 	}

@@ -360,7 +360,7 @@ func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) 
 	defer n.requests.Leave()
 	parts, reqs, asked := ns.spread(n.now(), req.Targets)
 	for i := range reqs {
-		reqs[i].Followers = req.Acknowledge
+		reqs[i].Followers, reqs[i].Settle = req.Acknowledge, req.Settle
 	}
 	answers := callStore(ctx, n, "invalidate", func(ctx context.Context) ([]l2.InvalidateAnswer, error) {
 		as := n.cfg.Store.Invalidate(ctx, reqs)

@@ -408,14 +408,14 @@ func TestInvalidate(t *testing.T) {
 	n := newFakeNode()
 	cache := serve(t, server.Config{}, n, server.Hooks{}).cache()
 	got, err := cache.Invalidate(t.Context(), &soracachev1.InvalidateRequest{
-		Namespace: "shop", Keys: []string{"k", "k"}, Tags: []string{"t"}, All: true,
+		Namespace: "shop", Keys: []string{"k", "k"}, Tags: []string{"t"}, All: true, Settle: durationpb.New(soracache.MaxSettle),
 	})
 	if err != nil || len(got.Stamp) == 0 {
 		t.Fatalf("%v, error %v", got, err)
 	}
 	want := soracache.InvalidateRequest{Namespace: "shop", Targets: []soracache.Target{
 		soracache.Key("k"), soracache.Key("k"), soracache.Tag("t"), soracache.Everything(),
-	}}
+	}, Settle: soracache.MaxSettle}
 	if !reflect.DeepEqual(n.invalidations[0], want) {
 		t.Errorf("the node was asked for %+v, want %+v", n.invalidations[0], want)
 	}

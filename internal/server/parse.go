@@ -210,7 +210,8 @@ func (p parser) invalidation(ctx context.Context, r *soracachev1.InvalidateReque
 		return req, fmt.Errorf("%w: nothing to invalidate: name keys, tags, or all", soracache.ErrInvalid)
 	}
 	req.Acknowledge = r.GetAcknowledge()
-	return req, nil
+	req.Settle, err = duration("settle", r.GetSettle(), 0, soracache.MaxSettle)
+	return req, err
 }
 
 // batch checks the size of a batch. An empty batch is answered with nothing.
