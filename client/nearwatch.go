@@ -18,7 +18,7 @@ const (
 	nearIdleAfter = time.Minute
 	// firstRewatch and lastRewatch bound how long after its end a watch is begun
 	// again, before jitter: the time doubles from one failure to the next.
-	firstRewatch = 20 * time.Millisecond
+	firstRewatch = 50 * time.Millisecond
 	lastRewatch  = 5 * time.Second
 	// noWatch is how long a service that cannot be watched is left alone.
 	noWatch = time.Minute
@@ -34,13 +34,12 @@ func (n *near) follow(ctx context.Context) {
 	defer confirming.Wait()
 	wait := firstRewatch
 	for ctx.Err() == nil {
-		began := n.now()
-		err := n.watch(ctx)
+		delivered, err := n.watch(ctx)
 		switch {
+		case delivered:
+			wait = firstRewatch
 		case errors.Is(err, soracache.ErrUnimplemented), refusal(err):
 			wait = noWatch
-		case n.now()-began > lastRewatch:
-			wait = firstRewatch
 		default:
 			wait = min(2*wait, lastRewatch)
 		}
@@ -48,23 +47,25 @@ func (n *near) follow(ctx context.Context) {
 	}
 }
 
-// watch runs one watch until it breaks.
-func (n *near) watch(ctx context.Context) error {
+// watch runs one watch until it breaks, and tells whether it delivered anything.
+func (n *near) watch(ctx context.Context) (delivered bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	n.mu.Lock()
 	n.stopWatching = cancel
 	n.mu.Unlock()
 	from := n.stamps()
-	return n.client.backend.Watch(ctx, soracache.WatchRequest{Namespace: n.client.namespace, From: from},
+	err = n.client.backend.Watch(ctx, soracache.WatchRequest{Namespace: n.client.namespace, From: from},
 		func(items []soracache.WatchItem) error {
 			for i := range items {
 				if err := n.take(&items[i]); err != nil {
 					return err
 				}
 			}
+			delivered = true
 			return nil
 		})
+	return delivered, err
 }
 
 // stamps returns what was followed so far.

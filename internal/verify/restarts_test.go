@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/internal/redistest"
 )
@@ -34,12 +35,21 @@ type item struct {
 // traffic is an application on a cluster whose nodes are restarted: clients
 // with all URLs, callers of GetOrSet, and changes that are invalidated.
 type traffic struct {
-	t       *testing.T
-	bound   time.Duration
+	t     *testing.T
+	bound time.Duration
+	// near means that the clients keep values of their own. Acknowledgement says
+	// nothing of these, so it is not asked for.
+	near bool
+	// pause is how long a caller rests between two calls.
+	pause func()
+	// rest is how long whoever changes rests between two changes.
+	rest time.Duration
+
 	clients []*client.Client
 	items   []*item
 
 	calls, wrong, failed, changes, failedChanges atomic.Int64
+	hits                                         [4]atomic.Int64 // by tier
 	took                                         sample
 
 	mu     sync.Mutex
@@ -47,18 +57,19 @@ type traffic struct {
 	why    map[string]int
 }
 
-func newTraffic(t *testing.T, f fleet, clients int, bound time.Duration) *traffic {
+func newTraffic(t *testing.T, f fleet, clients int, bound time.Duration, opts ...client.Option) *traffic {
 	t.Helper()
-	tr := &traffic{t: t, bound: bound, why: map[string]int{}}
+	tr := &traffic{t: t, bound: bound, why: map[string]int{}, pause: func() { time.Sleep(time.Millisecond) }, rest: 20 * time.Millisecond}
 	for range clients {
-		c, err := client.Dial(f.urls(), client.Logger(nil), client.WithHooks(client.Hooks{
+		c, err := client.Dial(f.urls(), append(opts, client.Logger(nil), client.WithHooks(client.Hooks{
+			OnHit:      func(_ string, tier soracache.Tier) { tr.hits[tier].Add(1) },
 			OnFailOpen: func(string, error) { tr.extra("without the service") },
 			OnNotStored: func(_ string, why error) {
 				tr.mu.Lock()
 				defer tr.mu.Unlock()
 				tr.why["not stored: "+why.Error()]++
 			},
-		}))
+		}))...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,15 +156,15 @@ func (tr *traffic) run(ctx context.Context, callers int) {
 				for ctx.Err() == nil {
 					it := tr.items[rand.IntN(len(tr.items))]
 					tr.call(ctx, c, it, it.floor.Load())
-					time.Sleep(time.Millisecond)
+					tr.pause()
 				}
 			})
 		}
 		wg.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
 				it := tr.items[quietKeys+rand.IntN(busyKeys)]
-				tr.alter(ctx, c, it, i%2 == 0)
-				time.Sleep(20 * time.Millisecond)
+				tr.alter(ctx, c, it, i%2 == 0 && !tr.near)
+				time.Sleep(tr.rest)
 			}
 		})
 	}
@@ -166,7 +177,7 @@ func (tr *traffic) run(ctx context.Context, callers int) {
 func TestRestartsUnderLoad(t *testing.T) {
 	const nodes, bound, settle = 3, 500 * time.Millisecond, 2 * time.Second
 	f := startFleet(t, nodes, redistest.Standalone(t).URL(), "--bound", bound.String())
-	tr := newTraffic(t, f, 4, bound)
+	tr := newTraffic(t, f, 4, bound, client.NoNear())
 	for _, it := range tr.items { // all is there before it begins
 		tr.call(t.Context(), tr.clients[0], it, 0)
 	}
