@@ -25,9 +25,9 @@ const (
 	// DefaultTargets is the most that one call names: what a service takes unless
 	// it is told otherwise.
 	DefaultTargets = 1000
-	// DefaultRetryMin and DefaultRetryMax bound the wait after a failure.
-	DefaultRetryMin = 100 * time.Millisecond
-	DefaultRetryMax = 10 * time.Second
+	// DefaultRetryFirst and DefaultRetryMost bound the wait after a failure.
+	DefaultRetryFirst = 100 * time.Millisecond
+	DefaultRetryMost  = 10 * time.Second
 )
 
 // ErrSetAside is in what [Box.Flush] returns if a row that it met was set aside.
@@ -68,10 +68,10 @@ type Config struct {
 	// Targets is the most keys and tags in one call (default [DefaultTargets]).
 	// A row that names more takes several.
 	Targets int
-	// RetryMin and RetryMax bound how long Run waits after a failure: the first,
+	// RetryFirst and RetryMost bound how long Run waits after a failure: the first,
 	// twice as much after each further one, up to the second; each time between
-	// half of that and all (defaults [DefaultRetryMin], [DefaultRetryMax]).
-	RetryMin, RetryMax time.Duration
+	// half of that and all (defaults [DefaultRetryFirst], [DefaultRetryMost]).
+	RetryFirst, RetryMost time.Duration
 	// Hooks are told what happens.
 	Hooks Hooks
 	// Logger is told of trouble: when it begins, when it is over, and of every row
@@ -124,8 +124,8 @@ func (c Config) Validate() error {
 		return invalid("batch of %d: 1 to 1000", c.Batch)
 	case c.Targets < 1:
 		return invalid("targets must be positive")
-	case c.RetryMin < time.Millisecond || c.RetryMax < c.RetryMin:
-		return invalid("retries after %s to %s", c.RetryMin, c.RetryMax)
+	case c.RetryFirst < time.Millisecond || c.RetryMost < c.RetryFirst:
+		return invalid("retries after %s to %s", c.RetryFirst, c.RetryMost)
 	}
 	return nil
 }
@@ -135,8 +135,8 @@ func (c Config) withDefaults() Config {
 	c.Poll = or(c.Poll, DefaultPoll)
 	c.Batch = or(c.Batch, DefaultBatch)
 	c.Targets = or(c.Targets, DefaultTargets)
-	c.RetryMin = or(c.RetryMin, DefaultRetryMin)
-	c.RetryMax = or(c.RetryMax, max(DefaultRetryMax, c.RetryMin))
+	c.RetryFirst = or(c.RetryFirst, DefaultRetryFirst)
+	c.RetryMost = or(c.RetryMost, max(DefaultRetryMost, c.RetryFirst))
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

@@ -485,18 +485,18 @@ func TestRunRetries(t *testing.T) {
 			if got < want/2 || got > want {
 				t.Errorf("retry %d after %s, want %s to %s", i+1, got, want/2, want)
 			}
-			want = min(2*want, outbox.DefaultRetryMax)
+			want = min(2*want, outbox.DefaultRetryMost)
 		}
 		if n := len(w.heard.retries); n < 10 || n > 22 {
 			t.Errorf("%d retries in a minute", n)
 		}
 		w.left(1)
 		w.cache.set(func(c *fakeCache) { c.fail = nil })
-		time.Sleep(outbox.DefaultRetryMax)
+		time.Sleep(outbox.DefaultRetryMost)
 		synctest.Wait()
 		w.said("k")
 		w.left()
-		if r := w.heard.relayed; len(r) != 1 || r[0].Lag < time.Minute || r[0].Lag > time.Minute+outbox.DefaultRetryMax {
+		if r := w.heard.relayed; len(r) != 1 || r[0].Lag < time.Minute || r[0].Lag > time.Minute+outbox.DefaultRetryMost {
 			t.Errorf("heard %v", r)
 		}
 		w.commit(keys("l"))
@@ -515,7 +515,7 @@ func TestRunRetries(t *testing.T) {
 // Flush does not wait for the end of Run's patience: it tries by itself.
 func TestFlushWhileRunWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, func(c *outbox.Config) { c.RetryMin = time.Hour })
+		w := newWorld(t, func(c *outbox.Config) { c.RetryFirst = time.Hour })
 		w.cache.set(func(c *fakeCache) { c.fail = soracache.ErrUnavailable })
 		w.commit(keys("k"))
 		defer w.run()()
@@ -657,7 +657,7 @@ func TestConfig(t *testing.T) {
 		"no time between looks":            {func(c *outbox.Config) { c.Poll = -1 }, false},
 		"batches beyond what drivers take": {func(c *outbox.Config) { c.Batch = 1001 }, false},
 		"negative targets":                 {func(c *outbox.Config) { c.Targets = -1 }, false},
-		"retries backwards":                {func(c *outbox.Config) { c.RetryMin, c.RetryMax = time.Second, time.Millisecond }, false},
+		"retries backwards":                {func(c *outbox.Config) { c.RetryFirst, c.RetryMost = time.Second, time.Millisecond }, false},
 	}
 	for name, tt := range tests {
 		cfg := good

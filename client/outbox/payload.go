@@ -89,7 +89,7 @@ func ascii(text []byte) string {
 	for _, r := range string(text) {
 		switch high, low := utf16.EncodeRune(r); {
 		case r < utf8.RuneSelf:
-			out.WriteByte(byte(r))
+			out.WriteRune(r)
 		case high != utf8.RuneError:
 			fmt.Fprintf(&out, `\u%04x\u%04x`, high, low)
 		default:

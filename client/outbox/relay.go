@@ -54,9 +54,9 @@ func (b *Box) rest(ctx context.Context, d time.Duration, nudged <-chan struct{})
 
 // backoff is how long to wait after so many failures in a row.
 func (b *Box) backoff(failures int) time.Duration {
-	wait := b.cfg.RetryMax
-	if doublings := failures - 1; doublings < 30 && b.cfg.RetryMin<<doublings < wait {
-		wait = b.cfg.RetryMin << doublings
+	wait := b.cfg.RetryMost
+	if doublings := failures - 1; doublings < 30 && b.cfg.RetryFirst<<doublings < wait {
+		wait = b.cfg.RetryFirst << doublings
 	}
 	return wait - jitter(wait/2)
 }
@@ -262,7 +262,7 @@ type member struct {
 func (m member) refused(refused map[soracache.Target]error) error {
 	for _, t := range m.targets {
 		if reason, ok := refused[t]; ok {
-			return fmt.Errorf("%s: %w", t, reason)
+			return fmt.Errorf("%.80s: %w", t, reason)
 		}
 	}
 	return nil
