@@ -13,11 +13,14 @@ func BackendOf(c *Client) soracache.Backend { return c.backend }
 
 // Nodes makes one backend of several, preferred in the order given.
 func Nodes(log *slog.Logger, backends ...soracache.Backend) soracache.Backend {
-	n := &nodes{log: log}
+	var members []*member
 	for i, b := range backends {
-		n.members = append(n.members, &member{url: fmt.Sprint("node ", i), backend: b})
+		members = append(members, newMember(fmt.Sprint("node ", i), b, func() {}, log, nil))
 	}
-	return n
+	asGiven := func([]*member, string) {}
+	r := newRouter(func() []*member { return members }, asGiven, func() {})
+	r.spread = asGiven
+	return r
 }
 
 // Remote returns one node as it is, without what batches and routes.

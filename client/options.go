@@ -37,6 +37,9 @@ type config struct {
 	http  *http.Client
 	tls   *tls.Config
 	token func(context.Context) (string, error)
+	route RouteBy
+	// static: the members are not learned from the cluster.
+	static bool
 }
 
 func newConfig(opts []Option) (config, error) {
