@@ -16,6 +16,7 @@ type Cache[T any] struct {
 	client   *Client
 	settings settings
 	kind     *kind[T]
+	pace     *pace
 }
 
 // NewCache returns a cache of values of type T. Options hold for every call of
@@ -25,7 +26,15 @@ func NewCache[T any](c *Client, policy Policy, opts ...CallOption) *Cache[T] {
 		client:   c,
 		settings: settings{policy: policy, codec: codecOf[T](c.codecs)}.with(opts),
 		kind:     kindOf[T](c),
+		pace:     new(pace),
 	}
+}
+
+// single is a cache for a single use.
+func single[T any](c *Client) *Cache[T] {
+	cache := NewCache[T](c, Default)
+	cache.pace = &cache.kind.pace
+	return cache
 }
 
 // GetOrSet returns the value of a key, from the nearest tier that has it, or
@@ -47,81 +56,124 @@ func NewCache[T any](c *Client, policy Policy, opts ...CallOption) *Cache[T] {
 // the service is unreachable, slow, or refuses the client's credentials, it
 // runs load, returns its value, and tells Hooks.OnFailOpen.
 func (c *Cache[T]) GetOrSet(ctx context.Context, key string, load func(context.Context) (T, error), opts ...CallOption) (T, error) {
-	outer := FillFrom(ctx)
-	if value, ok := c.near(ctx, outer, key); ok {
-		return value, nil
+	s, outer := c.with(opts), FillFrom(ctx)
+	if hit, ok := c.near(ctx, outer, key); ok {
+		if c.due(s, &hit) {
+			c.refreshSoon(ctx, key, &hit, load, s)
+		}
+		return hit.give(s)
 	}
-	s := c.settings.with(opts)
-	if err := c.check(outer, s, key); err != nil {
-		var zero T
-		return zero, fmt.Errorf("client: %w", err)
+	return c.getOrLoad(ctx, outer, key, load, s)
+}
+
+// with returns the settings of a call. It allocates nothing unless there are
+// options.
+func (c *Cache[T]) with(opts []CallOption) *settings {
+	if len(opts) == 0 {
+		return &c.settings
 	}
-	l := &loading[T]{client: c.client, kind: c.kind, key: key, load: load, settings: s, caller: ctx}
-	o, err := c.kind.flights.Do(ctx, key, l.run)
-	if err == nil {
-		outer.absorb(c.client, o.ingredient)
-	}
-	return o.value, err
+	changed := c.settings.with(opts)
+	return &changed
 }
 
 // near returns the value of a key if the application's own memory has one that
 // may be served without asking anybody. It allocates nothing outside of loaders.
-func (c *Cache[T]) near(ctx context.Context, outer *Fill, key string) (value T, ok bool) {
+func (c *Cache[T]) near(ctx context.Context, outer *Fill, key string) (hit nearHit[T], ok bool) {
 	if ctx.Err() != nil {
-		return value, false
+		return hit, false
 	}
-	hit, ok := find[T](c.client.near, c.kind.space, key, c.client.least(ctx, nil))
+	hit, ok = find[T](c.client.near, c.kind.space, key, c.client.least(ctx, nil))
 	if !ok || !hit.fresh {
-		return value, false
+		return hit, false
 	}
 	c.client.observer.hit(key, soracache.TierNear)
 	if outer != nil {
 		outer.absorb(c.client, hit.outcome().ingredient)
 	}
-	return hit.item.value, true
+	return hit, true
+}
+
+// give is what a caller gets.
+func (h *nearHit[T]) give(s *settings) (T, error) {
+	if h.item.entry.Kind != soracache.KindValue {
+		var zero T
+		return zero, markedBy(&h.item.entry)
+	}
+	return own(s, h.item.value)
+}
+
+// getOrLoad asks the service, or else the loader, together with whoever wants the
+// same at this moment.
+func (c *Cache[T]) getOrLoad(ctx context.Context, outer *Fill, key string, load func(context.Context) (T, error), s *settings) (value T, err error) {
+	if err := check[T](c.client, outer, s, key); err != nil {
+		return value, fmt.Errorf("client: %w", err)
+	}
+	ctx, end := c.client.observer.start(ctx, OpGetOrSet, key)
+	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: *s, caller: ctx}
+	o, err := c.kind.flights.Do(ctx, key, l.run)
+	if err == nil {
+		outer.absorb(c.client, o.ingredient)
+		value, err = o.give(s)
+	}
+	o.how.Err = err
+	end(o.how)
+	return value, err
 }
 
 // check refuses what would never work.
-func (c *Cache[T]) check(outer *Fill, s settings, key string) error {
-	if outer.loads(c.client, key) {
+func check[T any](c *Client, outer *Fill, s *settings, key string) error {
+	if outer.loads(c, key) {
 		return fmt.Errorf("%w: %q", ErrCycle, key)
+	}
+	if clone, ok := s.clone.(func(T) T); s.clone != nil && (!ok || clone == nil) {
+		return misfit[T](s)
 	}
 	return s.validate()
 }
 
-// Get returns the value of a key and true, or false if there is no fresh one.
-func (c *Cache[T]) Get(ctx context.Context, key string, opts ...CallOption) (T, bool, error) {
-	var (
-		o     outcome[T]
-		found bool
-	)
-	if value, ok := c.near(ctx, FillFrom(ctx), key); ok {
-		return value, true, nil
+// Get returns the value of a key and true, or false if there is no fresh one. If
+// what is cached is an error, that is returned: one that wraps [ErrNotFound], or
+// a [*CachedError].
+func (c *Cache[T]) Get(ctx context.Context, key string, opts ...CallOption) (value T, found bool, err error) {
+	s, outer := c.with(opts), FillFrom(ctx)
+	if hit, ok := c.near(ctx, outer, key); ok {
+		value, err = hit.give(s)
+		return value, err == nil, err
 	}
-	s := c.settings.with(opts)
-	err := c.client.within(ctx, patience(ctx, c.client.timeout), func(ctx context.Context) error {
+	ctx, end := c.client.observer.start(ctx, OpGet, key)
+	o, found, err := c.get(ctx, key, s)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("client: get: %w", err)
+	case found:
+		outer.absorb(c.client, o.ingredient)
+		value, err = o.give(s)
+	}
+	o.how.Err = err
+	end(o.how)
+	return value, found && err == nil, err
+}
+
+// get asks the service.
+func (c *Cache[T]) get(ctx context.Context, key string, s *settings) (o outcome[T], found bool, err error) {
+	err = c.client.within(ctx, patience(ctx, c.client.timeout), func(ctx context.Context) error {
 		asked := c.client.near.ask(c.kind.space, key)
 		defer asked.end()
 		read, err := c.client.read(ctx, soracache.Read{Key: key}, asked)
 		if err != nil {
 			return err
 		}
-		if read.Status == soracache.StatusHit {
-			if o, found = decoded[T](c.client, key, read, s.codec); found {
-				keep(asked, o.value, keptFrom(read, s.policy))
-			}
-		} else {
+		if read.Status != soracache.StatusHit {
 			c.client.observer.miss(key)
+			return nil
+		}
+		if o, found = decoded[T](c.client, key, read, s.codec); found {
+			c.client.observer.hit(key, read.Tier)
+			keep(asked, o.value, keptFrom(read, s.policy))
 		}
 		return nil
 	})
-	if err != nil {
-		return o.value, false, fmt.Errorf("client: get: %w", err)
-	}
-	if found {
-		FillFrom(ctx).absorb(c.client, o.ingredient)
-	}
-	return o.value, found, nil
+	return o, found, err
 }
 
 // Set stores a value.
@@ -131,24 +183,30 @@ func (c *Cache[T]) Get(ctx context.Context, key string, opts ...CallOption) (T, 
 // does, so loads of the key that are in progress are not stored. Prefer
 // GetOrSet, or [Client.Invalidate] after a change.
 func (c *Cache[T]) Set(ctx context.Context, key string, value T, opts ...CallOption) error {
-	s := c.settings.with(opts)
-	if err := s.validate(); err != nil {
-		return fmt.Errorf("client: set: %w", err)
+	ctx, end := c.client.observer.start(ctx, OpSet, key)
+	err := c.set(ctx, key, value, c.settings.with(opts))
+	if err != nil {
+		err = fmt.Errorf("client: set: %w", err)
 	}
+	end(Outcome{Err: err})
+	return err
+}
+
+func (c *Cache[T]) set(ctx context.Context, key string, value T, s settings) error {
+	if err := s.validate(); err != nil {
+		return err
+	}
+	s.policy = s.policy.jittered()
 	entry, err := encode(s, value)
 	if err != nil {
-		return fmt.Errorf("client: set: %w", err)
+		return err
 	}
-	err = c.client.within(ctx, writeTimeout, func(ctx context.Context) error {
+	return c.client.within(ctx, writeTimeout, func(ctx context.Context) error {
 		result, err := c.client.write(ctx, soracache.Write{Op: soracache.OpPut, Key: key, Entry: entry, Lifetime: s.policy.lifetime()}, nil)
 		// If it failed, it may have happened all the same.
 		c.client.near.refuse([]soracache.Target{soracache.Key(key)}, result.Stamp)
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("client: set: %w", err)
-	}
-	return nil
 }
 
 // Remove makes the values of the keys unservable. See [Client.Remove].
@@ -171,10 +229,18 @@ func NewLoadingCache[T any](c *Client, policy Policy, load func(ctx context.Cont
 
 // Get returns the value of a key, loading it if need be. See [Cache.GetOrSet].
 func (c *LoadingCache[T]) Get(ctx context.Context, key string, opts ...CallOption) (T, error) {
-	if value, ok := c.cache.near(ctx, FillFrom(ctx), key); ok {
-		return value, nil
+	s, outer := c.cache.with(opts), FillFrom(ctx)
+	if hit, ok := c.cache.near(ctx, outer, key); ok {
+		if c.cache.due(s, &hit) {
+			c.cache.refreshSoon(ctx, key, &hit, c.loader(key), s)
+		}
+		return hit.give(s)
 	}
-	return c.cache.GetOrSet(ctx, key, func(ctx context.Context) (T, error) { return c.load(ctx, key) }, opts...)
+	return c.cache.getOrLoad(ctx, outer, key, c.loader(key), s)
+}
+
+func (c *LoadingCache[T]) loader(key string) func(context.Context) (T, error) {
+	return func(ctx context.Context) (T, error) { return c.load(ctx, key) }
 }
 
 // Set stores a value. It is not fenced: see [Cache.Set].
@@ -190,16 +256,16 @@ func (c *LoadingCache[T]) Remove(ctx context.Context, keys ...string) error {
 // GetOrSet is [Cache.GetOrSet] for a single use, under the policy [Default]
 // unless an option says otherwise.
 func GetOrSet[T any](ctx context.Context, c *Client, key string, load func(context.Context) (T, error), opts ...CallOption) (T, error) {
-	return NewCache[T](c, Default).GetOrSet(ctx, key, load, opts...)
+	return single[T](c).GetOrSet(ctx, key, load, opts...)
 }
 
 // Get is [Cache.Get] for a single use.
 func Get[T any](ctx context.Context, c *Client, key string, opts ...CallOption) (T, bool, error) {
-	return NewCache[T](c, Default).Get(ctx, key, opts...)
+	return single[T](c).Get(ctx, key, opts...)
 }
 
 // Set is [Cache.Set] for a single use, under the policy [Default] unless an
 // option says otherwise. Like it, it is not fenced.
 func Set[T any](ctx context.Context, c *Client, key string, value T, opts ...CallOption) error {
-	return NewCache[T](c, Default).Set(ctx, key, value, opts...)
+	return single[T](c).Set(ctx, key, value, opts...)
 }

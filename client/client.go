@@ -32,7 +32,10 @@ type Client struct {
 	observer     observer
 	codecs       codecs
 	session      session
-	near         *near // nil: there is none
+	near         *near                // nil: there is none
+	ahead        func() time.Duration // see ClockAhead; nil: not at all
+	// background bounds the loaders that nobody waits for.
+	background slots
 
 	// kinds holds a *kind[T] for each reflect.Type T that there is a cache of.
 	kinds  sync.Map
@@ -87,6 +90,7 @@ func newClient(backend soracache.Backend, closeBackend func(), cfg config) (*Cli
 		timeout:      cfg.timeout,
 		observer:     observer{hooks: cfg.hooks, log: cfg.log},
 		codecs:       newCodecs(cfg.standard, cfg.known),
+		ahead:        cfg.ahead,
 	}
 	var err error
 	if c.near, err = newNear(c, cfg); err != nil {
@@ -328,6 +332,12 @@ type kind[T any] struct {
 	space uint32
 	// flights shares their loads.
 	flights flight.Group[outcome[T]]
+	// refreshes are their loads ahead of time.
+	refreshes refreshes
+	// failing are the keys whose loader failed of late.
+	failing pauses
+	// pace is how long the loaders take that belong to no cache.
+	pace pace
 }
 
 func kindOf[T any](c *Client) *kind[T] {

@@ -103,8 +103,6 @@ func TestUnreadableEntries(t *testing.T) {
 		{"raw bytes where a struct is expected", soracache.Entry{Value: []byte(`{"id":1}`), Encoding: "raw"}},
 		{"no encoding means raw", soracache.Entry{Value: []byte(`{"id":1}`)}},
 		{"a proto message where a struct is expected", soracache.Entry{Value: []byte{8, 1}, Encoding: "proto"}},
-		{"a cached not-found", soracache.Entry{Kind: soracache.KindNotFound, Encoding: "json", Value: []byte(`{"id":1}`)}},
-		{"a cached error", soracache.Entry{Kind: soracache.KindError, Value: []byte("boom")}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/flight"
@@ -24,11 +25,24 @@ type PanicError = flight.PanicError
 // as a test's FailNow does.
 var ErrGoexit = flight.ErrGoexit
 
+// What loaders may say by their error.
+var (
+	// ErrNotFound is what a loader returns, or wraps, if there is no such thing.
+	// Under a policy with a NotFoundTTL that is remembered, and readers get an
+	// error that wraps it.
+	ErrNotFound = errors.New("not found")
+	// ErrNotModified is what a loader returns, or wraps, if what [Previous] gave
+	// it is still right: that is stored for another TTL, and returned. Without a
+	// previous value it is an error like any other.
+	ErrNotModified = errors.New("not modified")
+)
+
 // Why a loaded value was not stored, as Hooks.OnNotStored is told.
 var (
 	errNoLease     = errors.New("somebody else holds the lease")
 	errServiceDown = errors.New("the service could not be asked")
 	errDoNotCache  = errors.New("the loader said not to cache it")
+	errTooLong     = fmt.Errorf("%w: longer than the policy's MaxBytes", soracache.ErrTooLarge)
 	errStale       = errors.New("an ingredient was stale")
 	errForeign     = errors.New("an ingredient belongs to another client's namespace")
 	errUnproven    = errors.New("an ingredient is of another partition, or not proven as new as the lease")

@@ -31,6 +31,13 @@ type Fill struct {
 	sealed     bool // the loader has returned
 	policy     Policy
 	doNotCache bool
+	etag       string
+	// tags are those found while loading, which Change cannot take away.
+	tags []string
+	// previous is a *T with the value that is to be replaced, and before its
+	// entry; nil: there is none. Neither changes after the loader was called.
+	previous any
+	before   soracache.Entry
 	// taint is the first ingredient's reason not to store the value.
 	taint error
 	// proofs are the stamps of what was read inside. They matter only to a
@@ -49,7 +56,7 @@ func FillFrom(ctx context.Context) *Fill {
 
 // AddTags adds tags to the value, beside those of its policy.
 func (f *Fill) AddTags(tags ...string) {
-	f.change(func() { f.policy = f.policy.WithTags(tags...) })
+	f.change(func() { f.tags = slices.Concat(f.tags, tags) })
 }
 
 // SetTTL changes how long the value is fresh. Zero or less means not to cache
@@ -60,6 +67,34 @@ func (f *Fill) SetTTL(ttl time.Duration) {
 		return
 	}
 	f.change(func() { f.policy.TTL = ttl })
+}
+
+// SetKeep changes how long the value is kept at all. See [Policy].Keep.
+func (f *Fill) SetKeep(keep time.Duration) {
+	f.Change(func(p Policy) Policy { return p.WithKeep(keep) })
+}
+
+// SetNear changes the cap on the application's memory. See [Policy].Near.
+func (f *Fill) SetNear(near time.Duration) {
+	f.Change(func(p Policy) Policy { return p.WithNear(near) })
+}
+
+// SetL1 changes the cap on a node's memory. See [Policy].L1.
+func (f *Fill) SetL1(l1 time.Duration) {
+	f.Change(func(p Policy) Policy { return p.WithL1(l1) })
+}
+
+// SetETag stores a validator of the source beside the value, for the next
+// loader to get from [Previous]. It has at most 255 bytes.
+func (f *Fill) SetETag(etag string) {
+	f.change(func() { f.etag = etag })
+}
+
+// Change changes the policy under which the value is stored. How long to wait
+// for the loader is decided already, and tags that were found while loading
+// stay. If the result can never be right, the value is not stored.
+func (f *Fill) Change(change func(Policy) Policy) {
+	f.change(func() { f.policy = change(f.policy) })
 }
 
 // DoNotCache lets the value be returned to its callers and not be stored.
@@ -86,15 +121,19 @@ func (f *Fill) seal() {
 	f.sealed = true
 }
 
-// verdict is what the loader said: the policy to store the value under, or the
-// reason not to.
-func (f *Fill) verdict() (Policy, error) {
+// verdict is what the loader said: the policy to store the value under with all
+// of its tags, and its etag, or the reason not to store it.
+func (f *Fill) verdict() (policy Policy, etag string, refused error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	policy = f.policy.WithTags(f.tags...)
 	if f.doNotCache {
-		return f.policy, errDoNotCache
+		return policy, f.etag, errDoNotCache
 	}
-	return f.policy, f.taint
+	if f.taint != nil {
+		return policy, f.etag, f.taint
+	}
+	return policy, f.etag, policy.Validate()
 }
 
 // loads tells whether this fill, or one that it is nested in, is loading the
@@ -134,7 +173,7 @@ type ingredient struct {
 // invalidation reaches ledgers one after the other.
 func (f *Fill) absorb(c *Client, in ingredient) {
 	f.change(func() {
-		f.policy.Tags = soracache.NormalizeTags(slices.Concat(f.policy.Tags, in.tags))
+		f.tags = soracache.NormalizeTags(slices.Concat(f.tags, in.tags))
 		f.proofs = append(f.proofs, in.proofs...)
 		taint := in.taint
 		switch {
@@ -164,7 +203,7 @@ func (f *Fill) exceeds(proof soracache.Stamps) bool {
 func (f *Fill) asIngredient() ingredient {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	in := ingredient{tags: soracache.NormalizeTags(f.policy.Tags), proofs: f.proofs, taint: f.taint}
+	in := ingredient{tags: soracache.NormalizeTags(slices.Concat(f.policy.Tags, f.tags)), proofs: f.proofs, taint: f.taint}
 	if f.leased {
 		in.proofs = []soracache.Stamps{f.stamp} // untainted, its own ingredients are no older
 	}

@@ -167,15 +167,6 @@ func (o *observer) start(ctx context.Context, op Op, key string) (context.Contex
 
 func unobserved(Outcome) {}
 
-// found tells of a value that the service had.
-func (o *observer) found(key string, r soracache.ReadResult) {
-	if r.Status == soracache.StatusStale {
-		o.stale(key, r.Tier, StaleRefreshing)
-	} else {
-		o.hit(key, r.Tier)
-	}
-}
-
 func (o *observer) hit(key string, tier soracache.Tier) {
 	if o.hooks.OnHit != nil {
 		o.hooks.OnHit(key, tier)

@@ -3,6 +3,9 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
+	"reflect"
+	"sync/atomic"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -13,6 +16,38 @@ import (
 type outcome[T any] struct {
 	value T
 	ingredient
+	// marker, if set, is the error that the callers get instead of a value. Unlike
+	// others it may be kept, and a loader may depend on it.
+	marker error
+	// how tells where it comes from.
+	how Outcome
+}
+
+// give is what one caller gets.
+func (o *outcome[T]) give(s *settings) (T, error) {
+	if o.marker != nil {
+		var zero T
+		return zero, o.marker
+	}
+	return own(s, o.value)
+}
+
+// own makes a value the caller's own, if that is asked for.
+func own[T any](s *settings, value T) (T, error) {
+	if s.clone == nil {
+		return value, nil
+	}
+	clone, ok := s.clone.(func(T) T)
+	if !ok || clone == nil {
+		var zero T
+		return zero, fmt.Errorf("client: %w", misfit[T](s))
+	}
+	return clone(value), nil
+}
+
+// misfit is the error of a cache that has another type's CloneWith.
+func misfit[T any](s *settings) error {
+	return fmt.Errorf("%w: CloneWith(%T) for values of type %s", soracache.ErrInvalid, s.clone, reflect.TypeFor[T]())
 }
 
 // loading is one run of GetOrSet on behalf of all callers that share it. All of
@@ -20,14 +55,18 @@ type outcome[T any] struct {
 type loading[T any] struct {
 	client   *Client
 	kind     *kind[T]
+	pace     *pace
 	key      string
 	load     func(context.Context) (T, error)
 	settings settings
 	// caller is the context of the first caller. Only its deadline is of use,
 	// for knowing how long to wait for the service; its end means nothing.
 	caller context.Context
-	// asked is the last read, or the fill, as the near cache knows it.
+	// asked is the last read, as the near cache knows it.
 	asked *asking
+	// adrift is set once the callers have been answered, and the loader goes on.
+	// It is nil if that cannot be.
+	adrift *atomic.Bool
 }
 
 // run is called once, with a context that ends when all callers have gone.
@@ -38,7 +77,10 @@ func (l *loading[T]) run(ctx context.Context) (outcome[T], error) {
 	}
 	defer leave()
 	defer func() { l.asked.end() }()
-	o, err := l.readOrLoad(ctx)
+	o, ok := l.throttled(ctx)
+	if !ok {
+		o, err = l.readOrLoad(ctx)
+	}
 	return o, blame(ctx, err)
 }
 
@@ -52,23 +94,49 @@ func (l *loading[T]) readOrLoad(ctx context.Context) (outcome[T], error) {
 			return outcome[T]{}, err
 		case err != nil:
 			return l.failOpen(ctx, err)
-		case read.Lease != soracache.Lease{}:
+		}
+		there, readable := l.decoded(read)
+		leased := read.Lease != soracache.Lease{}
+		switch {
+		case readable && leased:
+			return l.refresh(ctx, read, there)
+		case readable:
+			l.keepNear(read, there)
+			return l.serve(there, StaleRefreshing), nil
+		case leased:
 			l.client.observer.miss(l.key)
-			return l.loadAndStore(ctx, read)
+			return l.loadAndStore(ctx, read, nil)
 		case read.Status == soracache.StatusMiss:
 			l.client.observer.miss(l.key)
-			return l.loadUnfenced(ctx, errNoLease)
-		}
-		if o, ok := decoded[T](l.client, l.key, read, l.settings.codec); ok {
-			if read.Status == soracache.StatusHit {
-				keep(l.asked, o.value, keptFrom(read, l.settings.policy))
+			if p := &l.settings.policy; p.HardTimeout > 0 && p.wait() == p.HardTimeout {
+				return outcome[T]{}, l.tooSlow()
 			}
-			return o, nil
-		}
-		if attempt == 2 || l.remove(ctx) != nil {
+			return l.loadUnfenced(ctx, errNoLease)
+		case attempt == 2 || l.remove(ctx) != nil:
 			return l.loadUnfenced(ctx, errNoLease)
 		}
 	}
+}
+
+// refresh is for the caller that is to load a value anew which is still there.
+// Where the policy says so, the callers get that at once, and the loader runs in
+// the background. Otherwise they wait for it.
+func (l *loading[T]) refresh(ctx context.Context, granted soracache.ReadResult, there *standby[T]) (outcome[T], error) {
+	p := &l.settings.policy
+	switch {
+	case there.fresh() && p.eager(l.pace) > 0:
+		l.keepNear(granted, there)
+		if !l.refreshBehind(ctx, granted, there, RefreshEager) {
+			l.client.hold(ctx, l.key, granted).release(l.patience()) // somebody will do it
+		}
+		return l.serve(there, StaleRefreshing), nil
+	case !there.fresh() && -there.freshFor <= p.StaleWhileRevalidate:
+		if l.refreshBehind(ctx, granted, there, RefreshStale) {
+			return l.serve(there, StaleRefreshing), nil
+		}
+	}
+	l.client.observer.miss(l.key)
+	return l.loadAndStore(ctx, granted, there)
 }
 
 // read asks first without waiting. The answer has to come soon, or the service
@@ -79,14 +147,15 @@ func (l *loading[T]) readOrLoad(ctx context.Context) (outcome[T], error) {
 // there. The rest of it is then waited elsewhere, or a restart would have
 // everybody load at once; but not for ever with a service that never waits.
 func (l *loading[T]) read(ctx context.Context) (soracache.ReadResult, error) {
-	read, err := l.ask(ctx, 0)
+	ask := soracache.Read{Key: l.key, Lease: true, RefreshWithin: l.refreshWithin()}
+	read, err := l.ask(ctx, ask)
 	end := time.Now().Add(l.settings.policy.wait())
 	for range maxWaits {
-		wait := time.Until(end)
-		if err != nil || wait <= 0 || read.Status != soracache.StatusMiss || read.Lease != (soracache.Lease{}) {
+		ask.Wait = time.Until(end)
+		if err != nil || ask.Wait <= 0 || read.Status != soracache.StatusMiss || read.Lease != (soracache.Lease{}) {
 			break
 		}
-		read, err = l.ask(ctx, wait)
+		read, err = l.ask(ctx, ask)
 	}
 	return read, err
 }
@@ -94,12 +163,20 @@ func (l *loading[T]) read(ctx context.Context) (soracache.ReadResult, error) {
 // maxWaits is how often one load waits for another's.
 const maxWaits = 3
 
-func (l *loading[T]) ask(ctx context.Context, wait time.Duration) (soracache.ReadResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, wait+l.patience())
+func (l *loading[T]) ask(ctx context.Context, read soracache.Read) (soracache.ReadResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, read.Wait+l.patience())
 	defer cancel()
 	l.asked.end()
 	l.asked = l.client.near.ask(l.kind.space, l.key)
-	return l.client.read(ctx, soracache.Read{Key: l.key, Lease: true, Wait: wait}, l.asked)
+	return l.client.read(ctx, read, l.asked)
+}
+
+// keepNear keeps in the application's own memory what an answer brought, if it is
+// fresh.
+func (l *loading[T]) keepNear(read soracache.ReadResult, there *standby[T]) {
+	if there.fresh() {
+		keep(l.asked, there.value, keptFrom(read, l.settings.policy))
+	}
 }
 
 // patience is how long to let the service take: the client's timeout, but no
@@ -116,7 +193,12 @@ func patience(caller context.Context, timeout time.Duration) time.Duration {
 	return min(timeout, left/2)
 }
 
-func (l *loading[T]) patience() time.Duration { return patience(l.caller, l.client.timeout) }
+func (l *loading[T]) patience() time.Duration {
+	if l.adrift != nil && l.adrift.Load() {
+		return l.client.timeout
+	}
+	return patience(l.caller, l.client.timeout)
+}
 
 // remove makes room for a value that can be read.
 func (l *loading[T]) remove(ctx context.Context) error {
@@ -133,118 +215,25 @@ func (l *loading[T]) failOpen(ctx context.Context, err error) (outcome[T], error
 		return outcome[T]{}, ctx.Err()
 	}
 	l.client.observer.failOpen(l.key, err)
-	return l.loadUnfenced(ctx, errServiceDown)
+	o, err := l.loadUnfenced(ctx, errServiceDown)
+	if l.failed(ctx, err) {
+		l.pause()
+		if stale, ok := l.unconfirmed(ctx); ok {
+			return stale, nil
+		}
+	}
+	return o, err
 }
 
 // loadUnfenced runs the loader without a lease. Its value is good for the
 // callers, who all came before it began, and for nobody else.
 func (l *loading[T]) loadUnfenced(ctx context.Context, why error) (outcome[T], error) {
-	fill := &Fill{client: l.client, key: l.key, parent: FillFrom(ctx), policy: l.settings.policy}
-	value, err := l.runLoader(ctx, fill)
-	if err != nil {
-		return outcome[T]{}, err
-	}
-	l.client.observer.notStored(l.key, why)
-	return outcome[T]{value, fill.asIngredient()}, nil
+	return l.wait(ctx, &work[T]{loading: l, why: why, fill: l.newFill(ctx)}, nil)
 }
 
-// loadAndStore runs the loader under the lease that came with the answer. The
-// lease ends with this function, however the loader ends: with a value, an
-// error, a panic or a Goexit.
-func (l *loading[T]) loadAndStore(ctx context.Context, granted soracache.ReadResult) (outcome[T], error) {
-	lease := l.client.hold(ctx, l.key, granted)
-	defer func() { lease.release(l.patience()) }()
-	fill := &Fill{
-		client: l.client,
-		key:    l.key,
-		parent: FillFrom(ctx),
-		leased: true,
-		stamp:  granted.Stamp,
-		policy: l.settings.policy,
-	}
-	value, err := l.runLoader(ctx, fill)
-	if err != nil {
-		return outcome[T]{}, err
-	}
-	l.store(lease, fill, value)
-	return outcome[T]{value, fill.asIngredient()}, nil
-}
-
-// runLoader calls the application's function.
-func (l *loading[T]) runLoader(ctx context.Context, fill *Fill) (T, error) {
-	if err := ctx.Err(); err != nil {
-		var zero T
-		return zero, err
-	}
-	start := time.Now()
-	value, err := l.load(context.WithValue(ctx, fillKey{}, fill))
-	fill.seal()
-	l.client.observer.loaded(l.key, time.Since(start), err)
-	return value, err
-}
-
-// store completes the lease with the value. That it fails, or comes too late,
-// changes nothing for the callers.
-func (l *loading[T]) store(lease *lease, fill *Fill, value T) {
-	policy, refused := fill.verdict()
-	if refused != nil {
-		l.client.observer.notStored(l.key, refused)
-		return
-	}
-	s := l.settings
-	s.policy = policy
-	entry, err := encode(s, value)
-	if err != nil {
-		l.client.observer.refused(l.key, err)
-		return
-	}
+// loadAndStore runs the loader under the lease that came with the answer. If it
+// fails, a value that is there may stand in for it.
+func (l *loading[T]) loadAndStore(ctx context.Context, granted soracache.ReadResult, there *standby[T]) (outcome[T], error) {
 	l.asked.end()
-	l.asked = l.client.near.ask(l.kind.space, l.key)
-	lifetime := policy.lifetime()
-	result, err := lease.fill(l.patience(), entry, lifetime, l.asked)
-	switch {
-	case err != nil:
-		l.client.observer.refused(l.key, err)
-	case !result.Stored:
-		l.client.observer.superseded(l.key, result.Reason)
-	default:
-		keep(l.asked, value, kept{
-			entry: entry, stamps: result.Stamp, near: policy.Near,
-			freshFor: lifetime.TTL, keepFor: lifetime.Keep,
-		})
-	}
-}
-
-// keptFrom is what is to be kept of an answer.
-func keptFrom(read soracache.ReadResult, policy Policy) kept {
-	return kept{
-		entry: read.Entry, stamps: read.Stamp, near: policy.Near,
-		freshFor: read.FreshFor, keepFor: read.KeepFor,
-	}
-}
-
-// encode makes the entry that a value is stored as.
-func encode(s settings, value any) (soracache.Entry, error) {
-	data, err := s.codec.Marshal(value)
-	return soracache.Entry{
-		Value:    data,
-		Tags:     soracache.NormalizeTags(s.policy.Tags),
-		Encoding: s.codec.Name(),
-	}, err
-}
-
-// decoded returns the value of an answer that has one, and false if it cannot
-// be read as a T.
-func decoded[T any](c *Client, key string, read soracache.ReadResult, codec Codec) (outcome[T], bool) {
-	value, err := decode[T](c.codecs, codec, read.Entry)
-	if err != nil {
-		c.observer.unreadable(key, read.Entry.Encoding, err)
-		return outcome[T]{}, false
-	}
-	c.observer.found(key, read)
-	o := outcome[T]{value, ingredient{tags: read.Entry.Tags, proofs: []soracache.Stamps{read.Stamp}}}
-	if read.Status == soracache.StatusStale {
-		o.taint = errStale
-	}
-	return o, true
+	return l.wait(ctx, l.leased(ctx, granted, there), there)
 }

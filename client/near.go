@@ -181,10 +181,15 @@ func find[T any](n *near, space uint32, key string, least soracache.Stamps) (hit
 
 // outcome is what a loader or a caller makes of a near hit.
 func (h *nearHit[T]) outcome() outcome[T] {
-	return outcome[T]{h.item.value, ingredient{
-		tags:   h.item.entry.Tags,
-		proofs: []soracache.Stamps{{{Partition: h.item.ledger.partition, Stamp: h.seen}}},
-	}}
+	return outcome[T]{
+		value: h.item.value,
+		ingredient: ingredient{
+			tags:   h.item.entry.Tags,
+			proofs: []soracache.Stamps{{{Partition: h.item.ledger.partition, Stamp: h.seen}}},
+		},
+		marker: markedBy(&h.item.entry),
+		how:    Outcome{Tier: soracache.TierNear},
+	}
 }
 
 // asking is a read or a fill that is on its way, and whose outcome may be kept.

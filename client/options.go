@@ -169,6 +169,7 @@ type CallOption func(*settings)
 type settings struct {
 	policy Policy
 	codec  Codec // nil: by type
+	clone  any   // a func(T) T; nil: callers share values
 }
 
 // with returns the settings changed by the options of one call.
@@ -202,4 +203,84 @@ func WithTTL(ttl time.Duration) CallOption {
 // WithCodec encodes with another codec than the type's own.
 func WithCodec(codec Codec) CallOption {
 	return func(s *settings) { s.codec = codec }
+}
+
+// WithKeep changes how long values are kept. See [Policy].Keep.
+func WithKeep(keep time.Duration) CallOption {
+	return changing(func(p *Policy) { p.Keep = keep })
+}
+
+// WithL1 changes the cap on a node's memory. See [Policy].L1.
+func WithL1(l1 time.Duration) CallOption { return changing(func(p *Policy) { p.L1 = l1 }) }
+
+// WithNear changes the cap on the application's memory. See [Policy].Near.
+func WithNear(near time.Duration) CallOption {
+	return changing(func(p *Policy) { p.Near = near })
+}
+
+// WithWait changes how long to wait while somebody else loads the key. See
+// [Policy].Wait.
+func WithWait(wait time.Duration) CallOption {
+	return changing(func(p *Policy) { p.Wait = wait })
+}
+
+// WithJitter changes how much of its times each value may be short of. See
+// [Policy].Jitter.
+func WithJitter(fraction float64) CallOption {
+	return changing(func(p *Policy) { p.Jitter = fraction })
+}
+
+// WithStaleWhileRevalidate changes for how long after its TTL a value is returned
+// while it is loaded anew. See [Policy].StaleWhileRevalidate.
+func WithStaleWhileRevalidate(d time.Duration) CallOption {
+	return changing(func(p *Policy) { p.StaleWhileRevalidate = d })
+}
+
+// WithFailSafe changes for how long after its TTL a value stands in for a loader
+// that fails. See [Policy].FailSafe.
+func WithFailSafe(d time.Duration) CallOption {
+	return changing(func(p *Policy) { p.FailSafe = d })
+}
+
+// WithSoftTimeout changes how long to wait for the loader if there is a stale
+// value. See [Policy].SoftTimeout.
+func WithSoftTimeout(d time.Duration) CallOption {
+	return changing(func(p *Policy) { p.SoftTimeout = d })
+}
+
+// WithHardTimeout changes how long to wait for the loader. See
+// [Policy].HardTimeout.
+func WithHardTimeout(d time.Duration) CallOption {
+	return changing(func(p *Policy) { p.HardTimeout = d })
+}
+
+// WithEagerAt changes after which fraction of its TTL a value is loaded anew. See
+// [Policy].EagerAt.
+func WithEagerAt(fraction float64) CallOption {
+	return changing(func(p *Policy) { p.EagerAt = fraction })
+}
+
+// WithBeta changes how early values are loaded anew. See [Policy].Beta.
+func WithBeta(beta float64) CallOption { return changing(func(p *Policy) { p.Beta = beta }) }
+
+// WithNotFoundTTL changes for how long it is remembered that something was not
+// found. See [Policy].NotFoundTTL.
+func WithNotFoundTTL(ttl time.Duration) CallOption {
+	return changing(func(p *Policy) { p.NotFoundTTL = ttl })
+}
+
+// WithMaxBytes changes how long encoded values are at most. See
+// [Policy].MaxBytes.
+func WithMaxBytes(n int) CallOption { return changing(func(p *Policy) { p.MaxBytes = n }) }
+
+// changing is an option that changes the policy.
+func changing(change func(*Policy)) CallOption {
+	return func(s *settings) { change(&s.policy) }
+}
+
+// CloneWith gives each caller a copy of its own, made by clone, rather than the
+// value that all of them share: it may then be changed. T must be the type of
+// the cache's values; calls of any other fail.
+func CloneWith[T any](clone func(T) T) CallOption {
+	return func(s *settings) { s.clone = clone }
 }

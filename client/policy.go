@@ -2,6 +2,7 @@ package client
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -28,7 +29,8 @@ type Policy struct {
 	// Keep is how long a value is kept at all; zero, or less than TTL, means
 	// TTL. Between TTL and Keep a value is stale: the first caller loads it
 	// anew, and as long as that takes the others are given the old one, which
-	// is never one that an invalidation names.
+	// is never one that an invalidation names. StaleWhileRevalidate and FailSafe
+	// keep values longer where they need to.
 	Keep time.Duration
 	// Tags name what the values depend on. Invalidating any of them makes the
 	// value unservable.
@@ -37,7 +39,53 @@ type Policy struct {
 	// loading it without storing the result. Zero means [DefaultWait], a
 	// negative time not to wait at all. A caller's own deadline also ends it.
 	Wait time.Duration
+
+	// Jitter is how much of its times each value may be short of, at random: a
+	// fraction of TTL, L1 and Near from 0 to 1. With 0.1, values that are stored
+	// together expire spread over the last tenth of their TTL.
+	Jitter float64
+	// StaleWhileRevalidate is for how long after its TTL a value is returned at
+	// once, while it is loaded anew in the background. It makes values be kept
+	// for at least that long.
+	StaleWhileRevalidate time.Duration
+	// FailSafe is for how long after its TTL a value is returned if its loader
+	// fails or exceeds HardTimeout. It makes values be kept for at least that
+	// long. A value that is known to be invalidated is never returned, and an
+	// error that wraps [ErrNotFound] is no failure.
+	FailSafe time.Duration
+	// FailSafeThrottle is how long this client leaves a key's loader alone after
+	// a failure, as long as there is a value that may be returned instead. Zero
+	// means [DefaultFailSafeThrottle], a negative time not to leave it alone.
+	FailSafeThrottle time.Duration
+	// SoftTimeout is how long to wait for the loader if there is a stale value:
+	// then that is returned, and the loader goes on in the background. Zero means
+	// to wait.
+	SoftTimeout time.Duration
+	// HardTimeout is how long to wait for the loader, here or elsewhere: then an
+	// error that wraps [context.DeadlineExceeded] is returned, or what FailSafe
+	// allows. The loader goes on in the background, for 5 minutes at most, and
+	// what it loads is stored. Zero means to wait as long as the caller does.
+	HardTimeout time.Duration
+	// EagerAt is after which fraction of its TTL a value is loaded anew in the
+	// background when it is read, from 0 to less than 1; zero: not before its
+	// end. One caller in the cluster does so.
+	EagerAt float64
+	// Beta, if positive, has values loaded anew in the background before their
+	// end at a random time: the earlier, the longer their loader takes, so that
+	// it is probably done in time and callers do not choose the same moment
+	// (XFetch, by Vattani and others). 1 is the usual value; more is earlier.
+	Beta float64
+	// NotFoundTTL is for how long it is remembered that the loader returned an
+	// error which wraps [ErrNotFound]. Zero means not at all.
+	NotFoundTTL time.Duration
+	// MaxBytes is how long an encoded value is at most; a longer one is returned
+	// and not stored. Zero means as long as the service takes.
+	MaxBytes int
 }
+
+// DefaultFailSafeThrottle is how long the loader of a key is left alone after it
+// failed, unless [Policy].FailSafeThrottle says otherwise.
+const DefaultFailSafeThrottle = 30 * time.Second
 
 // The presets. They are values to start from, and are not to be assigned to.
 var (
@@ -88,33 +136,138 @@ func (p Policy) WithWait(wait time.Duration) Policy {
 	return p
 }
 
+// WithJitter returns the policy with another jitter.
+func (p Policy) WithJitter(jitter float64) Policy {
+	p.Jitter = jitter
+	return p
+}
+
+// WithStaleWhileRevalidate returns the policy with another time during which stale values are returned while they are loaded anew.
+func (p Policy) WithStaleWhileRevalidate(d time.Duration) Policy {
+	p.StaleWhileRevalidate = d
+	return p
+}
+
+// WithFailSafe returns the policy with another time during which stale values stand in for loaders that fail.
+func (p Policy) WithFailSafe(d time.Duration) Policy {
+	p.FailSafe = d
+	return p
+}
+
+// WithFailSafeThrottle returns the policy with another time during which a loader that failed is left alone.
+func (p Policy) WithFailSafeThrottle(d time.Duration) Policy {
+	p.FailSafeThrottle = d
+	return p
+}
+
+// WithSoftTimeout returns the policy with another time to wait for the loader if there is a stale value.
+func (p Policy) WithSoftTimeout(d time.Duration) Policy {
+	p.SoftTimeout = d
+	return p
+}
+
+// WithHardTimeout returns the policy with another time to wait for the loader.
+func (p Policy) WithHardTimeout(d time.Duration) Policy {
+	p.HardTimeout = d
+	return p
+}
+
+// WithEagerAt returns the policy with another fraction of the TTL after which values are loaded anew.
+func (p Policy) WithEagerAt(fraction float64) Policy {
+	p.EagerAt = fraction
+	return p
+}
+
+// WithBeta returns the policy with another readiness to load values anew before their end.
+func (p Policy) WithBeta(beta float64) Policy {
+	p.Beta = beta
+	return p
+}
+
+// WithNotFoundTTL returns the policy with another time to remember what was not found.
+func (p Policy) WithNotFoundTTL(ttl time.Duration) Policy {
+	p.NotFoundTTL = ttl
+	return p
+}
+
+// WithMaxBytes returns the policy with another limit of encoded values.
+func (p Policy) WithMaxBytes(n int) Policy {
+	p.MaxBytes = n
+	return p
+}
+
 // Validate reports the first field that can never be right. Calls with such a
 // policy fail with its error. The service has limits of its own.
 func (p Policy) Validate() error {
+	for _, d := range []struct {
+		name string
+		time time.Duration
+	}{
+		{"TTL", p.TTL}, {"L1", p.L1}, {"Keep", p.Keep}, {"StaleWhileRevalidate", p.StaleWhileRevalidate},
+		{"FailSafe", p.FailSafe}, {"SoftTimeout", p.SoftTimeout}, {"HardTimeout", p.HardTimeout}, {"NotFoundTTL", p.NotFoundTTL},
+	} {
+		if d.time < 0 {
+			return fmt.Errorf("%w: policy: negative %s", soracache.ErrInvalid, d.name)
+		}
+	}
 	switch {
-	case p.TTL < 0:
-		return fmt.Errorf("%w: policy: negative TTL", soracache.ErrInvalid)
-	case p.L1 < 0:
-		return fmt.Errorf("%w: policy: negative L1", soracache.ErrInvalid)
-	case p.Keep < 0:
-		return fmt.Errorf("%w: policy: negative Keep", soracache.ErrInvalid)
+	case !(p.Jitter >= 0 && p.Jitter <= 1): // and not NaN
+		return fmt.Errorf("%w: policy: Jitter must be 0 to 1", soracache.ErrInvalid)
+	case !(p.EagerAt >= 0 && p.EagerAt < 1):
+		return fmt.Errorf("%w: policy: EagerAt must be 0 to less than 1", soracache.ErrInvalid)
+	case !(p.Beta >= 0 && p.Beta <= 1000):
+		return fmt.Errorf("%w: policy: Beta must be 0 to 1000", soracache.ErrInvalid)
+	case p.MaxBytes < 0:
+		return fmt.Errorf("%w: policy: negative MaxBytes", soracache.ErrInvalid)
 	}
 	return nil
 }
 
+// ttl is how long a value is fresh.
+func (p *Policy) ttl() time.Duration {
+	if p.TTL == 0 {
+		return Default.TTL
+	}
+	return p.TTL
+}
+
+// jittered is the policy for one value: each of its times as much shorter as
+// chance has it.
+func (p Policy) jittered() Policy {
+	p.TTL = p.ttl()
+	if p.Jitter == 0 {
+		return p
+	}
+	rest := 1 - p.Jitter*rand.Float64() //nolint:gosec // spread, not secrecy
+	p.TTL = max(time.Duration(float64(p.TTL)*rest), time.Millisecond)
+	p.NotFoundTTL = time.Duration(float64(p.NotFoundTTL) * rest)
+	p.L1 = time.Duration(float64(p.L1) * rest)
+	p.Near = time.Duration(float64(p.Near) * rest)
+	return p
+}
+
 // lifetime is the policy as an entry carries it.
 func (p Policy) lifetime() soracache.Lifetime {
-	ttl := p.TTL
-	if ttl == 0 {
-		ttl = Default.TTL
+	ttl := p.ttl()
+	return soracache.Lifetime{TTL: ttl, Keep: max(ttl+max(p.StaleWhileRevalidate, p.FailSafe), p.Keep), L1: p.L1}
+}
+
+// throttle is how long to leave a loader alone that failed.
+func (p *Policy) throttle() time.Duration {
+	if p.FailSafeThrottle == 0 {
+		return DefaultFailSafeThrottle
 	}
-	return soracache.Lifetime{TTL: ttl, Keep: max(ttl, p.Keep), L1: p.L1}
+	return p.FailSafeThrottle
 }
 
 // wait is how long to wait behind another's lease.
 func (p Policy) wait() time.Duration {
+	wait := max(p.Wait, 0)
 	if p.Wait == 0 {
-		return DefaultWait
+		wait = DefaultWait
 	}
-	return max(p.Wait, 0)
+	if p.HardTimeout > 0 {
+		wait = min(wait, p.HardTimeout)
+	}
+	return wait
 }

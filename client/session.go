@@ -45,3 +45,15 @@ func (s *session) observe(carried, answer soracache.Stamps) {
 		s.seen = s.seen.Merge(news)
 	}
 }
+
+// heardMore tells whether anything has been heard of that a value does not
+// reflect which is proven at the given stamps.
+func (s *session) heardMore(proven soracache.Stamps) bool {
+	seen := s.stamps()
+	for _, p := range proven {
+		if at, ok := seen.At(p.Partition); ok && (at.Epoch != p.Stamp.Epoch || at.Position > p.Stamp.Position) {
+			return true
+		}
+	}
+	return len(proven) == 0
+}

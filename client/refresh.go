@@ -1,0 +1,219 @@
+package client
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+// maxBackground is how many loaders a client has running that nobody waits for.
+// Beyond that, callers wait for theirs, or leave the refreshing to others.
+const maxBackground = 256
+
+// slots are places for loaders that nobody waits for. The zero value has all of
+// them free.
+type slots struct{ taken atomic.Int64 }
+
+func (s *slots) take() bool {
+	if s.taken.Add(1) <= maxBackground {
+		return true
+	}
+	s.free()
+	return false
+}
+
+func (s *slots) free() { s.taken.Add(-1) }
+
+// pace is a moving average of how long the loaders of a cache take, in
+// nanoseconds. Zero means that none has ended yet.
+type pace struct{ average atomic.Int64 }
+
+func (p *pace) note(took time.Duration) {
+	old := p.average.Load()
+	if old == 0 {
+		old = int64(took)
+	}
+	p.average.Store(max(old+(int64(took)-old)/4, 1)) // of two at once, one may be lost
+}
+
+// farthest is beyond how many times the loader's pace chance never decides for a
+// refresh: the logarithm of the smallest number that is drawn.
+const farthest = 37
+
+// eager is how long before the end of a value's TTL it is to be refreshed, at
+// most and without asking chance: what is farther from its end is left alone. It
+// is zero if values are never refreshed early.
+func (p *Policy) eager(pace *pace) time.Duration {
+	if p.EagerAt == 0 && p.Beta == 0 {
+		return 0
+	}
+	return max(p.eagerAt(), time.Duration(farthest*p.Beta*float64(pace.average.Load())))
+}
+
+// eagerAt is how long before the end of the TTL every value is refreshed.
+func (p *Policy) eagerAt() time.Duration {
+	if p.EagerAt == 0 {
+		return 0
+	}
+	return time.Duration((1 - p.EagerAt) * float64(p.ttl()))
+}
+
+// refreshWithin is how long before the end of its TTL a value is to be refreshed
+// that is read now.
+func (p *Policy) refreshWithin(pace *pace) time.Duration {
+	within := p.eagerAt()
+	if p.Beta > 0 {
+		drawn := -math.Log(1 - rand.Float64()) //nolint:gosec // spread, not secrecy
+		within = max(within, time.Duration(drawn*p.Beta*float64(pace.average.Load())))
+	}
+	return within
+}
+
+// refreshes are the loads of one type that are begun by near hits.
+type refreshes struct {
+	// quiet are the keys that are fresh enough, or in somebody else's care.
+	quiet pauses
+
+	mu      sync.Mutex
+	running map[string]struct{} // guarded by mu
+}
+
+// begin makes the caller the one to refresh a key, unless there is one.
+func (r *refreshes) begin(key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.running[key]; ok {
+		return false
+	}
+	if r.running == nil {
+		r.running = make(map[string]struct{})
+	}
+	r.running[key] = struct{}{}
+	return true
+}
+
+func (r *refreshes) end(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.running, key)
+}
+
+// leaveAlone is for how long a key is not looked at again that was to be
+// refreshed within some time: somebody else does it, or it did not help.
+func leaveAlone(within time.Duration) time.Duration { return min(within/4, time.Second) }
+
+// due tells whether a near hit is so close to its end that it may have to be
+// refreshed. It is all that most hits pay for eager refreshing.
+func (c *Cache[T]) due(s *settings, hit *nearHit[T]) bool {
+	return (s.policy.EagerAt > 0 || s.policy.Beta > 0) && hit.freshFor < s.policy.eager(c.pace)
+}
+
+// refreshSoon has a value refreshed in the background that was found near, if
+// chance says so and nobody does it already.
+func (c *Cache[T]) refreshSoon(ctx context.Context, key string, hit *nearHit[T], load func(context.Context) (T, error), s *settings) {
+	within := s.policy.refreshWithin(c.pace)
+	now := c.client.now()
+	r := &c.kind.refreshes
+	if hit.freshFor > within || r.quiet.has(key, now) || c.kind.failing.has(key, now) || !r.begin(key) {
+		return
+	}
+	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: *s, caller: context.Background()}
+	begun := l.inBackground(ctx, func(ctx context.Context) {
+		defer r.end(key)
+		l.refreshNear(ctx, within)
+		r.quiet.add(key, l.client.now(), leaveAlone(within))
+	})
+	if !begun {
+		r.end(key)
+	}
+}
+
+// refreshNear asks for the lease to refresh a value under. Without, somebody else
+// does that, or has done it: the answer is then the newer value.
+func (l *loading[T]) refreshNear(ctx context.Context, within time.Duration) {
+	defer func() { l.asked.end() }()
+	read, err := l.ask(ctx, soracache.Read{Key: l.key, Lease: true, RefreshWithin: within})
+	if err != nil {
+		return // what is there is fresh still
+	}
+	there, ok := l.decoded(read)
+	if ok {
+		l.keepNear(read, there)
+	}
+	if read.Lease != (soracache.Lease{}) {
+		l.reload(ctx, read, there, RefreshEager)
+	}
+}
+
+// refreshBehind refreshes a value in the background, under a lease that came with
+// it, and tells whether it could.
+func (l *loading[T]) refreshBehind(ctx context.Context, granted soracache.ReadResult, there *standby[T], why RefreshReason) bool {
+	behind := *l // the other goes on with its callers
+	behind.asked, behind.caller = nil, context.Background()
+	return behind.inBackground(ctx, func(ctx context.Context) { behind.reload(ctx, granted, there, why) })
+}
+
+// reload runs the loader under a lease, and nobody waits for it.
+func (l *loading[T]) reload(ctx context.Context, granted soracache.ReadResult, there *standby[T], why RefreshReason) {
+	l.client.observer.refresh(l.key, why)
+	start := time.Now()
+	ctx, end := l.client.observer.start(ctx, OpRefresh, l.key)
+	o, err := outcome[T]{}, ErrGoexit // unless it returns
+	defer func() {
+		if l.failed(ctx, err) {
+			l.pause()
+		}
+		l.client.observer.refreshed(l.key, time.Since(start), err)
+		end(Outcome{Loaded: o.how.Loaded, Err: err})
+	}()
+	o, err = l.leased(ctx, granted, there).do(ctx)
+}
+
+// inBackground runs something that nobody waits for, with the values of a
+// context: not its end, and not what the loader says that may run under it. It
+// is false if too much of the kind is running, or the client is closed.
+func (l *loading[T]) inBackground(ctx context.Context, do func(context.Context)) bool {
+	c := l.client
+	if !c.background.take() {
+		return false
+	}
+	ctx = context.WithValue(context.WithoutCancel(ctx), fillKey{}, (*Fill)(nil))
+	ctx, leave, err := c.enter(ctx)
+	if err != nil {
+		c.background.free()
+		return false
+	}
+	go func() {
+		defer c.background.free()
+		defer leave()
+		defer c.observer.survive(l.key)
+		ctx, cancel := context.WithTimeout(ctx, maxHold)
+		defer cancel()
+		do(ctx)
+	}()
+	return true
+}
+
+// survive is deferred where nobody is to be told of a panic. The loader's is told
+// to OnLoad; any other is a hook's.
+func (o *observer) survive(key string) {
+	if p := recover(); p != nil {
+		o.log.Error("soracache: a hook panicked in the background", "key", key, "panic", p, "stack", string(debug.Stack()))
+	}
+}
+
+// refreshWithin is how long before its end a value is to be refreshed that the
+// service has.
+func (l *loading[T]) refreshWithin() time.Duration {
+	p := &l.settings.policy
+	if p.EagerAt == 0 && p.Beta == 0 || l.kind.refreshes.quiet.has(l.key, l.client.now()) || l.kind.failing.has(l.key, l.client.now()) {
+		return 0
+	}
+	return p.refreshWithin(l.pace)
+}

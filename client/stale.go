@@ -1,0 +1,178 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+// standby is a value that was found, and that a loader is to replace.
+type standby[T any] struct {
+	outcome[T]
+	entry soracache.Entry
+	tier  soracache.Tier
+	// freshFor is what was left of its TTL; not positive if it was stale.
+	freshFor time.Duration
+	// stamps are what it was proven to reflect.
+	stamps soracache.Stamps
+	// unconfirmed means that a node could not tell whether it is live.
+	unconfirmed bool
+}
+
+// decoded returns the value of an answer that has one, and false if it has none
+// or cannot be read.
+func (l *loading[T]) decoded(read soracache.ReadResult) (*standby[T], bool) {
+	if read.Status == soracache.StatusMiss {
+		return nil, false
+	}
+	o, ok := decoded[T](l.client, l.key, read, l.settings.codec)
+	if !ok {
+		return nil, false
+	}
+	return &standby[T]{o, read.Entry, read.Tier, read.FreshFor, read.Stamp, read.Unconfirmed}, true
+}
+
+// fresh tells whether the value was within its TTL, and confirmed.
+func (s *standby[T]) fresh() bool { return !s.how.Stale }
+
+// serve gives the callers a value that was found.
+func (l *loading[T]) serve(s *standby[T], why StaleReason) outcome[T] {
+	switch {
+	case s.fresh():
+		l.client.observer.hit(l.key, s.tier)
+	case s.unconfirmed:
+		l.client.observer.stale(l.key, s.tier, StaleServiceDown)
+	default:
+		l.client.observer.stale(l.key, s.tier, why)
+	}
+	return s.outcome
+}
+
+// allows tells whether a value may be served although it is past its TTL by as
+// much, when its loader failed.
+func (p *Policy) allows(freshFor time.Duration) bool { return -freshFor <= p.FailSafe }
+
+// failed tells whether a loader failed, in a way that another value may stand in
+// for. That there is no such thing is an answer, and that everybody who waited
+// has gone is no failure.
+func (l *loading[T]) failed(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotFound)
+}
+
+// pause has the loader left alone for a while.
+func (l *loading[T]) pause() {
+	l.kind.failing.add(l.key, l.client.now(), l.settings.policy.throttle())
+}
+
+// throttled asks for a value that stands in for a loader which is to be left
+// alone. If there is none, the loader is to be asked all the same.
+func (l *loading[T]) throttled(ctx context.Context) (o outcome[T], ok bool) {
+	p := &l.settings.policy
+	most := max(p.FailSafe, p.StaleWhileRevalidate)
+	if most == 0 || !l.kind.failing.has(l.key, l.client.now()) {
+		return o, false
+	}
+	read, err := l.ask(ctx, soracache.Read{Key: l.key})
+	if err != nil {
+		return l.unconfirmed(ctx)
+	}
+	there, ok := l.decoded(read)
+	if !ok || -there.freshFor > most {
+		return o, false
+	}
+	l.keepNear(read, there)
+	return l.serve(there, StaleThrottled), true
+}
+
+// orStale is what the callers get of a loader that has ended, or that they do not
+// wait for any longer: if it failed, what FailSafe allows in its stead.
+//
+// The value that was there when the load began may have been invalidated since,
+// so it is asked for once more. If that is not possible, it will do unless this
+// client has heard of anything that came after it.
+func (l *loading[T]) orStale(ctx context.Context, there *standby[T], o outcome[T], err error, why StaleReason) (outcome[T], error) {
+	if !l.failed(ctx, err) {
+		return o, err
+	}
+	if why == StaleFailedLoader {
+		l.pause()
+	}
+	p := &l.settings.policy
+	if there == nil || !p.allows(there.freshFor) {
+		return o, err
+	}
+	now, silence := l.again(ctx, p.FailSafe > 0)
+	if silence == nil {
+		if now == nil || !p.allows(now.freshFor) {
+			return o, err
+		}
+		return l.serve(now, why), nil
+	}
+	if stale, ok := l.nearby(ctx); ok {
+		return stale, nil
+	}
+	if l.client.session.heardMore(there.stamps) {
+		return o, err
+	}
+	there.how.Stale, there.taint = true, errStale
+	return l.serve(there, StaleServiceDown), nil
+}
+
+// unconfirmed looks for a value that nothing is known against and that nobody
+// confirms, because the service cannot be asked: in the near cache, or else at a
+// node that is cut off from its store.
+func (l *loading[T]) unconfirmed(ctx context.Context) (o outcome[T], ok bool) {
+	p := &l.settings.policy
+	if p.FailSafe == 0 {
+		return o, false
+	}
+	if o, ok = l.nearby(ctx); ok {
+		return o, true
+	}
+	there, err := l.again(ctx, true)
+	if err != nil || there == nil || !p.allows(there.freshFor) {
+		return o, false
+	}
+	return l.serve(there, StaleServiceDown), true
+}
+
+// nearby looks for such a value in the near cache.
+func (l *loading[T]) nearby(ctx context.Context) (o outcome[T], ok bool) {
+	hit, ok := find[T](l.client.near, l.kind.space, l.key, l.client.least(ctx, nil))
+	if !ok || !l.settings.policy.allows(hit.freshFor) {
+		return o, false
+	}
+	o = hit.outcome()
+	o.taint, o.how.Stale = errStale, true
+	l.client.observer.stale(l.key, soracache.TierNear, StaleServiceDown)
+	return o, true
+}
+
+// again asks once more for the value that is to be replaced. With accept, one
+// will do that a node has and cannot confirm.
+func (l *loading[T]) again(ctx context.Context, accept bool) (*standby[T], error) {
+	ctx, cancel := context.WithTimeout(ctx, l.patience())
+	defer cancel()
+	c := l.client
+	seen := c.session.stamps()
+	results, err := c.backend.Get(ctx, soracache.GetRequest{
+		Namespace:         c.namespace,
+		Reads:             []soracache.Read{{Key: l.key}},
+		MinStamp:          c.least(ctx, seen),
+		AcceptUnconfirmed: accept,
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case len(results) != 1:
+		return nil, soracache.ErrUnavailable
+	case results[0].Err != nil:
+		return nil, results[0].Err
+	}
+	c.session.observe(seen, results[0].Stamp)
+	c.carry(ctx, results[0].Stamp)
+	there, _ := l.decoded(results[0])
+	return there, nil
+}

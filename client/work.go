@@ -1,0 +1,331 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+// work is one run of the loader.
+type work[T any] struct {
+	loading *loading[T]
+	fill    *Fill
+	// granted is the answer whose lease it runs under; without one, why says why
+	// not.
+	granted soracache.ReadResult
+	why     error
+	// errors tells whether an error may be kept: not in place of a value that
+	// stands in for it.
+	errors bool
+}
+
+// newFill is the fill of a loader without a lease.
+func (l *loading[T]) newFill(ctx context.Context) *Fill {
+	return &Fill{client: l.client, key: l.key, parent: FillFrom(ctx), policy: l.settings.policy}
+}
+
+// leased is work under the lease that came with an answer. The lease was given
+// before it begins, so what the loader reads is compared with the lease's stamp.
+func (l *loading[T]) leased(ctx context.Context, granted soracache.ReadResult, there *standby[T]) *work[T] {
+	w := &work[T]{loading: l, granted: granted, fill: l.newFill(ctx), errors: true}
+	w.fill.leased, w.fill.stamp = true, granted.Stamp
+	if there == nil {
+		return w
+	}
+	w.errors = !l.settings.policy.allows(there.freshFor)
+	if there.marker == nil {
+		if previous, err := own(&l.settings, there.value); err == nil {
+			w.fill.replaces(&previous, there.entry)
+		}
+	}
+	return w
+}
+
+// do runs the loader, and stores what it returns. The lease ends with this
+// function, however the loader ends: with a value, an error, a panic or a Goexit.
+func (w *work[T]) do(ctx context.Context) (outcome[T], error) {
+	l := w.loading
+	if w.granted.Lease == (soracache.Lease{}) {
+		value, err := l.runLoader(ctx, w.fill)
+		return l.finish(w, nil, value, err)
+	}
+	lease := l.client.hold(ctx, l.key, w.granted)
+	defer func() { lease.release(l.patience()) }()
+	value, err := l.runLoader(ctx, w.fill)
+	return l.finish(w, lease, value, err)
+}
+
+// runLoader calls the application's function.
+func (l *loading[T]) runLoader(ctx context.Context, fill *Fill) (value T, err error) {
+	if err := ctx.Err(); err != nil {
+		return value, err
+	}
+	start, returned := time.Now(), false
+	ctx, end := l.client.observer.start(ctx, OpLoad, l.key)
+	defer func() {
+		if p := recover(); p != nil {
+			err = &PanicError{Value: p, Stack: debug.Stack()}
+		} else if !returned {
+			err = ErrGoexit // which goes on
+		}
+		fill.seal()
+		took := time.Since(start)
+		if err == nil {
+			l.pace.note(took)
+		}
+		l.client.observer.loaded(l.key, took, err)
+		end(Outcome{Loaded: err == nil, Err: err})
+	}()
+	value, err = l.load(context.WithValue(ctx, fillKey{}, fill))
+	returned = true
+	return value, err
+}
+
+// finish makes of what the loader returned what its callers get, and stores it
+// under the lease.
+func (l *loading[T]) finish(w *work[T], lease *lease, value T, err error) (outcome[T], error) {
+	if errors.Is(err, ErrNotModified) {
+		value, err = unmodified[T](w.fill, err)
+	}
+	o := outcome[T]{value: value, marker: original(err), how: Outcome{Loaded: true}}
+	mark, marked := markerOf(err, &w.fill.policy)
+	switch {
+	case err != nil && (!marked || mark.kind == soracache.KindError && !w.errors):
+		return outcome[T]{}, original(err)
+	case lease == nil:
+		l.client.observer.notStored(l.key, w.why)
+	case marked:
+		l.storeMarker(lease, w.fill, mark)
+	default:
+		l.store(lease, w.fill, value)
+	}
+	if err == nil || mark.kind == soracache.KindNotFound {
+		l.kind.failing.end(l.key)
+	}
+	o.ingredient = w.fill.asIngredient()
+	return o, nil
+}
+
+// store completes the lease with the value. That it fails, or comes too late,
+// changes nothing for the callers.
+func (l *loading[T]) store(lease *lease, fill *Fill, value T) {
+	policy, etag, refused := fill.verdict()
+	if refused != nil {
+		l.client.observer.notStored(l.key, refused)
+		return
+	}
+	s := l.settings
+	s.policy = policy.jittered()
+	entry, err := encode(s, value)
+	switch {
+	case errors.Is(err, errTooLong):
+		l.client.observer.notStored(l.key, err)
+		return
+	case err != nil:
+		l.client.observer.refused(l.key, err)
+		return
+	}
+	entry.ETag = etag
+	l.fill(lease, entry, value, &s.policy, s.policy.lifetime())
+}
+
+// storeMarker completes the lease with an error.
+func (l *loading[T]) storeMarker(lease *lease, fill *Fill, m marker) {
+	policy, _, refused := fill.verdict()
+	if refused != nil {
+		l.client.observer.notStored(l.key, refused)
+		return
+	}
+	var none T
+	policy.TTL = m.ttl
+	policy = policy.jittered()
+	entry := soracache.Entry{Kind: m.kind, Value: []byte(m.text), Tags: soracache.NormalizeTags(policy.Tags)}
+	l.fill(lease, entry, none, &policy, soracache.Lifetime{TTL: policy.TTL, L1: policy.L1})
+}
+
+// fill completes the lease with an entry, and keeps it near.
+func (l *loading[T]) fill(lease *lease, entry soracache.Entry, value T, policy *Policy, lifetime soracache.Lifetime) {
+	asked := l.client.near.ask(l.kind.space, l.key)
+	defer asked.end()
+	result, err := lease.fill(l.patience(), entry, lifetime, asked)
+	switch {
+	case err != nil:
+		l.client.observer.refused(l.key, err)
+	case !result.Stored:
+		l.client.observer.superseded(l.key, result.Reason)
+	default:
+		keep(asked, value, kept{
+			entry: entry, stamps: result.Stamp, near: policy.Near,
+			freshFor: lifetime.TTL, keepFor: lifetime.Keep,
+		})
+		if at := l.settings.policy.EagerAt; at > 0 && lifetime.TTL < l.settings.policy.ttl() {
+			// Of what the policy does not tell others cannot know.
+			l.kind.refreshes.quiet.add(l.key, l.client.now(), time.Duration(at*float64(lifetime.TTL)))
+		}
+	}
+}
+
+// keptFrom is what is to be kept of an answer.
+func keptFrom(read soracache.ReadResult, policy Policy) kept {
+	return kept{
+		entry: read.Entry, stamps: read.Stamp, near: policy.Near,
+		freshFor: read.FreshFor, keepFor: read.KeepFor,
+	}
+}
+
+// encode makes the entry that a value is stored as.
+func encode(s settings, value any) (soracache.Entry, error) {
+	data, err := s.codec.Marshal(value)
+	if err == nil && s.policy.MaxBytes > 0 && len(data) > s.policy.MaxBytes {
+		err = fmt.Errorf("%w: %d bytes, at most %d", errTooLong, len(data), s.policy.MaxBytes)
+	}
+	return soracache.Entry{
+		Value:    data,
+		Tags:     soracache.NormalizeTags(s.policy.Tags),
+		Encoding: s.codec.Name(),
+	}, err
+}
+
+// decoded returns the value of an answer that has one, and false if it cannot
+// be read as a T.
+func decoded[T any](c *Client, key string, read soracache.ReadResult, codec Codec) (o outcome[T], ok bool) {
+	o.tags, o.proofs = read.Entry.Tags, []soracache.Stamps{read.Stamp}
+	o.how = Outcome{Tier: read.Tier, Stale: read.Status == soracache.StatusStale}
+	if o.how.Stale {
+		o.taint = errStale
+	}
+	if o.marker = markedBy(&read.Entry); o.marker != nil {
+		return o, true
+	}
+	value, err := decode[T](c.codecs, codec, read.Entry)
+	if err != nil {
+		c.observer.unreadable(key, read.Entry.Encoding, err)
+		return outcome[T]{}, false
+	}
+	o.value = value
+	return o, true
+}
+
+// run is work whose callers may stop waiting for it.
+type run[T any] struct {
+	done chan struct{}
+	// o and err may be read once done is closed.
+	o   outcome[T]
+	err error
+	// untie lets it go on when its callers have gone, and cancel ends it.
+	untie  func() bool
+	cancel context.CancelFunc
+}
+
+// wait runs the loader for the callers, who wait for it no longer than the policy
+// says. A value that is there may stand in for it.
+func (l *loading[T]) wait(ctx context.Context, w *work[T], there *standby[T]) (outcome[T], error) {
+	soft, hard := l.timeouts(there)
+	if soft == nil && hard == nil {
+		o, err := w.do(ctx)
+		return l.orStale(ctx, there, o, err, StaleFailedLoader)
+	}
+	l.adrift = new(atomic.Bool)
+	r, err := l.start(ctx, w)
+	if err != nil {
+		return outcome[T]{}, err
+	}
+	for {
+		select {
+		case <-r.done:
+			return l.orStale(ctx, there, r.o, r.err, StaleFailedLoader)
+		case <-soft:
+			soft = nil
+			now, err := l.again(ctx, false)
+			if err != nil || now == nil || r.over() || !l.letGo(r) {
+				continue
+			}
+			return l.serve(now, StaleSlowLoader), nil
+		case <-hard:
+			if w.granted.Lease == (soracache.Lease{}) || !l.letGo(r) {
+				r.cancel() // what it would load could not be stored
+			}
+			return l.orStale(ctx, there, outcome[T]{}, l.tooSlow(), StaleSlowLoader)
+		}
+	}
+}
+
+// timeouts returns what tells that the callers have waited long enough for the
+// loader: if there is a value to give them, and if not.
+func (l *loading[T]) timeouts(there *standby[T]) (soft, hard <-chan time.Time) {
+	p := &l.settings.policy
+	if p.SoftTimeout > 0 && there != nil {
+		soft = time.After(p.SoftTimeout)
+	}
+	if p.HardTimeout > 0 {
+		hard = time.After(p.HardTimeout)
+	}
+	return soft, hard
+}
+
+// tooSlow is what the callers get then.
+func (l *loading[T]) tooSlow() error {
+	return fmt.Errorf("client: loading %q took longer than %s: %w", l.key, l.settings.policy.HardTimeout, context.DeadlineExceeded)
+}
+
+// start runs the loader in a goroutine of its own. It ends with the client, and
+// with its callers unless it was let go.
+func (l *loading[T]) start(ctx context.Context, w *work[T]) (*run[T], error) {
+	callers := ctx
+	ctx, leave, err := l.client.enter(context.WithoutCancel(ctx))
+	if err != nil {
+		return nil, err
+	}
+	r := &run[T]{done: make(chan struct{}), err: ErrGoexit} // unless it returns
+	ctx, r.cancel = context.WithCancel(ctx)
+	r.untie = context.AfterFunc(callers, r.cancel)
+	go func() {
+		defer leave()
+		defer r.cancel()
+		defer close(r.done)
+		defer func() {
+			if p := recover(); p != nil { // a hook's; a loader's does not come here
+				r.err = &PanicError{Value: p, Stack: debug.Stack()}
+			}
+		}()
+		r.o, r.err = w.do(ctx)
+	}()
+	return r, nil
+}
+
+func (r *run[T]) over() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// letGo has work go on for which nobody waits any more, unless too much of the
+// kind is running.
+func (l *loading[T]) letGo(r *run[T]) bool {
+	if !l.client.background.take() {
+		return false
+	}
+	if !r.untie() { // its callers have gone, and it has been told
+		l.client.background.free()
+		return false
+	}
+	l.adrift.Store(true)
+	limit := time.AfterFunc(maxHold, r.cancel)
+	go func() {
+		defer l.client.background.free()
+		<-r.done
+		limit.Stop()
+		if r.err != nil && !errors.Is(r.err, ErrNotFound) && !errors.Is(r.err, context.Canceled) {
+			l.pause()
+		}
+	}()
+	return true
+}
