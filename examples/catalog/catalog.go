@@ -63,24 +63,27 @@ type counts struct {
 	// SQL loads, by kind.
 	product, featured, search atomic.Int64
 	// What the client did.
-	hitsL1, hitsL2, misses, superseded, failOpen atomic.Int64
+	hitsNear, hitsL1, hitsL2, misses, superseded, failOpen atomic.Int64
 }
 
-func newCatalog(ctx context.Context, db *database, cacheURL string, most patience) (*catalog, error) {
+func newCatalog(ctx context.Context, db *database, cacheURL string, most patience, opts ...client.Option) (*catalog, error) {
 	a := &catalog{db: db, most: most}
 	// Dial does not connect: the application starts with or without the cache.
-	c, err := client.Dial(cacheURL, client.Namespace("catalog"), client.Timeout(most.cache), client.WithHooks(client.Hooks{
+	c, err := client.Dial(cacheURL, append(opts, client.Namespace("catalog"), client.Timeout(most.cache), client.WithHooks(client.Hooks{
 		OnHit: func(_ string, tier soracache.Tier) {
-			if tier == soracache.TierL1 {
+			switch tier {
+			case soracache.TierNear:
+				a.counts.hitsNear.Add(1)
+			case soracache.TierL1:
 				a.counts.hitsL1.Add(1)
-				return
+			default:
+				a.counts.hitsL2.Add(1)
 			}
-			a.counts.hitsL2.Add(1)
 		},
 		OnMiss:           func(string) { a.counts.misses.Add(1) },
 		OnFillSuperseded: func(string, soracache.Reason) { a.counts.superseded.Add(1) },
 		OnFailOpen:       func(string, error) { a.counts.failOpen.Add(1) },
-	}))
+	}))...)
 	if err != nil {
 		return nil, err
 	}
@@ -158,8 +161,9 @@ func read[T any](ctx context.Context, a *catalog, cache *client.Cache[T], key st
 // Update changes a product. First it commits, then it invalidates: the other
 // way round, somebody could load the old row in between and cache it as new.
 //
-// When it returns, no read that begins afterwards is given what the product was
-// before. It reports whether the cache has already been told; if not, reads go
+// When it returns, no read of this process that begins afterwards is given what
+// the product was before, and none of another that begins a second later. It
+// reports whether the cache has already been told; if not, reads go
 // to the database until it has.
 func (a *catalog) Update(ctx context.Context, id int64, c Change) (p Product, told bool, err error) {
 	p, owed, err := a.db.update(ctx, id, c)

@@ -92,7 +92,7 @@ func (a *catalog) getLoads(w http.ResponseWriter, _ *http.Request) {
 	reply(w, http.StatusOK, map[string]any{
 		"loads": map[string]int64{"product": c.product.Load(), "featured": c.featured.Load(), "search": c.search.Load()},
 		"cache": map[string]int64{
-			"hits_l1": c.hitsL1.Load(), "hits_l2": c.hitsL2.Load(), "misses": c.misses.Load(),
+			"hits_near": c.hitsNear.Load(), "hits_l1": c.hitsL1.Load(), "hits_l2": c.hitsL2.Load(), "misses": c.misses.Load(),
 			"superseded": c.superseded.Load(), "fail_open": c.failOpen.Load(),
 		},
 		"owed": a.debts.owed(),
