@@ -110,10 +110,6 @@ func streamOf(ctx context.Context) *stream {
 	return st
 }
 
-// received notes that all of the request is there: the time that it may take to
-// arrive is over, and must not end the stream.
-func (st *stream) received() { _ = st.control.SetReadDeadline(time.Time{}) }
-
 // Write implements [http.ResponseWriter].
 func (st *stream) Write(b []byte) (int, error) {
 	st.within(streamStall)

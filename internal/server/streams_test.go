@@ -2,10 +2,17 @@ package server_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -117,5 +124,359 @@ func TestWatchTakesTheScopeRead(t *testing.T) {
 				t.Errorf("%s with token %q: %s, want %s", name, token, got, want)
 			}
 		}
+	}
+}
+
+// virtualWires are the ways to open a stream to a listener of pipes, in virtual
+// time.
+func virtualWires(t *testing.T, listener *pipes) map[string]rpc.CacheServiceClient {
+	t.Helper()
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	one := listener.client()
+	two := &http.Client{Transport: &http.Transport{
+		Protocols:   protocols,
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return listener.Dial() },
+	}}
+	t.Cleanup(one.CloseIdleConnections)
+	t.Cleanup(two.CloseIdleConnections)
+	return map[string]rpc.CacheServiceClient{
+		"Connect over HTTP/1.1":  rpc.NewCacheServiceClient(one, "http://x"),
+		"Connect over HTTP/2":    rpc.NewCacheServiceClient(two, "http://x"),
+		"gRPC":                   rpc.NewCacheServiceClient(two, "http://x", connect.WithGRPC()),
+		"gRPC-Web over HTTP/1.1": rpc.NewCacheServiceClient(one, "http://x", connect.WithGRPCWeb()),
+	}
+}
+
+// virtually runs a test on a server in virtual time, for each way to open a
+// stream. The server drains at the end.
+func virtually(t *testing.T, cfg server.Config, hooks server.Hooks, prepare func(n *fakeNode), test func(t *testing.T, cache rpc.CacheServiceClient, stop func())) {
+	t.Helper()
+	for _, name := range []string{"Connect over HTTP/1.1", "Connect over HTTP/2", "gRPC", "gRPC-Web over HTTP/1.1"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newFakeNode()
+				prepare(n)
+				s := newServer(t, cfg, n, hooks)
+				listener := newPipes()
+				ctx, stop := context.WithCancel(context.Background())
+				served := make(chan error, 1)
+				go func() { served <- s.Serve(ctx, listener) }()
+				test(t, virtualWires(t, listener)[name], stop)
+				stop()
+				if err := <-served; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+func open(t *testing.T, ctx context.Context, cache rpc.CacheServiceClient) *connect.ServerStreamForClient[soracachev1.WatchResponse] {
+	t.Helper()
+	stream, err := cache.Watch(ctx, &soracachev1.WatchRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !stream.Receive() {
+		t.Fatal(stream.Err())
+	}
+	return stream
+}
+
+// TestStreamOutlivesTheTimeoutsOfRequests, in virtual time.
+func TestStreamOutlivesTheTimeoutsOfRequests(t *testing.T) {
+	t.Parallel()
+	cfg := server.Config{ReadTimeout: time.Second, RequestTimeout: time.Second, MaxWait: time.Second, IdleTimeout: 10 * time.Second}
+	more := make(chan struct{})
+	virtually(t, cfg, server.Hooks{}, func(n *fakeNode) {
+		n.onWatch = func(ctx context.Context, _ soracache.WatchRequest, deliver func([]soracache.WatchItem) error) error {
+			more = make(chan struct{})
+			for i := range soracache.Position(3) {
+				if err := deliver([]soracache.WatchItem{{Partitions: 1, Epoch: 1, Complete: i + 1, Reset: true}}); err != nil {
+					return err
+				}
+				select {
+				case <-more:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			return fmt.Errorf("%w: that was all", soracache.ErrUnavailable)
+		}
+	}, func(t *testing.T, cache rpc.CacheServiceClient, _ func()) {
+		stream := open(t, t.Context(), cache)
+		for i := range uint64(2) {
+			time.Sleep(time.Hour)
+			more <- struct{}{}
+			if !stream.Receive() || stream.Msg().Items[0].Complete != i+2 {
+				t.Fatalf("after hours: %v, error %v", stream.Msg(), stream.Err())
+			}
+		}
+		more <- struct{}{}
+		if stream.Receive() || connect.CodeOf(stream.Err()) != connect.CodeUnavailable {
+			t.Errorf("the end: %v", stream.Err())
+		}
+	})
+}
+
+// flood delivers without end, and notes when it was stopped, how much it had
+// delivered, and with what error.
+type flood struct {
+	began, ended time.Time
+	messages     int
+	err          error
+	over         chan struct{}
+}
+
+func (f *flood) watch(_ context.Context, _ soracache.WatchRequest, deliver func([]soracache.WatchItem) error) error {
+	defer close(f.over)
+	f.began = time.Now()
+	var key strings.Builder
+	for key.Len() < 64<<10 {
+		key.WriteString(rand.Text()) // which cannot be compressed much
+	}
+	record := soracache.Record{Epoch: 1, Position: 1, Targets: []soracache.Target{soracache.Key(key.String())}}
+	for f.err == nil {
+		f.err = deliver([]soracache.WatchItem{{Partitions: 1, Epoch: 1, Complete: 1, Records: []soracache.Record{record}}})
+		f.ended = time.Now()
+		f.messages++
+	}
+	return f.err
+}
+
+// TestStalledReader, in virtual time: who does not read is cut off after a
+// while, and costs no more than what the connection holds until then.
+func TestStalledReader(t *testing.T) {
+	t.Parallel()
+	var f *flood
+	virtually(t, server.Config{}, server.Hooks{}, func(n *fakeNode) {
+		f = &flood{over: make(chan struct{})}
+		n.onWatch = f.watch
+	}, func(t *testing.T, cache rpc.CacheServiceClient, _ func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		stream := open(t, ctx, cache)
+		<-f.over
+		if took := f.ended.Sub(f.began); took < 10*time.Second || took > 11*time.Second || f.err == nil || f.messages > 200 {
+			t.Errorf("cut off after %v and %d messages: %v", took, f.messages, f.err)
+		}
+		cancel()
+		_ = stream.Close()
+	})
+}
+
+// TestDrainEndsStreams, in virtual time: neither those that do nothing nor those
+// whose reader does not read are waited for.
+func TestDrainEndsStreams(t *testing.T) {
+	t.Parallel()
+	var f *flood
+	flooded := false
+	virtually(t, server.Config{DrainTimeout: time.Minute}, server.Hooks{}, func(n *fakeNode) {
+		f, flooded = &flood{over: make(chan struct{})}, false
+		n.onWatch = func(ctx context.Context, req soracache.WatchRequest, deliver func([]soracache.WatchItem) error) error {
+			if req.Namespace == "flood" {
+				return f.watch(ctx, req, deliver)
+			}
+			if err := deliver([]soracache.WatchItem{{Partitions: 1, Epoch: 1, Complete: 1, Reset: true}}); err != nil {
+				return err
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}
+	}, func(t *testing.T, cache rpc.CacheServiceClient, stop func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		stalled, err := cache.Watch(ctx, &soracachev1.WatchRequest{Namespace: "flood"})
+		flooded = err == nil && stalled.Receive()
+		if !flooded {
+			t.Fatal(err)
+		}
+		var streams []*connect.ServerStreamForClient[soracachev1.WatchResponse]
+		for range 100 {
+			streams = append(streams, open(t, ctx, cache))
+		}
+		began := time.Now()
+		stop()
+		for _, stream := range streams {
+			if stream.Receive() || connect.CodeOf(stream.Err()) != connect.CodeUnavailable {
+				t.Fatalf("the end: %v", stream.Err())
+			}
+		}
+		if took := time.Since(began); took > 10*time.Millisecond {
+			t.Errorf("streams ended after %v", took)
+		}
+		<-f.over
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("the stream that is not read ended after %v", took)
+		}
+		if _, err := cache.Head(ctx, &soracachev1.HeadRequest{}); err == nil {
+			t.Error("served after the drain began")
+		}
+		cancel()
+		_ = stalled.Close()
+	})
+}
+
+// TestWatcherThatGoes, in virtual time: the node hears of it though it has
+// nothing to tell.
+func TestWatcherThatGoes(t *testing.T) {
+	t.Parallel()
+	ended := make(chan error, 1)
+	virtually(t, server.Config{}, server.Hooks{}, func(n *fakeNode) {
+		ended = make(chan error, 1)
+		n.onWatch = func(ctx context.Context, _ soracache.WatchRequest, deliver func([]soracache.WatchItem) error) error {
+			if err := deliver([]soracache.WatchItem{{Partitions: 1, Epoch: 1, Complete: 1, Reset: true}}); err != nil {
+				return err
+			}
+			<-ctx.Done()
+			ended <- ctx.Err()
+			return ctx.Err()
+		}
+	}, func(t *testing.T, cache rpc.CacheServiceClient, _ func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		stream := open(t, ctx, cache)
+		time.Sleep(time.Hour)
+		began := time.Now()
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) || time.Since(began) > time.Second {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		_ = stream.Close()
+	})
+}
+
+func TestLimitOfWatches(t *testing.T) {
+	t.Parallel()
+	s := serve(t, server.Config{MaxWatches: 2, MaxConcurrent: 1}, newFakeNode(), server.Hooks{})
+	cache := s.cache()
+	var cancels []context.CancelFunc
+	for range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		cancels = append(cancels, cancel)
+		defer func(s *connect.ServerStreamForClient[soracachev1.WatchResponse]) { _ = s.Close() }(open(t, ctx, cache))
+	}
+	for name, cache := range s.wires(t) {
+		stream, err := cache.Watch(t.Context(), &soracachev1.WatchRequest{})
+		if got := codeOf(t, stream, err); got != "resource_exhausted" {
+			t.Errorf("%s: the third watch: %s", name, got)
+		}
+	}
+	if _, err := cache.Head(t.Context(), &soracachev1.HeadRequest{}); err != nil {
+		t.Errorf("watches take the place of requests: %v", err)
+	}
+	cancels[0]()
+	for { // until the server has noticed
+		stream, err := cache.Watch(t.Context(), &soracachev1.WatchRequest{})
+		if err == nil && stream.Receive() {
+			break
+		}
+		if err := stream.Err(); connect.CodeOf(err) != connect.CodeResourceExhausted {
+			t.Fatal(err)
+		}
+		_ = stream.Close()
+	}
+	for _, cancel := range cancels {
+		cancel()
+	}
+}
+
+func TestBadWatches(t *testing.T) {
+	t.Parallel()
+	n := newFakeNode()
+	s := serve(t, server.Config{}, n, server.Hooks{})
+	stamp := soracache.Stamps{{Stamp: soracache.Stamp{Epoch: 1, Position: 7}}}.Encode()
+	damaged := append([]byte{}, stamp...)
+	damaged[3]++
+	for name, cache := range s.wires(t) {
+		for what, request := range map[string]*soracachev1.WatchRequest{
+			"malformed namespace":     {Namespace: "no spaces"},
+			"namespace that is long":  {Namespace: strings.Repeat("n", 1000)},
+			"garbage for a stamp":     {Stamp: []byte("garbage")},
+			"stamp that was cut off":  {Stamp: stamp[:len(stamp)-1]},
+			"stamp that is damaged":   {Stamp: damaged},
+			"stamp with a tail":       {Stamp: append(append([]byte{}, stamp...), 0)},
+			"stamp of one bare byte":  {Stamp: []byte{1}},
+			"stamp of a mebibyte":     {Stamp: make([]byte, 1<<20)},
+			"stamp without a version": {Stamp: stamp[1:]},
+		} {
+			stream, err := cache.Watch(t.Context(), request)
+			if got := codeOf(t, stream, err); got != "invalid_argument" {
+				t.Errorf("%s, %s: %s", name, what, got)
+			}
+		}
+	}
+	if len(n.watches) != 0 {
+		t.Errorf("the node was asked for %+v", n.watches)
+	}
+}
+
+// TestStreamsAreObserved: once, when they have begun or could not, with how they
+// failed; the log has their end.
+func TestStreamsAreObserved(t *testing.T) {
+	t.Parallel()
+	type ended struct{ procedure, code string }
+	seen := make(chan ended, 100)
+	var inFlight atomic.Int64
+	n := newFakeNode()
+	n.onWatch = func(ctx context.Context, req soracache.WatchRequest, deliver func([]soracache.WatchItem) error) error {
+		switch req.Namespace {
+		case "panics":
+			panic("the roof is on fire")
+		case "fails":
+			return errors.New("disk sector 7")
+		case "none":
+			return fmt.Errorf("%w: no store", soracache.ErrUnavailable)
+		}
+		if err := deliver([]soracache.WatchItem{{Partitions: 1, Epoch: 1, Complete: 1, Reset: true}}); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	var out logs
+	s := serve(t, server.Config{MaxWatches: 1}, n, server.Hooks{
+		Log:   slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Began: func() { inFlight.Add(1) },
+		Ended: func(procedure, _, code string, _ time.Duration) {
+			inFlight.Add(-1)
+			seen <- ended{procedure, code}
+		},
+	})
+	for name, cache := range s.wires(t) {
+		for namespace, want := range map[string]string{"panics": "internal", "fails": "internal", "none": "unavailable", "no spaces": "invalid_argument"} {
+			stream, err := cache.Watch(t.Context(), &soracachev1.WatchRequest{Namespace: namespace})
+			if got := codeOf(t, stream, err); got != want {
+				t.Errorf("%s: %s: %s, want %s", name, namespace, got, want)
+			}
+			if got := <-seen; got.code != want || got.procedure != rpc.CacheServiceWatchProcedure {
+				t.Errorf("%s: %s observed as %v, want %s", name, namespace, got, want)
+			}
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stream := open(t, ctx, s.cache())
+	if got := <-seen; got.code != "ok" || inFlight.Load() != 0 {
+		t.Errorf("observed as %v, %d in flight", got, inFlight.Load())
+	}
+	refused, err := s.cache().Watch(t.Context(), &soracachev1.WatchRequest{})
+	if got := codeOf(t, refused, err); got != "resource_exhausted" {
+		t.Error(got)
+	}
+	if got := <-seen; got.code != "resource_exhausted" {
+		t.Errorf("observed as %v", got)
+	}
+	cancel()
+	_ = stream.Close()
+	if log := out.String(); !strings.Contains(log, "the roof is on fire") || !strings.Contains(log, "disk sector 7") ||
+		!strings.Contains(log, "code=resource_exhausted") || !strings.Contains(log, "code=internal") {
+		t.Errorf("the log:\n%s", log)
+	}
+	select {
+	case again := <-seen:
+		t.Errorf("observed again as %v", again)
+	default:
 	}
 }

@@ -15,8 +15,6 @@ import (
 func (s *cacheService) Watch(
 	ctx context.Context, r *soracachev1.WatchRequest, answers *connect.ServerStream[soracachev1.WatchResponse],
 ) error {
-	st := streamOf(ctx)
-	st.received()
 	req, err := s.parser.watch(ctx, r)
 	if err != nil {
 		return err
@@ -24,7 +22,7 @@ func (s *cacheService) Watch(
 	pack := newPacker(req.From, func(message *soracachev1.WatchResponse) error {
 		err := answers.Send(message)
 		if err == nil {
-			s.began(st.call)
+			s.began(streamOf(ctx).call)
 		}
 		return err
 	})
