@@ -70,7 +70,7 @@ func handler(s *shop) http.Handler {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		_, _ = w.Write(strconv.AppendInt(nil, cents, 10))
+		_, _ = fmt.Fprintln(w, cents) //nolint:gosec // a number
 	})
 	mux.HandleFunc("PUT /prices/{id}", func(w http.ResponseWriter, r *http.Request) {
 		cents, err := strconv.ParseInt(r.FormValue("cents"), 10, 64)
