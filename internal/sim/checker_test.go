@@ -35,6 +35,7 @@ type checker struct {
 	lives   map[*boot]*life
 	orphans map[string]bool // keys whose lease somebody took and vanished
 	losses  int             // of data, so far: each can make ledgers take new epochs
+	flushed int             // the step at which everything was lost
 }
 
 type violation struct {
@@ -73,6 +74,7 @@ func (c *computation) value() []byte { return []byte("c" + strconv.Itoa(c.id)) }
 type grant struct {
 	key      string
 	step     int
+	at       time.Duration
 	boot     *boot
 	orphaned bool // whoever got it is gone
 }
@@ -106,6 +108,8 @@ type record struct {
 	doneAt   time.Duration
 	// acknowledged: the client was told that nobody serves the old values.
 	acknowledged bool
+	// settled is until when it settles, and what is computed is not to be stored.
+	settled time.Duration
 	// exempt: lives whose registration a restore had undone when it was appended.
 	exempt map[*boot]bool
 	// regained: it was undone, and then undone was what had undone it.
@@ -288,7 +292,7 @@ func (c *checker) read(cl *call, req *l2.ReadRequest, a *l2.ReadAnswer) {
 	for i, k := range a.Keys {
 		key := req.Keys[i].Key
 		if k.Lease == l2.LeaseGranted && c.grants[req.Keys[i].Nonce] == nil {
-			c.grants[req.Keys[i].Nonce] = &grant{key: key, step: c.w.step, boot: cl.from}
+			c.grants[req.Keys[i].Nonce] = &grant{key: key, step: c.w.step, at: c.w.now(), boot: cl.from}
 			cl.changed = true
 		}
 		if k.Lease == l2.LeaseHeld {
@@ -330,11 +334,25 @@ func (c *checker) wrote(cl *call, req *l2.WriteRequest, a *l2.WriteAnswer) {
 	switch req.Op {
 	case soracache.OpFill:
 		c.of(req.Entry.Value).stored = c.w.step
+		c.settles(p, c.grants[req.Nonce], c.of(req.Entry.Value))
 	case soracache.OpPut:
 		v := c.of(req.Entry.Value)
 		v.stored, v.began, v.read = c.w.step, c.w.step, c.w.step
 		c.recorded(cl, p, a.Record)
 	case soracache.OpRelease, soracache.OpRenew:
+	}
+}
+
+// settles checks that nothing is stored of what was begun while something
+// settled that names it.
+func (c *checker) settles(p int, g *grant, v *computation) {
+	if g == nil {
+		return // which is another bug, and has another rule
+	}
+	for _, r := range c.partitions[p].records {
+		if r.settled > g.at && r.at > c.flushed && r.at <= g.step && concerns(r.targets, v.key, v.tags) {
+			c.violate("G1: %s of %s was stored, begun at #%d while this settled until %s: %s", v.value(), v.key, v.began, r.settled, r)
+		}
 	}
 }
 
@@ -344,6 +362,11 @@ func (c *checker) invalidated(cl *call, req *l2.InvalidateRequest, a *l2.Invalid
 		return
 	}
 	c.recorded(cl, p, a.Record)
+	if req.Settle > 0 {
+		records := c.partitions[p].records
+		records[len(records)-1].settled = c.w.now() + req.Settle
+		c.w.logf("that settles until %s", c.w.now()+req.Settle)
+	}
 	cl.changed = true
 	if h := c.partitions[p]; req.Followers && h.unregistered {
 		h.unregistered = false
@@ -354,6 +377,12 @@ func (c *checker) invalidated(cl *call, req *l2.InvalidateRequest, a *l2.Invalid
 }
 
 func (c *checker) since(cl *call, req *l2.SinceRequest, a *l2.SinceAnswer) {
+	if req.Guest {
+		if a.Err == nil {
+			c.met(int(req.Partition.Index), a.Delta)
+		}
+		return
+	}
 	c.took(cl, int(req.Partition.Index), req.Since, req.Register, a.Delta, a.Err)
 }
 

@@ -72,6 +72,7 @@ type op struct {
 	value       *computation // of a fill or put
 	targets     []soracache.Target
 	acknowledge bool
+	settle      time.Duration
 
 	began   int // the step in which the client called
 	beganAt time.Duration
@@ -167,7 +168,7 @@ func (o *op) call(ctx context.Context) (rs []soracache.ReadResult, wr soracache.
 			Namespace: namespace, Reads: o.reads, MinStamp: o.least, AcceptUnconfirmed: o.unconfirmed,
 		})
 	case opInvalidate:
-		inv, err = n.Invalidate(ctx, soracache.InvalidateRequest{Namespace: namespace, Targets: o.targets, Acknowledge: o.acknowledge})
+		inv, err = n.Invalidate(ctx, soracache.InvalidateRequest{Namespace: namespace, Targets: o.targets, Acknowledge: o.acknowledge, Settle: o.settle})
 	case opFill, opPut, opRenew, opRelease:
 		var ws []soracache.WriteResult
 		if ws, err = n.Write(ctx, soracache.WriteRequest{Namespace: namespace, Writes: []soracache.Write{o.write}}); err == nil {

@@ -37,6 +37,10 @@ type Config struct {
 	// Everything is how often, in a thousand, an invalidation names everything,
 	// and Acknowledged how often it is to be acknowledged.
 	Everything, Acknowledged int
+	// Settling is how often, in a thousand, an invalidation settles, and Settle
+	// for how long, up to twice that.
+	Settling int
+	Settle   time.Duration
 	// Faults are the weights of the kinds of faults; zero: it does not happen.
 	Faults [faultKinds]int
 	// Resting is how many of four nodes get no requests at a time.
@@ -102,6 +106,9 @@ func Draw(seed uint64, operations int) Config {
 		if destructive[f] && r.IntN(4) == 0 || !destructive[f] && r.IntN(3) == 0 {
 			c.Faults[f] = 1 + r.IntN(10)
 		}
+	}
+	if s := rand.New(rand.NewPCG(seed, 4)); s.IntN(8) == 0 {
+		c.Settling, c.Settle = pick(s, 100, 500), pick(s, 5*ms, 30*ms, 200*ms)
 	}
 	c.theme(r)
 	if c.Faults[Trim] > 0 {

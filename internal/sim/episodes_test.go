@@ -184,6 +184,7 @@ func (x *chaos) evict(f Fault) {
 		}
 		w.model.Flush()
 		w.check.lost()
+		w.check.flushed = w.step
 	case EvictLedger:
 		x.inject(f, p)
 		if w.stored() {

@@ -359,6 +359,7 @@ func (s *script) failover(a *arguments) {
 func (s *script) flush(*arguments) {
 	s.w.model.Flush()
 	s.w.check.lost()
+	s.w.check.flushed = s.w.step
 	s.stage.head = "nothing"
 }
 

@@ -283,7 +283,9 @@ func (l link) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswe
 	c := &call{kind: callSince, shown: map[int]soracache.Stamp{}}
 	for _, r := range reqs {
 		c.at = int(r.Partition.Index)
-		c.shown[c.at] = r.Since
+		if !r.Guest { // who shows what somebody else has followed
+			c.shown[c.at] = r.Since
+		}
 	}
 	c.run = func() {
 		answers = l.b.w.model.Since(context.Background(), reqs)

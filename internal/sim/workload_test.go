@@ -266,6 +266,9 @@ func (l *workload) invalidate() {
 	w.check.retag(w.rng.IntN(w.cfg.Keys), w.rng.IntN(w.cfg.Tags), targets)
 	o := &op{kind: opInvalidate, host: l.host(), session: l.session(), targets: targets}
 	o.acknowledge = w.rng.IntN(1000) < w.cfg.Acknowledged
+	if w.cfg.Settling > 0 && w.rng.IntN(1000) < w.cfg.Settling {
+		o.settle = l.upTo(w.cfg.Settle)
+	}
 	if w.rng.IntN(2) == 0 {
 		w.issue(o)
 		return
