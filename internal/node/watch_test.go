@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -316,8 +317,8 @@ func TestWatcherThatIsTooSlow(t *testing.T) {
 		synctest.Wait()
 		want := []string{}
 		for i := range 5000 { // more than may wait
-			c.record(0, soracache.Key(fmt.Sprint(i)))
-			want = append(want, "key:"+fmt.Sprint(i))
+			c.record(0, soracache.Key(strconv.Itoa(i)))
+			want = append(want, "key:"+strconv.Itoa(i))
 			if i%1000 == 0 {
 				synctest.Wait()
 			}
@@ -351,8 +352,8 @@ func TestWatchCoalesces(t *testing.T) {
 		release := l.stall()
 		want := []string{}
 		for i := range 100 {
-			c.record(0, soracache.Key(fmt.Sprint(i)))
-			want = append(want, "key:"+fmt.Sprint(i))
+			c.record(0, soracache.Key(strconv.Itoa(i)))
+			want = append(want, "key:"+strconv.Itoa(i))
 			synctest.Wait()
 		}
 		release()

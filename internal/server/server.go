@@ -118,7 +118,8 @@ func New(cfg Config, node Node, hooks Hooks) (*Server, error) {
 }
 
 // Reload reads the tokens and the certificates again, for all requests and
-// connections from now on. If either cannot be used, nothing is changed.
+// connections from now on. With tokens it ends all streams, which may then begin
+// anew. If either cannot be used, nothing is changed.
 func (s *Server) Reload() error {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
@@ -137,6 +138,9 @@ func (s *Server) Reload() error {
 		s.certs.current.Store(config)
 	}
 	s.tokens.Store(tokens)
+	if tokens != nil {
+		s.streams.endOpen(errTokensRead)
+	}
 	return nil
 }
 

@@ -21,8 +21,13 @@ const (
 	streamGrace = 250 * time.Millisecond
 )
 
-// errStreamsEnd is why streams end that the server ends.
-var errStreamsEnd = fmt.Errorf("%w: the node is draining", soracache.ErrUnavailable)
+// Why the server ends streams.
+var (
+	errStreamsEnd = fmt.Errorf("%w: the node is draining", soracache.ErrUnavailable)
+	// What a token allows is asked when a stream begins, so that it has to begin
+	// anew.
+	errTokensRead = fmt.Errorf("%w: the tokens were read again", soracache.ErrUnavailable)
+)
 
 // streams are the answers that have no end of their own. They do not pass the
 // gate: most of them do nothing, and none is waited for.
@@ -36,7 +41,7 @@ type streams struct {
 }
 
 // enter admits a stream, which must then leave.
-func (all *streams) enter(c *call, ctx context.Context) (*stream, error) {
+func (all *streams) enter(ctx context.Context, c *call) (*stream, error) {
 	if !all.hold.Enter() {
 		return nil, errStreamsEnd
 	}
@@ -71,10 +76,17 @@ func (all *streams) leave(st *stream) {
 func (all *streams) end() {
 	all.hold.Shut()
 	all.mu.Lock()
-	defer all.mu.Unlock()
 	all.ended = true
+	all.mu.Unlock()
+	all.endOpen(errStreamsEnd)
+}
+
+// endOpen tells every stream that is open why it is to end.
+func (all *streams) endOpen(why error) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
 	for st := range all.open {
-		st.end(errStreamsEnd)
+		st.end(why)
 	}
 }
 
@@ -164,7 +176,7 @@ func (st *stream) close() {
 
 // serveStream hands a stream to its handler.
 func (s *Server) serveStream(c *call, r *http.Request) {
-	st, err := s.streams.enter(c, r.Context())
+	st, err := s.streams.enter(r.Context(), c)
 	if err != nil {
 		s.refuse(c, r, err)
 		return

@@ -172,7 +172,7 @@ func virtually(t *testing.T, cfg server.Config, hooks server.Hooks, prepare func
 	}
 }
 
-func open(t *testing.T, ctx context.Context, cache rpc.CacheServiceClient) *connect.ServerStreamForClient[soracachev1.WatchResponse] {
+func open(ctx context.Context, t *testing.T, cache rpc.CacheServiceClient) *connect.ServerStreamForClient[soracachev1.WatchResponse] {
 	t.Helper()
 	stream, err := cache.Watch(ctx, &soracachev1.WatchRequest{})
 	if err != nil {
@@ -205,7 +205,7 @@ func TestStreamOutlivesTheTimeoutsOfRequests(t *testing.T) {
 			return fmt.Errorf("%w: that was all", soracache.ErrUnavailable)
 		}
 	}, func(t *testing.T, cache rpc.CacheServiceClient, _ func()) {
-		stream := open(t, t.Context(), cache)
+		stream := open(t.Context(), t, cache)
 		for i := range uint64(2) {
 			time.Sleep(time.Hour)
 			more <- struct{}{}
@@ -256,7 +256,7 @@ func TestStalledReader(t *testing.T) {
 	}, func(t *testing.T, cache rpc.CacheServiceClient, _ func()) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		stream := open(t, ctx, cache)
+		stream := open(ctx, t, cache)
 		<-f.over
 		if took := f.ended.Sub(f.began); took < 10*time.Second || took > 11*time.Second || f.err == nil || f.messages > 200 {
 			t.Errorf("cut off after %v and %d messages: %v", took, f.messages, f.err)
@@ -294,7 +294,7 @@ func TestDrainEndsStreams(t *testing.T) {
 		}
 		var streams []*connect.ServerStreamForClient[soracachev1.WatchResponse]
 		for range 100 {
-			streams = append(streams, open(t, ctx, cache))
+			streams = append(streams, open(ctx, t, cache))
 		}
 		began := time.Now()
 		stop()
@@ -335,7 +335,7 @@ func TestWatcherThatGoes(t *testing.T) {
 		}
 	}, func(t *testing.T, cache rpc.CacheServiceClient, _ func()) {
 		ctx, cancel := context.WithCancel(t.Context())
-		stream := open(t, ctx, cache)
+		stream := open(ctx, t, cache)
 		time.Sleep(time.Hour)
 		began := time.Now()
 		cancel()
@@ -355,7 +355,7 @@ func TestLimitOfWatches(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		cancels = append(cancels, cancel)
-		defer func(s *connect.ServerStreamForClient[soracachev1.WatchResponse]) { _ = s.Close() }(open(t, ctx, cache))
+		defer func(s *connect.ServerStreamForClient[soracachev1.WatchResponse]) { _ = s.Close() }(open(ctx, t, cache))
 	}
 	for name, cache := range s.wires(t) {
 		stream, err := cache.Watch(t.Context(), &soracachev1.WatchRequest{})
@@ -457,7 +457,7 @@ func TestStreamsAreObserved(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	stream := open(t, ctx, s.cache())
+	stream := open(ctx, t, s.cache())
 	if got := <-seen; got.code != "ok" || inFlight.Load() != 0 {
 		t.Errorf("observed as %v, %d in flight", got, inFlight.Load())
 	}
@@ -479,4 +479,37 @@ func TestStreamsAreObserved(t *testing.T) {
 		t.Errorf("observed again as %v", again)
 	default:
 	}
+}
+
+// TestStreamsEndWhenTokensChange: a token that was revoked hears of nothing more.
+func TestStreamsEndWhenTokensChange(t *testing.T) {
+	t.Parallel()
+	path := tokensFile(t, "TOKEN(r) reader read *", "TOKEN(s) second read *")
+	s := serve(t, server.Config{AuthTokens: path}, newFakeNode(), server.Hooks{})
+	with := func(token string) (*connect.ServerStreamForClient[soracachev1.WatchResponse], error) {
+		ctx, info := connect.NewClientContext(t.Context())
+		info.RequestHeader().Set("Authorization", "Bearer "+token)
+		return s.cache().Watch(ctx, &soracachev1.WatchRequest{})
+	}
+	stream, err := with("r")
+	if err != nil || !stream.Receive() {
+		t.Fatal(err)
+	}
+	writeTokens(t, path, "TOKEN(s) second read *")
+	if err := s.server.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if stream.Receive() || connect.CodeOf(stream.Err()) != connect.CodeUnavailable {
+		t.Errorf("the stream goes on: %v", stream.Err())
+	}
+	_ = stream.Close()
+	stream, err = with("r")
+	if got := codeOf(t, stream, err); got != "unauthenticated" {
+		t.Errorf("the token that was revoked: %s", got)
+	}
+	stream, err = with("s")
+	if err != nil || !stream.Receive() {
+		t.Errorf("the token that was not: %v", err)
+	}
+	_ = stream.Close()
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"unicode/utf8"
 
@@ -27,8 +28,8 @@ func (s *cacheService) Watch(
 		return err
 	})
 	err = s.node.Watch(ctx, req, pack.deliver)
-	if cause := context.Cause(ctx); ctx.Err() != nil && cause != ctx.Err() {
-		return cause
+	if why := context.Cause(ctx); errors.Is(why, soracache.ErrUnavailable) { // the server's
+		return why
 	}
 	if err == nil {
 		err = fmt.Errorf("%w: the watch has ended", soracache.ErrUnavailable)
