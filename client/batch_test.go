@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -254,13 +255,13 @@ func TestWhoTravelsTogether(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			inBatching(t, func(b *batching) {
 				b.hits("busy", "busy")
-				any := func(_ soracache.ReadResult, err error) {
+				answered := func(_ soracache.ReadResult, err error) {
 					if err != nil {
 						t.Error(err)
 					}
 				}
-				b.get(b.Context(), tt.a, any)
-				b.get(b.Context(), tt.b, any)
+				b.get(b.Context(), tt.a, answered)
+				b.get(b.Context(), tt.b, answered)
 				b.node.gate <- struct{}{}
 				synctest.Wait()
 				sent := b.node.gets[2]
@@ -281,7 +282,7 @@ func TestThreeOfTwoEpochs(t *testing.T) {
 	inBatching(t, func(b *batching) {
 		b.hits("busy", "busy")
 		for i, min := range []soracache.Stamps{stampsOf(1, 7), stampsOf(1, 0, 5), stampsOf(2, 7)} {
-			req := read(fmt.Sprint(i))
+			req := read(strconv.Itoa(i))
 			req.MinStamp = min
 			b.get(b.Context(), req, func(_ soracache.ReadResult, err error) {
 				if err != nil {
@@ -360,12 +361,12 @@ func TestDeadlinesAreTheCallers(t *testing.T) {
 	inBatching(t, func(b *batching) {
 		b.hits("busy", "busy")
 		began := time.Now()
-		for _, d := range []time.Duration{3, 1, 5, 2} {
-			ctx, cancel := context.WithTimeout(b.Context(), d*time.Second)
+		for _, d := range []time.Duration{3 * time.Second, time.Second, 5 * time.Second, 2 * time.Second} {
+			ctx, cancel := context.WithTimeout(b.Context(), d)
 			defer cancel()
-			b.get(ctx, read(fmt.Sprint(d)), func(_ soracache.ReadResult, err error) {
-				if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took != d*time.Second {
-					t.Errorf("caller with %ds: %v after %s", d, err, took)
+			b.get(ctx, read(d.String()), func(_ soracache.ReadResult, err error) {
+				if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took != d {
+					t.Errorf("caller with %s: %v after %s", d, err, took)
 				}
 			})
 		}
@@ -464,7 +465,7 @@ func TestOneBadKeyFailsAlone(t *testing.T) {
 						return nil
 					}
 					b.hits("busy", "busy")
-					all := whole && refusal == soracache.ErrPermissionDenied // which no item can be the reason for
+					all := whole && errors.Is(refusal, soracache.ErrPermissionDenied) // which no item can be the reason for
 					for _, key := range []string{"a", "b", "bad", "c", "d", "e", "f", "g", "h"} {
 						b.get(b.Context(), read(key), func(r soracache.ReadResult, err error) {
 							if bad := errors.Is(err, refusal) || errors.Is(r.Err, refusal); bad != (key == "bad" || all) {
@@ -491,7 +492,7 @@ func TestSlowCallsKeepNobodyBack(t *testing.T) {
 		time.Sleep(15 * time.Millisecond)
 		b.came("slow", "slow", "a b")
 		for i := range 200 {
-			b.get(ctx, read(fmt.Sprint(i)), func(soracache.ReadResult, error) {})
+			b.get(ctx, read(strconv.Itoa(i)), func(soracache.ReadResult, error) {})
 			time.Sleep(time.Second)
 		}
 		if n := len(b.node.batches()); n != 64 {
@@ -635,7 +636,7 @@ func (n *versionedNode) Get(ctx context.Context, req soracache.GetRequest) ([]so
 	}
 	var results []soracache.ReadResult
 	for _, r := range req.Reads {
-		res := soracache.ReadResult{Status: soracache.StatusHit, Entry: soracache.Entry{Value: []byte(r.Key), ETag: fmt.Sprint(version)}}
+		res := soracache.ReadResult{Status: soracache.StatusHit, Entry: soracache.Entry{Value: []byte(r.Key), ETag: strconv.FormatInt(version, 10)}}
 		if n.random(50) == 0 {
 			res = soracache.ReadResult{Err: soracache.ErrUnavailable}
 		}
@@ -650,7 +651,7 @@ func TestEveryCallerGetsItsOwnAnswer(t *testing.T) {
 	for seed := range uint64(5) {
 		synctest.Test(t, func(t *testing.T) {
 			var mu sync.Mutex
-			source := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's
+			source := rand.New(rand.NewPCG(seed, 1))
 			random := func(n int) int {
 				mu.Lock()
 				defer mu.Unlock()
@@ -664,7 +665,7 @@ func TestEveryCallerGetsItsOwnAnswer(t *testing.T) {
 				callers.Go(func() {
 					for range 50 {
 						time.Sleep(time.Duration(random(500)) * time.Microsecond)
-						key, floor := fmt.Sprint(random(1000)), version.Add(1)
+						key, floor := strconv.Itoa(random(1000)), version.Add(1)
 						ctx, cancel := context.WithTimeout(t.Context(), time.Duration(random(8000))*time.Microsecond)
 						rs, err := backend.Get(ctx, read(key))
 						cancel()

@@ -35,7 +35,7 @@ func startServer(b *testing.B) string {
 	_ = l.Close()
 	proctest.Start(b, exec.Command(binary, "serve", "--listen", addr, "--l2", "embedded:"+filepath.Join(dir, "l2"), "--log-level", "error"))
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		res, err := http.Get("http://" + addr + "/readyz") //nolint:noctx // a loopback server of ours
+		res, err := http.Get("http://" + addr + "/readyz")
 		if err == nil {
 			_ = res.Body.Close()
 			if res.StatusCode == http.StatusOK {

@@ -2,7 +2,6 @@ package client
 
 import (
 	"errors"
-	"hash/fnv"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -35,7 +34,7 @@ var (
 // call tries it, and the others go on passing it over.
 type member struct {
 	url     string
-	seed    uint64 // the hash of the URL: see rank
+	seed    uint64 // the hash of the URL: see claim
 	backend soracache.Backend
 	close   func()
 	log     *slog.Logger
@@ -59,9 +58,7 @@ type member struct {
 }
 
 func newMember(url string, backend soracache.Backend, end func(), log *slog.Logger, onBreaker func(string, bool)) *member {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(url))
-	m := &member{url: url, seed: h.Sum64(), backend: backend, close: end, log: log, onBreaker: onBreaker}
+	m := &member{url: url, seed: hashOf(url), backend: backend, close: end, log: log, onBreaker: onBreaker}
 	m.breaker = circuitbreaker.NewBuilder[any]().
 		WithFailureThreshold(1).
 		WithSuccessThreshold(1).

@@ -152,7 +152,7 @@ func jittered(d time.Duration) time.Duration {
 // members.
 func (d *directory) refresh() {
 	nodes := slices.Clone(*d.current.Load())
-	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
+	rotate(nodes, rand.Uint64()) //nolint:gosec // spread, not secrecy
 	slices.SortStableFunc(nodes, func(a, b *member) int { return doubts(a) - doubts(b) })
 	var why error
 	for _, m := range nodes[:min(len(nodes), learnFrom)] {

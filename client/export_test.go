@@ -1,11 +1,13 @@
 package client
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"testing"
 
 	"github.com/soracache/soracache"
+	cachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
 // BackendOf lets tests drive what a dialled client stands on.
@@ -38,4 +40,42 @@ func Remote(t *testing.T, url string) soracache.Backend {
 func Batched(node soracache.Backend) (_ soracache.Backend, end func()) {
 	b := newBatched(node)
 	return b, b.close
+}
+
+// Routed routes between backends by their URLs.
+func Routed(log *slog.Logger, by RouteBy, backends map[string]soracache.Backend, onBreaker func(string, bool)) soracache.Backend {
+	var members []*member
+	for url, b := range backends {
+		members = append(members, newMember(url, b, func() {}, log, onBreaker))
+	}
+	rank, err := ranking(by)
+	if err != nil {
+		panic(err)
+	}
+	return newRouter(func() []*member { return members }, rank, func() {})
+}
+
+// RankByKey returns URLs in the order in which a key wants them.
+func RankByKey(urls []string, key string) (order []string) {
+	var members []*member
+	for _, url := range urls {
+		members = append(members, &member{url: url, seed: hashOf(url)})
+	}
+	byKey(members, key)
+	for _, m := range members {
+		order = append(order, m.url)
+	}
+	return order
+}
+
+// Discovering routes between nodes that are learned from seeds.
+func Discovering(log *slog.Logger, seeds []string, connect func(url string) (soracache.Backend, func()),
+	list func(context.Context, string) ([]*cachev1.Member, error),
+) (_ soracache.Backend, end func()) {
+	d := newDirectory(seeds, func(url string) *member {
+		backend, end := connect(url)
+		return newMember(url, backend, end, log, nil)
+	}, log)
+	d.list = list
+	return newRouter(d.members, byKey, d.troubled), d.close
 }

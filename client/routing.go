@@ -66,7 +66,7 @@ func byKey(members []*member, key string) {
 	})
 }
 
-// hashOf is the FNV-1a hash of a key. All clients of a cluster are to agree.
+// hashOf is the FNV-1a hash of a key or URL. All clients of a cluster are to agree.
 func hashOf(key string) uint64 {
 	h := uint64(14695981039346656037)
 	for i := range len(key) {
