@@ -148,7 +148,7 @@ type eventLog struct{ to *slog.Logger }
 func (l eventLog) debug(msg string, attrs ...slog.Attr) { l.at(slog.LevelDebug, msg, attrs...) }
 
 func (l eventLog) at(level slog.Level, msg string, attrs ...slog.Attr) {
-	l.to.LogAttrs(context.Background(), level, msg, attrs...)
+	l.to.LogAttrs(context.Background(), level, msg, attrs...) //nolint:sloglint // the callers pass literals
 }
 
 func (l eventLog) ended(msg, key string, took time.Duration, err error) {
