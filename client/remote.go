@@ -302,7 +302,7 @@ func (r *remote) Head(ctx context.Context, namespace string) (soracache.HeadResu
 		return soracache.HeadResult{}, sentinel(err)
 	}
 	stamp, err := wireStamps(answer.Stamp)
-	return soracache.HeadResult{Stamp: stamp, Age: answer.Age.AsDuration()}, err
+	return soracache.HeadResult{Stamp: stamp, Age: wireAge(answer.Age)}, err
 }
 
 // runs splits a batch into the longest parts whose neighbours are the same.
