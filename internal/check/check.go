@@ -54,6 +54,10 @@ type Options struct {
 	// NoPuts leaves puts out: one that timed out may still happen, any time
 	// later, so what it overwrites cannot be judged when the store fails.
 	NoPuts bool
+	// Lag is how far at most the source lags behind what was committed. Then all
+	// invalidations settle for as long, and come more rarely, and there are no
+	// puts: what is loaded next is not fenced against a source that lags.
+	Lag time.Duration
 }
 
 // Report is what happened.
@@ -68,6 +72,8 @@ type Report struct {
 	// Late counts the fills which began after such an invalidation had
 	// completed: not one of them may be stored.
 	Late int64
+	// Lagging counts the loads that the source answered with an old version.
+	Lagging int64
 	// Violations describes what the rule forbids. It is empty.
 	Violations []string
 }
@@ -93,6 +99,9 @@ type source struct {
 	// done holds, in order of completion, the invalidations that completed,
 	// each with the highest version that any up to it vouches for.
 	done []mark // guarded by mu
+	// commits holds, in order, when versions were committed; it begins with the
+	// newest that everybody sees.
+	commits []mark // guarded by mu
 	// begun and ended count invalidations by kind.
 	begun, ended [kinds]atomic.Int64
 }
@@ -128,6 +137,35 @@ func (s *source) complete(version int64, lag time.Duration) {
 	if len(s.done) > 10_000 && s.done[5_000].at.Add(lag+time.Minute).Before(now) {
 		s.done = slices.Delete(s.done, 0, 5_000)
 	}
+}
+
+// commit changes the source, which lags or does not, with write held.
+func (s *source) commit(lags bool) (version int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	version = s.version.Add(1)
+	if lags {
+		s.commits = append(s.commits, mark{time.Now(), version})
+	}
+	return version
+}
+
+// visible returns the version that a source shows which lags by some time, of
+// at most the longest lag.
+func (s *source) visible(lag, longest time.Duration) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for len(s.commits) > 1 && !s.commits[1].at.Add(longest).After(now) {
+		s.commits = s.commits[1:]
+	}
+	version := int64(1)
+	for _, c := range s.commits {
+		if !c.at.Add(lag).After(now) {
+			version = c.version
+		}
+	}
+	return version
 }
 
 type run struct {
@@ -173,10 +211,11 @@ func (r *run) step(ctx context.Context, s *session) {
 	rng := s.rng
 	key := rng.IntN(r.opts.Keys)
 	b := r.backends[rng.IntN(len(r.backends))]
+	lags := r.opts.Lag > 0
 	switch roll := rng.IntN(1000); {
-	case roll < 900:
+	case roll < 900, lags && rng.IntN(rarely) > 0:
 		r.read(ctx, s, b, key)
-	case roll < 930 && !r.opts.NoPuts:
+	case roll < 930 && !r.opts.NoPuts && !lags:
 		r.put(ctx, b, key)
 	case roll < 965:
 		r.invalidate(ctx, s, b, ByKey, []soracache.Target{soracache.Key(name(key))}, func(k int) bool { return k == key })
@@ -190,6 +229,10 @@ func (r *run) step(ctx context.Context, s *session) {
 		r.invalidate(ctx, s, b, ByAll, []soracache.Target{soracache.Everything()}, func(int) bool { return true })
 	}
 }
+
+// rarely is how many times as rare invalidations are that settle: a cache whose
+// keys settle all the time is never asked anything.
+const rarely = 50
 
 func name(key int) string { return fmt.Sprintf("key:%d", key) }
 
@@ -268,6 +311,12 @@ func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key
 		begun[k] = s.begun[k].Load()
 	}
 	version := s.version.Load()
+	if lag := r.opts.Lag; lag > 0 {
+		version = s.visible(time.Duration(rng.Int64N(int64(lag))), lag)
+		if version < s.version.Load() {
+			atomic.AddInt64(&r.report.Lagging, 1)
+		}
+	}
 	if rng.IntN(2) == 0 {
 		for range rng.IntN(50) {
 			runtime.Gosched() // a slow loader
@@ -336,12 +385,12 @@ func (r *run) invalidate(ctx context.Context, caller *session, b soracache.Backe
 		if concerns(k) {
 			s := &r.sources[k]
 			s.write.Lock()
-			versions[k] = s.version.Add(1)
+			versions[k] = s.commit(r.opts.Lag > 0)
 			s.write.Unlock()
 			s.begun[kind].Add(1)
 		}
 	}
-	res, err := b.Invalidate(ctx, soracache.InvalidateRequest{Namespace: r.opts.Namespace, Targets: targets})
+	res, err := b.Invalidate(ctx, soracache.InvalidateRequest{Namespace: r.opts.Namespace, Targets: targets, Settle: r.opts.Lag})
 	atomic.AddInt64(&r.report.Invalidations, 1)
 	if err != nil {
 		// It may or may not have happened: nothing is known to have ended.
@@ -360,7 +409,7 @@ func (r *run) put(ctx context.Context, b soracache.Backend, key int) {
 	s := &r.sources[key]
 	s.write.Lock()
 	defer s.write.Unlock()
-	version := s.version.Add(1)
+	version := s.commit(false)
 	s.begun[ByPut].Add(1)
 	tags := tagsOf(key)
 	ws, err := b.Write(ctx, soracache.WriteRequest{Namespace: r.opts.Namespace, Writes: []soracache.Write{{

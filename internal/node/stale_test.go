@@ -11,6 +11,33 @@ import (
 	"github.com/soracache/soracache/l2/l2test"
 )
 
+// The same over a source that lags, whose invalidations settle.
+func TestNothingStaleFromASourceThatLags(t *testing.T) {
+	const bound, lag = 20 * time.Millisecond, 2 * time.Millisecond
+	model := l2test.NewModel(l2test.ModelConfig{})
+	var backends []soracache.Backend
+	for range 2 {
+		n, err := node.New(node.Config{
+			Store: model, Bound: bound, L1MaxBytes: 1 << 20, Partitions: func(string) int { return 2 },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close() }()
+		backends = append(backends, n)
+	}
+	report := check.Run(context.Background(), backends, check.Options{
+		Goroutines: 16, Operations: 100_000, Keys: 105, Seed: 1, Bound: bound, Wait: bound, Lag: lag,
+	})
+	t.Logf("%s; %d loads found the source lagging", report, report.Lagging)
+	for _, v := range report.Violations {
+		t.Error(v)
+	}
+	if report.Lagging < 20 || report.Hits < 1000 || report.Stored < 100 {
+		t.Errorf("%d loads of a lagging source, %d hits, %d values stored: too few to show anything", report.Lagging, report.Hits, report.Stored)
+	}
+}
+
 // Nodes over one model, hammered at random. Engines are held to the same in
 // internal/verify.
 func TestNothingStaleUnderLoad(t *testing.T) {

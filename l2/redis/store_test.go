@@ -330,6 +330,8 @@ func TestACLUser(t *testing.T) {
 		t.Errorf("listed %q, %v", keys, err)
 	}
 	u.invalidate(soracache.Tag("t"), soracache.Key("x"), soracache.Everything())
+	u.settle(time.Millisecond, soracache.Tag("t"), soracache.Key("x"))
+	time.Sleep(2 * time.Millisecond) // Redis' clock cannot be moved
 	u.register(l2.Registration{Name: "a", Bound: time.Second})
 	admin.do("HSET", base("sora:", u.at)+"r", "nb", field(1, 1)) // long over
 	if names, _ := u.followers(); !slices.Equal(names, []string{"a"}) {

@@ -37,7 +37,7 @@ end
 if settle then
   --@include settling
 
-  if call('TYPE', W).ok ~= 'zset' then call('UNLINK', W) end
+  if type(try('ZCARD', W)) == 'table' then call('UNLINK', W) end -- an error: of another type
   local settles, ends = {}, text(NOW + settle)
   for _, targets in ipairs({tags, keys, everything and {'a'} or {}}) do
     for _, target in ipairs(targets) do
