@@ -413,3 +413,379 @@ func TestTimeouts(t *testing.T) {
 		}},
 	})
 }
+
+func TestFailSafe(t *testing.T) {
+	safe := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour).WithTags("t") })
+	playAll(t, []act{
+		{"the loader fails, stale value kept: stale", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			s.a.want("old", src, safe)
+			s.a.wantStale(client.StaleFailedLoader)
+			if s.leased("k") {
+				s.Error("the lease was not handed back")
+			}
+		}},
+		{"the loader works again: fresh", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			s.a.want("old", src, safe)
+			src.becomes("new")
+			s.b.want("new", src, safe) // another process knows nothing of the failure
+			s.a.want("new", src, safe)
+		}},
+		{"the loader goes on failing: it is asked again after 30 s and not before", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			for range 29 {
+				s.a.want("old", src, safe)
+				time.Sleep(time.Second)
+			}
+			s.wantCalls(src, 2)
+			time.Sleep(time.Second)
+			s.a.want("old", src, safe)
+			s.wantCalls(src, 3)
+		}},
+		{"a policy that does not leave a loader alone", func(s *stage) {
+			p := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour).WithFailSafeThrottle(-1) })
+			src := newSource("old")
+			s.a.want("old", src, p)
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			s.a.want("old", src, p)
+			s.a.want("old", src, p)
+			s.wantCalls(src, 3)
+		}},
+		{"fail-safe after invalidation: the error, never the invalidated value", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			s.b.want("old", src, safe)
+			src.fails(errBoom)
+			s.a.invalidate("t")
+			s.a.wantErr(errBoom, src, safe)
+			s.b.wantErr(errBoom, src, safe)
+		}},
+		{"fail-safe after invalidation of what is past its TTL: the error", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			s.a.want("old", src, safe)
+			s.b.invalidate("t")
+			s.a.wantErr(errBoom, src, safe) // the loader is left alone no longer: there is nothing else
+			s.wantCalls(src, 3)
+		}},
+		{"invalidated while the loader is failing: the error", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			src.slow(time.Second)
+			got := s.a.get(src, safe)
+			time.Sleep(time.Second / 2)
+			s.b.invalidate("t")
+			if r := <-got; !errors.Is(r.err, errBoom) {
+				s.Errorf("got %v", r)
+			}
+		}},
+		{"invalidated while the loader is failing, and the node goes away: the error", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			src.slow(time.Second)
+			got := s.a.get(src, safe)
+			time.Sleep(time.Second / 2)
+			s.b.invalidate("t")
+			s.cut()
+			if r := <-got; !errors.Is(r.err, errBoom) {
+				s.Errorf("got %v", r)
+			}
+		}},
+		{"the node goes away while the loader is failing: the value that was there", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			src.slow(time.Second)
+			got := s.a.get(src, safe)
+			time.Sleep(time.Second / 2)
+			s.cut()
+			if r := <-got; r.value != "old" || r.err != nil {
+				s.Errorf("got %v", r)
+			}
+			s.a.wantStale(client.StaleServiceDown)
+		}},
+		{"past the time that fail-safe allows, and kept: the error", func(s *stage) {
+			p := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Minute).WithKeep(time.Hour) })
+			src := newSource("old")
+			s.a.want("old", src, p)
+			time.Sleep(2*time.Minute + time.Second)
+			src.fails(errBoom)
+			s.a.wantErr(errBoom, src, p)
+		}},
+		{"kept, and no fail-safe: the error", func(s *stage) {
+			p := policy(func(p client.Policy) client.Policy { return p.WithKeep(time.Hour) })
+			src := newSource("old")
+			s.a.want("old", src, p)
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			s.a.wantErr(errBoom, src, p)
+			s.a.wantErr(errBoom, src, p)
+			s.wantCalls(src, 3)
+		}},
+		{"the loader says not found: that is an answer and no failure", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			time.Sleep(2 * time.Minute)
+			src.fails(fmt.Errorf("no such row: %w", client.ErrNotFound))
+			s.a.wantErr(client.ErrNotFound, src, safe)
+		}},
+		{"the loader panics, stale value kept: stale", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			time.Sleep(2 * time.Minute)
+			src.set(func(src *source) { src.crash = "ouch" })
+			s.a.want("old", src, safe)
+			s.a.wantStale(client.StaleFailedLoader)
+		}},
+		{"no node answers and the loader fails: the near copy, flagged", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			s.cut()
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			s.a.want("old", src, safe)
+			s.a.want("old", src, safe)
+			s.a.wantStale(client.StaleServiceDown, client.StaleServiceDown)
+			s.wantCalls(src, 2) // once to fill it, and once in vain
+			s.b.wantErr(errBoom, src, safe)
+		}},
+		{"no node answers and the loader works: its value, not the near copy", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			s.cut()
+			time.Sleep(2 * time.Minute)
+			src.becomes("new")
+			s.a.want("new", src, safe)
+		}},
+		{"no node answers, the loader fails, no fail-safe: the error, whatever is near", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src)
+			s.cut()
+			time.Sleep(time.Minute)
+			src.fails(errBoom)
+			s.a.wantErr(errBoom, src)
+		}},
+		{"invalidated, then no node answers and the loader fails: the error", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			s.b.invalidate("t")
+			s.cut()
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			s.a.wantErr(errBoom, src, safe)
+		}},
+		{"my own invalidation fails, and so do node and loader: the error, for it may have been recorded", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			s.cut()
+			if _, err := s.a.InvalidateTags(s.Context(), "t"); err == nil {
+				s.Fatal("an invalidation without a node")
+			}
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			s.a.wantErr(errBoom, src, safe)
+		}},
+		{"a dish of a value that stands in for a failed loader is not kept", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			v, err := client.GetOrSet(s.Context(), s.a.Client, "dish", func(ctx context.Context) (string, error) {
+				return client.GetOrSet(ctx, s.a.Client, "k", src.load, safe)
+			})
+			if v != "old" || err != nil || s.explain("dish").Present {
+				s.Errorf("got %q, %v; the dish is kept: %t", v, err, s.explain("dish").Present)
+			}
+		}},
+	})
+	playAll(t, []act{
+		{"the store is down and the loader fails: what a node has and cannot confirm, flagged", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, safe)
+			s.store.down.Store(true)
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			s.b.want("old", src, safe)
+			s.b.wantStale(client.StaleServiceDown)
+			s.wantCalls(src, 2)
+		}},
+		{"the store is down, the loader fails, no fail-safe: nobody asks for what is not confirmed", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, policy(func(p client.Policy) client.Policy { return p.WithKeep(time.Hour) }))
+			s.store.down.Store(true)
+			time.Sleep(2 * time.Minute)
+			src.fails(errBoom)
+			s.a.wantErr(errBoom, src)
+			if n := s.a.road.unconfirmed.Load(); n != 0 {
+				s.Errorf("%d requests accepted what is not confirmed", n)
+			}
+		}},
+	}, client.NoNear())
+}
+
+func TestEagerRefresh(t *testing.T) {
+	// With a minute's TTL: in the last 15 seconds.
+	eager := policy(func(p client.Policy) client.Policy { return p.WithEagerAt(0.75).WithTags("t") })
+	playAll(t, []act{
+		{"read late in its TTL: the value at once, loaded anew behind it", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, eager)
+			src.becomes("new")
+			time.Sleep(44 * time.Second)
+			s.a.want("old", src, eager)
+			s.wantCalls(src, 1)
+			time.Sleep(2 * time.Second)
+			s.a.want("old", src, eager)
+			s.wantCalls(src, 2)
+			s.a.want("new", src, eager)
+			s.b.want("new", src, eager)
+			s.a.wantStale()
+			if !slices.Equal(s.a.told.refreshes, []client.RefreshReason{client.RefreshEager}) {
+				s.Errorf("told of %v", s.a.told.refreshes)
+			}
+		}},
+		{"by two processes at once: one refresh", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, eager)
+			s.b.want("old", src, eager)
+			time.Sleep(50 * time.Second)
+			src.becomes("new")
+			src.slow(time.Second)
+			s.a.want("old", src, eager)
+			s.b.want("old", src, eager)
+			time.Sleep(time.Second)
+			synctest.Wait()
+			s.wantCalls(src, 2)
+		}},
+		{"by a hundred callers at once: one refresh, and few questions", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, eager)
+			s.b.want("old", src, eager)
+			time.Sleep(50 * time.Second)
+			src.slow(5 * time.Second)
+			before := s.b.road.reads.Load()
+			for range 100 {
+				s.a.want("old", src, eager)
+				s.b.want("old", src, eager)
+				time.Sleep(10 * time.Millisecond)
+			}
+			s.wantCalls(src, 2)
+			if n := s.b.road.reads.Load() - before; n > 2 {
+				s.Errorf("the other process asked %d times in a second who refreshes it", n)
+			}
+		}},
+		{"a loading cache refreshes what it finds near, and a read without a loader does not", func(s *stage) {
+			src := newSource("old")
+			cache := client.NewLoadingCache(s.a.Client, client.Policy{TTL: time.Minute, EagerAt: 0.5}, func(ctx context.Context, _ string) (string, error) { return src.load(ctx) })
+			get := func(want string) {
+				s.Helper()
+				if v, err := cache.Get(s.Context(), "k"); v != want || err != nil {
+					s.Errorf("got %q, %v; want %q", v, err, want)
+				}
+				synctest.Wait()
+			}
+			get("old")
+			src.becomes("new")
+			time.Sleep(40 * time.Second)
+			if v, ok, err := client.Get[string](s.Context(), s.a.Client, "k"); v != "old" || !ok || err != nil {
+				s.Errorf("got %q, %t, %v", v, ok, err)
+			}
+			synctest.Wait()
+			s.wantCalls(src, 1)
+			get("old")
+			get("new")
+		}},
+		{"the loader fails early: nobody notices, and it is left alone for a while", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, eager)
+			time.Sleep(50 * time.Second)
+			src.fails(errBoom)
+			for range 5 {
+				s.a.want("old", src, eager)
+				time.Sleep(time.Second)
+			}
+			s.wantCalls(src, 2)
+		}},
+		{"the loader set a TTL shorter than the policy knows: the value is not refreshed all the time", func(s *stage) {
+			src := newSource("v")
+			src.set(func(src *source) {
+				src.with = func(ctx context.Context) { client.FillFrom(ctx).SetTTL(10 * time.Second) }
+			})
+			s.a.want("v", src, eager)
+			for range 7 {
+				time.Sleep(time.Second)
+				s.a.want("v", src, eager)
+			}
+			s.wantCalls(src, 1)
+			time.Sleep(time.Second)
+			s.a.want("v", src, eager)
+			s.wantCalls(src, 2)
+		}},
+		{"tag invalidated while it is refreshed early: what was loaded is not kept", func(s *stage) {
+			src := newSource("old")
+			s.a.want("old", src, eager)
+			time.Sleep(50 * time.Second)
+			src.becomes("before")
+			src.slow(time.Second)
+			s.a.want("old", src, eager)
+			s.b.invalidate("t")
+			src.becomes("after")
+			src.slow(0)
+			s.a.wantAfter(time.Second, "after", src, eager)
+			s.b.want("after", src, eager)
+		}},
+		{"by chance: a loader of a second and a high Beta is refreshed long before the end, and only once", func(s *stage) {
+			cache := client.NewCache[string](s.a.Client, client.Policy{TTL: time.Hour, Beta: 1000})
+			src := newSource("old")
+			src.slow(time.Second)
+			get := func() string {
+				v, err := cache.GetOrSet(s.Context(), "k", src.load)
+				if err != nil {
+					s.Error(err)
+				}
+				return v
+			}
+			get()
+			src.becomes("new")
+			reads := 0
+			for get() != "new" {
+				if reads++; reads > 3600 {
+					s.Fatal("not refreshed within its TTL")
+				}
+				time.Sleep(time.Second)
+			}
+			if n := src.count(); n > 3 { // the read that ended the loop may have begun one more
+				s.Errorf("%d loads", n)
+			}
+		}},
+		{"by chance: a loader that takes no time is not refreshed early", func(s *stage) {
+			cache := client.NewCache[string](s.a.Client, client.Policy{TTL: time.Hour, Beta: 1})
+			src := newSource("v")
+			for range 3000 {
+				if _, err := cache.GetOrSet(s.Context(), "k", src.load); err != nil {
+					s.Fatal(err)
+				}
+				time.Sleep(time.Second)
+			}
+			s.wantCalls(src, 1)
+		}},
+	})
+}
