@@ -64,12 +64,18 @@ func New(backend soracache.Backend, opts ...Option) (*Client, error) {
 // commas: http://10.0.0.1:7070,http://10.0.0.2:7070. It does not connect: a
 // service that is absent is noticed, and survived, by the calls that need it.
 //
-// The URLs are nodes of one cluster. Each client puts them into an order of its
-// own, at random, so that clients spread over the nodes, and sends everything
-// to the first that is well. Where that one cannot be reached, does not answer
-// or is draining, the call goes on to the next, within its caller's time, and
-// the node is passed over for a while (a quarter of a second at first, later up
-// to five). Only Set is not repeated if the first node may have carried it out.
+// The URLs, or a name that stands for several addresses, are where the client
+// finds the cluster; from the first call on it learns all members from whichever
+// node answers, unless [StaticNodes] forbids it. Each key is asked of one node,
+// the same for all clients (see [Routing]). Where that one cannot be reached,
+// does not answer or is draining, the call goes on to the key's next node, within
+// its caller's time, and the node is passed over for a while (a quarter of a
+// second at first, later up to five). Only Set is not repeated if the first node
+// may have carried it out.
+//
+// Concurrent reads travel together to a node, and concurrent fills, without
+// waiting for one another. What travels together is sent with the values of the
+// first caller's context, such as a trace, and with one bearer token.
 func Dial(urls string, opts ...Option) (*Client, error) {
 	cfg, err := newConfig(opts)
 	if err != nil {
