@@ -2,6 +2,7 @@ package client
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/soracache/soracache"
 )
@@ -11,16 +12,17 @@ import (
 // client reads its own invalidations, and never goes back across one that it
 // has seen, whichever node answers.
 type session struct {
-	mu sync.Mutex
+	mu sync.Mutex // held by who replaces seen
 	// seen is replaced and never changed, so it can be handed out.
-	seen soracache.Stamps
+	seen atomic.Pointer[soracache.Stamps]
 }
 
 // stamps returns what the next request is to carry.
 func (s *session) stamps() soracache.Stamps {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.seen
+	if seen := s.seen.Load(); seen != nil {
+		return *seen
+	}
+	return nil
 }
 
 // observe takes in the stamp of an answer to a request that carried what is
@@ -31,8 +33,9 @@ func (s *session) observe(carried, answer soracache.Stamps) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var news soracache.Stamps
+	seen := s.stamps()
 	for _, a := range answer {
-		present, known := s.seen.At(a.Partition)
+		present, known := seen.At(a.Partition)
 		shown, _ := carried.At(a.Partition)
 		switch {
 		case !known,
@@ -42,7 +45,8 @@ func (s *session) observe(carried, answer soracache.Stamps) {
 		}
 	}
 	if len(news) > 0 {
-		s.seen = s.seen.Merge(news)
+		merged := seen.Merge(news)
+		s.seen.Store(&merged)
 	}
 }
 

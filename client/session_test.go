@@ -29,7 +29,8 @@ func TestSession(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s := session{seen: tt.known}
+			var s session
+			s.seen.Store(&tt.known)
 			before := slices.Clone(tt.known)
 			s.observe(tt.carried, tt.answer)
 			if got := s.stamps(); !slices.Equal(got, tt.after) {
