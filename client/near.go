@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"hash/maphash"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -35,9 +36,12 @@ type near struct {
 	bound  time.Duration
 	start  time.Time
 	ahead  func() time.Duration // see ClockAhead
-	values *l1.Cache[nearValue]
-	marks  *invalidation.Marks
-	seed   maphash.Seed
+	// random and suspended: see Simulated.
+	random    func() float64
+	suspended func() time.Duration
+	values    *l1.Cache[nearValue]
+	marks     *invalidation.Marks
+	seed      maphash.Seed
 
 	begin   sync.Once    // starts the watch with the first use
 	lastUse atomic.Int64 // on this clock, in nanoseconds
@@ -110,15 +114,16 @@ func newNear(c *Client, cfg config) (*near, error) {
 		return nil, err
 	}
 	slots := max(cfg.nearBytes/256, cfg.nearEntries*4, 1<<12)
-	seed := maphash.MakeSeed()
 	n := &near{
 		client: c,
 		bound:  cfg.bound,
 		start:  time.Now(),
 		ahead:  cfg.ahead,
 		values: values,
-		marks:  invalidation.NewMarks(int(slots), maphash.String(seed, "marks")),
-		seed:   seed,
+		marks:  invalidation.NewMarks(int(slots), math.Float64bits(cfg.random())),
+		seed:   maphash.MakeSeed(),
+
+		random: cfg.random, suspended: cfg.suspended,
 	}
 	for i := range n.underWay {
 		n.underWay[i].asking = map[l1.Key][]*asking{}

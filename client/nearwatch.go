@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/soracache/soracache"
-	"github.com/soracache/soracache/internal/suspend"
 	"github.com/soracache/soracache/invalidation"
 )
 
@@ -43,7 +41,7 @@ func (n *near) follow(ctx context.Context) {
 		default:
 			wait = min(2*wait, lastRewatch)
 		}
-		rest(ctx, time.Duration(float64(wait)*(0.75+rand.Float64()/2))) //nolint:gosec // spread, not secrecy
+		rest(ctx, time.Duration(float64(wait)*(0.75+n.random()/2)))
 	}
 }
 
@@ -132,7 +130,7 @@ func (n *near) open(partitions int) *[]*ledger {
 func (n *near) confirm(ctx context.Context) {
 	tick := time.NewTicker(n.bound / 3)
 	defer tick.Stop()
-	slept := suspend.Time()
+	slept := n.suspended()
 	var behindSince time.Duration // zero: the watch is not behind
 	for {
 		select {
@@ -144,7 +142,7 @@ func (n *near) confirm(ctx context.Context) {
 		if ledgers == nil {
 			continue
 		}
-		if now := suspend.Time(); now-slept > n.bound/10 {
+		if now := n.suspended(); now-slept > n.bound/10 {
 			slept = now
 			for _, l := range *ledgers {
 				l.follower.Void()

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/suspend"
 )
 
 // DefaultTimeout is how long GetOrSet lets the service take, beyond any wait
@@ -32,6 +34,8 @@ type config struct {
 	nearBytes, nearEntries int64
 	bound                  time.Duration
 	ahead                  func() time.Duration // nil: not at all
+	random                 func() float64       // see Simulated
+	suspended              func() time.Duration
 
 	// For Dial alone.
 	http  *http.Client
@@ -50,6 +54,8 @@ func newConfig(opts []Option) (config, error) {
 		standard:  JSON{},
 		nearBytes: DefaultNearBytes,
 		bound:     DefaultBound,
+		random:    rand.Float64,
+		suspended: suspend.Time,
 	}
 	for _, o := range opts {
 		o(&cfg)
@@ -112,6 +118,14 @@ func Bound(b time.Duration) Option { return func(c *config) { c.bound = b } }
 // tests can let values expire without waiting: clienttest uses it. What it
 // returns must never become less.
 func ClockAhead(by func() time.Duration) Option { return func(c *config) { c.ahead = by } }
+
+// Simulated replaces what a client takes from chance and from the machine, so that
+// in a simulation (testing/synctest) it does the same each time: random numbers
+// from 0 to less than 1, and for how long the machine has been suspended so far.
+// What policies leave to chance, as by Jitter, is not among it.
+func Simulated(random func() float64, suspended func() time.Duration) Option {
+	return func(c *config) { c.random, c.suspended = random, suspended }
+}
 
 // WithHooks has the client tell the hooks what it does, beside those that it was
 // given before.
