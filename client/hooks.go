@@ -83,8 +83,8 @@ const (
 	// OpLoad is one run of a loader. Its context has the values of the first
 	// caller's.
 	OpLoad Op = "load"
-	// OpRefresh is one run of a loader for the sake of later callers, which may
-	// outlast the call that began it.
+	// OpRefresh is what is done in the background for the sake of later callers,
+	// an OpLoad among it. It may outlast the call that began it.
 	OpRefresh Op = "refresh"
 	// OpSet is a call of Set.
 	OpSet Op = "set"

@@ -19,9 +19,9 @@
 //	soracache.client.near.resets          {reset}
 //
 // The operations are those of [client.Op]. A hit in the near cache is a read and
-// no operation: it is counted and not timed. The duration of the operation load
-// is that of loaders in the foreground, and of refresh that of loaders in the
-// background. No metric has a key or a tag among its attributes.
+// no operation: it is counted and not timed. The operation load is one run of a
+// loader; where that is for the sake of later callers, it is part of an operation
+// refresh. No metric has a key or a tag among its attributes.
 //
 // # Spans
 //

@@ -88,9 +88,9 @@ func (s spans) start(ctx context.Context, op client.Op, key string) (context.Con
 func (s spans) end(span trace.Span, o client.Outcome) {
 	if span.IsRecording() {
 		span.SetAttributes(outcome(o)...)
-		if o.Err != nil {
-			span.SetAttributes(keyErrorType.String(errorType(o.Err)))
-			message := errorType(o.Err)
+		if kind := errorType(o.Err); kind != "" {
+			span.SetAttributes(keyErrorType.String(kind))
+			message := kind
 			if s.keys {
 				message = o.Err.Error()
 			}
@@ -103,6 +103,10 @@ func (s spans) end(span trace.Span, o client.Outcome) {
 // outcome says where the value of an operation is from, if it has one.
 func outcome(o client.Outcome) []attribute.KeyValue {
 	switch {
+	case errors.Is(o.Err, client.ErrNotFound):
+		return []attribute.KeyValue{keyResult.String("not_found")}
+	case errors.Is(o.Err, client.ErrNotModified):
+		return []attribute.KeyValue{keyResult.String("not_modified")}
 	case o.Err != nil:
 		return nil
 	case o.Loaded:
@@ -115,11 +119,12 @@ func outcome(o client.Outcome) []attribute.KeyValue {
 	return []attribute.KeyValue{keyResult.String("hit"), keyTier.String(o.Tier.String())}
 }
 
-// errorType is the kind of an error in a word, and empty of none.
+// errorType is the kind of an error in a word, and empty of none: that there is no
+// such thing, or that nothing has changed, is an answer.
 func errorType(err error) string {
 	var panicked *client.PanicError
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, client.ErrNotFound), errors.Is(err, client.ErrNotModified):
 		return ""
 	case errors.As(err, &panicked):
 		return "panic"

@@ -143,6 +143,22 @@ func TestSpans(t *testing.T) {
 	}
 }
 
+// That there is no such thing is an answer, and no failure.
+func TestNotFound(t *testing.T) {
+	spans := tracetest.NewSpanRecorder()
+	h := otelsoracache.Hooks(otelsoracache.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))))
+	for _, err := range []error{client.ErrNotFound, client.ErrNotModified} {
+		_, end := h.OnStart(t.Context(), client.OpLoad, "k")
+		end(client.Outcome{Err: err})
+	}
+	for i, want := range []string{"not_found", "not_modified"} {
+		span := spans.Ended()[i]
+		if span.Status().Code == codes.Error || !slices.Contains(span.Attributes(), attribute.String("soracache.result", want)) {
+			t.Errorf("got %v, %v", span.Status(), span.Attributes())
+		}
+	}
+}
+
 // Keys, and errors that may quote them, can be kept out of traces.
 func TestWithoutKeys(t *testing.T) {
 	spans := tracetest.NewSpanRecorder()
