@@ -130,7 +130,7 @@ func (l *loading[T]) refresh(ctx context.Context, granted soracache.ReadResult, 
 			l.client.hold(ctx, l.key, granted).release(l.patience()) // somebody will do it
 		}
 		return l.serve(there, StaleRefreshing), nil
-	case !there.fresh() && -there.freshFor <= p.StaleWhileRevalidate:
+	case !there.fresh() && p.StaleWhileRevalidate > 0 && -there.freshFor <= p.StaleWhileRevalidate:
 		if l.refreshBehind(ctx, granted, there, RefreshStale) {
 			return l.serve(there, StaleRefreshing), nil
 		}

@@ -789,3 +789,447 @@ func TestEagerRefresh(t *testing.T) {
 		}},
 	})
 }
+
+func TestKeptErrors(t *testing.T) {
+	negative := policy(func(p client.Policy) client.Policy { return p.WithNotFoundTTL(10 * time.Second).WithTags("t") })
+	missing := fmt.Errorf("no such row: %w", client.ErrNotFound)
+	playAll(t, []act{
+		{"not found: remembered in every tier, for its own TTL", func(s *stage) {
+			src := newSource("")
+			src.fails(missing)
+			s.a.wantErr(missing, src, negative)
+			reads := s.a.road.reads.Load()
+			s.a.wantErr(client.ErrNotFound, src, negative)
+			if n := s.a.road.reads.Load() - reads; n != 0 {
+				s.Errorf("%d questions for what is known near", n)
+			}
+			s.b.wantErr(client.ErrNotFound, src, negative)
+			if _, found, err := client.Get[string](s.Context(), s.b.Client, "k"); found || !errors.Is(err, client.ErrNotFound) {
+				s.Errorf("Get: %t, %v", found, err)
+			}
+			s.wantCalls(src, 1)
+			time.Sleep(10 * time.Second)
+			src.becomes("there")
+			s.b.want("there", src, negative)
+			s.a.want("there", src, negative)
+		}},
+		{"not found, and the policy does not remember that: the loader is asked each time", func(s *stage) {
+			src := newSource("")
+			src.fails(missing)
+			s.a.wantErr(missing, src)
+			s.a.wantErr(missing, src)
+			s.wantCalls(src, 2)
+			if s.explain("k").Present {
+				s.Error("something was stored")
+			}
+		}},
+		{"not found is invalidated by key, like a value", func(s *stage) {
+			src := newSource("")
+			src.fails(missing)
+			s.a.wantErr(missing, src, negative)
+			s.b.wantErr(client.ErrNotFound, src, negative)
+			src.becomes("there")
+			if _, err := s.a.Remove(s.Context(), "k"); err != nil {
+				s.Fatal(err)
+			}
+			synctest.Wait()
+			s.a.want("there", src, negative)
+			s.b.want("there", src, negative)
+		}},
+		{"not found is invalidated by tag, like a value", func(s *stage) {
+			src := newSource("")
+			src.fails(missing)
+			s.a.wantErr(missing, src, negative)
+			src.becomes("there")
+			s.b.invalidate("t")
+			s.a.want("there", src, negative)
+		}},
+		{"invalidated while the loader finds nothing: that is not remembered", func(s *stage) {
+			src := newSource("")
+			src.fails(missing)
+			src.slow(time.Second)
+			got := s.a.get(src, negative)
+			time.Sleep(time.Second / 2)
+			s.b.invalidate("t")
+			if r := <-got; !errors.Is(r.err, missing) {
+				s.Errorf("got %v", r)
+			}
+			src.slow(0)
+			src.becomes("there")
+			s.a.want("there", src, negative)
+		}},
+		{"a dish made without what is not found: invalid as soon as that is there", func(s *stage) {
+			src := newSource("")
+			src.fails(missing)
+			dish := newSource("without")
+			dish.set(func(d *source) {
+				d.with = func(ctx context.Context) { _, _ = client.GetOrSet(ctx, s.a.Client, "part", src.load, negative) }
+			})
+			s.a.want("without", dish)
+			dish.becomes("with")
+			s.b.invalidate("t")
+			s.a.want("with", dish)
+		}},
+		{"by choice an error is kept: its callers get it, others its text, until its TTL is over", func(s *stage) {
+			src := newSource("")
+			src.fails(client.CacheError(errBoom, 10*time.Second))
+			if r := <-s.a.get(src); r.err != errBoom { //nolint:errorlint // the very error
+				s.Errorf("the loader's caller got %v", r.err)
+			}
+			for _, p := range []*process{s.a, s.b} {
+				r := <-p.get(src)
+				if kept, ok := errors.AsType[*client.CachedError](r.err); !ok || kept.Text != "boom" || errors.Is(r.err, errBoom) {
+					s.Errorf("got %v", r.err)
+				}
+			}
+			s.wantCalls(src, 1)
+			time.Sleep(10 * time.Second)
+			src.becomes("v")
+			s.a.want("v", src)
+		}},
+		{"an error that is to be kept, where fail-safe allows an older value: the value, and the error is not kept", func(s *stage) {
+			p := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour) })
+			src := newSource("old")
+			s.a.want("old", src, p)
+			time.Sleep(2 * time.Minute)
+			src.fails(client.CacheError(errBoom, time.Minute))
+			s.a.want("old", src, p)
+			s.b.want("old", src, p)
+		}},
+		{"no node answers: an error that is to be kept is returned, and nothing is", func(s *stage) {
+			s.cut()
+			src := newSource("")
+			src.fails(client.CacheError(errBoom, time.Minute))
+			s.a.wantErr(errBoom, src)
+			src.fails(missing)
+			s.a.wantErr(missing, src, negative)
+			s.wantCalls(src, 2)
+		}},
+	})
+}
+
+func TestConditionalRefresh(t *testing.T) {
+	p := policy(func(p client.Policy) client.Policy { return p.WithKeep(time.Hour).WithTags("t") })
+	// A source that has an etag, and answers by it.
+	conditional := func(s *stage, src *source, etag string) {
+		src.with = func(ctx context.Context) {
+			prev, was, ok := client.Previous[string](ctx)
+			if _, _, other := client.Previous[int](ctx); other {
+				s.Error("a previous value of another type")
+			}
+			src.mu.Lock()
+			defer src.mu.Unlock()
+			client.FillFrom(ctx).AddTags("found")
+			if ok && was == etag && prev == src.value {
+				return
+			}
+			client.FillFrom(ctx).SetETag(etag)
+		}
+	}
+	playAll(t, []act{
+		{"not modified: the value with its tags and etag, for another TTL", func(s *stage) {
+			src := newSource("v")
+			src.set(func(src *source) { conditional(s, src, "e1") })
+			s.a.want("v", src, p)
+			time.Sleep(2 * time.Minute)
+			src.set(func(src *source) {
+				src.with = func(ctx context.Context) {
+					if prev, etag, ok := client.Previous[string](ctx); prev != "v" || etag != "e1" || !ok {
+						s.Errorf("before: %q, %q, %t", prev, etag, ok)
+					}
+					client.FillFrom(ctx).AddTags("more")
+				}
+				src.value, src.err = "", fmt.Errorf("304: %w", client.ErrNotModified)
+			})
+			s.b.want("v", src, p)
+			if e := s.explain("k"); !slices.Equal(e.Tags, []string{"found", "more", "t"}) || e.FreshFor != time.Minute {
+				s.Errorf("stored with tags %v for %s", e.Tags, e.FreshFor)
+			}
+			time.Sleep(2 * time.Minute)
+			s.a.want("v", src, p) // the etag is there still
+			s.wantCalls(src, 3)
+			s.b.invalidate("found")
+			s.a.wantErr(client.ErrNotModified, newUnmodified(), p)
+		}},
+		{"not modified, and nothing was there: an error", func(s *stage) {
+			s.a.wantErr(client.ErrNotModified, newUnmodified(), p)
+			if s.explain("k").Present {
+				s.Error("something was stored")
+			}
+		}},
+		{"not modified, and what was there is invalidated: an error, not the invalidated value", func(s *stage) {
+			s.a.want("v", newSource("v"), p)
+			s.b.invalidate("t")
+			s.a.wantErr(client.ErrNotModified, newUnmodified(), p)
+		}},
+		{"not modified, but invalidated meanwhile: returned, and not kept", func(s *stage) {
+			s.a.want("v", newSource("v"), p)
+			time.Sleep(2 * time.Minute)
+			src := newUnmodified()
+			src.slow(time.Second)
+			got := s.a.get(src, p)
+			time.Sleep(time.Second / 2)
+			s.b.invalidate("t")
+			if r := <-got; r.value != "v" || r.err != nil {
+				s.Errorf("got %v", r)
+			}
+			s.a.want("new", newSource("new"), p)
+		}},
+		{"not modified, behind a stale value", func(s *stage) {
+			swr := policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Hour) })
+			s.a.want("v", newSource("v"), swr)
+			time.Sleep(2 * time.Minute)
+			src := newUnmodified()
+			s.a.want("v", src, swr)
+			s.a.wantStale(client.StaleRefreshing)
+			s.a.want("v", src, swr)
+			s.a.wantStale()
+			s.wantCalls(src, 1)
+		}},
+		{"modified: the new value and its etag, without the tags of the old one", func(s *stage) {
+			src := newSource("v")
+			src.set(func(src *source) { conditional(s, src, "e1") })
+			s.a.want("v", src, p)
+			time.Sleep(2 * time.Minute)
+			src.becomes("w")
+			src.set(func(src *source) { src.with = func(ctx context.Context) { client.FillFrom(ctx).SetETag("e2") } })
+			s.a.want("w", src, p)
+			if e := s.explain("k"); !slices.Equal(e.Tags, []string{"t"}) {
+				s.Errorf("stored with tags %v", e.Tags)
+			}
+		}},
+	})
+}
+
+func newUnmodified() *source {
+	src := newSource("")
+	src.fails(client.ErrNotModified)
+	return src
+}
+
+func TestWhatLoadersAndCallsDecide(t *testing.T) {
+	says := func(say func(f *client.Fill)) *source {
+		src := newSource("v")
+		src.with = func(ctx context.Context) { say(client.FillFrom(ctx)) }
+		return src
+	}
+	playAll(t, []act{
+		{"the loader shortens the TTL, and the keep time follows", func(s *stage) {
+			p := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Minute) })
+			s.a.want("v", says(func(f *client.Fill) { f.SetTTL(10 * time.Second) }), p)
+			if e := s.explain("k"); e.FreshFor != 10*time.Second || e.KeepFor != 70*time.Second {
+				s.Errorf("fresh for %s, kept for %s", e.FreshFor, e.KeepFor)
+			}
+			time.Sleep(10 * time.Second)
+			s.a.want("new", newSource("new"), p)
+			s.a.wantStale()
+		}},
+		{"the loader keeps a value for longer", func(s *stage) {
+			s.a.want("v", says(func(f *client.Fill) { f.SetKeep(time.Hour) }))
+			if e := s.explain("k"); e.KeepFor != time.Hour {
+				s.Errorf("kept for %s", e.KeepFor)
+			}
+		}},
+		{"the loader keeps a value out of the near cache", func(s *stage) {
+			src := says(func(f *client.Fill) { f.SetNear(-1) })
+			s.a.want("v", src)
+			before := s.a.road.reads.Load()
+			s.a.want("v", src, client.WithNear(-1))
+			if s.a.road.reads.Load() == before {
+				s.Error("found near")
+			}
+		}},
+		{"the loader keeps a value out of the node's memory", func(s *stage) {
+			s.a.want("v", says(func(f *client.Fill) { f.SetL1(time.Second) }))
+			time.Sleep(2 * time.Second)
+			e, err := s.node.Explain(s.Context(), soracache.DefaultNamespace, "k")
+			if err != nil || e.L1.Live || !e.L2.Live {
+				s.Errorf("%+v, %v", e, err)
+			}
+		}},
+		{"the loader changes anything in the policy", func(s *stage) {
+			s.a.want("v", says(func(f *client.Fill) {
+				f.Change(func(p client.Policy) client.Policy { return p.WithTTL(time.Hour).WithTags("late") })
+			}))
+			if e := s.explain("k"); e.FreshFor != time.Hour || !slices.Equal(e.Tags, []string{"late"}) {
+				s.Errorf("fresh for %s, tags %v", e.FreshFor, e.Tags)
+			}
+		}},
+		{"the loader changes the policy into nonsense: the value is returned and not kept", func(s *stage) {
+			s.a.want("v", says(func(f *client.Fill) {
+				f.Change(func(p client.Policy) client.Policy { return p.WithTTL(-1) })
+			}))
+			if s.explain("k").Present || len(s.a.told.notStored) != 1 || !errors.Is(s.a.told.notStored[0], soracache.ErrInvalid) {
+				s.Errorf("told of %v", s.a.told.notStored)
+			}
+		}},
+		{"the loader changes the policy after it read something: the tags of what it read stay", func(s *stage) {
+			src := newSource("v")
+			src.with = func(ctx context.Context) {
+				_, _ = client.GetOrSet(ctx, s.a.Client, "part", returns("p"), client.WithTags("part"))
+				client.FillFrom(ctx).Change(func(client.Policy) client.Policy { return client.Short })
+			}
+			s.a.want("v", src, client.WithTags("gone"))
+			if e := s.explain("k"); !slices.Equal(e.Tags, []string{"part"}) {
+				s.Errorf("tags %v", e.Tags)
+			}
+		}},
+		{"tags changed between loads: the old one does not invalidate the new value, the new one does", func(s *stage) {
+			s.a.want("1", newSource("1"), client.WithTags("old"))
+			if _, err := s.a.Remove(s.Context(), "k"); err != nil {
+				s.Fatal(err)
+			}
+			s.a.want("2", newSource("2"), client.WithTags("new"))
+			s.b.want("2", newSource("?"))
+			s.b.invalidate("old")
+			s.a.want("2", newSource("3"))
+			s.b.want("2", newSource("3"))
+			s.b.invalidate("new")
+			s.a.want("3", newSource("3"))
+			s.b.want("3", newSource("?"))
+		}},
+		{"a value longer than the policy allows: returned and not kept", func(s *stage) {
+			p := client.WithMaxBytes(3)
+			s.a.want("long", newSource("long"), p)
+			if s.explain("k").Present || s.leased("k") || len(s.a.told.notStored) != 1 || !errors.Is(s.a.told.notStored[0], soracache.ErrTooLarge) {
+				s.Errorf("told of %v", s.a.told.notStored)
+			}
+			s.a.want("fit", newSource("fit"), p)
+			s.a.want("fit", newSource("?"), p)
+		}},
+		{"values stored together do not expire together", func(s *stage) {
+			src := newSource("v")
+			for i := range 100 {
+				<-s.a.getIn(s.Context(), fmt.Sprint(i), src, client.WithTTL(time.Minute), client.WithJitter(0.5))
+			}
+			time.Sleep(45 * time.Second)
+			loads := src.count()
+			for i := range 100 {
+				<-s.a.getIn(s.Context(), fmt.Sprint(i), src, client.WithTTL(time.Minute), client.WithJitter(0.5))
+			}
+			if n := src.count() - loads; n < 20 || n > 80 {
+				s.Errorf("%d of 100 expired after three quarters of their TTL", n)
+			}
+		}},
+		{"each caller has a copy of its own", func(s *stage) {
+			cache := client.NewCache[[]int](s.a.Client, client.Default, client.CloneWith(slices.Clone[[]int]))
+			for range 3 {
+				v, err := cache.GetOrSet(s.Context(), "k", func(context.Context) ([]int, error) { return []int{1, 2}, nil })
+				if err != nil || !slices.Equal(v, []int{1, 2}) {
+					s.Errorf("got %v, %v", v, err)
+				}
+				v[0] = 7
+				got, _, err := cache.Get(s.Context(), "k")
+				if err != nil || !slices.Equal(got, []int{1, 2}) {
+					s.Errorf("Get: %v, %v", got, err)
+				}
+				got[0] = 8
+			}
+		}},
+		{"a copy of another type is a mistake, said at once", func(s *stage) {
+			src := newSource("v")
+			s.a.want("v", src)
+			wrong := client.CloneWith(slices.Clone[[]int])
+			s.a.wantErr(soracache.ErrInvalid, src, wrong)
+			if _, err := s.a.Remove(s.Context(), "k"); err != nil {
+				s.Fatal(err)
+			}
+			s.a.wantErr(soracache.ErrInvalid, src, wrong)
+			s.wantCalls(src, 1)
+		}},
+		{"a policy that can never be right is said at once", func(s *stage) {
+			for _, wrong := range []client.CallOption{
+				client.WithTTL(-1), client.WithL1(-1), client.WithKeep(-1), client.WithJitter(1.1), client.WithStaleWhileRevalidate(-1),
+				client.WithFailSafe(-1), client.WithSoftTimeout(-1), client.WithHardTimeout(-1), client.WithEagerAt(1),
+				client.WithBeta(-1), client.WithNotFoundTTL(-1), client.WithMaxBytes(-1),
+			} {
+				s.a.wantErr(soracache.ErrInvalid, newSource("v"), wrong)
+			}
+		}},
+	})
+}
+
+func TestDishesAndIngredients(t *testing.T) {
+	dishOf := func(s *stage, parts ...string) *source {
+		src := newSource("dish")
+		src.with = func(ctx context.Context) {
+			for _, part := range parts {
+				if _, err := client.GetOrSet(ctx, s.a.Client, part, returns(part), client.WithTags("tag of "+part)); err != nil {
+					s.Error(err)
+				}
+			}
+		}
+		return src
+	}
+	playAll(t, []act{
+		{"an ingredient is invalidated: so is the dish, in every process", func(s *stage) {
+			s.a.want("dish", dishOf(s, "flour", "milk"))
+			s.b.want("dish", newSource("?"))
+			s.b.invalidate("tag of milk")
+			s.a.want("new", newSource("new"))
+			s.b.want("new", newSource("?"))
+		}},
+		{"an ingredient that is near: its tags are the dish's all the same", func(s *stage) {
+			for range 2 {
+				if _, err := client.GetOrSet(s.Context(), s.a.Client, "milk", returns("milk"), client.WithTags("tag of milk")); err != nil {
+					s.Fatal(err)
+				}
+			}
+			s.a.want("dish", dishOf(s, "milk"))
+			if e := s.explain("k"); !slices.Equal(e.Tags, []string{"tag of milk"}) {
+				s.Errorf("tags %v", e.Tags)
+			}
+		}},
+		{"an ingredient invalidated by another process while the dish is cooked: the dish is not kept", func(s *stage) {
+			src := dishOf(s, "milk")
+			src.takes = time.Second
+			got := s.a.get(src)
+			time.Sleep(time.Second / 2)
+			s.b.invalidate("tag of milk")
+			if r := <-got; r.value != "dish" {
+				s.Errorf("got %v", r)
+			}
+			if s.explain("k").Live {
+				s.Error("the dish is kept")
+			}
+		}},
+		{"a dish refreshed behind its stale value: its ingredients are asked for anew, and their tags are its own", func(s *stage) {
+			swr := policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Hour) })
+			s.a.want("dish", dishOf(s, "milk"), swr)
+			time.Sleep(2 * time.Minute)
+			s.a.want("dish", dishOf(s, "flour"), swr)
+			if e := s.explain("k"); !e.Live || !slices.Equal(e.Tags, []string{"tag of flour"}) {
+				s.Errorf("live: %t, tags %v", e.Live, e.Tags)
+			}
+		}},
+		{"a stale ingredient that is being refreshed behind: the dish is not kept, and cooked anew", func(s *stage) {
+			swr := policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Hour) })
+			part := newSource("old")
+			dish := newSource("dish")
+			dish.with = func(ctx context.Context) { _, _ = client.GetOrSet(ctx, s.a.Client, "part", part.load, swr) }
+			s.a.want("dish", dish)
+			if _, err := s.a.Remove(s.Context(), "k"); err != nil {
+				s.Fatal(err)
+			}
+			time.Sleep(2 * time.Minute)
+			s.a.want("dish", dish)
+			if s.explain("k").Present {
+				s.Error("a dish of a stale ingredient is kept")
+			}
+			s.a.want("dish", dish)
+			if !s.explain("k").Live {
+				s.Error("a dish of a fresh ingredient is not kept")
+			}
+		}},
+		{"no node answers while the dish is cooked: it is returned, and the next one is kept", func(s *stage) {
+			src := dishOf(s, "milk")
+			s.cut()
+			s.a.want("dish", src)
+			s.a.road.down.Store(false)
+			s.a.want("dish", src)
+			if !s.explain("k").Live {
+				s.Error("the dish is not kept")
+			}
+		}},
+	})
+}

@@ -52,7 +52,9 @@ func (l *loading[T]) serve(s *standby[T], why StaleReason) outcome[T] {
 
 // allows tells whether a value may be served although it is past its TTL by as
 // much, when its loader failed.
-func (p *Policy) allows(freshFor time.Duration) bool { return -freshFor <= p.FailSafe }
+func (p *Policy) allows(freshFor time.Duration) bool {
+	return freshFor > 0 || p.FailSafe > 0 && -freshFor <= p.FailSafe
+}
 
 // failed tells whether a loader failed, in a way that another value may stand in
 // for. That there is no such thing is an answer, and that everybody who waited
