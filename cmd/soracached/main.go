@@ -37,6 +37,7 @@ type cli struct {
 	Clear      clearCmd      `cmd:"" help:"Invalidate everything in a namespace."`
 	Keys       keysCmd       `cmd:"" help:"List the keys that carry a tag."`
 	Explain    explainCmd    `cmd:"" help:"Tell why a key is a hit, a miss or stale."`
+	Watch      watchCmd      `cmd:"" help:"Print invalidations as they happen."`
 	Members    membersCmd    `cmd:"" help:"List the nodes of the cluster, as one of them knows it."`
 	Stats      statsCmd      `cmd:"" help:"Print the running totals of a node, or of all nodes of its cluster."`
 	Dev        devCmd        `cmd:"" help:"Run a cluster on this machine, to try it."`

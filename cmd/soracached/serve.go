@@ -78,6 +78,7 @@ type limitOptions struct {
 	MaxAnswerBytes  size          `env:"SORACACHE_MAX_ANSWER_BYTES" placeholder:"SIZE" help:"Largest batch answer (32MiB)."`
 	MaxWait         time.Duration `default:"60s" env:"SORACACHE_MAX_WAIT" help:"Longest wait for another's lease (${default})."`
 	MaxConcurrent   int           `default:"0" env:"SORACACHE_MAX_CONCURRENT" placeholder:"N" help:"Most requests in flight (no limit)."`
+	MaxWatches      int           `default:"10000" env:"SORACACHE_MAX_WATCHES" placeholder:"N" help:"Most watches at once (${default})."`
 	ReadTimeout     time.Duration `default:"30s" env:"SORACACHE_READ_TIMEOUT" help:"How long a request may take to arrive (${default})."`
 	RequestTimeout  time.Duration `default:"30s" env:"SORACACHE_REQUEST_TIMEOUT" help:"How long a request may be worked on (${default})."`
 	IdleTimeout     time.Duration `default:"2m" env:"SORACACHE_IDLE_TIMEOUT" help:"How long a connection may be idle (${default})."`
@@ -317,7 +318,7 @@ func (c *serveCmd) serverConfig() server.Config {
 		AuthTokens: c.AuthTokens, MetricsAuth: c.MetricsAuth, Insecure: c.Insecure, ReloadEvery: c.ReloadEvery,
 		MessageBytes: int(c.MaxMessageBytes), AnswerBytes: int(c.MaxAnswerBytes), MaxWait: c.MaxWait,
 		ReadTimeout: c.ReadTimeout, RequestTimeout: c.RequestTimeout, IdleTimeout: c.IdleTimeout,
-		MaxConcurrent: c.MaxConcurrent, DrainDelay: c.DrainDelay, DrainTimeout: c.DrainTimeout,
+		MaxConcurrent: c.MaxConcurrent, MaxWatches: c.MaxWatches, DrainDelay: c.DrainDelay, DrainTimeout: c.DrainTimeout,
 	}
 }
 
