@@ -77,8 +77,8 @@ func (l *loading[T]) run(ctx context.Context) (outcome[T], error) {
 	}
 	defer leave()
 	defer func() { l.asked.end() }()
-	o, ok := l.throttled(ctx)
-	if !ok {
+	o, done, err := l.throttled(ctx)
+	if !done {
 		o, err = l.readOrLoad(ctx)
 	}
 	return o, blame(ctx, err)

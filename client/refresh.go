@@ -30,16 +30,26 @@ func (s *slots) take() bool {
 
 func (s *slots) free() { s.taken.Add(-1) }
 
-// pace is a moving average of how long the loaders of a cache take, in
-// nanoseconds. Zero means that none has ended yet.
-type pace struct{ average atomic.Int64 }
+// pace is a moving average of how long the loaders of a cache take. The zero value
+// has seen none; a nil pace never does.
+type pace struct{ nanoseconds atomic.Int64 }
+
+func (p *pace) average() float64 {
+	if p == nil {
+		return 0
+	}
+	return float64(p.nanoseconds.Load())
+}
 
 func (p *pace) note(took time.Duration) {
-	old := p.average.Load()
+	if p == nil {
+		return
+	}
+	old := p.nanoseconds.Load()
 	if old == 0 {
 		old = int64(took)
 	}
-	p.average.Store(max(old+(int64(took)-old)/4, 1)) // of two at once, one may be lost
+	p.nanoseconds.Store(max(old+(int64(took)-old)/4, 1)) // of two at once, one may be lost
 }
 
 // farthest is beyond how many times the loader's pace chance never decides for a
@@ -53,7 +63,7 @@ func (p *Policy) eager(pace *pace) time.Duration {
 	if p.EagerAt == 0 && p.Beta == 0 {
 		return 0
 	}
-	return max(p.eagerAt(), time.Duration(farthest*p.Beta*float64(pace.average.Load())))
+	return max(p.eagerAt(), time.Duration(farthest*p.Beta*pace.average()))
 }
 
 // eagerAt is how long before the end of the TTL every value is refreshed.
@@ -70,7 +80,7 @@ func (p *Policy) refreshWithin(pace *pace) time.Duration {
 	within := p.eagerAt()
 	if p.Beta > 0 {
 		drawn := -math.Log(1 - rand.Float64()) //nolint:gosec // spread, not secrecy
-		within = max(within, time.Duration(drawn*p.Beta*float64(pace.average.Load())))
+		within = max(within, time.Duration(drawn*p.Beta*pace.average()))
 	}
 	return within
 }
@@ -118,9 +128,11 @@ func (c *Cache[T]) due(s *settings, hit *nearHit[T]) bool {
 // chance says so and nobody does it already.
 func (c *Cache[T]) refreshSoon(ctx context.Context, key string, hit *nearHit[T], load func(context.Context) (T, error), s *settings) {
 	within := s.policy.refreshWithin(c.pace)
-	now := c.client.now()
-	r := &c.kind.refreshes
-	if hit.freshFor > within || r.quiet.has(key, now) || c.kind.failing.has(key, now) || !r.begin(key) {
+	if hit.freshFor > within {
+		return
+	}
+	r, now := &c.kind.refreshes, c.client.now()
+	if r.quiet.has(key, now) || c.kind.failing.has(key, now) || !r.begin(key) {
 		return
 	}
 	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: *s, caller: context.Background()}

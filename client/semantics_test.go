@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,7 +65,9 @@ func TestStaleWhileRevalidate(t *testing.T) {
 			s.b.want("new", src, swr)
 		}},
 		{"past the time for stale values, and kept: the caller waits for the loader", func(s *stage) {
-			p := policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Minute).WithKeep(time.Hour) })
+			p := policy(func(p client.Policy) client.Policy {
+				return p.WithStaleWhileRevalidate(time.Minute).WithKeep(time.Hour)
+			})
 			src := newSource("old")
 			s.a.want("old", src, p)
 			time.Sleep(3 * time.Minute)
@@ -179,7 +182,7 @@ func TestStaleWhileRevalidate(t *testing.T) {
 			read := func() (values []string) {
 				var waiting []<-chan result
 				for i := range 300 {
-					waiting = append(waiting, s.a.getIn(s.Context(), fmt.Sprint(i), src, swr))
+					waiting = append(waiting, s.a.getIn(s.Context(), strconv.Itoa(i), src, swr))
 				}
 				for _, ch := range waiting {
 					values = append(values, (<-ch).value)
@@ -206,7 +209,9 @@ func TestStaleWhileRevalidate(t *testing.T) {
 func must[T, R any](v T, _ R) T { return v }
 
 func TestTimeouts(t *testing.T) {
-	soft := policy(func(p client.Policy) client.Policy { return p.WithKeep(time.Hour).WithSoftTimeout(time.Second).WithTags("t") })
+	soft := policy(func(p client.Policy) client.Policy {
+		return p.WithKeep(time.Hour).WithSoftTimeout(time.Second).WithTags("t")
+	})
 	hard := policy(func(p client.Policy) client.Policy { return p.WithHardTimeout(2 * time.Second) })
 	both := policy(func(p client.Policy) client.Policy {
 		return p.WithHardTimeout(2 * time.Second).WithFailSafe(time.Hour).WithTags("t")
@@ -354,10 +359,10 @@ func TestTimeouts(t *testing.T) {
 		{"no node answers and the loader is slower than the hard timeout: an error, and the loader is told", func(s *stage) {
 			s.cut()
 			src := newSource("v")
-			var ctx context.Context
-			src.set(func(src *source) { src.takes = time.Hour; src.with = func(c context.Context) { ctx = c } })
+			ctxs := make(chan context.Context, 1)
+			src.set(func(src *source) { src.takes = time.Hour; src.with = func(ctx context.Context) { ctxs <- ctx } })
 			s.a.wantErr(context.DeadlineExceeded, src, hard)
-			if ctx.Err() == nil {
+			if (<-ctxs).Err() == nil {
 				s.Error("the loader goes on, and could not store anything")
 			}
 		}},
@@ -1100,12 +1105,12 @@ func TestWhatLoadersAndCallsDecide(t *testing.T) {
 		{"values stored together do not expire together", func(s *stage) {
 			src := newSource("v")
 			for i := range 100 {
-				<-s.a.getIn(s.Context(), fmt.Sprint(i), src, client.WithTTL(time.Minute), client.WithJitter(0.5))
+				<-s.a.getIn(s.Context(), strconv.Itoa(i), src, client.WithTTL(time.Minute), client.WithJitter(0.5))
 			}
 			time.Sleep(45 * time.Second)
 			loads := src.count()
 			for i := range 100 {
-				<-s.a.getIn(s.Context(), fmt.Sprint(i), src, client.WithTTL(time.Minute), client.WithJitter(0.5))
+				<-s.a.getIn(s.Context(), strconv.Itoa(i), src, client.WithTTL(time.Minute), client.WithJitter(0.5))
 			}
 			if n := src.count() - loads; n < 20 || n > 80 {
 				s.Errorf("%d of 100 expired after three quarters of their TTL", n)
@@ -1231,5 +1236,25 @@ func TestDishesAndIngredients(t *testing.T) {
 				s.Error("the dish is not kept")
 			}
 		}},
+	})
+}
+
+func TestNearHitOfAnEagerPolicyAllocatesNothing(t *testing.T) {
+	onStage(t, func(s *stage) {
+		load := func(context.Context, string) (string, error) { return "v", nil }
+		cache := client.NewLoadingCache(s.a.Client, client.Policy{TTL: time.Hour, EagerAt: 0.9, Beta: 1}, load)
+		get := func() {
+			if _, err := cache.Get(s.Context(), "k"); err != nil {
+				s.Error(err)
+			}
+		}
+		get()
+		reads := s.a.road.reads.Load()
+		if n := testing.AllocsPerRun(1000, get); n != 0 {
+			s.Errorf("%v allocations", n)
+		}
+		if s.a.road.reads.Load() != reads {
+			s.Error("not found near")
+		}
 	})
 }

@@ -70,22 +70,26 @@ func (l *loading[T]) pause() {
 
 // throttled asks for a value that stands in for a loader which is to be left
 // alone. If there is none, the loader is to be asked all the same.
-func (l *loading[T]) throttled(ctx context.Context) (o outcome[T], ok bool) {
+func (l *loading[T]) throttled(ctx context.Context) (o outcome[T], ok bool, err error) {
 	p := &l.settings.policy
 	most := max(p.FailSafe, p.StaleWhileRevalidate)
 	if most == 0 || !l.kind.failing.has(l.key, l.client.now()) {
-		return o, false
+		return o, false, nil
 	}
 	read, err := l.ask(ctx, soracache.Read{Key: l.key})
 	if err != nil {
-		return l.unconfirmed(ctx)
+		if o, ok = l.unconfirmed(ctx); ok {
+			return o, true, nil
+		}
+		o, err = l.failOpen(ctx, err)
+		return o, true, err
 	}
 	there, ok := l.decoded(read)
 	if !ok || -there.freshFor > most {
-		return o, false
+		return o, false, nil
 	}
 	l.keepNear(read, there)
-	return l.serve(there, StaleThrottled), true
+	return l.serve(there, StaleThrottled), true, nil
 }
 
 // orStale is what the callers get of a loader that has ended, or that they do not
