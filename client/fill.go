@@ -21,6 +21,10 @@ type Fill struct {
 	key    string
 	// parent is the fill inside whose loader this one was asked for.
 	parent *Fill
+	// parts are, in a batch loader, the fills of its keys. This one then stands for
+	// all of them: what is said to it is passed on. It has no key of its own, and
+	// its stamp has what any of theirs reflects. See [Fill.For].
+	parts map[string]*Fill
 	// leased tells whether the value can be stored at all, and stamp is then
 	// the lease's: how much of the ledger the value is known to reflect.
 	leased bool
@@ -40,6 +44,9 @@ type Fill struct {
 	before   soracache.Entry
 	// taint is the first ingredient's reason not to store the value.
 	taint error
+	// gathered is, in a batch loader, what was read inside, if that was absorbed.
+	gathered ingredient
+	absorbed bool
 	// proofs are the stamps of what was read inside. They matter only to a
 	// loader further out when this value itself has no lease, and so no stamp.
 	proofs []soracache.Stamps
@@ -56,7 +63,7 @@ func FillFrom(ctx context.Context) *Fill {
 
 // AddTags adds tags to the value, beside those of its policy.
 func (f *Fill) AddTags(tags ...string) {
-	f.change(func() { f.tags = slices.Concat(f.tags, tags) })
+	f.change(func(f *Fill) { f.tags = slices.Concat(f.tags, tags) })
 }
 
 // SetTTL changes how long the value is fresh. Zero or less means not to cache
@@ -66,7 +73,7 @@ func (f *Fill) SetTTL(ttl time.Duration) {
 		f.DoNotCache()
 		return
 	}
-	f.change(func() { f.policy.TTL = ttl })
+	f.change(func(f *Fill) { f.policy.TTL = ttl })
 }
 
 // SetKeep changes how long the value is kept at all. See [Policy].Keep.
@@ -87,35 +94,40 @@ func (f *Fill) SetL1(l1 time.Duration) {
 // SetETag stores a validator of the source beside the value, for the next
 // loader to get from [Previous]. It has at most 255 bytes.
 func (f *Fill) SetETag(etag string) {
-	f.change(func() { f.etag = etag })
+	f.change(func(f *Fill) { f.etag = etag })
 }
 
 // Change changes the policy under which the value is stored. How long to wait
 // for the loader is decided already, and tags that were found while loading
 // stay. If the result can never be right, the value is not stored.
 func (f *Fill) Change(change func(Policy) Policy) {
-	f.change(func() { f.policy = change(f.policy) })
+	f.change(func(f *Fill) { f.policy = change(f.policy) })
 }
 
 // DoNotCache lets the value be returned to its callers and not be stored.
 func (f *Fill) DoNotCache() {
-	f.change(func() { f.doNotCache = true })
+	f.change(func(f *Fill) { f.doNotCache = true })
 }
 
-// change runs do under the lock, unless the loader has returned.
-func (f *Fill) change(do func()) {
+// change runs do under the lock, unless the loader has returned. In a batch
+// loader it does so for every key.
+func (f *Fill) change(do func(*Fill)) {
 	if f == nil {
 		return
+	}
+	for _, part := range f.parts {
+		part.change(do)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.sealed {
-		do()
+		do(f)
 	}
 }
 
 // seal ends what the loader can say.
 func (f *Fill) seal() {
+	f.sealParts()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sealed = true
@@ -140,7 +152,7 @@ func (f *Fill) verdict() (policy Policy, etag string, refused error) {
 // key at this moment.
 func (f *Fill) loads(c *Client, key string) bool {
 	for ; f != nil; f = f.parent {
-		if f.client == c && f.key == key && !f.ended() {
+		if f.client == c && f.has(key) && !f.ended() {
 			return true
 		}
 	}
@@ -172,7 +184,11 @@ type ingredient struct {
 // ingredient of another namespace or partition has no such proof, because an
 // invalidation reaches ledgers one after the other.
 func (f *Fill) absorb(c *Client, in ingredient) {
-	f.change(func() {
+	if f != nil && f.parts != nil {
+		f.gather(c, in)
+		return
+	}
+	f.change(func(f *Fill) {
 		f.tags = soracache.NormalizeTags(slices.Concat(f.tags, in.tags))
 		f.proofs = append(f.proofs, in.proofs...)
 		taint := in.taint

@@ -184,6 +184,7 @@ type settings struct {
 	policy Policy
 	codec  Codec // nil: by type
 	clone  any   // a func(T) T; nil: callers share values
+	many   manySettings
 }
 
 // with returns the settings changed by the options of one call.

@@ -57,7 +57,7 @@ func (w *work[T]) do(ctx context.Context) (outcome[T], error) {
 	lease := l.client.hold(ctx, l.key, w.granted)
 	defer func() { lease.release(l.patience()) }()
 	value, err := l.runLoader(ctx, w.fill)
-	return l.finish(w, lease, value, err)
+	return l.finish(w, func(d deposit[T]) { l.fill(lease, d) }, value, err)
 }
 
 // runLoader calls the application's function.
@@ -86,9 +86,9 @@ func (l *loading[T]) runLoader(ctx context.Context, fill *Fill) (value T, err er
 	return value, err
 }
 
-// finish makes of what the loader returned what its callers get, and stores it
-// under the lease.
-func (l *loading[T]) finish(w *work[T], lease *lease, value T, err error) (outcome[T], error) {
+// finish makes of what the loader returned what its callers get, and has it
+// stored under the lease. Without a lease, store is nil.
+func (l *loading[T]) finish(w *work[T], store func(deposit[T]), value T, err error) (outcome[T], error) {
 	if errors.Is(err, ErrNotModified) {
 		value, err = unmodified[T](w.fill, err)
 	}
@@ -97,12 +97,16 @@ func (l *loading[T]) finish(w *work[T], lease *lease, value T, err error) (outco
 	switch {
 	case err != nil && (!marked || mark.kind == soracache.KindError && !w.errors):
 		return outcome[T]{}, original(err)
-	case lease == nil:
+	case store == nil:
 		l.client.observer.notStored(l.key, w.why)
 	case marked:
-		l.storeMarker(lease, w.fill, mark)
+		if d, ok := l.markerDeposit(w.fill, mark); ok {
+			store(d)
+		}
 	default:
-		l.store(lease, w.fill, value)
+		if d, ok := l.deposit(w.fill, value); ok {
+			store(d)
+		}
 	}
 	if err == nil || mark.kind == soracache.KindNotFound {
 		l.kind.failing.end(l.key)
@@ -111,13 +115,21 @@ func (l *loading[T]) finish(w *work[T], lease *lease, value T, err error) (outco
 	return o, nil
 }
 
-// store completes the lease with the value. That it fails, or comes too late,
-// changes nothing for the callers.
-func (l *loading[T]) store(lease *lease, fill *Fill, value T) {
+// deposit is what a lease is completed with.
+type deposit[T any] struct {
+	entry    soracache.Entry
+	value    T
+	policy   Policy
+	lifetime soracache.Lifetime
+}
+
+// deposit makes of a value what is to be stored, or tells the hooks why it is
+// not. That it fails, or comes too late, changes nothing for the callers.
+func (l *loading[T]) deposit(fill *Fill, value T) (d deposit[T], ok bool) {
 	policy, etag, refused := fill.verdict()
 	if refused != nil {
 		l.client.observer.notStored(l.key, refused)
-		return
+		return d, false
 	}
 	s := l.settings
 	s.policy = policy.jittered()
@@ -125,47 +137,52 @@ func (l *loading[T]) store(lease *lease, fill *Fill, value T) {
 	switch {
 	case errors.Is(err, errTooLong):
 		l.client.observer.notStored(l.key, err)
-		return
+		return d, false
 	case err != nil:
 		l.client.observer.refused(l.key, err)
-		return
+		return d, false
 	}
 	entry.ETag = etag
-	l.fill(lease, entry, value, &s.policy, s.policy.lifetime())
+	return deposit[T]{entry, value, s.policy, s.policy.lifetime()}, true
 }
 
-// storeMarker completes the lease with an error.
-func (l *loading[T]) storeMarker(lease *lease, fill *Fill, m marker) {
+// markerDeposit does the same with an error.
+func (l *loading[T]) markerDeposit(fill *Fill, m marker) (d deposit[T], ok bool) {
 	policy, _, refused := fill.verdict()
 	if refused != nil {
 		l.client.observer.notStored(l.key, refused)
-		return
+		return d, false
 	}
-	var none T
 	policy.TTL = m.ttl
-	policy = policy.jittered()
-	entry := soracache.Entry{Kind: m.kind, Value: []byte(m.text), Tags: soracache.NormalizeTags(policy.Tags)}
-	l.fill(lease, entry, none, &policy, soracache.Lifetime{TTL: policy.TTL, L1: policy.L1})
+	d.policy = policy.jittered()
+	d.entry = soracache.Entry{Kind: m.kind, Value: []byte(m.text), Tags: soracache.NormalizeTags(d.policy.Tags)}
+	d.lifetime = soracache.Lifetime{TTL: d.policy.TTL, L1: d.policy.L1}
+	return d, true
 }
 
-// fill completes the lease with an entry, and keeps it near.
-func (l *loading[T]) fill(lease *lease, entry soracache.Entry, value T, policy *Policy, lifetime soracache.Lifetime) {
+// fill completes the lease, and keeps near what is stored.
+func (l *loading[T]) fill(lease *lease, d deposit[T]) {
 	asked := l.client.near.ask(l.kind.space, l.key)
 	defer asked.end()
-	result, err := lease.fill(l.patience(), entry, lifetime, asked)
+	result, err := lease.fill(l.patience(), d.entry, d.lifetime, asked)
+	l.filled(asked, &d, result, err)
+}
+
+// filled takes in what became of it.
+func (l *loading[T]) filled(asked *asking, d *deposit[T], result soracache.WriteResult, err error) {
 	switch {
 	case err != nil:
 		l.client.observer.refused(l.key, err)
 	case !result.Stored:
 		l.client.observer.superseded(l.key, result.Reason)
 	default:
-		keep(asked, value, kept{
-			entry: entry, stamps: result.Stamp, near: policy.Near,
-			freshFor: lifetime.TTL, keepFor: lifetime.Keep,
+		keep(asked, d.value, kept{
+			entry: d.entry, stamps: result.Stamp, near: d.policy.Near,
+			freshFor: d.lifetime.TTL, keepFor: d.lifetime.Keep,
 		})
-		if at := l.settings.policy.EagerAt; at > 0 && lifetime.TTL < l.settings.policy.ttl() {
+		if at := l.settings.policy.EagerAt; at > 0 && d.lifetime.TTL < l.settings.policy.ttl() {
 			// Of what the policy does not tell others cannot know.
-			l.kind.refreshes.quiet.add(l.key, l.client.now(), time.Duration(at*float64(lifetime.TTL)))
+			l.kind.refreshes.quiet.add(l.key, l.client.now(), time.Duration(at*float64(d.lifetime.TTL)))
 		}
 	}
 }

@@ -1,0 +1,125 @@
+package client
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+// manyLeases are the leases of one load of many keys. One goroutine renews them,
+// until each is filled, released or lost.
+type manyLeases struct {
+	client *Client
+	// detached has the load's values but not its end: see lease.detached.
+	detached context.Context //nolint:containedctx // lasts as long as the leases
+
+	stopRenewing context.CancelFunc
+	renewing     sync.WaitGroup
+
+	mu   sync.Mutex
+	held map[string]soracache.Lease // by key; guarded by mu
+	lost map[string]struct{}        // not to be renewed any more; guarded by mu
+}
+
+// holdMany begins to renew the leases that came with answers.
+func holdMany[T any](ctx context.Context, c *Client, claims []claim[T]) *manyLeases {
+	l := &manyLeases{client: c, detached: context.WithoutCancel(ctx), held: make(map[string]soracache.Lease, len(claims))}
+	lasts := soracache.MaxLease
+	for i := range claims {
+		granted := &claims[i].granted
+		if granted.Lease == (soracache.Lease{}) {
+			continue
+		}
+		l.held[claims[i].key] = granted.Lease
+		if granted.LeaseFor <= 0 {
+			lasts = min(lasts, soracache.DefaultLease)
+		} else {
+			lasts = min(lasts, granted.LeaseFor)
+		}
+	}
+	ctx, l.stopRenewing = context.WithTimeout(l.detached, maxHold)
+	if len(l.held) > 0 {
+		l.renewing.Go(func() { l.renew(ctx, lasts) })
+	}
+	return l
+}
+
+// renew extends the leases well before they run out, so that a lost answer or two
+// do no harm.
+func (l *manyLeases) renew(ctx context.Context, lasts time.Duration) {
+	ticker := time.NewTicker(lasts / 3)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		writes := l.writes(soracache.OpRenew)
+		for i, result := range l.client.writeMany(ctx, l.client.timeout, writes, nil) {
+			if result.Err == nil && !result.Stored {
+				l.lose(writes[i].Key) // or overtaken: the fill will be told
+			}
+		}
+	}
+}
+
+// writes are the same to all leases that are held. Those that are lost are not
+// renewed.
+func (l *manyLeases) writes(op soracache.WriteOp) []soracache.Write {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	writes := make([]soracache.Write, 0, len(l.held))
+	for key, id := range l.held {
+		if _, lost := l.lost[key]; !lost || op != soracache.OpRenew {
+			writes = append(writes, soracache.Write{Op: op, Key: key, Lease: id})
+		}
+	}
+	return writes
+}
+
+func (l *manyLeases) lose(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost == nil {
+		l.lost = make(map[string]struct{})
+	}
+	l.lost[key] = struct{}{}
+}
+
+// of returns the lease of a key, which is held on until it is given up.
+func (l *manyLeases) of(key string) (id soracache.Lease, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	id, ok = l.held[key]
+	return id, ok
+}
+
+// ended notes that the service was told of the end of a lease.
+func (l *manyLeases) ended(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.held, key)
+}
+
+// release hands back some leases, so that whoever waits need not wait for them to
+// run out.
+func (l *manyLeases) release(limit time.Duration, keys []string) {
+	writes := make([]soracache.Write, 0, len(keys))
+	for _, key := range keys {
+		if id, ok := l.of(key); ok {
+			writes = append(writes, soracache.Write{Op: soracache.OpRelease, Key: key, Lease: id})
+			l.ended(key)
+		}
+	}
+	l.client.writeMany(l.detached, limit, writes, nil)
+}
+
+// end stops renewing, and hands back what is still held.
+func (l *manyLeases) end(limit time.Duration) {
+	l.stopRenewing()
+	l.renewing.Wait()
+	l.client.writeMany(l.detached, limit, l.writes(soracache.OpRelease), nil)
+}

@@ -1,0 +1,233 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+// manyLoad is the loading of some keys, in one call of the loader or in several.
+type manyLoad[T any] struct {
+	manyCall[T]
+	leases *manyLeases
+	// done receives what became of the keys of each call, and has room for all of
+	// them. finished is closed when no more will come.
+	done     chan []loaded[T]
+	finished chan struct{}
+	// untie lets the loader go on when its caller has gone, and cancel ends it.
+	untie  func() bool
+	cancel context.CancelFunc
+}
+
+// loaded is what became of a key: a value, the answer that there is no such
+// thing, or a failure.
+type loaded[T any] struct {
+	*claim[T]
+	work *work[T]
+	o    outcome[T]
+	err  error
+	// deposit is what the lease is to be completed with, if it is.
+	deposit *deposit[T]
+	stored  bool
+}
+
+// begin runs the loader in goroutines of their own. It ends with the client, and
+// with its caller unless it is let go. The leases end with it, however it ends.
+func (m *manyCall[T]) begin(ctx context.Context, claims []claim[T]) (*manyLoad[T], error) {
+	callers := ctx
+	l := &manyLoad[T]{manyCall: *m, finished: make(chan struct{})}
+	l.leases = holdMany(ctx, m.client, claims)
+	ctx, leave, err := m.client.enter(context.WithoutCancel(ctx))
+	if err != nil {
+		l.leases.end(m.patience())
+		return nil, err
+	}
+	ctx, l.cancel = context.WithCancel(ctx)
+	l.untie = context.AfterFunc(callers, l.cancel)
+	parts := slices.Collect(slices.Chunk(claims, cmp.Or(m.settings.many.batch, len(claims))))
+	l.done = make(chan []loaded[T], len(parts))
+	go func() {
+		defer leave()
+		defer l.cancel()
+		defer close(l.finished)
+		defer func() { l.leases.end(m.patience()) }()
+		atOnce(cmp.Or(m.settings.many.concurrency, DefaultLoadConcurrency), len(parts), func(i int) { l.done <- l.part(ctx, parts[i]) })
+	}()
+	return l, nil
+}
+
+// letGo has a load go on for which nobody waits any more, unless too much of the
+// kind is running.
+func (l *manyLoad[T]) letGo() bool {
+	if !l.client.background.take() {
+		return false
+	}
+	if !l.untie() { // its caller has gone, and it has been told
+		l.client.background.free()
+		return false
+	}
+	limit := time.AfterFunc(maxHold, l.cancel)
+	go func() {
+		defer l.client.background.free()
+		defer limit.Stop()
+		l.each(func(r *loaded[T]) {
+			if r.err != nil && !errors.Is(r.err, context.Canceled) {
+				r.pause()
+			}
+		})
+	}()
+	return true
+}
+
+// each is called with what became of each key, until the load has ended.
+func (l *manyLoad[T]) each(do func(*loaded[T])) {
+	some := func(part []loaded[T]) {
+		for i := range part {
+			do(&part[i])
+		}
+	}
+	for {
+		select {
+		case part := <-l.done:
+			some(part)
+		case <-l.finished:
+			for len(l.done) > 0 {
+				some(<-l.done)
+			}
+			return
+		}
+	}
+}
+
+// part calls the loader once, and stores what it returns.
+func (l *manyLoad[T]) part(ctx context.Context, claims []claim[T]) (results []loaded[T]) {
+	defer func() {
+		if p := recover(); p != nil { // a hook's; the loader's does not come here
+			results = results[:0]
+			for i := range claims {
+				results = append(results, loaded[T]{claim: &claims[i], err: &PanicError{Value: p, Stack: debug.Stack()}})
+			}
+		}
+	}()
+	batch := newBatch(l.client, FillFrom(ctx), len(claims))
+	keys := make([]string, len(claims))
+	results = make([]loaded[T], len(claims))
+	for i := range claims {
+		results[i] = loaded[T]{claim: &claims[i], work: claims[i].newWork(ctx)}
+		keys[i] = claims[i].key
+		batch.add(results[i].work.fill)
+	}
+	start := time.Now()
+	values, err := l.call(ctx, batch, keys)
+	took := time.Since(start)
+	if err == nil {
+		l.pace.note(took)
+	}
+	for i := range results {
+		r := &results[i]
+		value, ok := values[r.key]
+		r.settle(value, ok, errorOf(err, r.key))
+		l.client.observer.loaded(r.key, took, cmp.Or(r.err, r.o.marker))
+	}
+	l.store(results)
+	return results
+}
+
+// call calls the application's function, in a goroutine that it may end.
+func (l *manyLoad[T]) call(ctx context.Context, batch *Fill, keys []string) (values map[string]T, err error) {
+	defer batch.seal()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	ctx, end := l.client.observer.start(ctx, OpLoad, "")
+	returned := make(chan struct{})
+	err = ErrGoexit // unless it returns
+	go func() {
+		defer close(returned)
+		defer func() {
+			if p := recover(); p != nil {
+				err = &PanicError{Value: p, Stack: debug.Stack()}
+			}
+		}()
+		values, err = l.load(context.WithValue(ctx, fillKey{}, batch), keys)
+	}()
+	<-returned
+	end(Outcome{Loaded: err == nil, Err: err})
+	return values, err
+}
+
+// errorOf is what the error of a batch loader means for one key of it.
+func errorOf(err error, key string) error {
+	if many, ok := errors.AsType[*ManyError](err); ok {
+		return many.Errors[key]
+	}
+	return err
+}
+
+// newWork is what the loader is to do for this key.
+func (c *claim[T]) newWork(ctx context.Context) *work[T] {
+	if c.leased() {
+		return c.loading.leased(ctx, c.granted, c.there)
+	}
+	return &work[T]{loading: c.loading, why: c.why, fill: c.newFill(ctx)}
+}
+
+// settle makes of what the loader returned what the key's callers get, and what
+// is to be stored.
+func (r *loaded[T]) settle(value T, ok bool, err error) {
+	if err == nil && !ok {
+		err = ErrNotFound
+	}
+	var store func(deposit[T])
+	if r.leased() {
+		store = func(d deposit[T]) { r.deposit = &d }
+	}
+	r.o, r.err = r.finish(r.work, store, value, err)
+	if r.err != nil && errors.Is(r.err, ErrNotFound) { // which is not to be kept
+		r.o = outcome[T]{marker: r.err, ingredient: r.work.fill.asIngredient(), how: Outcome{Loaded: true}}
+		r.err = nil
+		r.kind.failing.end(r.key)
+	}
+}
+
+// store completes the leases of what is to be stored, and hands the others back.
+func (l *manyLoad[T]) store(results []loaded[T]) {
+	var (
+		fills  []*loaded[T]
+		writes []soracache.Write
+		asked  []*asking
+		rest   []string
+	)
+	for i := range results {
+		r := &results[i]
+		id, held := l.leases.of(r.key)
+		switch {
+		case !held:
+		case r.deposit == nil:
+			rest = append(rest, r.key)
+		default:
+			fills = append(fills, r)
+			writes = append(writes, soracache.Write{
+				Op: soracache.OpFill, Key: r.key, Lease: id, Entry: r.deposit.entry, Lifetime: r.deposit.lifetime,
+			})
+			asked = append(asked, l.client.near.ask(l.kind.space, r.key))
+		}
+	}
+	defer endAll(asked)
+	for i, result := range l.client.writeMany(l.leases.detached, l.patience(), writes, asked) {
+		r := fills[i]
+		r.stored = result.Err == nil && result.Stored
+		r.filled(asked[i], r.deposit, result, result.Err)
+		if result.Err == nil || !refusal(result.Err) {
+			l.leases.ended(r.key) // or the service would not answer a release either
+		} else {
+			rest = append(rest, r.key)
+		}
+	}
+	l.leases.release(l.patience(), rest)
+}

@@ -1,0 +1,157 @@
+package client
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/soracache/soracache"
+)
+
+// requestsAtOnce is how many requests one call for many keys has under way.
+const requestsAtOnce = 4
+
+// readMany asks the backend for many keys, in requests that are within what it
+// takes, a few at a time, each no longer than limit, and learns from the answers.
+// They are as many as the reads, and in their order. What a request failed with
+// is the answer to each of its keys, and of what was not sent by then.
+func (c *Client) readMany(ctx context.Context, limit time.Duration, reads []soracache.Read, asked []*asking, accept bool) []soracache.ReadResult {
+	results := make([]soracache.ReadResult, len(reads))
+	inRequests(len(reads), func(from, to int) error {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		return c.readPart(ctx, reads[from:to], asked[from:to], results[from:to], accept)
+	}, func(i int, err error) { results[i].Err = err })
+	return results
+}
+
+func (c *Client) readPart(ctx context.Context, reads []soracache.Read, asked []*asking, results []soracache.ReadResult, accept bool) error {
+	seen := c.session.stamps()
+	answers, err := c.backend.Get(ctx, soracache.GetRequest{
+		Namespace: c.namespace, Reads: reads, MinStamp: c.least(ctx, seen), AcceptUnconfirmed: accept,
+	})
+	if err == nil && len(answers) != len(reads) {
+		err = errMiscounted(len(answers), len(reads))
+	}
+	if half := len(reads) / 2; err != nil && half > 0 && mayBeOneItem(err) {
+		return inHalves(results, half, func(r *soracache.ReadResult, err error) { r.Err = err },
+			func() error { return c.readPart(ctx, reads[:half], asked[:half], results[:half], accept) },
+			func() error { return c.readPart(ctx, reads[half:], asked[half:], results[half:], accept) })
+	}
+	if err != nil {
+		return err
+	}
+	copy(results, answers)
+	for i := range results {
+		r := &results[i]
+		if r.Err != nil {
+			continue
+		}
+		c.session.observe(seen, r.Stamp)
+		c.carry(ctx, r.Stamp)
+		if r.Lease == (soracache.Lease{}) && !r.Unconfirmed {
+			asked[i].vouch(r.Stamp, r.Age)
+		}
+	}
+	return nil
+}
+
+// writeMany has the backend do many writes, in the same manner.
+func (c *Client) writeMany(ctx context.Context, limit time.Duration, writes []soracache.Write, asked []*asking) []soracache.WriteResult {
+	results := make([]soracache.WriteResult, len(writes))
+	if asked == nil {
+		asked = make([]*asking, len(writes))
+	}
+	inRequests(len(writes), func(from, to int) error {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		return c.writePart(ctx, writes[from:to], asked[from:to], results[from:to])
+	}, func(i int, err error) { results[i].Err = err })
+	return results
+}
+
+func (c *Client) writePart(ctx context.Context, writes []soracache.Write, asked []*asking, results []soracache.WriteResult) error {
+	answers, err := c.backend.Write(ctx, soracache.WriteRequest{Namespace: c.namespace, Writes: writes})
+	if err == nil && len(answers) != len(writes) {
+		err = errMiscounted(len(answers), len(writes))
+	}
+	if half := len(writes) / 2; err != nil && half > 0 && mayBeOneItem(err) {
+		return inHalves(results, half, func(r *soracache.WriteResult, err error) { r.Err = err },
+			func() error { return c.writePart(ctx, writes[:half], asked[:half], results[:half]) },
+			func() error { return c.writePart(ctx, writes[half:], asked[half:], results[half:]) })
+	}
+	if err != nil {
+		return err
+	}
+	copy(results, answers)
+	for i := range results {
+		r := &results[i]
+		if r.Err == nil {
+			c.session.observe(nil, r.Stamp)
+			c.carry(ctx, r.Stamp)
+			asked[i].vouch(r.Stamp, 0)
+		}
+	}
+	return nil
+}
+
+// inHalves sends apart what was refused together, for what may be the fault of
+// one item. What a half fails with is its own.
+func inHalves[R any](results []R, half int, failed func(*R, error), first, second func() error) error {
+	for i, do := range []func() error{first, second} {
+		part := results[:half]
+		if i == 1 {
+			part = results[half:]
+		}
+		if err := do(); err != nil {
+			for i := range part {
+				failed(&part[i], err)
+			}
+		}
+	}
+	return nil
+}
+
+// inRequests does something to parts of so many items, a few parts at a time.
+// Once one has failed as a whole, with what asking again may change, so have all
+// that were not begun by then: a service that hangs is not waited for once for
+// each part.
+func inRequests(count int, do func(from, to int) error, failed func(i int, err error)) {
+	var down atomic.Pointer[error]
+	atOnce(requestsAtOnce, (count+mostTogether-1)/mostTogether, func(part int) {
+		from, to := part*mostTogether, min((part+1)*mostTogether, count)
+		var err error
+		if seen := down.Load(); seen != nil {
+			err = *seen
+		} else if err = do(from, to); err != nil && !refusal(err) {
+			down.Store(&err)
+		}
+		for i := from; err != nil && i < to; i++ {
+			failed(i, err)
+		}
+	})
+}
+
+// atOnce does count things, so many of them at the same time, and returns when
+// all are done. The last worker is the caller itself.
+func atOnce(limit, count int, do func(i int)) {
+	var next atomic.Int64
+	work := func() {
+		for i := int(next.Add(1)) - 1; i < count; i = int(next.Add(1)) - 1 {
+			do(i)
+		}
+	}
+	var others sync.WaitGroup
+	for range min(limit, count) - 1 {
+		others.Go(work)
+	}
+	defer others.Wait()
+	work()
+}
+
+func endAll(asked []*asking) {
+	for _, a := range asked {
+		a.end()
+	}
+}
