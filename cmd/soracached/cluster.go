@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/bits"
 	"net"
 	"os"
 	"strconv"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/capability"
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/server"
 	"github.com/soracache/soracache/invalidation/gossip"
@@ -60,7 +60,7 @@ func (c *serveCmd) gossipConfig(name, rpc string) (cfg gossip.Config, on bool, e
 	version, _ := buildVersion()
 	cfg = gossip.Config{
 		Name: name, Bind: listen, Advertise: c.GossipAdvertise, Join: c.Join, Label: c.ClusterName,
-		AllowPlaintext: c.Insecure, RPCAddress: rpc, Version: version, Capabilities: capabilities, Bound: c.Bound,
+		AllowPlaintext: c.Insecure, RPCAddress: rpc, Version: version, Capabilities: capability.All, Bound: c.Bound,
 	}
 	if c.GossipKeyFile != "" {
 		if cfg.Keys, err = readKeys(c.GossipKeyFile); err != nil {
@@ -71,35 +71,6 @@ func (c *serveCmd) gossipConfig(name, rpc string) (cfg gossip.Config, on bool, e
 		return cfg, false, fmt.Errorf("%w (see --gossip-key-file, --gossip-listen, --insecure)", err)
 	}
 	return cfg, true, nil
-}
-
-// What nodes of this version can do, as bits that the others are told.
-const (
-	canRecords uint64 = 1 << iota // it takes in records
-	canFreed                      // it wakes waiters for leases that ended elsewhere
-	canAck                        // it acknowledges invalidations
-
-	capabilities = canRecords | canFreed | canAck
-)
-
-// capabilityNames names bits; those of later versions by their number.
-func capabilityNames(set uint64) []string {
-	var names []string
-	for set != 0 {
-		bit := bits.TrailingZeros64(set)
-		set &^= 1 << bit
-		switch uint64(1) << bit {
-		case canRecords:
-			names = append(names, "records")
-		case canFreed:
-			names = append(names, "freed")
-		case canAck:
-			names = append(names, "acknowledge")
-		default:
-			names = append(names, "bit"+strconv.Itoa(bit))
-		}
-	}
-	return names
 }
 
 // cluster is this node's part in a cluster. Without gossip its member is nil.
@@ -160,7 +131,7 @@ func (c *cluster) members() func() []server.Member {
 		for i, m := range known {
 			members[i] = server.Member{
 				Name: m.Name, RPCAddress: m.RPC, GossipAddress: m.Address, Version: m.Version, State: memberState(m.State),
-				Self: m.Self, Bound: m.Bound, StateFor: time.Since(m.Since), Capabilities: capabilityNames(m.Capabilities),
+				Self: m.Self, Bound: m.Bound, StateFor: time.Since(m.Since), Capabilities: capability.Names(m.Capabilities),
 			}
 		}
 		return members

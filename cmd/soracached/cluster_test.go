@@ -59,12 +59,6 @@ func TestGossipKey(t *testing.T) {
 	}
 }
 
-func TestCapabilityNames(t *testing.T) {
-	if got := capabilityNames(capabilities | 1<<9); !slices.Equal(got, []string{"records", "freed", "acknowledge", "bit9"}) {
-		t.Error(got)
-	}
-}
-
 func TestGossipIsOffUnlessAskedFor(t *testing.T) {
 	for want, lines := range map[string][][]string{
 		"":               {{}, {"--l2=redis://a"}, {"--gossip-listen=off", "--join=a"}, {"--gossip-listen=off", "--gossip-key-file=/absent"}},
