@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,14 +14,14 @@ import (
 )
 
 const (
-	// flightsPerNode is how many calls of one kind are under way to a node
+	// tripsPerNode is how many calls of one kind are under way to a node
 	// before others wait for the next.
-	flightsPerNode = 2
-	// mostFlights bounds the calls under way when slow ones are not counted.
-	mostFlights = 64
-	// slowFlight is how long a call is under way before it no longer keeps
+	tripsPerNode = 2
+	// mostTrips bounds the calls under way when slow ones are not counted.
+	mostTrips = 64
+	// slowTrip is how long a call is under way before it no longer keeps
 	// others waiting.
-	slowFlight = 10 * time.Millisecond
+	slowTrip = 10 * time.Millisecond
 	// mostTogether is how many requests travel in one call.
 	mostTogether = 256
 )
@@ -28,12 +29,13 @@ const (
 // lane has concurrent requests of one kind travel together to one node. Nobody
 // ever waits for company:
 //
-//  1. While fewer than flightsPerNode calls are under way, a request is sent at
-//     once, by its caller's own goroutine.
-//  2. Whoever comes while they are joins the first batch that has room and asks
+//  1. While no call is under way, a request is sent at once, by its caller's own
+//     goroutine.
+//  2. Whoever comes while one is joins the first batch that has room and asks
 //     alike. No batch that was sent is ever joined, so what an answer reflects
 //     is never older than the request.
-//  3. When a call ends, the batch that waits longest is sent.
+//  3. While fewer than tripsPerNode calls are under way, the batch that waits
+//     longest is sent.
 //
 // A call that takes long, because the node has to wait for its store, does not
 // keep others back: it is no longer counted, and one more is sent.
@@ -52,11 +54,12 @@ type lane[Q, R any] struct {
 
 	mu      sync.Mutex
 	closed  bool
-	flights []trip[Q, R]
+	trips   []trip[Q, R]
 	lastID  uint64
-	busy    int // those that are not slow
+	busy    int // trips that are not slow
+	idle    int // those of them whose carriers have no batch yet
 	waiting []*batch[Q, R]
-	relief  *time.Timer // runs if armed: looks for slow flights
+	relief  *time.Timer // runs if armed: looks for slow trips
 	armed   bool
 	running sync.WaitGroup // of carriers
 }
@@ -107,16 +110,18 @@ func (l *lane[Q, R]) do(ctx context.Context, q Q) (R, error) {
 		var none R
 		return none, errLaneClosed()
 	}
-	if l.busy < flightsPerNode && len(l.flights) < mostFlights && len(l.waiting) == 0 {
-		id := l.takeOff(nil)
+	if l.busy == 0 && len(l.waiting) == 0 && len(l.trips) < mostTrips {
+		id := l.takeOff()
 		l.mu.Unlock()
 		r, err := l.alone(ctx, q)
-		if next := l.landed(id); next.batch != nil {
-			l.running.Go(func() { l.carry(next) })
-		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.land(id)
+		l.dispatch()
 		return r, err
 	}
 	r := l.enqueue(ctx, q)
+	l.dispatch()
 	l.mu.Unlock()
 	return l.await(ctx, r)
 }
@@ -124,50 +129,79 @@ func (l *lane[Q, R]) do(ctx context.Context, q Q) (R, error) {
 func errLaneClosed() error { return fmt.Errorf("%w: %w", soracache.ErrUnavailable, ErrClosed) }
 
 // takeOff notes a call that begins. The lock is held.
-func (l *lane[Q, R]) takeOff(b *batch[Q, R]) uint64 {
+func (l *lane[Q, R]) takeOff() uint64 {
 	l.lastID++
 	l.busy++
-	l.flights = append(l.flights, trip[Q, R]{id: l.lastID, began: time.Now(), batch: b})
+	l.trips = append(l.trips, trip[Q, R]{id: l.lastID, began: time.Now()})
 	return l.lastID
 }
 
-// departure is a batch that is to be sent, as a flight.
-type departure[Q, R any] struct {
-	batch *batch[Q, R]
-	id    uint64
+// land notes the end of a call. The lock is held.
+func (l *lane[Q, R]) land(id uint64) {
+	i := l.indexOf(id)
+	if !l.trips[i].slow {
+		l.busy--
+	}
+	last := len(l.trips) - 1
+	l.trips[i], l.trips[last] = l.trips[last], trip[Q, R]{}
+	l.trips = l.trips[:last]
 }
 
-// landed notes the end of a call, and returns what its carrier is to send next.
-func (l *lane[Q, R]) landed(id uint64) departure[Q, R] {
+func (l *lane[Q, R]) indexOf(id uint64) int {
+	return slices.IndexFunc(l.trips, func(t trip[Q, R]) bool { return t.id == id })
+}
+
+// dispatch starts carriers for the batches that wait, as far as calls may be
+// made. The lock is held.
+func (l *lane[Q, R]) dispatch() {
+	for l.idle < len(l.waiting) && l.busy < tripsPerNode && len(l.trips) < mostTrips && !l.closed {
+		id := l.takeOff()
+		l.idle++
+		l.running.Go(func() { l.carry(id) })
+	}
+}
+
+// carry sends batch after batch, until none waits. Before each it lets everybody
+// go first who can run at once, as those can who were just answered: what they
+// ask next then travels together, and the wait is over when there is nobody.
+func (l *lane[Q, R]) carry(id uint64) {
+	for {
+		runtime.Gosched()
+		b := l.board(id)
+		if b == nil {
+			return
+		}
+		ctx, cancel := l.contextOf(b)
+		l.deliver(ctx, b.requests)
+		cancel()
+		l.mu.Lock()
+		if l.trips[l.indexOf(id)].slow { // others have taken its place
+			l.land(id)
+			l.dispatch()
+			l.mu.Unlock()
+			return
+		}
+		l.idle++
+		l.mu.Unlock()
+	}
+}
+
+// board takes the batch that waits longest, for an idle carrier; or else the
+// carrier is to end.
+func (l *lane[Q, R]) board(id uint64) *batch[Q, R] {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i, f := range l.flights {
-		if f.id != id {
-			continue
-		}
-		if !f.slow {
-			l.busy--
-		}
-		last := len(l.flights) - 1
-		l.flights[i], l.flights[last] = l.flights[last], trip[Q, R]{}
-		l.flights = l.flights[:last]
-		break
-	}
-	return l.depart()
-}
-
-// depart takes the batch that waits longest, if it may be sent. The lock is
-// held.
-func (l *lane[Q, R]) depart() departure[Q, R] {
-	if len(l.waiting) == 0 || l.busy >= flightsPerNode || len(l.flights) >= mostFlights || l.closed {
-		return departure[Q, R]{}
+	l.idle--
+	if len(l.waiting) == 0 || l.closed {
+		l.land(id)
+		return nil
 	}
 	b := l.waiting[0]
-	copy(l.waiting, l.waiting[1:])
-	l.waiting[len(l.waiting)-1] = nil
-	l.waiting = l.waiting[:len(l.waiting)-1]
+	l.waiting = slices.Delete(l.waiting, 0, 1)
 	b.sent = true
-	return departure[Q, R]{b, l.takeOff(b)}
+	t := &l.trips[l.indexOf(id)]
+	t.batch, t.began = b, time.Now()
+	return b
 }
 
 // enqueue adds a request to what waits. The lock is held.
@@ -229,17 +263,6 @@ func (l *lane[Q, R]) left(b *batch[Q, R]) {
 				break
 			}
 		}
-	}
-}
-
-// carry sends batch after batch, as long as one may be sent.
-func (l *lane[Q, R]) carry(d departure[Q, R]) {
-	for d.batch != nil {
-		ctx, cancel := l.contextOf(d.batch)
-		l.deliver(ctx, d.batch.requests)
-		cancel()
-		runtime.Gosched() // those who were just answered may ask again at once
-		d = l.landed(d.id)
 	}
 }
 
@@ -327,20 +350,20 @@ func mayBeOneItem(err error) bool {
 	return errors.Is(err, soracache.ErrInvalid) || errors.Is(err, soracache.ErrTooLarge)
 }
 
-// arm has the flights looked at once they may be slow. The lock is held.
+// arm has the trips looked at once they may be slow. The lock is held.
 func (l *lane[Q, R]) arm() {
 	switch {
 	case l.armed:
 		return
 	case l.relief == nil:
-		l.relief = time.AfterFunc(slowFlight, l.relieve)
+		l.relief = time.AfterFunc(slowTrip, l.relieve)
 	default:
-		l.relief.Reset(slowFlight)
+		l.relief.Reset(slowTrip)
 	}
 	l.armed = true
 }
 
-// relieve sends what waits behind slow flights.
+// relieve sends what waits behind slow trips.
 func (l *lane[Q, R]) relieve() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -349,16 +372,14 @@ func (l *lane[Q, R]) relieve() {
 		return
 	}
 	now := time.Now()
-	for i := range l.flights {
-		f := &l.flights[i]
-		if !f.slow && now.Sub(f.began) >= slowFlight {
+	for i := range l.trips {
+		f := &l.trips[i]
+		if !f.slow && now.Sub(f.began) >= slowTrip {
 			f.slow = true
 			l.busy--
 		}
 	}
-	for d := l.depart(); d.batch != nil; d = l.depart() {
-		l.running.Go(func() { l.carry(d) })
-	}
+	l.dispatch()
 	if len(l.waiting) > 0 {
 		l.arm()
 	}
@@ -371,7 +392,7 @@ func (l *lane[Q, R]) close() {
 	if l.relief != nil {
 		l.relief.Stop()
 	}
-	for _, f := range l.flights {
+	for _, f := range l.trips {
 		if f.batch != nil && f.batch.cancel != nil {
 			f.batch.cancel()
 		}
