@@ -37,7 +37,7 @@ func TestStaleWhileRevalidate(t *testing.T) {
 	swr := policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Hour).WithTags("t") })
 	playAll(t, []act{
 		{"past its TTL: stale at once, loaded behind it, fresh on the next call", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, swr)
 			time.Sleep(2 * time.Minute)
 			src.becomes("new")
@@ -52,7 +52,7 @@ func TestStaleWhileRevalidate(t *testing.T) {
 			}
 		}},
 		{"two processes past its TTL: both have the stale value at once, one of them loads", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, swr)
 			time.Sleep(2 * time.Minute)
 			src.becomes("new")
@@ -68,7 +68,7 @@ func TestStaleWhileRevalidate(t *testing.T) {
 			p := policy(func(p client.Policy) client.Policy {
 				return p.WithStaleWhileRevalidate(time.Minute).WithKeep(time.Hour)
 			})
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, p)
 			time.Sleep(3 * time.Minute)
 			src.becomes("new")
@@ -76,13 +76,13 @@ func TestStaleWhileRevalidate(t *testing.T) {
 			s.a.wantAfter(time.Second, "new", src, p)
 		}},
 		{"the value is kept for as long as it may be needed", func(s *stage) {
-			s.a.want("v", newSource("v"), swr)
+			s.a.want("v", newOrigin("v"), swr)
 			if keep := s.explain("k").KeepFor.Round(time.Second); keep != time.Hour+time.Minute {
 				s.Errorf("kept for %s", keep)
 			}
 		}},
 		{"the loader fails behind it: stale, and the loader is left alone for 30 s", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, swr)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
@@ -97,10 +97,10 @@ func TestStaleWhileRevalidate(t *testing.T) {
 			s.a.want("new", src, swr)
 		}},
 		{"the loader panics behind it: stale, the hook is told, the lease is handed back", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, swr)
 			time.Sleep(2 * time.Minute)
-			src.set(func(src *source) { src.crash = "ouch" })
+			src.set(func(src *origin) { src.crash = "ouch" })
 			s.a.want("old", src, swr)
 			var p *client.PanicError
 			if len(s.a.told.refreshed) != 1 || !errors.As(s.a.told.refreshed[0], &p) || s.leased("k") {
@@ -109,7 +109,7 @@ func TestStaleWhileRevalidate(t *testing.T) {
 			s.b.want("old", src, swr)
 		}},
 		{"tag invalidated while it is loaded behind: what was loaded is not kept, the next caller loads", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, swr)
 			time.Sleep(2 * time.Minute)
 			src.becomes("before")
@@ -125,7 +125,7 @@ func TestStaleWhileRevalidate(t *testing.T) {
 			}
 		}},
 		{"key removed while it is loaded behind: what was loaded is not kept, the next caller loads at once", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, swr)
 			time.Sleep(2 * time.Minute)
 			src.becomes("before")
@@ -145,13 +145,13 @@ func TestStaleWhileRevalidate(t *testing.T) {
 			}
 		}},
 		{"the caller has gone: the load goes on, with its context's values and without its deadline", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, swr)
 			time.Sleep(2 * time.Minute)
 			src.becomes("new")
 			src.slow(time.Minute)
 			type mine struct{}
-			src.set(func(src *source) {
+			src.set(func(src *origin) {
 				src.with = func(ctx context.Context) {
 					if _, has := ctx.Deadline(); ctx.Value(mine{}) != "me" || has && time.Until(must(ctx.Deadline())) < time.Minute {
 						s.Error("the loader has a deadline of its caller's, or not its values")
@@ -168,7 +168,7 @@ func TestStaleWhileRevalidate(t *testing.T) {
 			s.a.want("new", src, swr)
 		}},
 		{"closed while it is loaded behind: the loader is told, and the lease handed back", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, swr)
 			time.Sleep(2 * time.Minute)
 			src.slow(time.Hour)
@@ -178,7 +178,7 @@ func TestStaleWhileRevalidate(t *testing.T) {
 			}
 		}},
 		{"300 keys at once: no more than 256 loads that nobody waits for", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			read := func() (values []string) {
 				var waiting []<-chan result
 				for i := range 300 {
@@ -218,7 +218,7 @@ func TestTimeouts(t *testing.T) {
 	})
 	playAll(t, []act{
 		{"loader slower than the soft timeout, stale value kept: stale now, fresh on the next call", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, soft)
 			time.Sleep(2 * time.Minute)
 			src.becomes("new")
@@ -231,7 +231,7 @@ func TestTimeouts(t *testing.T) {
 			s.wantCalls(src, 2)
 		}},
 		{"loader slower than the soft timeout: who comes meanwhile has the stale value at once", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, soft)
 			time.Sleep(2 * time.Minute)
 			src.slow(5 * time.Second)
@@ -241,7 +241,7 @@ func TestTimeouts(t *testing.T) {
 			s.wantCalls(src, 2)
 		}},
 		{"loader faster than the soft timeout: fresh", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, soft)
 			time.Sleep(2 * time.Minute)
 			src.becomes("new")
@@ -249,12 +249,12 @@ func TestTimeouts(t *testing.T) {
 			s.a.wantAfter(time.Second/2, "new", src, soft)
 		}},
 		{"loader slower than the soft timeout, and nothing there: it is waited for", func(s *stage) {
-			src := newSource("v")
+			src := newOrigin("v")
 			src.slow(5 * time.Second)
 			s.a.wantAfter(5*time.Second, "v", src, soft)
 		}},
 		{"invalidated before the soft timeout is over: the stale value is not served, the loader is waited for", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, soft)
 			time.Sleep(2 * time.Minute)
 			src.becomes("new")
@@ -268,7 +268,7 @@ func TestTimeouts(t *testing.T) {
 		}},
 		{"slow, and then it fails: stale, and the loader is left alone", func(s *stage) {
 			p := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour).WithSoftTimeout(time.Second) })
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, p)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
@@ -281,7 +281,7 @@ func TestTimeouts(t *testing.T) {
 			s.wantCalls(src, 2)
 		}},
 		{"loader slower than the hard timeout, nothing there: an error in time, the value on a later call", func(s *stage) {
-			src := newSource("v")
+			src := newOrigin("v")
 			src.slow(5 * time.Second)
 			start := time.Now()
 			s.a.wantErr(context.DeadlineExceeded, src, hard)
@@ -295,7 +295,7 @@ func TestTimeouts(t *testing.T) {
 			s.wantCalls(src, 1)
 		}},
 		{"loader slower than the hard timeout, stale value kept: stale under fail-safe", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, both)
 			time.Sleep(2 * time.Minute)
 			src.becomes("new")
@@ -307,7 +307,7 @@ func TestTimeouts(t *testing.T) {
 			s.a.want("new", src, both)
 		}},
 		{"loader slower than the hard timeout, invalidated meanwhile: an error", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, both)
 			time.Sleep(2 * time.Minute)
 			src.slow(5 * time.Second)
@@ -319,7 +319,7 @@ func TestTimeouts(t *testing.T) {
 			}
 		}},
 		{"loader of a minute behind a hard timeout: its lease is renewed, and the value stored at the end", func(s *stage) {
-			src := newSource("v")
+			src := newOrigin("v")
 			src.slow(time.Minute)
 			s.a.wantErr(context.DeadlineExceeded, src, hard)
 			time.Sleep(30 * time.Second)
@@ -332,7 +332,7 @@ func TestTimeouts(t *testing.T) {
 			s.wantCalls(src, 1)
 		}},
 		{"loader that never ends behind a hard timeout: it is told to end after 5 minutes", func(s *stage) {
-			src := newSource("v")
+			src := newOrigin("v")
 			src.slow(24 * time.Hour)
 			s.a.wantErr(context.DeadlineExceeded, src, hard)
 			time.Sleep(5*time.Minute + time.Second)
@@ -344,7 +344,7 @@ func TestTimeouts(t *testing.T) {
 			s.a.want("v", src, hard)
 		}},
 		{"another process loads for longer than my hard timeout: an error in time, and no load of my own", func(s *stage) {
-			src := newSource("v")
+			src := newOrigin("v")
 			src.slow(10 * time.Second)
 			first := s.b.get(src)
 			synctest.Wait()
@@ -358,16 +358,16 @@ func TestTimeouts(t *testing.T) {
 		}},
 		{"no node answers and the loader is slower than the hard timeout: an error, and the loader is told", func(s *stage) {
 			s.cut()
-			src := newSource("v")
+			src := newOrigin("v")
 			ctxs := make(chan context.Context, 1)
-			src.set(func(src *source) { src.takes = time.Hour; src.with = func(ctx context.Context) { ctxs <- ctx } })
+			src.set(func(src *origin) { src.takes = time.Hour; src.with = func(ctx context.Context) { ctxs <- ctx } })
 			s.a.wantErr(context.DeadlineExceeded, src, hard)
 			if (<-ctxs).Err() == nil {
 				s.Error("the loader goes on, and could not store anything")
 			}
 		}},
 		{"closed while a loader goes on behind a hard timeout: it is told, and the lease handed back", func(s *stage) {
-			src := newSource("v")
+			src := newOrigin("v")
 			src.slow(time.Hour)
 			s.a.wantErr(context.DeadlineExceeded, src, hard)
 			if err := s.a.Close(); err != nil || s.leased("k") {
@@ -375,7 +375,7 @@ func TestTimeouts(t *testing.T) {
 			}
 		}},
 		{"10 callers share a load and 9 cancel: the tenth gets the value", func(s *stage) {
-			src := newSource("v")
+			src := newOrigin("v")
 			src.slow(time.Second)
 			leaving, leave := context.WithCancel(s.Context())
 			var left []<-chan result
@@ -395,7 +395,7 @@ func TestTimeouts(t *testing.T) {
 			}
 		}},
 		{"all callers cancel before the hard timeout: the loader is told, and the lease handed back", func(s *stage) {
-			src := newSource("v")
+			src := newOrigin("v")
 			src.slow(time.Hour)
 			ctx, cancel := context.WithCancel(s.Context())
 			got := s.a.getIn(ctx, "k", src, hard)
@@ -410,10 +410,10 @@ func TestTimeouts(t *testing.T) {
 			s.a.want("v", src, hard)
 		}},
 		{"the loader panics before the hard timeout: the caller gets the panic, the next one loads", func(s *stage) {
-			src := newSource("v")
-			src.set(func(src *source) { src.crash = errBoom })
+			src := newOrigin("v")
+			src.set(func(src *origin) { src.crash = errBoom })
 			s.a.wantErr(errBoom, src, hard)
-			src.set(func(src *source) { src.crash = nil })
+			src.set(func(src *origin) { src.crash = nil })
 			s.a.want("v", src, hard)
 		}},
 	})
@@ -423,7 +423,7 @@ func TestFailSafe(t *testing.T) {
 	safe := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour).WithTags("t") })
 	playAll(t, []act{
 		{"the loader fails, stale value kept: stale", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
@@ -434,7 +434,7 @@ func TestFailSafe(t *testing.T) {
 			}
 		}},
 		{"the loader works again: fresh", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
@@ -444,7 +444,7 @@ func TestFailSafe(t *testing.T) {
 			s.a.want("new", src, safe)
 		}},
 		{"the loader goes on failing: it is asked again after 30 s and not before", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
@@ -459,7 +459,7 @@ func TestFailSafe(t *testing.T) {
 		}},
 		{"a policy that does not leave a loader alone", func(s *stage) {
 			p := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour).WithFailSafeThrottle(-1) })
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, p)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
@@ -468,7 +468,7 @@ func TestFailSafe(t *testing.T) {
 			s.wantCalls(src, 3)
 		}},
 		{"fail-safe after invalidation: the error, never the invalidated value", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			s.b.want("old", src, safe)
 			src.fails(errBoom)
@@ -477,7 +477,7 @@ func TestFailSafe(t *testing.T) {
 			s.b.wantErr(errBoom, src, safe)
 		}},
 		{"fail-safe after invalidation of what is past its TTL: the error", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
@@ -487,7 +487,7 @@ func TestFailSafe(t *testing.T) {
 			s.wantCalls(src, 3)
 		}},
 		{"invalidated while the loader is failing: the error", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
@@ -500,7 +500,7 @@ func TestFailSafe(t *testing.T) {
 			}
 		}},
 		{"invalidated while the loader is failing, and the node goes away: the error", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
@@ -514,7 +514,7 @@ func TestFailSafe(t *testing.T) {
 			}
 		}},
 		{"the node goes away while the loader is failing: the value that was there", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
@@ -529,7 +529,7 @@ func TestFailSafe(t *testing.T) {
 		}},
 		{"past the time that fail-safe allows, and kept: the error", func(s *stage) {
 			p := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Minute).WithKeep(time.Hour) })
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, p)
 			time.Sleep(2*time.Minute + time.Second)
 			src.fails(errBoom)
@@ -537,7 +537,7 @@ func TestFailSafe(t *testing.T) {
 		}},
 		{"kept, and no fail-safe: the error", func(s *stage) {
 			p := policy(func(p client.Policy) client.Policy { return p.WithKeep(time.Hour) })
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, p)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
@@ -546,22 +546,22 @@ func TestFailSafe(t *testing.T) {
 			s.wantCalls(src, 3)
 		}},
 		{"the loader says not found: that is an answer and no failure", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			time.Sleep(2 * time.Minute)
 			src.fails(fmt.Errorf("no such row: %w", client.ErrNotFound))
 			s.a.wantErr(client.ErrNotFound, src, safe)
 		}},
 		{"the loader panics, stale value kept: stale", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			time.Sleep(2 * time.Minute)
-			src.set(func(src *source) { src.crash = "ouch" })
+			src.set(func(src *origin) { src.crash = "ouch" })
 			s.a.want("old", src, safe)
 			s.a.wantStale(client.StaleFailedLoader)
 		}},
 		{"no node answers and the loader fails: the near copy, flagged", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			s.cut()
 			time.Sleep(2 * time.Minute)
@@ -573,7 +573,7 @@ func TestFailSafe(t *testing.T) {
 			s.b.wantErr(errBoom, src, safe)
 		}},
 		{"no node answers and the loader works: its value, not the near copy", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			s.cut()
 			time.Sleep(2 * time.Minute)
@@ -581,7 +581,7 @@ func TestFailSafe(t *testing.T) {
 			s.a.want("new", src, safe)
 		}},
 		{"no node answers, the loader fails, no fail-safe: the error, whatever is near", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src)
 			s.cut()
 			time.Sleep(time.Minute)
@@ -589,7 +589,7 @@ func TestFailSafe(t *testing.T) {
 			s.a.wantErr(errBoom, src)
 		}},
 		{"invalidated, then no node answers and the loader fails: the error", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			s.b.invalidate("t")
 			s.cut()
@@ -598,7 +598,7 @@ func TestFailSafe(t *testing.T) {
 			s.a.wantErr(errBoom, src, safe)
 		}},
 		{"my own invalidation fails, and so do node and loader: the error, for it may have been recorded", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			s.cut()
 			if _, err := s.a.InvalidateTags(s.Context(), "t"); err == nil {
@@ -609,7 +609,7 @@ func TestFailSafe(t *testing.T) {
 			s.a.wantErr(errBoom, src, safe)
 		}},
 		{"a dish of a value that stands in for a failed loader is not kept", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
@@ -623,7 +623,7 @@ func TestFailSafe(t *testing.T) {
 	})
 	playAll(t, []act{
 		{"the store is down and the loader fails: what a node has and cannot confirm, flagged", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, safe)
 			s.store.down.Store(true)
 			time.Sleep(2 * time.Minute)
@@ -633,13 +633,13 @@ func TestFailSafe(t *testing.T) {
 			s.wantCalls(src, 2)
 		}},
 		{"the store is down, the loader fails, no fail-safe: nobody asks for what is not confirmed", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, policy(func(p client.Policy) client.Policy { return p.WithKeep(time.Hour) }))
 			s.store.down.Store(true)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
 			s.a.wantErr(errBoom, src)
-			if n := s.a.road.unconfirmed.Load(); n != 0 {
+			if n := s.a.track.unconfirmed.Load(); n != 0 {
 				s.Errorf("%d requests accepted what is not confirmed", n)
 			}
 		}},
@@ -651,7 +651,7 @@ func TestEagerRefresh(t *testing.T) {
 	eager := policy(func(p client.Policy) client.Policy { return p.WithEagerAt(0.75).WithTags("t") })
 	playAll(t, []act{
 		{"read late in its TTL: the value at once, loaded anew behind it", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, eager)
 			src.becomes("new")
 			time.Sleep(44 * time.Second)
@@ -668,7 +668,7 @@ func TestEagerRefresh(t *testing.T) {
 			}
 		}},
 		{"by two processes at once: one refresh", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, eager)
 			s.b.want("old", src, eager)
 			time.Sleep(50 * time.Second)
@@ -681,24 +681,24 @@ func TestEagerRefresh(t *testing.T) {
 			s.wantCalls(src, 2)
 		}},
 		{"by a hundred callers at once: one refresh, and few questions", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, eager)
 			s.b.want("old", src, eager)
 			time.Sleep(50 * time.Second)
 			src.slow(5 * time.Second)
-			before := s.b.road.reads.Load()
+			before := s.b.track.reads.Load()
 			for range 100 {
 				s.a.want("old", src, eager)
 				s.b.want("old", src, eager)
 				time.Sleep(10 * time.Millisecond)
 			}
 			s.wantCalls(src, 2)
-			if n := s.b.road.reads.Load() - before; n > 2 {
+			if n := s.b.track.reads.Load() - before; n > 2 {
 				s.Errorf("the other process asked %d times in a second who refreshes it", n)
 			}
 		}},
 		{"a loading cache refreshes what it finds near, and a read without a loader does not", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			cache := client.NewLoadingCache(s.a.Client, client.Policy{TTL: time.Minute, EagerAt: 0.5}, func(ctx context.Context, _ string) (string, error) { return src.load(ctx) })
 			get := func(want string) {
 				s.Helper()
@@ -719,7 +719,7 @@ func TestEagerRefresh(t *testing.T) {
 			get("new")
 		}},
 		{"the loader fails early: nobody notices, and it is left alone for a while", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, eager)
 			time.Sleep(50 * time.Second)
 			src.fails(errBoom)
@@ -730,8 +730,8 @@ func TestEagerRefresh(t *testing.T) {
 			s.wantCalls(src, 2)
 		}},
 		{"the loader set a TTL shorter than the policy knows: the value is not refreshed all the time", func(s *stage) {
-			src := newSource("v")
-			src.set(func(src *source) {
+			src := newOrigin("v")
+			src.set(func(src *origin) {
 				src.with = func(ctx context.Context) { client.FillFrom(ctx).SetTTL(10 * time.Second) }
 			})
 			s.a.want("v", src, eager)
@@ -745,7 +745,7 @@ func TestEagerRefresh(t *testing.T) {
 			s.wantCalls(src, 2)
 		}},
 		{"tag invalidated while it is refreshed early: what was loaded is not kept", func(s *stage) {
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, eager)
 			time.Sleep(50 * time.Second)
 			src.becomes("before")
@@ -759,7 +759,7 @@ func TestEagerRefresh(t *testing.T) {
 		}},
 		{"by chance: a loader of a second and a high Beta is refreshed long before the end, and only once", func(s *stage) {
 			cache := client.NewCache[string](s.a.Client, client.Policy{TTL: time.Hour, Beta: 1000})
-			src := newSource("old")
+			src := newOrigin("old")
 			src.slow(time.Second)
 			get := func() string {
 				v, err := cache.GetOrSet(s.Context(), "k", src.load)
@@ -783,7 +783,7 @@ func TestEagerRefresh(t *testing.T) {
 		}},
 		{"by chance: a loader that takes no time is not refreshed early", func(s *stage) {
 			cache := client.NewCache[string](s.a.Client, client.Policy{TTL: time.Hour, Beta: 1})
-			src := newSource("v")
+			src := newOrigin("v")
 			for range 3000 {
 				if _, err := cache.GetOrSet(s.Context(), "k", src.load); err != nil {
 					s.Fatal(err)
@@ -800,12 +800,12 @@ func TestKeptErrors(t *testing.T) {
 	missing := fmt.Errorf("no such row: %w", client.ErrNotFound)
 	playAll(t, []act{
 		{"not found: remembered in every tier, for its own TTL", func(s *stage) {
-			src := newSource("")
+			src := newOrigin("")
 			src.fails(missing)
 			s.a.wantErr(missing, src, negative)
-			reads := s.a.road.reads.Load()
+			reads := s.a.track.reads.Load()
 			s.a.wantErr(client.ErrNotFound, src, negative)
-			if n := s.a.road.reads.Load() - reads; n != 0 {
+			if n := s.a.track.reads.Load() - reads; n != 0 {
 				s.Errorf("%d questions for what is known near", n)
 			}
 			s.b.wantErr(client.ErrNotFound, src, negative)
@@ -819,7 +819,7 @@ func TestKeptErrors(t *testing.T) {
 			s.a.want("there", src, negative)
 		}},
 		{"not found, and the policy does not remember that: the loader is asked each time", func(s *stage) {
-			src := newSource("")
+			src := newOrigin("")
 			src.fails(missing)
 			s.a.wantErr(missing, src)
 			s.a.wantErr(missing, src)
@@ -829,7 +829,7 @@ func TestKeptErrors(t *testing.T) {
 			}
 		}},
 		{"not found is invalidated by key, like a value", func(s *stage) {
-			src := newSource("")
+			src := newOrigin("")
 			src.fails(missing)
 			s.a.wantErr(missing, src, negative)
 			s.b.wantErr(client.ErrNotFound, src, negative)
@@ -842,7 +842,7 @@ func TestKeptErrors(t *testing.T) {
 			s.b.want("there", src, negative)
 		}},
 		{"not found is invalidated by tag, like a value", func(s *stage) {
-			src := newSource("")
+			src := newOrigin("")
 			src.fails(missing)
 			s.a.wantErr(missing, src, negative)
 			src.becomes("there")
@@ -850,7 +850,7 @@ func TestKeptErrors(t *testing.T) {
 			s.a.want("there", src, negative)
 		}},
 		{"invalidated while the loader finds nothing: that is not remembered", func(s *stage) {
-			src := newSource("")
+			src := newOrigin("")
 			src.fails(missing)
 			src.slow(time.Second)
 			got := s.a.get(src, negative)
@@ -864,10 +864,10 @@ func TestKeptErrors(t *testing.T) {
 			s.a.want("there", src, negative)
 		}},
 		{"a dish made without what is not found: invalid as soon as that is there", func(s *stage) {
-			src := newSource("")
+			src := newOrigin("")
 			src.fails(missing)
-			dish := newSource("without")
-			dish.set(func(d *source) {
+			dish := newOrigin("without")
+			dish.set(func(d *origin) {
 				d.with = func(ctx context.Context) { _, _ = client.GetOrSet(ctx, s.a.Client, "part", src.load, negative) }
 			})
 			s.a.want("without", dish)
@@ -876,7 +876,7 @@ func TestKeptErrors(t *testing.T) {
 			s.a.want("with", dish)
 		}},
 		{"by choice an error is kept: its callers get it, others its text, until its TTL is over", func(s *stage) {
-			src := newSource("")
+			src := newOrigin("")
 			src.fails(client.CacheError(errBoom, 10*time.Second))
 			if r := <-s.a.get(src); r.err != errBoom { //nolint:errorlint // the very error
 				s.Errorf("the loader's caller got %v", r.err)
@@ -894,7 +894,7 @@ func TestKeptErrors(t *testing.T) {
 		}},
 		{"an error that is to be kept, where fail-safe allows an older value: the value, and the error is not kept", func(s *stage) {
 			p := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour) })
-			src := newSource("old")
+			src := newOrigin("old")
 			s.a.want("old", src, p)
 			time.Sleep(2 * time.Minute)
 			src.fails(client.CacheError(errBoom, time.Minute))
@@ -903,7 +903,7 @@ func TestKeptErrors(t *testing.T) {
 		}},
 		{"no node answers: an error that is to be kept is returned, and nothing is", func(s *stage) {
 			s.cut()
-			src := newSource("")
+			src := newOrigin("")
 			src.fails(client.CacheError(errBoom, time.Minute))
 			s.a.wantErr(errBoom, src)
 			src.fails(missing)
@@ -916,7 +916,7 @@ func TestKeptErrors(t *testing.T) {
 func TestConditionalRefresh(t *testing.T) {
 	p := policy(func(p client.Policy) client.Policy { return p.WithKeep(time.Hour).WithTags("t") })
 	// A source that has an etag, and answers by it.
-	conditional := func(s *stage, src *source, etag string) {
+	conditional := func(s *stage, src *origin, etag string) {
 		src.with = func(ctx context.Context) {
 			prev, was, ok := client.Previous[string](ctx)
 			if _, _, other := client.Previous[int](ctx); other {
@@ -933,11 +933,11 @@ func TestConditionalRefresh(t *testing.T) {
 	}
 	playAll(t, []act{
 		{"not modified: the value with its tags and etag, for another TTL", func(s *stage) {
-			src := newSource("v")
-			src.set(func(src *source) { conditional(s, src, "e1") })
+			src := newOrigin("v")
+			src.set(func(src *origin) { conditional(s, src, "e1") })
 			s.a.want("v", src, p)
 			time.Sleep(2 * time.Minute)
-			src.set(func(src *source) {
+			src.set(func(src *origin) {
 				src.with = func(ctx context.Context) {
 					if prev, etag, ok := client.Previous[string](ctx); prev != "v" || etag != "e1" || !ok {
 						s.Errorf("before: %q, %q, %t", prev, etag, ok)
@@ -963,12 +963,12 @@ func TestConditionalRefresh(t *testing.T) {
 			}
 		}},
 		{"not modified, and what was there is invalidated: an error, not the invalidated value", func(s *stage) {
-			s.a.want("v", newSource("v"), p)
+			s.a.want("v", newOrigin("v"), p)
 			s.b.invalidate("t")
 			s.a.wantErr(client.ErrNotModified, newUnmodified(), p)
 		}},
 		{"not modified, but invalidated meanwhile: returned, and not kept", func(s *stage) {
-			s.a.want("v", newSource("v"), p)
+			s.a.want("v", newOrigin("v"), p)
 			time.Sleep(2 * time.Minute)
 			src := newUnmodified()
 			src.slow(time.Second)
@@ -978,11 +978,11 @@ func TestConditionalRefresh(t *testing.T) {
 			if r := <-got; r.value != "v" || r.err != nil {
 				s.Errorf("got %v", r)
 			}
-			s.a.want("new", newSource("new"), p)
+			s.a.want("new", newOrigin("new"), p)
 		}},
 		{"not modified, behind a stale value", func(s *stage) {
 			swr := policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Hour) })
-			s.a.want("v", newSource("v"), swr)
+			s.a.want("v", newOrigin("v"), swr)
 			time.Sleep(2 * time.Minute)
 			src := newUnmodified()
 			s.a.want("v", src, swr)
@@ -992,12 +992,12 @@ func TestConditionalRefresh(t *testing.T) {
 			s.wantCalls(src, 1)
 		}},
 		{"modified: the new value and its etag, without the tags of the old one", func(s *stage) {
-			src := newSource("v")
-			src.set(func(src *source) { conditional(s, src, "e1") })
+			src := newOrigin("v")
+			src.set(func(src *origin) { conditional(s, src, "e1") })
 			s.a.want("v", src, p)
 			time.Sleep(2 * time.Minute)
 			src.becomes("w")
-			src.set(func(src *source) { src.with = func(ctx context.Context) { client.FillFrom(ctx).SetETag("e2") } })
+			src.set(func(src *origin) { src.with = func(ctx context.Context) { client.FillFrom(ctx).SetETag("e2") } })
 			s.a.want("w", src, p)
 			if e := s.explain("k"); !slices.Equal(e.Tags, []string{"t"}) {
 				s.Errorf("stored with tags %v", e.Tags)
@@ -1006,15 +1006,15 @@ func TestConditionalRefresh(t *testing.T) {
 	})
 }
 
-func newUnmodified() *source {
-	src := newSource("")
+func newUnmodified() *origin {
+	src := newOrigin("")
 	src.fails(client.ErrNotModified)
 	return src
 }
 
 func TestWhatLoadersAndCallsDecide(t *testing.T) {
-	says := func(say func(f *client.Fill)) *source {
-		src := newSource("v")
+	says := func(say func(f *client.Fill)) *origin {
+		src := newOrigin("v")
 		src.with = func(ctx context.Context) { say(client.FillFrom(ctx)) }
 		return src
 	}
@@ -1026,7 +1026,7 @@ func TestWhatLoadersAndCallsDecide(t *testing.T) {
 				s.Errorf("fresh for %s, kept for %s", e.FreshFor, e.KeepFor)
 			}
 			time.Sleep(10 * time.Second)
-			s.a.want("new", newSource("new"), p)
+			s.a.want("new", newOrigin("new"), p)
 			s.a.wantStale()
 		}},
 		{"the loader keeps a value for longer", func(s *stage) {
@@ -1038,9 +1038,9 @@ func TestWhatLoadersAndCallsDecide(t *testing.T) {
 		{"the loader keeps a value out of the near cache", func(s *stage) {
 			src := says(func(f *client.Fill) { f.SetNear(-1) })
 			s.a.want("v", src)
-			before := s.a.road.reads.Load()
+			before := s.a.track.reads.Load()
 			s.a.want("v", src, client.WithNear(-1))
-			if s.a.road.reads.Load() == before {
+			if s.a.track.reads.Load() == before {
 				s.Error("found near")
 			}
 		}},
@@ -1069,7 +1069,7 @@ func TestWhatLoadersAndCallsDecide(t *testing.T) {
 			}
 		}},
 		{"the loader changes the policy after it read something: the tags of what it read stay", func(s *stage) {
-			src := newSource("v")
+			src := newOrigin("v")
 			src.with = func(ctx context.Context) {
 				_, _ = client.GetOrSet(ctx, s.a.Client, "part", returns("p"), client.WithTags("part"))
 				client.FillFrom(ctx).Change(func(client.Policy) client.Policy { return client.Short })
@@ -1080,30 +1080,30 @@ func TestWhatLoadersAndCallsDecide(t *testing.T) {
 			}
 		}},
 		{"tags changed between loads: the old one does not invalidate the new value, the new one does", func(s *stage) {
-			s.a.want("1", newSource("1"), client.WithTags("old"))
+			s.a.want("1", newOrigin("1"), client.WithTags("old"))
 			if _, err := s.a.Remove(s.Context(), "k"); err != nil {
 				s.Fatal(err)
 			}
-			s.a.want("2", newSource("2"), client.WithTags("new"))
-			s.b.want("2", newSource("?"))
+			s.a.want("2", newOrigin("2"), client.WithTags("new"))
+			s.b.want("2", newOrigin("?"))
 			s.b.invalidate("old")
-			s.a.want("2", newSource("3"))
-			s.b.want("2", newSource("3"))
+			s.a.want("2", newOrigin("3"))
+			s.b.want("2", newOrigin("3"))
 			s.b.invalidate("new")
-			s.a.want("3", newSource("3"))
-			s.b.want("3", newSource("?"))
+			s.a.want("3", newOrigin("3"))
+			s.b.want("3", newOrigin("?"))
 		}},
 		{"a value longer than the policy allows: returned and not kept", func(s *stage) {
 			p := client.WithMaxBytes(3)
-			s.a.want("long", newSource("long"), p)
+			s.a.want("long", newOrigin("long"), p)
 			if s.explain("k").Present || s.leased("k") || len(s.a.told.notStored) != 1 || !errors.Is(s.a.told.notStored[0], soracache.ErrTooLarge) {
 				s.Errorf("told of %v", s.a.told.notStored)
 			}
-			s.a.want("fit", newSource("fit"), p)
-			s.a.want("fit", newSource("?"), p)
+			s.a.want("fit", newOrigin("fit"), p)
+			s.a.want("fit", newOrigin("?"), p)
 		}},
 		{"values stored together do not expire together", func(s *stage) {
-			src := newSource("v")
+			src := newOrigin("v")
 			for i := range 100 {
 				<-s.a.getIn(s.Context(), strconv.Itoa(i), src, client.WithTTL(time.Minute), client.WithJitter(0.5))
 			}
@@ -1132,7 +1132,7 @@ func TestWhatLoadersAndCallsDecide(t *testing.T) {
 			}
 		}},
 		{"a copy of another type is a mistake, said at once", func(s *stage) {
-			src := newSource("v")
+			src := newOrigin("v")
 			s.a.want("v", src)
 			wrong := client.CloneWith(slices.Clone[[]int])
 			s.a.wantErr(soracache.ErrInvalid, src, wrong)
@@ -1148,15 +1148,15 @@ func TestWhatLoadersAndCallsDecide(t *testing.T) {
 				client.WithFailSafe(-1), client.WithSoftTimeout(-1), client.WithHardTimeout(-1), client.WithEagerAt(1),
 				client.WithBeta(-1), client.WithNotFoundTTL(-1), client.WithMaxBytes(-1),
 			} {
-				s.a.wantErr(soracache.ErrInvalid, newSource("v"), wrong)
+				s.a.wantErr(soracache.ErrInvalid, newOrigin("v"), wrong)
 			}
 		}},
 	})
 }
 
 func TestDishesAndIngredients(t *testing.T) {
-	dishOf := func(s *stage, parts ...string) *source {
-		src := newSource("dish")
+	dishOf := func(s *stage, parts ...string) *origin {
+		src := newOrigin("dish")
 		src.with = func(ctx context.Context) {
 			for _, part := range parts {
 				if _, err := client.GetOrSet(ctx, s.a.Client, part, returns(part), client.WithTags("tag of "+part)); err != nil {
@@ -1169,10 +1169,10 @@ func TestDishesAndIngredients(t *testing.T) {
 	playAll(t, []act{
 		{"an ingredient is invalidated: so is the dish, in every process", func(s *stage) {
 			s.a.want("dish", dishOf(s, "flour", "milk"))
-			s.b.want("dish", newSource("?"))
+			s.b.want("dish", newOrigin("?"))
 			s.b.invalidate("tag of milk")
-			s.a.want("new", newSource("new"))
-			s.b.want("new", newSource("?"))
+			s.a.want("new", newOrigin("new"))
+			s.b.want("new", newOrigin("?"))
 		}},
 		{"an ingredient that is near: its tags are the dish's all the same", func(s *stage) {
 			for range 2 {
@@ -1209,8 +1209,8 @@ func TestDishesAndIngredients(t *testing.T) {
 		}},
 		{"a stale ingredient that is being refreshed behind: the dish is not kept, and cooked anew", func(s *stage) {
 			swr := policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Hour) })
-			part := newSource("old")
-			dish := newSource("dish")
+			part := newOrigin("old")
+			dish := newOrigin("dish")
 			dish.with = func(ctx context.Context) { _, _ = client.GetOrSet(ctx, s.a.Client, "part", part.load, swr) }
 			s.a.want("dish", dish)
 			if _, err := s.a.Remove(s.Context(), "k"); err != nil {
@@ -1230,7 +1230,7 @@ func TestDishesAndIngredients(t *testing.T) {
 			src := dishOf(s, "milk")
 			s.cut()
 			s.a.want("dish", src)
-			s.a.road.down.Store(false)
+			s.a.track.down.Store(false)
 			s.a.want("dish", src)
 			if !s.explain("k").Live {
 				s.Error("the dish is not kept")
@@ -1249,11 +1249,11 @@ func TestNearHitOfAnEagerPolicyAllocatesNothing(t *testing.T) {
 			}
 		}
 		get()
-		reads := s.a.road.reads.Load()
+		reads := s.a.track.reads.Load()
 		if n := testing.AllocsPerRun(1000, get); n != 0 {
 			s.Errorf("%v allocations", n)
 		}
-		if s.a.road.reads.Load() != reads {
+		if s.a.track.reads.Load() != reads {
 			s.Error("not found near")
 		}
 	})

@@ -32,8 +32,8 @@ type stage struct {
 type process struct {
 	*testing.T
 	*client.Client
-	road *road
-	told *told
+	track *track
+	told  *told
 }
 
 // brittleStore fails on demand.
@@ -56,14 +56,14 @@ func (s *brittleStore) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.S
 	return s.Store.Since(ctx, reqs)
 }
 
-// road is a process's way to the node. It counts what is asked, and can be cut.
-type road struct {
+// track is a process's way to the node. It counts what is asked, and can be cut.
+type track struct {
 	soracache.Backend
 	reads, writes, unconfirmed atomic.Int64
 	down                       atomic.Bool
 }
 
-func (r *road) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+func (r *track) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
 	r.reads.Add(int64(len(req.Reads)))
 	if req.AcceptUnconfirmed {
 		r.unconfirmed.Add(1)
@@ -74,7 +74,7 @@ func (r *road) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.R
 	return r.Backend.Get(ctx, req)
 }
 
-func (r *road) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+func (r *track) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
 	r.writes.Add(int64(len(req.Writes)))
 	if r.down.Load() {
 		return nil, soracache.ErrUnavailable
@@ -82,14 +82,14 @@ func (r *road) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 	return r.Backend.Write(ctx, req)
 }
 
-func (r *road) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
+func (r *track) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
 	if r.down.Load() {
 		return soracache.InvalidateResult{}, soracache.ErrUnavailable
 	}
 	return r.Backend.Invalidate(ctx, req)
 }
 
-func (r *road) Head(ctx context.Context, namespace string) (soracache.HeadResult, error) {
+func (r *track) Head(ctx context.Context, namespace string) (soracache.HeadResult, error) {
 	if r.down.Load() {
 		return soracache.HeadResult{}, soracache.ErrUnavailable
 	}
@@ -150,8 +150,8 @@ func onStage(t *testing.T, play func(s *stage), opts ...client.Option) {
 }
 
 func (s *stage) process(opts ...client.Option) *process {
-	p := &process{T: s.T, road: &road{Backend: s.node}, told: &told{}}
-	c, err := client.New(p.road, append([]client.Option{client.Logger(nil), client.WithHooks(p.told.hooks())}, opts...)...)
+	p := &process{T: s.T, track: &track{Backend: s.node}, told: &told{}}
+	c, err := client.New(p.track, append([]client.Option{client.Logger(nil), client.WithHooks(p.told.hooks())}, opts...)...)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -165,8 +165,8 @@ func (s *stage) process(opts ...client.Option) *process {
 
 // cut makes the node unreachable for everybody.
 func (s *stage) cut() {
-	s.a.road.down.Store(true)
-	s.b.road.down.Store(true)
+	s.a.track.down.Store(true)
+	s.b.track.down.Store(true)
 }
 
 // explain tells what is stored under a key.
@@ -188,8 +188,8 @@ func (s *stage) leased(key string) bool {
 	return e.Leased
 }
 
-// source is what loaders ask: a table with one row, with faults.
-type source struct {
+// origin is what loaders ask: a table with one row, with faults.
+type origin struct {
 	mu    sync.Mutex
 	value string
 	err   error
@@ -202,29 +202,29 @@ type source struct {
 	calls int
 }
 
-func newSource(value string) *source { return &source{value: value} }
+func newOrigin(value string) *origin { return &origin{value: value} }
 
-func (s *source) set(change func(*source)) {
+func (s *origin) set(change func(*origin)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change(s)
 }
 
 // becomes has the source give another value from now on.
-func (s *source) becomes(value string) { s.set(func(s *source) { s.value, s.err = value, nil }) }
+func (s *origin) becomes(value string) { s.set(func(s *origin) { s.value, s.err = value, nil }) }
 
-func (s *source) fails(err error) { s.set(func(s *source) { s.err = err }) }
+func (s *origin) fails(err error) { s.set(func(s *origin) { s.err = err }) }
 
-func (s *source) slow(d time.Duration) { s.set(func(s *source) { s.takes = d }) }
+func (s *origin) slow(d time.Duration) { s.set(func(s *origin) { s.takes = d }) }
 
-func (s *source) count() int {
+func (s *origin) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.calls
 }
 
 // load reads the source as it is when the loader begins.
-func (s *source) load(ctx context.Context) (string, error) {
+func (s *origin) load(ctx context.Context) (string, error) {
 	s.mu.Lock()
 	s.calls++
 	value, err, takes, deaf, crash, wait, with := s.value, s.err, s.takes, s.deaf, s.crash, s.wait, s.with
@@ -255,11 +255,11 @@ func (s *source) load(ctx context.Context) (string, error) {
 }
 
 // get is GetOrSet of the key k in a goroutine.
-func (p *process) get(src *source, opts ...client.CallOption) <-chan result {
+func (p *process) get(src *origin, opts ...client.CallOption) <-chan result {
 	return p.getIn(p.Context(), "k", src, opts...)
 }
 
-func (p *process) getIn(ctx context.Context, key string, src *source, opts ...client.CallOption) <-chan result {
+func (p *process) getIn(ctx context.Context, key string, src *origin, opts ...client.CallOption) <-chan result {
 	ch := make(chan result, 1)
 	go func() {
 		v, err := client.GetOrSet(ctx, p.Client, key, src.load, opts...)
@@ -269,13 +269,13 @@ func (p *process) getIn(ctx context.Context, key string, src *source, opts ...cl
 }
 
 // want is GetOrSet of the key k, which is to give this value at once.
-func (p *process) want(want string, src *source, opts ...client.CallOption) {
+func (p *process) want(want string, src *origin, opts ...client.CallOption) {
 	p.Helper()
 	p.wantAfter(0, want, src, opts...)
 }
 
 // wantAfter is want, when it has taken some time.
-func (p *process) wantAfter(took time.Duration, want string, src *source, opts ...client.CallOption) {
+func (p *process) wantAfter(took time.Duration, want string, src *origin, opts ...client.CallOption) {
 	p.Helper()
 	start := time.Now()
 	if r := <-p.get(src, opts...); r.err != nil || r.value != want || time.Since(start) != took {
@@ -285,7 +285,7 @@ func (p *process) wantAfter(took time.Duration, want string, src *source, opts .
 }
 
 // wantErr is GetOrSet of the key k, which is to fail.
-func (p *process) wantErr(target error, src *source, opts ...client.CallOption) {
+func (p *process) wantErr(target error, src *origin, opts ...client.CallOption) {
 	p.Helper()
 	if r := <-p.get(src, opts...); !errors.Is(r.err, target) {
 		p.Errorf("got %q, %v; want the error %v", r.value, r.err, target)
@@ -316,7 +316,7 @@ func (p *process) wantStale(why ...client.StaleReason) {
 	}
 }
 
-func (s *stage) wantCalls(src *source, want int) {
+func (s *stage) wantCalls(src *origin, want int) {
 	s.Helper()
 	if n := src.count(); n != want {
 		s.Errorf("the source was asked %d times, want %d", n, want)
