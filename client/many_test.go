@@ -2,50 +2,661 @@ package client_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/l2/l2test"
 )
 
-// batches is a batch loader that remembers what it was called with.
-type batches struct {
-	mu    sync.Mutex
-	calls [][]string // each sorted
+// source is where batch loaders get their values. It remembers what it was asked
+// for, has faults to switch on, and counts.
+type source struct {
+	mu      sync.Mutex
+	calls   [][]string // each sorted
+	running int
+	most    int // that were running at the same time
+
+	takes   time.Duration
+	fails   error
+	lacks   []string                         // what does not exist
+	version string                           // in every value
+	during  func(ctx context.Context) error  // what else a call does
+	cancels func(ctx context.Context) error  // how a call ends that is told to
+	each    func(key string) (string, error) // per key
 }
 
-func (b *batches) load(_ context.Context, keys []string) (map[string]string, error) {
-	b.note(keys)
+func (s *source) load(ctx context.Context, keys []string) (map[string]string, error) {
+	s.enter(keys)
+	defer s.leave()
+	if s.during != nil {
+		if err := s.during(ctx); err != nil {
+			return nil, err
+		}
+	}
+	select {
+	case <-time.After(s.takes):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if s.fails != nil {
+		return nil, s.fails
+	}
 	values := make(map[string]string, len(keys))
 	for _, key := range keys {
-		values[key] = "value of " + key
+		if !slices.Contains(s.lacks, key) {
+			values[key] = key + s.version
+		}
 	}
 	return values, nil
 }
 
-func (b *batches) note(keys []string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.calls = append(b.calls, slices.Sorted(slices.Values(keys)))
+func (s *source) enter(keys []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, slices.Sorted(slices.Values(keys)))
+	s.running++
+	s.most = max(s.most, s.running)
 }
 
-func TestGetOrSetManyLoadsOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		cache := client.NewCache[string](w.client, client.Default)
-		var b batches
-		for range 2 {
-			values, err := cache.GetOrSetMany(t.Context(), []string{"a", "b", "a", "c"}, b.load)
-			want := map[string]string{"a": "value of a", "b": "value of b", "c": "value of c"}
-			if err != nil || !maps.Equal(values, want) {
-				t.Errorf("got %v, %v", values, err)
+func (s *source) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running--
+}
+
+// loads counts how often each key was loaded.
+func (s *source) loads() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	counts := map[string]int{}
+	for _, call := range s.calls {
+		for _, key := range call {
+			counts[key]++
+		}
+	}
+	return counts
+}
+
+func (s *source) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.calls)
+}
+
+// lane is a client's way to the node, which counts requests and can be cut.
+type lane struct {
+	soracache.Backend
+
+	mu      sync.Mutex
+	down    error
+	largest int // how many reads, or writes, came in one request at most
+	gets    int // requests
+	writes  map[soracache.WriteOp]int
+	refuse  string // a request that names this key is refused
+}
+
+func (r *lane) arrive(n int, keys func(int) string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.largest = max(r.largest, n)
+	for i := range n {
+		if r.refuse != "" && keys(i) == r.refuse {
+			return fmt.Errorf("%w: such a key", soracache.ErrInvalid)
+		}
+	}
+	return r.down
+}
+
+func (r *lane) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+	r.mu.Lock()
+	r.gets++
+	r.mu.Unlock()
+	if err := r.arrive(len(req.Reads), func(i int) string { return req.Reads[i].Key }); err != nil {
+		return nil, err
+	}
+	return r.Backend.Get(ctx, req)
+}
+
+func (r *lane) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+	if err := r.arrive(len(req.Writes), func(i int) string { return req.Writes[i].Key }); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	for _, w := range req.Writes {
+		r.writes[w.Op]++
+	}
+	r.mu.Unlock()
+	return r.Backend.Write(ctx, req)
+}
+
+func (r *lane) set(change func(*lane)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(r)
+}
+
+// manyWorld is two clients of one node.
+type manyWorld struct {
+	*testing.T
+	source *source
+	lanes  [2]*lane
+	client [2]*client.Client
+	cache  [2]*client.Cache[string]
+}
+
+func newManyWorld(t *testing.T, policy client.Policy, opts ...client.Option) *manyWorld {
+	t.Helper()
+	n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 4 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
+	w := &manyWorld{T: t, source: &source{}}
+	for i := range w.client {
+		w.lanes[i] = &lane{Backend: n, writes: map[soracache.WriteOp]int{}}
+		w.client[i], err = client.New(w.lanes[i], append([]client.Option{client.Logger(nil), client.NoNear()}, opts...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = w.client[i].Close() })
+		w.cache[i] = client.NewCache[string](w.client[i], policy)
+	}
+	return w
+}
+
+// get calls GetOrSetMany of one client.
+func (w *manyWorld) get(i int, keys string, opts ...client.CallOption) (map[string]string, error) {
+	return w.cache[i].GetOrSetMany(w.Context(), strings.Fields(keys), w.source.load, opts...)
+}
+
+// must wants these values and no error: "a=1 b=2".
+func (w *manyWorld) must(i int, keys, want string, opts ...client.CallOption) {
+	w.Helper()
+	values, err := w.get(i, keys, opts...)
+	if got := listed(values); err != nil || got != want {
+		w.Errorf("client %d reads %s: %q, %v; want %q", i, keys, got, err, want)
+	}
+}
+
+// wantLoads wants each key to have been loaded so often.
+func (w *manyWorld) wantLoads(want map[string]int) {
+	w.Helper()
+	if got := w.source.loads(); !maps.Equal(got, want) {
+		w.Errorf("loaded %v, want %v", got, want)
+	}
+}
+
+// wantFailed wants exactly these keys to have failed, with an error.
+func (w *manyWorld) wantFailed(err error, want error, keys ...string) {
+	w.Helper()
+	var many *client.ManyError
+	if !errors.As(err, &many) || !errors.Is(err, want) || !slices.Equal(slices.Sorted(maps.Keys(many.Errors)), keys) {
+		w.Errorf("got the error %v, want %v of %q", err, want, keys)
+	}
+}
+
+func listed(values map[string]string) string {
+	var parts []string
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		parts = append(parts, key+"="+values[key])
+	}
+	return strings.Join(parts, " ")
+}
+
+func numberedKeys(n int) []string {
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("%04d", i)
+	}
+	return keys
+}
+
+// Every row is a user's sentence, played in virtual time over a real node.
+func TestGetOrSetMany(t *testing.T) {
+	policy := client.Default.WithTTL(time.Minute)
+	tests := []struct {
+		name   string
+		policy client.Policy
+		play   func(w *manyWorld)
+	}{
+		{"many keys are loaded in one call, and found from then on", policy, func(w *manyWorld) {
+			w.must(0, "a b c", "a=a b=b c=c")
+			w.must(1, "a b c", "a=a b=b c=c")
+			if w.source.count() != 1 {
+				w.Errorf("%d calls", w.source.count())
 			}
-		}
-		if len(b.calls) != 1 || !slices.Equal(b.calls[0], []string{"a", "b", "c"}) {
-			t.Errorf("loaded %v", b.calls)
-		}
-	})
+		}},
+		{"of some that are cached and some that are not, the loader is asked for the latter", policy, func(w *manyWorld) {
+			w.must(0, "a b", "a=a b=b")
+			w.must(1, "a b c", "a=a b=b c=c")
+			w.wantLoads(map[string]int{"a": 1, "b": 1, "c": 1})
+		}},
+		{"a key that is given three times is asked for once", policy, func(w *manyWorld) {
+			w.must(0, "a b a a", "a=a b=b")
+			w.wantLoads(map[string]int{"a": 1, "b": 1})
+		}},
+		{"no keys: nothing happens", policy, func(w *manyWorld) {
+			values, err := w.get(0, "")
+			if values == nil || len(values) != 0 || err != nil || w.source.count() != 0 || w.lanes[0].gets != 0 {
+				w.Errorf("%v, %v after %d loads, %d reads", values, err, w.source.count(), w.lanes[0].gets)
+			}
+		}},
+		{"two callers with the same keys in opposite orders: nobody hangs, each key is loaded once", policy, func(w *manyWorld) {
+			w.source.takes = 100 * time.Millisecond
+			var both sync.WaitGroup
+			for round := range 50 {
+				keys := numberedKeys(20)
+				for i := range keys {
+					keys[i] = fmt.Sprint(round, "-", keys[i])
+				}
+				for i := range w.cache {
+					both.Go(func() {
+						mine := slices.Clone(keys)
+						if i == 1 {
+							slices.Reverse(mine)
+						}
+						// In single steps, so that each has a part of the leases.
+						if values, err := w.cache[i].GetOrSetMany(w.Context(), mine, w.source.load); err != nil || len(values) != len(keys) {
+							w.Errorf("%d values, %v", len(values), err)
+						}
+					})
+				}
+				both.Wait()
+			}
+			for key, n := range w.source.loads() {
+				if n != 1 {
+					w.Errorf("%s was loaded %d times", key, n)
+				}
+			}
+		}},
+		{"two callers have a key of the other's each: both load theirs first and then find the other's", policy, func(w *manyWorld) {
+			w.source.takes = time.Second
+			var both sync.WaitGroup
+			start := time.Now()
+			both.Go(func() { w.must(0, "a", "a=a") })
+			both.Go(func() { w.must(1, "b", "b=b") })
+			synctest.Wait()
+			both.Go(func() { w.must(0, "c b", "b=b c=c") })
+			both.Go(func() { w.must(1, "d a c", "a=a c=c d=d") })
+			both.Wait()
+			w.wantLoads(map[string]int{"a": 1, "b": 1, "c": 1, "d": 1})
+			if took := time.Since(start); took > 1500*time.Millisecond {
+				w.Errorf("it took %s", took)
+			}
+		}},
+		{"two processes ask for one cold key among others: it is loaded once in the cluster", policy, func(w *manyWorld) {
+			w.source.takes = time.Second
+			var both sync.WaitGroup
+			for i := range w.cache {
+				both.Go(func() { w.must(i, fmt.Sprintf("shared own-%d", i), fmt.Sprintf("own-%d=own-%d shared=shared", i, i)) })
+			}
+			both.Wait()
+			w.wantLoads(map[string]int{"shared": 1, "own-0": 1, "own-1": 1})
+		}},
+		{"GetOrSet and GetOrSetMany share one load of a key", policy, func(w *manyWorld) {
+			w.source.takes = time.Second
+			var both sync.WaitGroup
+			both.Go(func() { w.must(0, "a b", "a=a b=b") })
+			synctest.Wait()
+			v, err := w.cache[1].GetOrSet(w.Context(), "a", returns("other"))
+			if v != "a" || err != nil {
+				w.Error(v, err)
+			}
+			both.Wait()
+		}},
+		{"whoever was loading our key dies: its lease runs out, and we load it", policy.WithWait(30 * time.Second), func(w *manyWorld) {
+			results, err := w.lanes[1].Backend.Get(w.Context(), soracache.GetRequest{Namespace: "default", Reads: []soracache.Read{{Key: "a", Lease: true}}})
+			if err != nil || results[0].Lease == (soracache.Lease{}) {
+				w.Fatal(results, err)
+			}
+			w.must(0, "a b", "a=a b=b")
+			if w.source.count() != 2 { // b at once, and a later
+				w.Errorf("loaded %v", w.source.calls)
+			}
+			w.must(1, "a", "a=a")
+		}},
+		{"whoever is loading our key takes too long: we load it too, and do not store it", policy.WithWait(2 * time.Second), func(w *manyWorld) {
+			slow := &source{takes: 10 * time.Second, version: "-slow"}
+			var other sync.WaitGroup
+			other.Go(func() { _, _ = w.cache[1].GetOrSetMany(w.Context(), []string{"a"}, slow.load) })
+			synctest.Wait()
+			w.must(0, "a b", "a=a b=b")
+			other.Wait()
+			w.must(0, "a", "a=a-slow")
+		}},
+		{"the loader fails: what is cached is returned, the other keys have its error", policy, func(w *manyWorld) {
+			w.must(0, "a b", "a=a b=b")
+			w.source.fails = errBoom
+			values, err := w.get(0, "a b c d")
+			if listed(values) != "a=a b=b" {
+				w.Errorf("got %v", values)
+			}
+			w.wantFailed(err, errBoom, "c", "d")
+			w.source.fails = nil
+			start := time.Now()
+			w.must(1, "c d", "c=c d=d") // the leases are free
+			if time.Since(start) > 100*time.Millisecond {
+				w.Errorf("it took %s", time.Since(start))
+			}
+		}},
+		{"one id of a batch fails: the loader says which, the others are stored", policy, func(w *manyWorld) {
+			values, err := w.cache[0].GetOrSetMany(w.Context(), []string{"a", "b"}, func(context.Context, []string) (map[string]string, error) {
+				return map[string]string{"a": "1"}, &client.ManyError{Errors: map[string]error{"b": errBoom}}
+			})
+			if listed(values) != "a=1" {
+				w.Errorf("got %v", values)
+			}
+			w.wantFailed(err, errBoom, "b")
+			w.must(1, "a", "a=1")
+		}},
+		{"100 cached ids due for refresh plus 2 new when the batch source fails: 100 values, 2 errors", policy.WithFailSafe(time.Hour), func(w *manyWorld) {
+			keys := numberedKeys(102)
+			if _, err := w.cache[0].GetOrSetMany(w.Context(), keys[:100], w.source.load); err != nil {
+				w.Fatal(err)
+			}
+			time.Sleep(2 * time.Minute)
+			w.source.fails = errBoom
+			values, err := w.cache[1].GetOrSetMany(w.Context(), keys, w.source.load)
+			if len(values) != 100 || w.source.count() != 2 {
+				w.Errorf("%d values after %d calls", len(values), w.source.count())
+			}
+			w.wantFailed(err, errBoom, keys[100:]...)
+		}},
+		{"fail-safe after an invalidation: the invalidated one fails, its neighbours are served", policy.WithFailSafe(time.Hour), func(w *manyWorld) {
+			w.must(0, "a b", "a=a b=b")
+			time.Sleep(2 * time.Minute)
+			w.source.during = func(ctx context.Context) error {
+				_, err := w.client[1].Remove(ctx, "a")
+				return errors.Join(err, errBoom)
+			}
+			values, err := w.get(0, "a b")
+			if listed(values) != "b=b" {
+				w.Errorf("got %v", values)
+			}
+			w.wantFailed(err, errBoom, "a")
+		}},
+		{"the loader of stale values failed a moment ago: it is left alone, and new keys are loaded", policy.WithFailSafe(time.Hour), func(w *manyWorld) {
+			w.must(0, "a", "a=a")
+			time.Sleep(2 * time.Minute)
+			w.source.fails = errBoom
+			w.must(0, "a", "a=a")
+			w.source.fails, w.source.version = nil, "-new"
+			w.must(0, "a b", "a=a b=b-new")
+			time.Sleep(time.Minute)
+			w.must(0, "a b", "a=a-new b=b-new")
+		}},
+		{"stale values while they are loaded anew: they come at once, from one call in the background", policy.WithStaleWhileRevalidate(time.Hour), func(w *manyWorld) {
+			w.must(0, "a b", "a=a b=b")
+			time.Sleep(2 * time.Minute)
+			w.source.takes, w.source.version = time.Second, "-new"
+			start := time.Now()
+			w.must(0, "a b", "a=a b=b")
+			w.must(1, "a b", "a=a b=b")
+			if time.Since(start) > 100*time.Millisecond {
+				w.Errorf("it took %s", time.Since(start))
+			}
+			time.Sleep(2 * time.Second)
+			w.must(1, "a b", "a=a-new b=b-new")
+			if w.source.count() != 2 {
+				w.Errorf("loaded %v", w.source.calls)
+			}
+		}},
+		{"an invalidation during a background refresh: only the other value is stored", policy.WithStaleWhileRevalidate(time.Hour), func(w *manyWorld) {
+			w.must(0, "a b", "a=a b=b")
+			time.Sleep(2 * time.Minute)
+			w.source.version = "-old"
+			w.source.during = func(ctx context.Context) error { _, err := w.client[1].Remove(ctx, "a"); return err }
+			w.must(0, "a b", "a=a b=b")
+			synctest.Wait()
+			w.source.during, w.source.version = nil, "-new"
+			w.must(0, "a b", "a=a-new b=b-old")
+		}},
+		{"values close to their end are refreshed by one call in the background", policy.WithEagerAt(0.5), func(w *manyWorld) {
+			w.must(0, "a b", "a=a b=b")
+			time.Sleep(40 * time.Second)
+			w.source.version = "-new"
+			w.must(0, "a b", "a=a b=b")
+			synctest.Wait()
+			w.must(1, "a b", "a=a-new b=b-new")
+			if w.source.count() != 2 {
+				w.Errorf("loaded %v", w.source.calls)
+			}
+		}},
+		{"the loader is slower than the soft timeout: the old values now, the new ones next time", policy.WithFailSafe(time.Hour).WithSoftTimeout(100 * time.Millisecond), func(w *manyWorld) {
+			w.must(0, "a b", "a=a b=b")
+			time.Sleep(2 * time.Minute)
+			w.source.takes, w.source.version = time.Second, "-new"
+			start := time.Now()
+			w.must(0, "a b", "a=a b=b")
+			if took := time.Since(start); took > 200*time.Millisecond {
+				w.Errorf("it took %s", took)
+			}
+			time.Sleep(2 * time.Second)
+			w.must(0, "a b", "a=a-new b=b-new")
+		}},
+		{"the loader is slower than the hard timeout: an error, and the values are there next time", policy.WithHardTimeout(100 * time.Millisecond), func(w *manyWorld) {
+			w.source.takes = time.Second
+			_, err := w.get(0, "a b")
+			w.wantFailed(err, context.DeadlineExceeded, "a", "b")
+			time.Sleep(2 * time.Second)
+			w.must(0, "a b", "a=a b=b")
+			if w.source.count() != 1 {
+				w.Errorf("loaded %v", w.source.calls)
+			}
+		}},
+		{"ids that do not exist are absent, and asked for again", policy, func(w *manyWorld) {
+			w.source.lacks = []string{"x"}
+			w.must(0, "a x", "a=a")
+			w.source.lacks = nil
+			w.must(1, "a x", "a=a x=x")
+		}},
+		{"ids that do not exist are remembered as such for a while", policy.WithNotFoundTTL(10 * time.Second), func(w *manyWorld) {
+			w.source.lacks = []string{"x", "y"}
+			w.must(0, "a x y", "a=a")
+			w.source.lacks = nil
+			w.must(1, "a x y", "a=a")
+			if _, err := w.cache[1].GetOrSet(w.Context(), "x", returns("found")); !errors.Is(err, client.ErrNotFound) {
+				w.Errorf("GetOrSet of what does not exist: %v", err)
+			}
+			time.Sleep(11 * time.Second)
+			w.must(1, "a x y", "a=a x=x y=y")
+		}},
+		{"the caller leaves: it gets what is cached at once, the loader is told, the leases are handed back", policy, func(w *manyWorld) {
+			w.must(0, "a", "a=a")
+			w.source.takes = time.Hour
+			ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+			defer cancel()
+			values, err := w.cache[0].GetOrSetMany(ctx, []string{"a", "b", "c"}, w.source.load)
+			if listed(values) != "a=a" {
+				w.Errorf("got %v", values)
+			}
+			w.wantFailed(err, context.DeadlineExceeded, "b", "c")
+			synctest.Wait()
+			w.source.takes = 0
+			start := time.Now()
+			w.must(1, "b c", "b=b c=c")
+			if time.Since(start) > 100*time.Millisecond {
+				w.Errorf("it took %s", time.Since(start))
+			}
+		}},
+		{"the caller leaves a loader that does not listen: what it loads is stored", policy, func(w *manyWorld) {
+			ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+			defer cancel()
+			_, err := w.cache[0].GetOrSetMany(ctx, []string{"a", "b"}, func(context.Context, []string) (map[string]string, error) {
+				time.Sleep(2 * time.Second)
+				return map[string]string{"a": "late", "b": "late"}, nil
+			})
+			w.wantFailed(err, context.DeadlineExceeded, "a", "b")
+			w.must(1, "a b", "a=late b=late")
+		}},
+		{"the loader panics: its keys have the panic, nobody else hangs", policy, func(w *manyWorld) {
+			_, err := w.cache[0].GetOrSetMany(w.Context(), []string{"a", "b"}, func(context.Context, []string) (map[string]string, error) { panic("ouch") })
+			var p *client.PanicError
+			if !errors.As(err, &p) || p.Value != "ouch" || !strings.Contains(string(p.Stack), "many_test.go") {
+				w.Errorf("got %v", err)
+			}
+			start := time.Now()
+			w.must(1, "a b", "a=a b=b")
+			if time.Since(start) > 100*time.Millisecond {
+				w.Errorf("it took %s", time.Since(start))
+			}
+		}},
+		{"a key and a tag are invalidated during the load: only what they name is not stored", policy, func(w *manyWorld) {
+			w.source.during = func(ctx context.Context) error {
+				client.FillFrom(ctx).For("c").AddTags("third")
+				_, err := w.client[1].Invalidate(ctx, client.Invalidation{Keys: []string{"a"}, Tags: []string{"third"}})
+				return err
+			}
+			w.must(0, "a b c", "a=a b=b c=c")
+			w.source.during, w.source.version = nil, "-new"
+			w.must(1, "a b c", "a=a-new b=b c=c-new")
+		}},
+		{"a loader that takes longer than a lease keeps its leases", policy.WithWait(time.Minute), func(w *manyWorld) {
+			w.source.takes = 25 * time.Second
+			var both sync.WaitGroup
+			both.Go(func() { w.must(0, "a b", "a=a b=b") })
+			synctest.Wait()
+			w.must(1, "a b", "a=a b=b")
+			both.Wait()
+			w.wantLoads(map[string]int{"a": 1, "b": 1})
+		}},
+		{"what the loader says holds for the batch, and what it says of one key for that one", policy, func(w *manyWorld) {
+			w.source.during = func(ctx context.Context) error {
+				fill := client.FillFrom(ctx)
+				fill.AddTags("all")
+				fill.SetTTL(10 * time.Second)
+				fill.For("b").SetTTL(20 * time.Second)
+				fill.For("c").DoNotCache()
+				fill.For("nobody").DoNotCache()
+				return nil
+			}
+			w.must(0, "a b c", "a=a b=b c=c")
+			w.source.during, w.source.version = nil, "-2"
+			w.must(0, "a b c", "a=a b=b c=c-2")
+			time.Sleep(15 * time.Second)
+			w.source.version = "-3"
+			w.must(0, "a b c", "a=a-3 b=b c=c-2")
+			if _, err := w.client[0].InvalidateTags(w.Context(), "all"); err != nil {
+				w.Fatal(err)
+			}
+			w.source.version = "-4"
+			w.must(0, "a b c", "a=a-3 b=b-4 c=c-2") // those of the first load alone carry it
+		}},
+		{"what a batch loader reads is an ingredient of all it loads", policy, func(w *manyWorld) {
+			w.source.during = func(ctx context.Context) error {
+				_, err := w.cache[0].GetOrSet(ctx, "rate", returns("1.1"), client.WithTags("rates"))
+				return err
+			}
+			w.must(0, "a b", "a=a b=b")
+			if _, err := w.client[1].InvalidateTags(w.Context(), "rates"); err != nil {
+				w.Fatal(err)
+			}
+			w.source.version = "-new"
+			w.must(1, "a b", "a=a-new b=b-new")
+		}},
+		{"what a loader reads by many keys is an ingredient of what it loads", policy, func(w *manyWorld) {
+			dish := func(version string) func(context.Context) (string, error) {
+				return func(ctx context.Context) (string, error) {
+					_, err := w.cache[0].GetOrSetMany(ctx, []string{"a", "b"}, w.source.load, client.WithTags("parts"))
+					return "dish" + version, err
+				}
+			}
+			for range 2 {
+				if v, err := w.cache[0].GetOrSet(w.Context(), "dish", dish("")); v != "dish" || err != nil {
+					w.Error(v, err)
+				}
+			}
+			if _, err := w.client[1].InvalidateTags(w.Context(), "parts"); err != nil {
+				w.Fatal(err)
+			}
+			if v, err := w.cache[0].GetOrSet(w.Context(), "dish", dish("-new")); v != "dish-new" || err != nil {
+				w.Error(v, err)
+			}
+		}},
+		{"a batch loader asks for a key that it is loading: an error rather than a deadlock", policy, func(w *manyWorld) {
+			w.source.during = func(ctx context.Context) error {
+				_, err := w.cache[0].GetOrSet(ctx, "b", returns("b"))
+				return err
+			}
+			_, err := w.get(0, "a b")
+			w.wantFailed(err, client.ErrCycle, "a", "b")
+		}},
+		{"one bad key among good ones: its neighbours are loaded in one call and stored", policy, func(w *manyWorld) {
+			w.lanes[0].refuse = "bad"
+			values, err := w.get(0, "a b bad c d e")
+			if listed(values) != "a=a b=b c=c d=d e=e" || w.source.count() != 1 {
+				w.Errorf("got %v after %v", values, w.source.calls)
+			}
+			w.wantFailed(err, soracache.ErrInvalid, "bad")
+			w.must(1, "a e", "a=a e=e")
+		}},
+		{"the service is down: one call of the loader for all keys, nothing stored", policy, func(w *manyWorld) {
+			w.lanes[0].down = soracache.ErrUnavailable
+			w.must(0, "a b c", "a=a b=b c=c")
+			w.must(0, "a b c", "a=a b=b c=c")
+			if w.source.count() != 2 {
+				w.Errorf("loaded %v", w.source.calls)
+			}
+		}},
+		{"5,000 keys: requests of at most 256, one call of the loader", policy, func(w *manyWorld) {
+			keys := numberedKeys(5000)
+			values, err := w.cache[0].GetOrSetMany(w.Context(), keys, w.source.load)
+			if len(values) != len(keys) || err != nil || w.source.count() != 1 {
+				w.Errorf("%d values, %v after %d calls", len(values), err, w.source.count())
+			}
+			if w.lanes[0].largest > 256 || w.lanes[0].gets != 20 || w.lanes[0].writes[soracache.OpFill] != len(keys) {
+				w.Errorf("%d requests of up to %d, %v", w.lanes[0].gets, w.lanes[0].largest, w.lanes[0].writes)
+			}
+		}},
+		{"loads of at most 100 keys, two at a time", policy, func(w *manyWorld) {
+			w.source.takes = time.Second
+			start := time.Now()
+			values, err := w.cache[0].GetOrSetMany(w.Context(), numberedKeys(1000), w.source.load, client.LoadBatch(100), client.LoadConcurrency(2))
+			if len(values) != 1000 || err != nil || w.source.count() != 10 || w.source.most != 2 || time.Since(start) > 6*time.Second {
+				w.Errorf("%d values, %v after %d calls, %d at a time, in %s", len(values), err, w.source.count(), w.source.most, time.Since(start))
+			}
+		}},
+		{"the client is closed: every key says so", policy, func(w *manyWorld) {
+			if err := w.client[0].Close(); err != nil {
+				w.Fatal(err)
+			}
+			_, err := w.get(0, "a b")
+			w.wantFailed(err, client.ErrClosed, "a", "b")
+		}},
+		{"the client is closed during a load: its keys say so, and the leases are handed back", policy, func(w *manyWorld) {
+			w.source.takes = time.Hour
+			var both sync.WaitGroup
+			both.Go(func() {
+				_, err := w.get(0, "a b")
+				w.wantFailed(err, client.ErrClosed, "a", "b")
+			})
+			synctest.Wait()
+			if err := w.client[0].Close(); err != nil {
+				w.Fatal(err)
+			}
+			both.Wait()
+			w.source.takes = 0
+			w.must(1, "a b", "a=a b=b")
+		}},
+		{"a policy that can never be right is an error", policy.WithJitter(2), func(w *manyWorld) {
+			if _, err := w.get(0, "a"); !errors.Is(err, soracache.ErrInvalid) {
+				w.Error(err)
+			}
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { tt.play(newManyWorld(t, tt.policy)) })
+		})
+	}
 }

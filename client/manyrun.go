@@ -184,7 +184,7 @@ func (m *many[T]) askOnce(ctx context.Context, keys []string, wait time.Duration
 	reads, asked := make([]soracache.Read, len(keys)), make([]*asking, len(keys))
 	for i, key := range keys {
 		reads[i] = soracache.Read{
-			Key: key, Wait: wait, RefreshWithin: p.refreshWithin(m.pace),
+			Key: key, Wait: wait, RefreshWithin: m.of(key).refreshWithin(),
 			Lease: !spare || !m.kind.failing.has(key, now),
 		}
 		asked[i] = m.client.near.ask(m.kind.space, key)
