@@ -312,7 +312,11 @@ func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key
 	}
 	version := s.version.Load()
 	if lag := r.opts.Lag; lag > 0 {
-		version = s.visible(time.Duration(rng.Int64N(int64(lag))), lag)
+		behind := lag - 1 // half of the loads see as little as they can
+		if rng.IntN(2) == 0 {
+			behind = time.Duration(rng.Int64N(int64(lag)))
+		}
+		version = s.visible(behind, lag)
 		if version < s.version.Load() {
 			atomic.AddInt64(&r.report.Lagging, 1)
 		}

