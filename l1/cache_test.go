@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -326,11 +327,11 @@ func TestBoundedByCount(t *testing.T) {
 	}
 	defer c.Close()
 	for i := range 1000 {
-		c.Put(Key{Name: fmt.Sprint(i)}, i)
+		c.Put(Key{Name: strconv.Itoa(i)}, i)
 	}
 	held := 0
 	for i := range 1000 {
-		if v, ok := c.Get(Key{Name: fmt.Sprint(i)}); ok {
+		if v, ok := c.Get(Key{Name: strconv.Itoa(i)}); ok {
 			held++
 			if v != i {
 				t.Fatalf("key %d holds %d", i, v)
