@@ -132,7 +132,7 @@ type product struct {
 // loadOne captures nothing, and so costs its caller no allocation.
 func loadOne(context.Context) (product, error) { return product{ID: 42, Name: "lamp", Price: 30}, nil }
 
-func loadKey(context.Context, string) (product, error) { return loadOne(nil) }
+func loadKey(ctx context.Context, _ string) (product, error) { return loadOne(ctx) }
 
 // A read that the application's own memory can answer makes no request and no
 // allocation.
