@@ -49,6 +49,13 @@ func (s *brittleStore) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.Rea
 	return s.Store.Read(ctx, reqs)
 }
 
+func (s *brittleStore) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAnswer {
+	if s.down.Load() {
+		return slices.Repeat([]l2.WriteAnswer{{Err: soracache.ErrUnavailable}}, len(reqs))
+	}
+	return s.Store.Write(ctx, reqs)
+}
+
 func (s *brittleStore) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
 	if s.down.Load() {
 		return slices.Repeat([]l2.SinceAnswer{{Err: soracache.ErrUnavailable}}, len(reqs))
