@@ -28,7 +28,6 @@ type plan interface {
 type chaos struct {
 	w       *world
 	on      bool                // faults happen
-	total   int                 // of the weights of episodes
 	blocked map[[2]int]Fault    // lines between hosts
 	cut     map[int]isolation   // hosts that do not reach the store
 	down    bool                // the store

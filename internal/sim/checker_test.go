@@ -66,6 +66,12 @@ type computation struct {
 	// undone means that a restored snapshot was from before that.
 	stored int
 	undone bool
+	// parts are its ingredients, which the client gave to its loader.
+	parts []*computation
+	// loader is the run of an application's loader that made it, and put means
+	// that it was written without a lease.
+	loader *loader
+	put    bool
 }
 
 func (c *computation) value() []byte { return []byte("c" + strconv.Itoa(c.id)) }
@@ -106,6 +112,9 @@ type record struct {
 	origin   *boot
 	doneStep int // when its success was known to the client; 0: never
 	doneAt   time.Duration
+	// owner is the application that made it, and since owned knows of its success.
+	owner *app
+	owned int
 	// acknowledged: the client was told that nobody serves the old values.
 	acknowledged bool
 	// settled is until when it settles, and what is computed is not to be stored.
@@ -146,6 +155,9 @@ func newChecker(w *world) *checker {
 	for i := range w.cfg.Keys {
 		k := keyName(i)
 		c.source[k] = &sourceKey{version: 1, tags: []string{tagName(i % w.cfg.Tags)}}
+	}
+	for _, d := range w.cfg.Dishes {
+		c.source[d.name] = &sourceKey{version: 1}
 	}
 	for range w.cfg.Partitions {
 		c.partitions = append(c.partitions, &history{registered: map[*boot]int{}, suspects: map[*boot]int{}})
@@ -337,7 +349,9 @@ func (c *checker) wrote(cl *call, req *l2.WriteRequest, a *l2.WriteAnswer) {
 		c.settles(p, c.grants[req.Nonce], c.of(req.Entry.Value))
 	case soracache.OpPut:
 		v := c.of(req.Entry.Value)
-		v.stored, v.began, v.read = c.w.step, c.w.step, c.w.step
+		if v.stored = c.w.step; v.put {
+			v.began, v.read = c.w.step, c.w.step
+		}
 		c.recorded(cl, p, a.Record)
 	case soracache.OpRelease, soracache.OpRenew:
 	}
@@ -403,6 +417,9 @@ func (c *checker) recorded(cl *call, p int, r soracache.Record) {
 	h.records = append(h.records, rec)
 	if cl.op != nil {
 		cl.op.records = append(cl.op.records, rec)
+		if cl.op.ask != nil && cl.op.ask.use != nil {
+			cl.op.ask.use.records = append(cl.op.ask.use.records, rec)
+		}
 	}
 	if c.w.tracing() {
 		c.w.logf("recorded in partition %d at %d: %s", p, r.Position, targetsText(r.Targets))
@@ -510,6 +527,9 @@ func (c *checker) restore(s saved) (undone int) {
 	for _, session := range c.w.clients {
 		clear(session.seen)
 	}
+	for _, a := range c.w.apps {
+		a.known.forget()
+	}
 	return undone
 }
 
@@ -564,12 +584,7 @@ func (c *checker) answered(o *op, key string, r *soracache.ReadResult) {
 		return // it spans two histories
 	}
 	p := c.w.partitionOf(key)
-	records := c.partitions[p].records
-	for i := len(records) - 1; i >= 0 && records[i].at > v.began; i-- {
-		if records[i].mint || concerns(records[i].targets, key, v.tags) {
-			c.overtaken(o, p, r, v, records[i])
-		}
-	}
+	c.kills(v, func(at int, of *computation, rec *record) { c.overtaken(o, at, r, of, rec) })
 	if r.Unconfirmed {
 		return
 	}

@@ -50,10 +50,11 @@ const (
 	opRenew
 	opRelease
 	opInvalidate
+	opHead
 )
 
 func (k opKind) String() string {
-	return [...]string{"get", "fill", "put", "renew", "release", "invalidate"}[k]
+	return [...]string{"get", "fill", "put", "renew", "release", "invalidate", "head"}[k]
 }
 
 // op is one operation of a client: one call of a node's Backend.
@@ -64,7 +65,9 @@ type op struct {
 	host    *host
 	boot    *boot // the life of the node that took it; nil if none did
 	session *session
+	ask     *ask // of which it is what the node does; nil: a client's own call
 	timeout time.Duration
+	cancel  context.CancelFunc // set once a node has it
 
 	reads       []soracache.Read
 	unconfirmed bool // accepted
@@ -84,6 +87,7 @@ type op struct {
 	results     []soracache.ReadResult
 	written     soracache.WriteResult
 	invalidated soracache.InvalidateResult
+	head        soracache.HeadResult
 	err         error
 	done        bool
 	then        func(*op)
@@ -102,8 +106,12 @@ func (o *op) String() string {
 		what = targetsText(o.targets)
 	case opFill, opPut, opRenew, opRelease:
 		what = o.write.Key
+	case opHead:
 	}
 	who := "client"
+	if o.ask != nil {
+		who = fmt.Sprintf("app %d", o.ask.app.number)
+	}
 	if o.session != nil {
 		who = fmt.Sprintf("session %d", o.session.number)
 	}
@@ -125,8 +133,14 @@ func (w *world) issue(o *op) {
 			o.seen[p] = at
 		}
 	}
-	w.logf("%s", o)
-	w.count.operations++
+	if o.ask != nil {
+		o.least = o.ask.least
+	} else {
+		w.count.operations++
+	}
+	if w.tracing() {
+		w.logf("%s", o)
+	}
 	w.pending[o] = struct{}{}
 	w.launch(o)
 }
@@ -143,30 +157,35 @@ func (w *world) launch(o *op) {
 		w.after(time.Duration(w.rng.IntN(100_000)), func() { w.finish(o) })
 		return
 	}
+	// A few nanoseconds, so that no two timers fire at the same moment.
+	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), opKey{}, o), o.timeout+time.Duration(o.id))
+	o.cancel = cancel
 	go func() {
-		// A few nanoseconds, so that no two timers fire at the same moment.
-		ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), opKey{}, o), o.timeout+time.Duration(o.id))
 		defer cancel()
-		results, written, invalidated, err := o.call(ctx)
+		results, written, invalidated, head, err := o.call(ctx)
 		if o.kind == opGet && ctx.Err() != nil {
 			// Whoever asked has gone: which of its keys had been answered by then
 			// is nobody's business, and not decided by the seed.
 			results, err = nil, ctx.Err()
 		}
 		w.arrive(fmt.Sprintf("result %08d", o.id), func() {
-			o.results, o.written, o.invalidated, o.err = results, written, invalidated, err
+			o.results, o.written, o.invalidated, o.head, o.err = results, written, invalidated, head, err
 			w.finish(o)
 		})
 	}()
 }
 
-func (o *op) call(ctx context.Context) (rs []soracache.ReadResult, wr soracache.WriteResult, inv soracache.InvalidateResult, err error) {
+func (o *op) call(ctx context.Context) (
+	rs []soracache.ReadResult, wr soracache.WriteResult, inv soracache.InvalidateResult, head soracache.HeadResult, err error,
+) {
 	n := o.boot.node
 	switch o.kind {
 	case opGet:
 		rs, err = n.Get(ctx, soracache.GetRequest{
 			Namespace: namespace, Reads: o.reads, MinStamp: o.least, AcceptUnconfirmed: o.unconfirmed,
 		})
+	case opHead:
+		head, err = n.Head(ctx, namespace)
 	case opInvalidate:
 		inv, err = n.Invalidate(ctx, soracache.InvalidateRequest{Namespace: namespace, Targets: o.targets, Acknowledge: o.acknowledge, Settle: o.settle})
 	case opFill, opPut, opRenew, opRelease:
@@ -175,7 +194,7 @@ func (o *op) call(ctx context.Context) (rs []soracache.ReadResult, wr soracache.
 			wr, err = ws[0], ws[0].Err
 		}
 	}
-	return rs, wr, inv, err
+	return rs, wr, inv, head, err
 }
 
 // finish takes in the outcome of an operation.
@@ -299,6 +318,8 @@ func (o *op) outcome() string {
 			return fmt.Sprintf("recorded; stragglers %v", o.invalidated.Stragglers)
 		}
 		return "recorded"
+	case opHead:
+		return fmt.Sprintf("%v, %s old", o.head.Stamp, o.head.Age)
 	case opFill, opPut, opRenew, opRelease:
 	}
 	return o.written.Reason.String()

@@ -47,6 +47,18 @@ type Config struct {
 	Resting int
 	// Gently: nodes that are restarted are drained first.
 	Gently bool
+	// Apps is how many applications there are, each with a client of its own whose
+	// near cache has the bound AppBound; AppGap is the mean time between two calls
+	// of one, and AppTimeout how long its client lets the service take.
+	Apps                         int
+	AppBound, AppGap, AppTimeout time.Duration
+	// What of a thousand calls of an application are invalidations and sets.
+	AppInvalidations, AppSets int
+	// WatchWindow is how much of a watch may be on its way, and WatchQueue how much
+	// may wait for that at the node.
+	WatchWindow, WatchQueue int
+	// Dishes are what the applications' loaders make of other keys.
+	Dishes []dish
 	// FaultEvery is the mean time between two faults that are episodes.
 	FaultEvery time.Duration
 }
@@ -102,7 +114,7 @@ func Draw(seed uint64, operations int) Config {
 	destructive := map[Fault]bool{
 		FailoverVisible: true, FailoverInvisible: true, Restore: true, Flush: true, EvictLedger: true,
 	}
-	for f := range faultKinds {
+	for f := range LineLoses {
 		if destructive[f] && r.IntN(4) == 0 || !destructive[f] && r.IntN(3) == 0 {
 			c.Faults[f] = 1 + r.IntN(10)
 		}
@@ -114,7 +126,26 @@ func Draw(seed uint64, operations int) Config {
 	if c.Faults[Trim] > 0 {
 		c.Retention = l2.Retention{TagRecords: 4 + r.IntN(8), KeyRecords: 4 + r.IntN(8), Age: pick(r, 50*ms, 500*ms, 120_000*ms)}
 	}
+	c.drawApps(rand.New(rand.NewPCG(seed, 5)))
 	return c
+}
+
+// drawApps decides about the applications.
+func (c *Config) drawApps(r *rand.Rand) {
+	c.Apps = 2
+	c.AppBound = pick(r, 60*ms, 120*ms, 250*ms)
+	c.AppGap = pick(r, 2*ms, 5*ms, 10*ms)
+	c.AppTimeout = pick(r, 20*ms, 60*ms, 250*ms)
+	c.AppInvalidations = pick(r, 20, 60, 150)
+	c.AppSets = pick(r, 0, 10)
+	c.WatchWindow = pick(r, 1, 4, 64)
+	c.WatchQueue = pick(r, 20, 20, 4096)
+	c.Dishes = c.menu()
+	for f := LineLoses; f < faultKinds; f++ {
+		if r.IntN(2) == 0 {
+			c.Faults[f] = 1 + r.IntN(10)
+		}
+	}
 }
 
 // theme makes some seeds about one thing, whose traps need several rare things

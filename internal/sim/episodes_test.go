@@ -16,13 +16,14 @@ var episodes = []Fault{
 	EvictRegistrations, Crash, Restart, Pause, HolderCrash, SlowLoader, Trim, Mixed,
 }
 
+// appEpisodes concern applications alone.
+var appEpisodes = []Fault{StreamBreaks, StreamSilent, StreamStalls, AppCut}
+
 // begin lets the random faults happen from now on.
 func (x *chaos) begin() {
-	for _, f := range episodes {
-		x.total += x.w.cfg.Faults[f]
-	}
-	if x.total > 0 {
-		x.next()
+	x.next(episodes)
+	if x.w.cfg.Apps > 0 {
+		x.next(appEpisodes)
 	}
 	c := &x.w.cfg
 	if c.Faults[FailoverVisible]+c.Faults[FailoverInvisible]+c.Faults[Restore] > 0 {
@@ -30,20 +31,28 @@ func (x *chaos) begin() {
 	}
 }
 
-func (x *chaos) next() {
+// next lets one of some kinds happen now and then.
+func (x *chaos) next(kinds []Fault) {
+	total := 0
+	for _, f := range kinds {
+		total += x.w.cfg.Faults[f]
+	}
+	if total == 0 {
+		return
+	}
 	gap := time.Duration(x.w.rng.ExpFloat64() * float64(x.w.cfg.FaultEvery))
 	x.w.after(min(gap, 4*x.w.cfg.FaultEvery)+time.Duration(x.w.rng.IntN(1000)), func() {
 		if !x.on {
 			return
 		}
-		at := x.w.rng.IntN(x.total)
-		for _, f := range episodes {
+		at := x.w.rng.IntN(total)
+		for _, f := range kinds {
 			if at -= x.w.cfg.Faults[f]; at < 0 {
 				x.happen(f)
 				break
 			}
 		}
-		x.next()
+		x.next(kinds)
 	})
 }
 
@@ -102,7 +111,9 @@ func (x *chaos) happen(f Fault) {
 		x.w.burst()
 	case Mixed:
 		x.mix()
-	case Drop, Duplicate, Reorder, Delay, TimeoutAfterApply: // these are not episodes
+	case StreamBreaks, StreamSilent, StreamStalls, AppCut:
+		x.disturb(f)
+	case Drop, Duplicate, Reorder, Delay, TimeoutAfterApply, LineLoses: // these are not episodes
 	default:
 	}
 }
@@ -295,6 +306,45 @@ func (x *chaos) mix() {
 	x.w.after(2*x.length(h), func() { h.odd = false })
 }
 
+// disturb does something to the line between an application and the nodes.
+func (x *chaos) disturb(f Fault) {
+	a := x.w.apps[x.w.rng.IntN(len(x.w.apps))]
+	switch {
+	case a.stream == nil || a.stream.over || a.cut || a.stalled || a.stream.silent:
+		return
+	case f == StreamBreaks:
+		a.stream.breaks()
+	case f == StreamSilent:
+		a.stream.silent = true
+	case f == StreamStalls:
+		a.stalled = true
+		x.w.after(x.appLength(a), a.flows)
+	case f == AppCut:
+		a.cut = true
+		x.w.after(x.appLength(a), func() { a.cut = false })
+	}
+	x.inject(f, fmt.Sprint("app ", a.number))
+}
+
+// appLength is like length, by the bound of a near cache.
+func (x *chaos) appLength(a *app) time.Duration {
+	d := a.bound / 4
+	if x.w.rng.IntN(3) == 0 {
+		d = 4 * a.bound
+	}
+	return time.Duration(x.w.rng.Int64N(int64(d))) + ms
+}
+
+// flows ends a stall: all at once, what the watch brought comes.
+func (a *app) flows() {
+	a.stalled = false
+	stuck := a.stuck
+	a.stuck = nil
+	for _, then := range stuck {
+		then()
+	}
+}
+
 // heal ends all faults.
 func (x *chaos) heal() {
 	x.on = false
@@ -302,6 +352,10 @@ func (x *chaos) heal() {
 	clear(x.blocked)
 	clear(x.cut)
 	x.down = false
+	for _, a := range x.w.apps {
+		a.cut = false
+		a.flows()
+	}
 	for _, h := range x.w.hosts {
 		h.odd = false
 		h.resume()

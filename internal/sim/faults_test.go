@@ -55,6 +55,16 @@ const (
 	// Mixed: a notice of another version made its receiver ask the ledger; or a
 	// node of another version dropped one of which it did not know.
 	Mixed
+	// LineLoses: an application's request or answer was lost that somebody waited for.
+	LineLoses
+	// StreamBreaks: the next watch began with what was missed, or with a reset.
+	StreamBreaks
+	// StreamSilent: something was recorded of which the watch told nothing.
+	StreamSilent
+	// StreamStalls: something that was recorded came late, while answers did not.
+	StreamStalls
+	// AppCut: a request of the application was lost, or something that the watch told.
+	AppCut
 
 	faultKinds
 )
@@ -65,7 +75,8 @@ func (f Fault) String() string {
 		"two-way partition", "node isolated from L2", "L2 restarted", "failover, visible", "failover, invisible",
 		"old snapshot restored", "L2 flushed", "entry evicted", "ledger evicted", "registrations evicted",
 		"timeout after apply", "node crashed", "node restarted", "node paused", "lease holder crashed",
-		"slow loader", "ledger trimmed", "mixed versions",
+		"slow loader", "ledger trimmed", "mixed versions", "request or answer lost", "watch broken",
+		"watch broken, unnoticed", "watch stalled", "application cut off",
 	}[f]
 }
 
@@ -80,6 +91,9 @@ type counters struct {
 	stragglers   int
 	loads        int
 	refused      int // fills
+	uses         int // calls of applications to their clients
+	cooked       int // loads by their loaders
+	fresh        int // values that those returned
 }
 
 func (c *counters) inject(f Fault) {
@@ -109,12 +123,17 @@ func (c *counters) add(o *counters) {
 	c.stragglers += o.stragglers
 	c.loads += o.loads
 	c.refused += o.refused
+	c.uses += o.uses
+	c.cooked += o.cooked
+	c.fresh += o.fresh
 }
 
 func (c *counters) String() string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "%d operations: hits %d in L1 and %d in L2, %d loads of which %d were refused, %d acknowledged invalidations with %d stragglers\n",
 		c.operations, c.hits[2], c.hits[3], c.loads, c.refused, c.acknowledged, c.stragglers)
+	fmt.Fprintf(&out, "%d calls of applications: %d from their memory, %d from their loaders, which ran %d times\n",
+		c.uses, c.hits[1], c.fresh, c.cooked)
 	fmt.Fprintf(&out, "%-24s %10s %18s\n", "fault", "injected", "changed an outcome")
 	for f := range faultKinds {
 		fmt.Fprintf(&out, "%-24s %10d %18d\n", f, c.injected[f], c.outcomes[f])

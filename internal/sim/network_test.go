@@ -39,8 +39,12 @@ func (p peers) Left(member string) bool {
 
 // Bound implements node.Peers.
 func (p peers) Bound() time.Duration {
+	return p.b.w.longestBound()
+}
+
+func (w *world) longestBound() time.Duration {
 	longest := time.Duration(0)
-	for _, h := range p.b.w.hosts {
+	for _, h := range w.hosts {
 		longest = max(longest, h.bound())
 	}
 	return longest

@@ -36,6 +36,9 @@ func Run(t *testing.T, seed uint64, cfg Config, keepTrace bool) (res Result) {
 			w.runFor(time.Duration(w.rng.IntN(1_000_000)))
 		}
 		l := w.newWorkload(x)
+		for range cfg.Apps {
+			w.newApp(x, l, seed).begin()
+		}
 		l.begin()
 		x.begin()
 		w.runUntil(func() bool { return l.done || len(w.check.violations) > 0 }, time.Hour)
@@ -112,6 +115,11 @@ func (w *world) quiet() {
 	w.runFor(20*w.cfg.Load + 4*w.cfg.LeaseFor + 2*w.cfg.OpTimeout)
 	if len(w.pending) > 0 {
 		w.check.violate("liveness: %d operations never end", len(w.pending))
+	}
+	for _, a := range w.apps {
+		if a.uses > 0 || a.loading > 0 {
+			w.check.violate("liveness: %d calls and %d loaders of app %d never end", a.uses, a.loading, a.number)
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -16,7 +15,7 @@ type workload struct {
 	// and one waiting in a partition at each node. Two that are woken by one
 	// event run at once, and which of them gets the lease would depend on the
 	// scheduler of the machine and not on the seed.
-	asking map[[2]int]int
+	asking map[place]int
 	parked map[[2]int]int
 	// resting hosts get no requests for a while, so that partitions idle.
 	resting map[int]bool
@@ -27,7 +26,7 @@ func (w *world) newWorkload(x *chaos) *workload {
 	for i := range w.cfg.Sessions {
 		w.clients = append(w.clients, &session{number: i + 1, seen: map[int]int{}})
 	}
-	return &workload{w: w, x: x, asking: map[[2]int]int{}, parked: map[[2]int]int{}, resting: map[int]bool{}}
+	return &workload{w: w, x: x, asking: map[place]int{}, parked: map[[2]int]int{}, resting: map[int]bool{}}
 }
 
 // begin issues operations until there were enough.
@@ -118,37 +117,43 @@ func (l *workload) get(n int) {
 			if rng.IntN(4) == 0 {
 				r.RefreshWithin = l.upTo(l.w.cfg.TTL / 4)
 			}
-			l.asking[at]++
 			if wait > 0 && l.parked[lot] == 0 {
 				r.Wait = wait
 			}
 		}
 		o.reads = append(o.reads, r)
 	}
-	for _, r := range o.reads {
-		if _, lot := l.places(o.host, r.Key); r.Wait > 0 {
-			l.parked[lot]++
-		}
-	}
+	l.takes(o, 1)
 	l.w.issue(o)
 }
 
-func (l *workload) places(h *host, key string) (at, lot [2]int) {
-	number, _ := strconv.Atoi(key[1:])
-	return [2]int{h.slot, number}, [2]int{h.slot, l.w.partitionOf(key)}
+// takes counts what an operation wants at its host, and that it does not any
+// more.
+func (l *workload) takes(o *op, n int) {
+	for _, r := range o.reads {
+		at, lot := l.places(o.host, r.Key)
+		if r.Lease {
+			l.asking[at] += n
+		}
+		if r.Wait > 0 {
+			l.parked[lot] += n
+		}
+	}
+}
+
+func (l *workload) places(h *host, key string) (at place, lot [2]int) {
+	return place{h.slot, key}, [2]int{h.slot, l.w.partitionOf(key)}
+}
+
+// place is a key at a host.
+type place struct {
+	slot int
+	key  string
 }
 
 // read takes in the outcome of a read: whoever was given a lease computes.
 func (l *workload) read(o *op) {
-	for _, r := range o.reads {
-		at, lot := l.places(o.host, r.Key)
-		if r.Lease {
-			l.asking[at]--
-		}
-		if r.Wait > 0 {
-			l.parked[lot]--
-		}
-	}
+	l.takes(o, -1)
 	for i := range o.results {
 		if r := &o.results[i]; o.err == nil && r.Err == nil && r.Lease != (soracache.Lease{}) {
 			l.load(o, o.reads[i].Key, r)
@@ -241,6 +246,7 @@ func (l *workload) put() {
 	key := l.key()
 	l.w.check.commit([]soracache.Target{soracache.Key(key)})
 	v := l.w.check.compute(key, l.w.step)
+	v.put = true
 	l.write(&op{host: l.host(), session: l.session()}, soracache.OpPut, key, soracache.Lease{}, v, nil)
 }
 

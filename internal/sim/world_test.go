@@ -44,6 +44,8 @@ type world struct {
 	check   *checker
 	count   *counters
 	clients []*session
+	apps    []*app
+	streams int // watches so far
 
 	queue  events
 	queued uint64 // events ever queued: the order of those due at once
@@ -208,6 +210,9 @@ func (w *world) close() {
 	w.mu.Lock()
 	w.closed = true
 	w.mu.Unlock()
+	for _, a := range w.apps {
+		a.close()
+	}
 	for _, h := range w.hosts {
 		if h.boot != nil {
 			h.boot.kill()
@@ -299,6 +304,8 @@ type boot struct {
 	name   string
 	node   *node.Node
 	ended  chan struct{} // closed once it is gone for good, after kill
+	// streams are the watches that came to it.
+	streams []*stream
 
 	mu    sync.Mutex
 	rng   *rand.Rand         // guarded by mu
@@ -325,6 +332,7 @@ func (h *host) start() {
 		ReclaimAfter: h.w.cfg.ReclaimAfter,
 		SweepEvery:   h.w.cfg.SweepEvery,
 		MeterEvery:   -1,
+		WatchQueue:   h.w.cfg.WatchQueue,
 		Suspended:    func() time.Duration { return 0 },
 		Rand:         b,
 		Observer:     node.Observer{Recorded: b.recorded},
@@ -369,6 +377,9 @@ func (b *boot) kill() {
 	}
 	clear(b.calls)
 	b.mu.Unlock()
+	for _, s := range b.streams {
+		close(s.gone)
+	}
 	b.host.boot = nil
 	b.host.dead = append(b.host.dead, b)
 	go func() {
