@@ -219,6 +219,8 @@ func (c *Cache[T]) Remove(ctx context.Context, keys ...string) error {
 type LoadingCache[T any] struct {
 	cache *Cache[T]
 	load  func(ctx context.Context, key string) (T, error)
+	// loadMany is nil if the loader knows single keys alone.
+	loadMany func(ctx context.Context, keys []string) (map[string]T, error)
 }
 
 // NewLoadingCache returns a cache of values of type T that load computes.

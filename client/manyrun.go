@@ -18,6 +18,8 @@ type many[T any] struct {
 	// warming means that nobody wants the values: what is there need not be read,
 	// what others load not waited for, and what cannot be stored not loaded.
 	warming bool
+	// oneByOne, if set, is the loader of single keys, in place of load.
+	oneByOne func(ctx context.Context, key string) (T, error)
 
 	// found has the outcome of each key that has one, and failed the error of each
 	// key that has one. One that is cached is in both.
@@ -93,6 +95,10 @@ func (m *many[T]) run(ctx context.Context, keys []string) {
 		return
 	}
 	defer leave()
+	if m.oneByOne != nil {
+		m.loadSingly(inside, rest)
+		return
+	}
 	others, claims := m.ask(inside, rest, 0)
 	m.loadAll(inside, claims)
 	if m.warming {

@@ -1,0 +1,93 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/soracache/soracache"
+)
+
+// NewBatchLoadingCache returns a cache of values of type T that load computes
+// many at a time, as [Cache.GetOrSetMany] has it: what its result lacks does not
+// exist. A single key is loaded by a call of load for it alone; if it does not
+// exist, Get returns an error that wraps [ErrNotFound].
+func NewBatchLoadingCache[T any](c *Client, policy Policy, load func(ctx context.Context, keys []string) (map[string]T, error), opts ...CallOption) *LoadingCache[T] {
+	single := func(ctx context.Context, key string) (T, error) {
+		values, err := load(ctx, []string{key})
+		value, ok := values[key]
+		switch err = errorOf(err, key); {
+		case err != nil:
+			var zero T
+			return zero, err
+		case !ok:
+			return value, fmt.Errorf("client: %w: %q", ErrNotFound, key)
+		}
+		return value, nil
+	}
+	return &LoadingCache[T]{cache: NewCache[T](c, policy, opts...), load: single, loadMany: load}
+}
+
+// GetMany returns the values of many keys, loading those that are not there. See
+// [Cache.GetOrSetMany].
+//
+// A cache that [NewLoadingCache] made, whose loader knows single keys alone, asks
+// for all keys at once, and then loads what is missing key by key,
+// [LoadConcurrency] at a time. A key whose loader returned an error that wraps
+// [ErrNotFound] is absent from the result.
+func (c *LoadingCache[T]) GetMany(ctx context.Context, keys []string, opts ...CallOption) (map[string]T, error) {
+	m := c.cache.many(ctx, c.loadMany, opts)
+	if c.loadMany == nil {
+		m.oneByOne = c.load
+	}
+	return m.all(keys)
+}
+
+// loadSingly loads keys as their own calls would, so that no lease is held by a
+// load that has not begun, and one of them may be an ingredient of another.
+func (m *many[T]) loadSingly(ctx context.Context, keys []string) {
+	keys = m.peek(ctx, keys)
+	outcomes, errs := make([]outcome[T], len(keys)), make([]error, len(keys))
+	limit := m.settings.many.concurrency
+	if limit == 0 {
+		limit = DefaultLoadConcurrency
+	}
+	atOnce(limit, len(keys), func(i int) {
+		l := m.of(keys[i])
+		l.load = func(ctx context.Context) (T, error) { return m.oneByOne(ctx, l.key) }
+		outcomes[i], errs[i] = m.kind.flights.Do(ctx, l.key, l.run)
+	})
+	for i, key := range keys {
+		switch err := errs[i]; {
+		case errors.Is(err, ErrNotFound):
+			m.take(key, outcome[T]{marker: err, how: Outcome{Loaded: true}})
+		case err != nil:
+			m.fail(key, blame(ctx, err))
+		default:
+			m.take(key, outcomes[i])
+		}
+	}
+}
+
+// peek takes what is there and fresh, and returns the other keys. It asks for no
+// leases.
+func (m *many[T]) peek(ctx context.Context, keys []string) (rest []string) {
+	reads, asked := make([]soracache.Read, len(keys)), make([]*asking, len(keys))
+	for i, key := range keys {
+		reads[i] = soracache.Read{Key: key}
+		asked[i] = m.client.near.ask(m.kind.space, key)
+	}
+	defer endAll(asked)
+	for i, r := range m.client.readMany(ctx, m.patience(), reads, asked, false) {
+		l := m.of(keys[i])
+		if r.Err == nil {
+			if there, ok := l.decoded(r); ok && there.fresh() && r.FreshFor > m.settings.policy.eager(m.pace) {
+				keep(asked[i], there.value, keptFrom(r, m.settings.policy))
+				m.take(l.key, l.serve(there, StaleRefreshing))
+				continue
+			}
+		}
+		rest = append(rest, l.key)
+	}
+	return rest
+}
