@@ -382,6 +382,27 @@ func TestDeadlinesAreTheCallers(t *testing.T) {
 	})
 }
 
+// One caller without a deadline is enough for a call to have none.
+func TestOneCallerHasAllTheTime(t *testing.T) {
+	inBatching(t, func(b *batching) {
+		b.hits("busy", "busy", "patient")
+		ctx, cancel := context.WithTimeout(b.Context(), time.Second)
+		defer cancel()
+		b.get(ctx, read("hurried"), func(_ soracache.ReadResult, err error) {
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v", err)
+			}
+		})
+		b.node.gate <- struct{}{}
+		b.came("busy", "busy", "patient hurried")
+		if deadline, ok := b.node.contexts[2].Deadline(); ok {
+			t.Errorf("deadline %s", deadline)
+		}
+		time.Sleep(2 * time.Second)
+		close(b.node.gate)
+	})
+}
+
 // The lease that comes for a caller who has gone is handed back.
 func TestLeaseOfACallerWhoHasGone(t *testing.T) {
 	inBatching(t, func(b *batching) {
