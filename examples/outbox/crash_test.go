@@ -67,8 +67,10 @@ func TestKilledBetweenCommitAndRelay(t *testing.T) {
 		}
 	}
 	t.Logf("%d rounds, of which %d changed prices; committed and not relayed when killed: %v", rounds, changed, left)
-	for _, moment := range moments {
-		if moment != beforeCommit && left[moment] == 0 {
+	// What a signal from outside meets is up to the machine, and a process that
+	// dies before a commit may have nothing to leave.
+	for _, moment := range []string{afterCommit, beforeInvalidate, afterInvalidate} {
+		if left[moment] == 0 {
 			t.Errorf("no process that was killed %s left anything behind, so nothing was tested", moment)
 		}
 	}
