@@ -165,7 +165,6 @@ func (a *app) one() {
 		u.kind, u.key = useSet, a.l.key()
 		a.w.check.commit([]soracache.Target{soracache.Key(u.key)})
 		u.value = a.w.check.compute(u.key, a.w.step)
-		u.value.put = true
 	case roll < 250:
 		u.kind = useGet
 	case roll < 500:

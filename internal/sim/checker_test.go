@@ -68,10 +68,8 @@ type computation struct {
 	undone bool
 	// parts are its ingredients, which the client gave to its loader.
 	parts []*computation
-	// loader is the run of an application's loader that made it, and put means
-	// that it was written without a lease.
+	// loader is the run of an application's loader that made it.
 	loader *loader
-	put    bool
 }
 
 func (c *computation) value() []byte { return []byte("c" + strconv.Itoa(c.id)) }
@@ -349,7 +347,7 @@ func (c *checker) wrote(cl *call, req *l2.WriteRequest, a *l2.WriteAnswer) {
 		c.settles(p, c.grants[req.Nonce], c.of(req.Entry.Value))
 	case soracache.OpPut:
 		v := c.of(req.Entry.Value)
-		if v.stored = c.w.step; v.put {
+		if v.stored = c.w.step; v.loader == nil { // what a loader made is no fresher for being put
 			v.began, v.read = c.w.step, c.w.step
 		}
 		c.recorded(cl, p, a.Record)

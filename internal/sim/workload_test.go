@@ -246,7 +246,6 @@ func (l *workload) put() {
 	key := l.key()
 	l.w.check.commit([]soracache.Target{soracache.Key(key)})
 	v := l.w.check.compute(key, l.w.step)
-	v.put = true
 	l.write(&op{host: l.host(), session: l.session()}, soracache.OpPut, key, soracache.Lease{}, v, nil)
 }
 
