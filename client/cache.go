@@ -11,7 +11,8 @@ import (
 // nothing: any number of caches may share a client, and caches of one type
 // share each other's loads. It is safe for concurrent use.
 //
-// Values are shared between callers, and are to be treated as immutable.
+// Values are shared between callers, and are to be treated as immutable, unless
+// [CloneWith] gives each caller its own.
 type Cache[T any] struct {
 	client   *Client
 	settings settings
@@ -49,12 +50,15 @@ func single[T any](c *Client) *Cache[T] {
 // load is called with the values of the first caller's context, but with no
 // deadline: its context ends when all callers that wait for it have gone. Its
 // error is returned to them, and nothing is stored; so is its panic, as a
-// [PanicError]. It may use [FillFrom].
+// [PanicError]. It may use [FillFrom] and [Previous], and by its error say
+// [ErrNotFound], [ErrNotModified] or [CacheError]. The [Policy] says when an
+// older value is returned instead, and the loader is not waited for.
 //
-// GetOrSet fails only if load does, if the caller's context ends, if the client
-// is closed, or if the request can never be right ([soracache.ErrInvalid]). If
-// the service is unreachable, slow, or refuses the client's credentials, it
-// runs load, returns its value, and tells Hooks.OnFailOpen.
+// GetOrSet fails only if load does, or is what was remembered to have failed; if
+// the loader or the caller runs out of time; if the client is closed; or if the
+// request can never be right ([soracache.ErrInvalid]). If the service is
+// unreachable, slow, or refuses the client's credentials, it runs load, returns
+// its value, and tells Hooks.OnFailOpen.
 func (c *Cache[T]) GetOrSet(ctx context.Context, key string, load func(context.Context) (T, error), opts ...CallOption) (T, error) {
 	s, outer := c.with(opts), FillFrom(ctx)
 	if hit, ok := c.near(ctx, outer, key); ok {
