@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -81,11 +82,14 @@ func dial(b *testing.B, url string, opts ...client.Option) *client.Client {
 	return c
 }
 
-// callers has so many goroutines share b.N operations.
+// callers has so many goroutines share b.N operations. Beside the time it
+// reports the processor time of this process (of a server that is another, none),
+// which other work on the machine changes less.
 func callers(b *testing.B, n int, do func(ctx context.Context, i int) error) {
 	b.Helper()
 	b.ReportAllocs()
 	b.ResetTimer()
+	cpu := processorTime()
 	var next atomic.Int64
 	var all sync.WaitGroup
 	for range n {
@@ -101,6 +105,15 @@ func callers(b *testing.B, n int, do func(ctx context.Context, i int) error) {
 	all.Wait()
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "ops/s")
+	b.ReportMetric(float64(processorTime()-cpu)/float64(b.N), "cpu-ns/op")
+}
+
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 const keys = 10_000
