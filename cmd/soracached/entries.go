@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -122,7 +123,8 @@ func duration(d time.Duration) *durationpb.Duration {
 
 // rmCmd invalidates by key.
 type rmCmd struct {
-	Keys []string `arg:"" name:"key" help:"The keys."`
+	Keys []string `arg:"" optional:"" name:"key" help:"The keys."`
+	File string   `short:"f" placeholder:"FILE" help:"File with the keys, one a line; - reads them from standard input. However many there are, they are sent in parts."`
 	namespace
 	invalidating
 	remote `group:"Connection"`
@@ -136,6 +138,12 @@ type invalidating struct {
 
 // Run invalidates the keys.
 func (c *rmCmd) Run(ctx context.Context, con *console) error {
+	switch {
+	case (len(c.Keys) == 0) == (c.File == ""):
+		return usage(errors.New("rm needs either keys or --file"))
+	case c.File != "":
+		return c.removeListed(ctx, con)
+	}
 	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, Keys: c.Keys, Acknowledge: c.Ack, Settle: duration(c.Settle)},
 		"removed "+cleanAll(c.Keys))
 }
@@ -181,13 +189,18 @@ func (r remote) invalidate(ctx context.Context, con *console, req *soracachev1.I
 	if r.JSON {
 		return con.printJSON(answer)
 	}
-	switch late := answer.GetStragglers(); {
+	return con.say("%s", invalidated(done, req.GetAcknowledge(), answer.GetStragglers()))
+}
+
+// invalidated tells what was done, and which nodes had to be waited out.
+func invalidated(done string, acknowledged bool, late []string) string {
+	switch {
 	case len(late) > 0:
-		done += "; waited out, because they did not acknowledge it: " + cleanAll(late)
-	case req.GetAcknowledge():
-		done += "; acknowledged by every node"
+		return done + "; waited out, because they did not acknowledge it: " + cleanAll(late)
+	case acknowledged:
+		return done + "; acknowledged by every node"
 	}
-	return con.say("%s", done)
+	return done
 }
 
 // keysCmd lists page after page.

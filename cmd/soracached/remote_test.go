@@ -35,6 +35,9 @@ type fakeNode struct {
 	get     *soracachev1.GetResponse
 	explain *soracachev1.ExplainResponse
 	last    any
+
+	invalidated []*soracachev1.InvalidateRequest
+	breaksAt    int // the number of the first invalidation that fails; zero: none does
 }
 
 func (f *fakeNode) Get(_ context.Context, r *soracachev1.GetRequest) (*soracachev1.GetResponse, error) {
@@ -49,6 +52,10 @@ func (f *fakeNode) Set(_ context.Context, r *soracachev1.SetRequest) (*soracache
 
 func (f *fakeNode) Invalidate(_ context.Context, r *soracachev1.InvalidateRequest) (*soracachev1.InvalidateResponse, error) {
 	f.last = r
+	if f.breaksAt > 0 && len(f.invalidated)+1 >= f.breaksAt {
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("because"))
+	}
+	f.invalidated = append(f.invalidated, r)
 	return &soracachev1.InvalidateResponse{Stamp: []byte("s"), Stragglers: f.late}, f.fail
 }
 
