@@ -99,8 +99,9 @@ type lane struct {
 
 	mu      sync.Mutex
 	down    error
-	largest int // how many reads, or writes, came in one request at most
-	gets    int // requests
+	largest int           // how many reads, or writes, came in one request at most
+	gets    int           // requests
+	lag     time.Duration // of each read
 	writes  map[soracache.WriteOp]int
 	refuse  string // a request that names this key is refused
 }
@@ -120,7 +121,9 @@ func (r *lane) arrive(n int, keys func(int) string) error {
 func (r *lane) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
 	r.mu.Lock()
 	r.gets++
+	lag := r.lag
 	r.mu.Unlock()
+	time.Sleep(lag)
 	if err := r.arrive(len(req.Reads), func(i int) string { return req.Reads[i].Key }); err != nil {
 		return nil, err
 	}
@@ -253,9 +256,12 @@ func TestGetOrSetMany(t *testing.T) {
 		}},
 		{"two callers with the same keys in opposite orders: nobody hangs, each key is loaded once", policy, func(w *manyWorld) {
 			w.source.takes = 100 * time.Millisecond
+			w.lanes[0].lag, w.lanes[1].lag = time.Millisecond, time.Millisecond
 			var both sync.WaitGroup
-			for round := range 50 {
-				keys := numberedKeys(20)
+			for round := range 2 {
+				// As many as travel in several requests, so that each caller is given
+				// the leases of a part.
+				keys := numberedKeys(2500)
 				for i := range keys {
 					keys[i] = fmt.Sprint(round, "-", keys[i])
 				}
@@ -265,13 +271,15 @@ func TestGetOrSetMany(t *testing.T) {
 						if i == 1 {
 							slices.Reverse(mine)
 						}
-						// In single steps, so that each has a part of the leases.
 						if values, err := w.cache[i].GetOrSetMany(w.Context(), mine, w.source.load); err != nil || len(values) != len(keys) {
 							w.Errorf("%d values, %v", len(values), err)
 						}
 					})
 				}
 				both.Wait()
+			}
+			if w.source.count() != 4 {
+				w.Errorf("%d calls of the loader, want one of each caller in each round", w.source.count())
 			}
 			for key, n := range w.source.loads() {
 				if n != 1 {

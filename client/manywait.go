@@ -149,7 +149,7 @@ func (m *many[T]) rescue(ctx context.Context, lost pending[T], errorOf func(key 
 		down := c.granted.Err != nil
 		switch {
 		case ctx.Err() != nil, !(c.there != nil && p.allows(c.there.freshFor) || down && p.FailSafe > 0):
-			m.fail(key, errorOf(key))
+			m.fail(key, blame(ctx, errorOf(key)))
 		case down && m.takeUnconfirmed(ctx, key):
 		default:
 			hoped[key] = c
@@ -166,7 +166,7 @@ func (m *many[T]) rescue(ctx context.Context, lost pending[T], errorOf func(key 
 				m.take(key, c.serve(there, why))
 			}
 		case !unknown[key] || !m.takeUnconfirmed(ctx, key):
-			m.fail(key, errorOf(key))
+			m.fail(key, blame(ctx, errorOf(key)))
 		}
 	}
 }
