@@ -326,6 +326,10 @@ func (s *failedOver) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadA
 	return s.now().Read(ctx, reqs)
 }
 
+func (s *failedOver) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAnswer {
+	return s.now().Write(ctx, reqs)
+}
+
 func (s *failedOver) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
 	return s.now().Since(ctx, reqs)
 }
