@@ -28,11 +28,9 @@ type source struct {
 
 	takes   time.Duration
 	fails   error
-	lacks   []string                         // what does not exist
-	version string                           // in every value
-	during  func(ctx context.Context) error  // what else a call does
-	cancels func(ctx context.Context) error  // how a call ends that is told to
-	each    func(key string) (string, error) // per key
+	lacks   []string                        // what does not exist
+	version string                          // in every value
+	during  func(ctx context.Context) error // what else a call does
 }
 
 func (s *source) load(ctx context.Context, keys []string) (map[string]string, error) {
@@ -167,7 +165,7 @@ func newManyWorld(t *testing.T, policy client.Policy, opts ...client.Option) *ma
 	w := &manyWorld{T: t, source: &source{}}
 	for i := range w.client {
 		w.lanes[i] = &lane{Backend: n, writes: map[soracache.WriteOp]int{}}
-		w.client[i], err = client.New(w.lanes[i], append([]client.Option{client.Logger(nil), client.NoNear()}, opts...)...)
+		w.client[i], err = client.New(w.lanes[i], append([]client.Option{client.Logger(nil)}, opts...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -247,6 +245,9 @@ func TestGetOrSetMany(t *testing.T) {
 		{"a key that is given three times is asked for once", policy, func(w *manyWorld) {
 			w.must(0, "a b a a", "a=a b=b")
 			w.wantLoads(map[string]int{"a": 1, "b": 1})
+			if w.lanes[0].largest != 2 {
+				w.Errorf("a request of %d keys", w.lanes[0].largest)
+			}
 		}},
 		{"no keys: nothing happens", policy, func(w *manyWorld) {
 			values, err := w.get(0, "")
@@ -664,7 +665,136 @@ func TestGetOrSetMany(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { tt.play(newManyWorld(t, tt.policy)) })
+			synctest.Test(t, func(t *testing.T) { tt.play(newManyWorld(t, tt.policy, client.NoNear())) })
 		})
 	}
+}
+
+// With a near cache, which most clients have.
+func TestGetOrSetManyNear(t *testing.T) {
+	policy := client.Default.WithTTL(time.Minute)
+	tests := []struct {
+		name   string
+		policy client.Policy
+		play   func(w *manyWorld)
+	}{
+		{"what is near is not asked for, and what is not is", policy, func(w *manyWorld) {
+			w.must(0, "a b", "a=a b=b")
+			w.must(1, "a b", "a=a b=b") // from the node
+			gets := w.lanes[0].gets + w.lanes[1].gets
+			for i := range w.cache {
+				w.must(i, "b a", "a=a b=b")
+			}
+			if n := w.lanes[0].gets + w.lanes[1].gets; n != gets {
+				w.Errorf("%d requests for what is near", n-gets)
+			}
+			w.must(1, "a b c", "a=a b=b c=c")
+			w.wantLoads(map[string]int{"a": 1, "b": 1, "c": 1})
+		}},
+		{"what is near is gone with its invalidation, its neighbours stay", policy, func(w *manyWorld) {
+			w.must(0, "a b", "a=a b=b")
+			w.source.version = "-new"
+			if err := w.cache[0].Remove(w.Context(), "a"); err != nil {
+				w.Fatal(err)
+			}
+			w.must(0, "a b", "a=a-new b=b")
+		}},
+		{"that there is no such thing is known near, too", policy.WithNotFoundTTL(time.Minute), func(w *manyWorld) {
+			w.source.lacks = []string{"x"}
+			w.must(0, "a x", "a=a")
+			gets := w.lanes[0].gets
+			w.must(0, "a x", "a=a")
+			if w.lanes[0].gets != gets {
+				w.Error("it was asked for again")
+			}
+		}},
+		{"near values close to their end are refreshed by one call in the background", policy.WithEagerAt(0.5), func(w *manyWorld) {
+			w.must(0, "a b", "a=a b=b")
+			time.Sleep(29 * time.Second)
+			w.must(0, "a b", "a=a b=b")
+			time.Sleep(10 * time.Second) // they may have to be confirmed once more
+			w.source.version = "-new"
+			w.must(0, "a b", "a=a b=b")
+			synctest.Wait()
+			w.must(0, "a b", "a=a-new b=b-new")
+			if w.source.count() != 2 {
+				w.Errorf("loaded %v", w.source.calls)
+			}
+		}},
+		{"the service is down and the loader fails: near values stand in, whatever has none fails", policy.WithFailSafe(time.Hour), func(w *manyWorld) {
+			w.must(0, "a b", "a=a b=b")
+			time.Sleep(2 * time.Minute)
+			w.lanes[0].set(func(l *lane) { l.down = soracache.ErrUnavailable })
+			w.source.fails = errBoom
+			values, err := w.get(0, "a b c")
+			if listed(values) != "a=a b=b" {
+				w.Errorf("got %v", values)
+			}
+			w.wantFailed(err, errBoom, "c")
+		}},
+		{"everybody gets a copy of their own, if that is asked for", policy, func(w *manyWorld) {
+			cache := client.NewCache[[]string](w.client[0], policy, client.CloneWith(slices.Clone[[]string]))
+			for range 3 {
+				values, err := cache.GetOrSetMany(w.Context(), []string{"list"}, func(context.Context, []string) (map[string][]string, error) {
+					return map[string][]string{"list": {"x"}}, nil
+				})
+				if err != nil || len(values["list"]) != 1 || values["list"][0] != "x" {
+					w.Fatal(values, err)
+				}
+				values["list"][0] = "scribbled"
+			}
+		}},
+		{"a source that says not modified keeps the values that it was shown", policy.WithKeep(time.Hour), func(w *manyWorld) {
+			w.must(0, "a b", "a=a b=b")
+			time.Sleep(2 * time.Minute)
+			values, err := w.cache[0].GetOrSetMany(w.Context(), []string{"a", "b"}, func(context.Context, []string) (map[string]string, error) {
+				return map[string]string{"b": "b-new"}, &client.ManyError{Errors: map[string]error{"a": client.ErrNotModified}}
+			})
+			if listed(values) != "a=a b=b-new" || err != nil {
+				w.Error(values, err)
+			}
+			w.must(1, "a b", "a=a b=b-new")
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newManyWorld(t, tt.policy)
+				for _, c := range w.client { // they begin to watch
+					_, _, _ = client.Get[string](t.Context(), c, "none")
+				}
+				synctest.Wait()
+				tt.play(w)
+			})
+		})
+	}
+}
+
+func ExampleCache_GetOrSetMany() {
+	ctx := context.Background()
+	c := shop()
+	defer func() { _ = c.Close() }()
+	names := client.NewCache[string](c, client.Default.WithTags("products"))
+
+	// As from SELECT id, name FROM products WHERE id IN (…): what does not exist is
+	// not in the result.
+	load := func(_ context.Context, ids []string) (map[string]string, error) {
+		fmt.Println("loading", ids)
+		found := map[string]string{}
+		for _, id := range ids {
+			if id != "9" {
+				found[id] = "product " + id
+			}
+		}
+		return found, nil
+	}
+	for _, ids := range [][]string{{"1", "2"}, {"1", "2", "3", "9"}} {
+		values, err := names.GetOrSetMany(ctx, ids, load)
+		fmt.Println(values, err)
+	}
+	// Output:
+	// loading [1 2]
+	// map[1:product 1 2:product 2] <nil>
+	// loading [3 9]
+	// map[1:product 1 2:product 2 3:product 3] <nil>
 }

@@ -131,7 +131,7 @@ type window[T any] struct {
 func (c *Cache[T]) pipe(ctx context.Context, load func(context.Context, []string) (map[string]T, error), opts []CallOption) *pipe[T] {
 	p := &pipe[T]{cache: c, load: load, opts: opts, settings: c.settings.with(opts)}
 	p.progress.Total = p.settings.many.total
-	p.ctx, p.stop = context.WithCancel(ctx)
+	p.ctx, p.stop = context.WithCancel(ctx) //nolint:gosec // its caller stops it
 	return p
 }
 

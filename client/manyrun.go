@@ -274,7 +274,8 @@ const waitAtOnce = time.Second
 func (m *many[T]) await(ctx context.Context, others []string, later bool) {
 	end := time.Now().Add(m.settings.policy.wait())
 	for idle := 0; len(others) > 0 && idle < maxWaits; {
-		wait := min(time.Until(end), waitAtOnce)
+		rounds := 1 + (len(others)-1)/(requestsAtOnce*mostTogether) // of requests
+		wait := min(time.Until(end), waitAtOnce/time.Duration(rounds))
 		if wait <= 0 && !later {
 			break
 		}

@@ -57,8 +57,7 @@ func (m *many[T]) wait(ctx context.Context, claims []claim[T]) {
 				m.takePart(ctx, open, <-l.done)
 			}
 			m.giveUp(ctx, open, ErrGoexit) // a hook's
-		case <-ctx.Done():
-			l.cancel()
+		case <-ctx.Done(): // the loader is told as well
 			m.giveUp(ctx, open, ctx.Err())
 		case <-soft:
 			soft = nil
@@ -147,8 +146,9 @@ func (m *many[T]) rescue(ctx context.Context, lost pending[T], errorOf func(key 
 	hoped := make(pending[T])
 	for key, c := range lost {
 		down := c.granted.Err != nil
+		hope := c.there != nil && p.allows(c.there.freshFor) || down && p.FailSafe > 0
 		switch {
-		case ctx.Err() != nil, !(c.there != nil && p.allows(c.there.freshFor) || down && p.FailSafe > 0):
+		case ctx.Err() != nil, !hope:
 			m.fail(key, blame(ctx, errorOf(key)))
 		case down && m.takeUnconfirmed(ctx, key):
 		default:
