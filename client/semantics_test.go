@@ -1226,6 +1226,26 @@ func TestDishesAndIngredients(t *testing.T) {
 				s.Error("a dish of a fresh ingredient is not kept")
 			}
 		}},
+		{"no node answers for a moment, and an ingredient's near copy stands in: the dish is not kept", func(s *stage) {
+			safe := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour) })
+			part := newOrigin("old")
+			dish := newOrigin("dish")
+			<-s.a.getIn(s.Context(), "part", part, safe)
+			time.Sleep(2 * time.Minute)
+			part.fails(errBoom)
+			dish.with = func(ctx context.Context) {
+				s.cut()
+				if r := <-s.a.getIn(ctx, "part", part, safe); r.value != "old" {
+					s.Errorf("the ingredient: %v", r)
+				}
+				s.a.track.down.Store(false)
+			}
+			s.a.want("dish", dish)
+			s.a.wantStale(client.StaleServiceDown)
+			if s.explain("k").Present {
+				s.Error("the dish is kept")
+			}
+		}},
 		{"no node answers while the dish is cooked: it is returned, and the next one is kept", func(s *stage) {
 			src := dishOf(s, "milk")
 			s.cut()
