@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/soracache/soracache"
@@ -18,6 +19,10 @@ import (
 // sentinel is where the service's codes become the errors that callers can tell
 // apart. The original stays wrapped, so a context's own end can be seen too.
 func sentinel(err error) error {
+	if connect.CodeOf(err) == connect.CodeInternal && !connect.IsWireError(err) && errors.Is(err, proto.Error) {
+		// It was not sent: some name in it is not UTF-8.
+		return fmt.Errorf("%w: %w", soracache.ErrInvalid, err)
+	}
 	return fmt.Errorf("%w: %w", sentinelOf(connect.CodeOf(err)), err)
 }
 
