@@ -306,3 +306,15 @@ func FuzzDecodeEntry(f *testing.F) {
 		}
 	})
 }
+
+// A cap on L1 that is shorter than what the form can hold is not taken for none.
+func TestShortCapIsNoneTheLess(t *testing.T) {
+	for lasts, want := range map[time.Duration]time.Duration{
+		0: 0, 1: time.Millisecond, time.Millisecond: time.Millisecond, time.Millisecond + 1: time.Millisecond,
+	} {
+		b := AppendBody(EntryHead{Stamp: soracache.Stamp{Epoch: 1, Position: 1}, FreshUntil: 1, KeepUntil: 2}.Append(nil), "k", soracache.Entry{}, lasts)
+		if _, _, got, err := DecodeEntry(b, "k"); err != nil || got != want {
+			t.Errorf("a cap of %s comes back as %s, %v", lasts, got, err)
+		}
+	}
+}
