@@ -244,7 +244,8 @@ type WatchItem struct {
 	Records []Record
 	// Reset means that what came before Complete is not known: nothing that was
 	// proven before it may be served any more. The first item of a partition is
-	// a reset unless the watch goes on from where the watcher was.
+	// a reset unless the watch goes on from where the watcher was. A reset has no
+	// records.
 	Reset bool
 }
 
