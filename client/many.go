@@ -23,7 +23,8 @@ import (
 // result of the call, and remembered as such under a policy with a NotFoundTTL.
 // If load returns an error, that is the error of the keys it was called with;
 // what it returned beside it counts only if the error is a [*ManyError], which
-// names the keys that failed. The context of load has the caller's values, no
+// names the keys that failed; values of keys that it was not called with count for
+// nothing. The context of load has the caller's values, no
 // deadline, and ends when the caller has gone. What load says by [FillFrom] holds
 // for all its keys; see [Fill.For] for one of them. Whatever it reads from the
 // same client becomes an ingredient of each of its values.

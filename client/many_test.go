@@ -745,9 +745,16 @@ func TestGetOrSetManyNear(t *testing.T) {
 			}
 		}},
 		{"a source that says not modified keeps the values that it was shown", policy.WithKeep(time.Hour), func(w *manyWorld) {
+			w.source.during = func(ctx context.Context) error { client.FillFrom(ctx).For("a").SetETag("v1"); return nil }
 			w.must(0, "a b", "a=a b=b")
 			time.Sleep(2 * time.Minute)
-			values, err := w.cache[0].GetOrSetMany(w.Context(), []string{"a", "b"}, func(context.Context, []string) (map[string]string, error) {
+			values, err := w.cache[0].GetOrSetMany(w.Context(), []string{"a", "b"}, func(ctx context.Context, _ []string) (map[string]string, error) {
+				if previous, etag, ok := client.PreviousOf[string](ctx, "a"); previous != "a" || etag != "v1" || !ok {
+					w.Errorf("the loader is shown %q, %q, %t", previous, etag, ok)
+				}
+				if _, _, ok := client.PreviousOf[string](ctx, "c"); ok {
+					w.Error("a key that it is not loading has a previous value")
+				}
 				return map[string]string{"b": "b-new"}, &client.ManyError{Errors: map[string]error{"a": client.ErrNotModified}}
 			})
 			if listed(values) != "a=a b=b-new" || err != nil {

@@ -1,6 +1,10 @@
 package client
 
-import "github.com/soracache/soracache"
+import (
+	"context"
+
+	"github.com/soracache/soracache"
+)
 
 // For returns, inside a batch loader, the fill of one of its keys: what is said
 // to it holds for that key alone. What is said to the fill itself holds for all
@@ -16,6 +20,12 @@ func (f *Fill) For(key string) *Fill {
 		return f
 	}
 	return nil
+}
+
+// PreviousOf is [Previous] for one key of a batch loader. To say that the value is
+// still right, the loader returns a [*ManyError] with [ErrNotModified] for the key.
+func PreviousOf[T any](ctx context.Context, key string) (value T, etag string, ok bool) {
+	return Previous[T](context.WithValue(ctx, fillKey{}, FillFrom(ctx).For(key)))
 }
 
 // newBatch is the fill of a batch loader, of no keys yet.
