@@ -251,14 +251,6 @@ func (o *observer) invalidated(what Invalidation, err error) {
 	}
 }
 
-// breaker tells that a node is passed over from now on, or used again. Whoever
-// decides that logs it, with the error.
-func (o *observer) breaker(node string, open bool) {
-	if o.hooks.OnBreaker != nil {
-		o.hooks.OnBreaker(node, open)
-	}
-}
-
 func (o *observer) nearReset() {
 	if o.hooks.OnNearReset != nil {
 		o.hooks.OnNearReset()

@@ -311,7 +311,7 @@ func (r *watchReader) items(wire []*cachev1.WatchItem) ([]soracache.WatchItem, e
 	for _, w := range wire {
 		item, err := r.item(w)
 		if err != nil {
-			return nil, fmt.Errorf("%w: malformed step of a watch: %s", soracache.ErrUnavailable, err)
+			return nil, fmt.Errorf("%w: malformed step of a watch: %w", soracache.ErrUnavailable, err)
 		}
 		if item.Reset && len(item.Records) > 0 {
 			// A reset takes everything away. What it names as well comes after it.
