@@ -75,9 +75,9 @@ func AppendBody(b []byte, key string, e soracache.Entry, l1 time.Duration) []byt
 	if l1 > 0 {
 		limit = max(limit, 1) // zero is no cap
 	}
-	b = binary.BigEndian.AppendUint32(b, uint32(min(limit, math.MaxUint32))) //nolint:gosec // bounded
-	b = binary.BigEndian.AppendUint16(b, uint16(len(e.Tags)))                //nolint:gosec // limited to 1024
-	b = binary.BigEndian.AppendUint16(b, uint16(len(key)))                   //nolint:gosec // limited to 32 KiB
+	b = binary.BigEndian.AppendUint32(b, uint32(min(limit, math.MaxUint32)))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(e.Tags))) //nolint:gosec // limited to 1024
+	b = binary.BigEndian.AppendUint16(b, uint16(len(key)))    //nolint:gosec // limited to 32 KiB
 	b = append(b, key...)
 	for _, t := range e.Tags {
 		b = binary.BigEndian.AppendUint16(b, uint16(len(t))) //nolint:gosec // limited to 32 KiB

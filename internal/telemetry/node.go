@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -29,7 +30,10 @@ func one(read func(*node.Stats) uint64) []series { return []series{{read: read}}
 
 // totals are the totals of a node, under the names of OpenTelemetry: on
 // /metrics a dot is an underscore, totals end in _total and sizes in _bytes.
-func totals() []total {
+func totals() []total { return slices.Concat(requests(), following(), tiers()) }
+
+// requests are the totals of what callers asked for.
+func requests() []total {
 	return []total{
 		{name: "soracache.hits", help: "Reads that found a fresh value, by tier.", series: []series{
 			{"tier", "l1", func(s *node.Stats) uint64 { return s.HitsL1 }},
@@ -53,7 +57,12 @@ func totals() []total {
 		{name: "soracache.releases", help: "Leases handed back.", series: one(func(s *node.Stats) uint64 { return s.Releases })},
 		{name: "soracache.invalidations", help: "Invalidations.", series: one(func(s *node.Stats) uint64 { return s.Invalidations })},
 		{name: "soracache.invalidated.targets", help: "Keys, tags and namespaces that invalidations named.", series: one(func(s *node.Stats) uint64 { return s.InvalidatedTargets })},
+	}
+}
 
+// following are the totals of reads on their way, and of ledgers followed.
+func following() []total {
+	return []total{
 		{name: "soracache.flights", help: "Reads sent to L2, each for one or more keys.", series: one(func(s *node.Stats) uint64 { return s.Flights })},
 		{name: "soracache.flight.keys", help: "Keys asked for in reads sent to L2.", series: one(func(s *node.Stats) uint64 { return s.FlightKeys })},
 		{name: "soracache.flight.joins", help: "Readers that shared the read of another.", series: one(func(s *node.Stats) uint64 { return s.FlightJoins })},
@@ -76,7 +85,12 @@ func totals() []total {
 		{name: "soracache.partitions", help: "Partitions that the node follows.", gauge: true, series: one(func(s *node.Stats) uint64 { return uint64(max(s.Partitions, 0)) })},
 		{name: "soracache.reclaimed.entries", help: "Dead entries deleted from L2.", series: one(func(s *node.Stats) uint64 { return s.Reclaimed })},
 		{name: "soracache.l2.errors", help: "Calls to L2 that failed.", series: one(func(s *node.Stats) uint64 { return s.StoreErrors })},
+	}
+}
 
+// tiers are the totals of what L1 and L2 say of themselves.
+func tiers() []total {
+	return []total{
 		{name: "soracache.l1.hits", help: "Lookups in L1 that found the key, live or not.", series: one(func(s *node.Stats) uint64 { return s.L1.Hits })},
 		{name: "soracache.l1.misses", help: "Lookups in L1 that did not find the key.", series: one(func(s *node.Stats) uint64 { return s.L1.Misses })},
 		{name: "soracache.l1.puts", help: "Entries that L1 took in.", series: one(func(s *node.Stats) uint64 { return s.L1.Puts })},
