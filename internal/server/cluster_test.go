@@ -153,12 +153,18 @@ func TestIncompleteInvalidation(t *testing.T) {
 	for protocol, cache := range map[string]rpc.CacheServiceClient{
 		"connect": s.cache(), "grpc": overH2C.cache(connect.WithGRPC()), "grpcweb": s.cache(connect.WithGRPCWeb()),
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		_, err := cache.Invalidate(ctx, &soracachev1.InvalidateRequest{Keys: []string{"k"}, Acknowledge: true})
-		cancel()
-		wantCode(t, err, connect.CodeDeadlineExceeded)
+		var err error
 		var failed *connect.Error
-		if !errors.As(err, &failed) || len(failed.Details()) != 1 {
+		// The answer is on its way a tenth of a second before the deadline. On a
+		// machine that is busier than that, it takes more than one attempt.
+		for attempt := 0; attempt < 5 && (failed == nil || len(failed.Details()) == 0); attempt++ {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_, err = cache.Invalidate(ctx, &soracachev1.InvalidateRequest{Keys: []string{"k"}, Acknowledge: true})
+			cancel()
+			wantCode(t, err, connect.CodeDeadlineExceeded)
+			errors.As(err, &failed)
+		}
+		if failed == nil || len(failed.Details()) != 1 {
 			t.Errorf("%s: %v has no detail", protocol, err)
 			continue
 		}
@@ -179,10 +185,15 @@ func TestIncompleteInvalidationByTheClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	_, err = c.Invalidate(ctx, client.Invalidation{Keys: []string{"k"}, Acknowledge: true})
 	var incomplete *soracache.IncompleteError
+	var ctx context.Context
+	for attempt := 0; attempt < 5 && (incomplete == nil || ctx.Err() != nil); attempt++ { // see above
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = c.Invalidate(ctx, client.Invalidation{Keys: []string{"k"}, Acknowledge: true})
+		errors.As(err, &incomplete)
+	}
 	if !errors.As(err, &incomplete) || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, soracache.ErrUnavailable) ||
 		!slices.Equal(incomplete.Stragglers, []string{"b-1", "c-1"}) || !reflect.DeepEqual(incomplete.Stamp, s.node.stamps()) {
 		t.Errorf("error %#v: %v", incomplete, err)
