@@ -150,13 +150,10 @@ func (a *app) begin() {
 	})
 }
 
-// one makes one call.
+// one makes a call, and a read once or a few times more.
 func (a *app) one() {
 	rng, c := a.w.rng, &a.w.cfg
-	u := &use{app: a, key: a.l.key(), policy: a.policy()}
-	if rng.IntN(3) == 0 && len(c.Dishes) > 0 {
-		u.key = c.Dishes[rng.IntN(len(c.Dishes))].name
-	}
+	u := &use{app: a, key: a.key(), policy: a.policy()}
 	switch roll := rng.IntN(1000); {
 	case roll < c.AppInvalidations:
 		a.change(u)
@@ -174,6 +171,27 @@ func (a *app) one() {
 		u.timeout = a.l.upTo(5 * ms) // a caller without patience
 	}
 	a.use(u)
+	again := time.Duration(0)
+	for range rng.IntN(4) {
+		again += a.l.upTo(2 * ms)
+		a.w.after(again, func() {
+			if !a.l.done && u.kind != useSet {
+				a.use(&use{app: a, kind: u.kind, key: u.key, policy: u.policy})
+			}
+		})
+	}
+}
+
+// key is what to read: mostly one of few, so that it may be near.
+func (a *app) key() string {
+	rng, c := a.w.rng, &a.w.cfg
+	switch roll := rng.IntN(6); {
+	case roll < 2:
+		return c.Dishes[rng.IntN(len(c.Dishes))].name
+	case roll < 5:
+		return keyName(a.number % c.Keys)
+	}
+	return a.l.key()
 }
 
 // change commits a change to the source, and only then invalidates.
@@ -203,6 +221,12 @@ func (a *app) policy() client.Policy {
 	}
 	if a.w.rng.IntN(4) == 0 {
 		p.Near = a.l.upTo(a.w.cfg.Keep)
+	}
+	if a.w.rng.IntN(3) == 0 {
+		p.EagerAt = 0.1 + a.w.rng.Float64()/2
+	}
+	if a.w.rng.IntN(3) == 0 {
+		p.StaleWhileRevalidate = a.l.upTo(a.w.cfg.Keep)
 	}
 	return p
 }

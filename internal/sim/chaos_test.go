@@ -14,6 +14,8 @@ import (
 type plan interface {
 	// call decides when a call is taken in.
 	call(c *call) fate
+	// between is how long after one partition an invalidation reaches the next.
+	between() time.Duration
 	// answerLost decides when an answer is about to be delivered.
 	answerLost(c *call) bool
 	// packet decides when a packet is taken in: one item for each copy.
@@ -111,6 +113,14 @@ func (x *chaos) call(c *call) fate {
 		}
 	}
 	return f
+}
+
+// between is at times as long as a way.
+func (x *chaos) between() time.Duration {
+	if x.w.rng.IntN(2) == 0 {
+		return 0
+	}
+	return x.way()
 }
 
 func (x *chaos) answerLost(c *call) bool {

@@ -48,8 +48,8 @@ type Config struct {
 	// Gently: nodes that are restarted are drained first.
 	Gently bool
 	// Apps is how many applications there are, each with a client of its own whose
-	// near cache has the bound AppBound; AppGap is the mean time between two calls
-	// of one, and AppTimeout how long its client lets the service take.
+	// near cache has the bound AppBound; AppGap is the mean time between two things
+	// that one does, each of one to four calls, and AppTimeout how long its client lets the service take.
 	Apps                         int
 	AppBound, AppGap, AppTimeout time.Duration
 	// What of a thousand calls of an application are invalidations and sets.
@@ -134,7 +134,7 @@ func Draw(seed uint64, operations int) Config {
 func (c *Config) drawApps(r *rand.Rand) {
 	c.Apps = 2
 	c.AppBound = pick(r, 60*ms, 120*ms, 250*ms)
-	c.AppGap = pick(r, 2*ms, 5*ms, 10*ms)
+	c.AppGap = pick(r, 5*ms, 10*ms, 20*ms)
 	c.AppTimeout = pick(r, 20*ms, 60*ms, 250*ms)
 	c.AppInvalidations = pick(r, 20, 60, 150)
 	c.AppSets = pick(r, 0, 10)
@@ -143,8 +143,17 @@ func (c *Config) drawApps(r *rand.Rand) {
 	c.Dishes = c.menu()
 	for f := LineLoses; f < faultKinds; f++ {
 		if r.IntN(2) == 0 {
-			c.Faults[f] = 1 + r.IntN(10)
+			c.Faults[f] = 2 + r.IntN(10)
 		}
+	}
+	if r.IntN(4) > 0 {
+		return
+	}
+	// A calm time, in which applications mostly find what they ask for near.
+	c.Invalidations, c.Puts, c.Everything, c.Load = 25, 0, min(c.Everything, 30), ms
+	c.TTL, c.Keep, c.AppGap, c.AppInvalidations = 2000*ms, 20_000*ms, 4*ms, 30
+	for _, f := range []Fault{FailoverVisible, FailoverInvisible, Restore, Flush, EvictLedger, SlowLoader, HolderCrash} {
+		c.Faults[f] = 0
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -162,11 +163,11 @@ func (l *loader) computes() time.Duration {
 }
 
 func partsText(parts []*computation) string {
-	text := ""
+	var text strings.Builder
 	for _, p := range parts {
-		text += fmt.Sprintf(" with %s=%s", p.key, p.value())
+		fmt.Fprintf(&text, " with %s=%s", p.key, p.value())
 	}
-	return text
+	return text.String()
 }
 
 var errWorldEnds = errors.New("the world has ended")

@@ -12,6 +12,11 @@
 //	                  scheduler twice, to be executed and to be answered
 //	network_test.go   notices between nodes
 //	client_test.go    sessions, and operations as clients call them
+//	app_test.go       applications: each has a client.Client with its near cache
+//	line_test.go      the line between an application's client and the nodes:
+//	                  requests, answers, and the watch, which is a stream
+//	dishes_test.go    their loaders, which ask the client for ingredients
+//	knowledge_test.go what a client was told, and the rules for what it returns
 //	checker_test.go   knows the source's versions and judges every answer by the
 //	                  guarantees G2 to G9 of docs/guarantees.md
 //	workload_test.go  what the clients of a random run do
@@ -23,6 +28,27 @@
 //	seeds_test.go     many runs; regressions.txt lists what they once found
 //	plants_test.go    bugs that are planted to see that they are caught: plants
 //	scenario*_test.go stories, driven by hand: testdata
+//
+// # Applications
+//
+// A random run has two applications. Their clients are those of package client,
+// unchanged: flights, near cache, watch, confirmation, leases and background
+// refreshes run in goroutines of their own. They stand on a Backend of the
+// simulation's (app), which hands every call to the scheduler, as a node's link
+// does. Loaders do the same: when they begin, ask for an ingredient, and read the
+// source is the scheduler's decision (app.meet).
+//
+// Three things are taken from the client so that a seed decides everything: its
+// random numbers and the machine's suspensions (client.Simulated), and no policy
+// here has Jitter or Beta. And what a node sends to a watch at one moment travels
+// as one, because how many pieces that is depends on the scheduler of the machine.
+//
+// Not judged is what a loader returned to callers who came before it began. Two
+// readings are excused while a ledger takes a new epoch: what a loader is given
+// whose lease is of an epoch that the client has left since, because nothing of
+// that load can be kept; and an answer of a node that follows an old epoch still,
+// after the client's own invalidation was recorded in a new one. (The client takes
+// in no stamp of another epoch from a write.)
 //
 // # Driving a world by hand
 //

@@ -194,6 +194,9 @@ func (g *stage) answerLost(c *call) bool {
 	return lost
 }
 
+// between: an invalidation reaches all partitions at once.
+func (g *stage) between() time.Duration { return 0 }
+
 func (g *stage) finished(o *op) {
 	if o == g.s.quiet && o.err == nil && o.results[0].Lease != (soracache.Lease{}) {
 		return

@@ -20,7 +20,10 @@ type call struct {
 	at   int
 	what string
 
-	run  func() // executes it on the store and keeps the answer
+	run func() // executes it on the store and keeps the answer
+	// rest are the other partitions of an invalidation, if it reaches them one
+	// after the other.
+	rest []func()
 	done chan struct{}
 	gone chan struct{} // closed if the node dies
 	// executed and changed: it was, and it changed something.
@@ -142,6 +145,12 @@ func (f fate) String() string {
 
 func (w *world) execute(c *call, f fate) {
 	c.run()
+	if len(c.rest) > 0 {
+		c.run, c.rest = c.rest[0], c.rest[1:]
+		w.note("executed in part", c.from.host.slot)
+		w.after(w.plan.between(), func() { w.execute(c, f) })
+		return
+	}
 	c.executed = true
 	w.note("executed", c.from.host.slot, uint64(c.kind))
 	switch {
@@ -253,12 +262,14 @@ func (l link) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l2.
 		c.shown[c.at] = r.Since
 	}
 	c.what = targetsText(reqs[0].Targets)
-	c.run = func() {
-		answers = l.b.w.model.Invalidate(context.Background(), reqs)
-		for i := range answers {
-			l.b.w.check.invalidated(c, &reqs[i], &answers[i])
-		}
+	for i := range reqs {
+		c.rest = append(c.rest, func() {
+			a := l.b.w.model.Invalidate(context.Background(), reqs[i:i+1])
+			l.b.w.check.invalidated(c, &reqs[i], &a[0])
+			answers = append(answers, a[0])
+		})
 	}
+	c.run, c.rest = c.rest[0], c.rest[1:]
 	if err := l.do(ctx, c); err != nil {
 		failed := make([]l2.InvalidateAnswer, len(reqs)) // the answers may yet be written
 		for i := range failed {
