@@ -289,8 +289,10 @@ func (c *Client) read(ctx context.Context, read soracache.Read, asked *asking) (
 }
 
 // write has the backend do one write, and learns from the answer's stamp.
-// Writes carry no stamp of their own, so one of another epoch is not taken in.
+// It was done after all that the client had seen when it asked, so a stamp of
+// another epoch is that of a newer one.
 func (c *Client) write(ctx context.Context, w soracache.Write, asked *asking) (soracache.WriteResult, error) {
+	seen := c.session.stamps()
 	results, err := c.backend.Write(ctx, soracache.WriteRequest{
 		Namespace: c.namespace,
 		Writes:    []soracache.Write{w},
@@ -303,7 +305,7 @@ func (c *Client) write(ctx context.Context, w soracache.Write, asked *asking) (s
 	}
 	r := &results[0]
 	if r.Err == nil {
-		c.session.observe(nil, r.Stamp)
+		c.session.observe(seen, r.Stamp)
 		c.carry(ctx, r.Stamp)
 		asked.vouch(r.Stamp, 0)
 	}
@@ -312,7 +314,7 @@ func (c *Client) write(ctx context.Context, w soracache.Write, asked *asking) (s
 
 func (c *Client) invalidate(ctx context.Context, req soracache.InvalidateRequest) (receipt Receipt, err error) {
 	req.Namespace = c.namespace
-	asked := c.near.askAll()
+	asked, seen := c.near.askAll(), c.session.stamps()
 	err = c.within(ctx, writeTimeout, func(ctx context.Context) error {
 		result, err := c.backend.Invalidate(ctx, req)
 		var incomplete *soracache.IncompleteError
@@ -324,7 +326,7 @@ func (c *Client) invalidate(ctx context.Context, req soracache.InvalidateRequest
 		}
 		// If it failed, it may have been recorded all the same.
 		c.near.refuse(req.Targets, result.Stamp)
-		c.session.observe(nil, result.Stamp)
+		c.session.observe(seen, result.Stamp)
 		c.carry(ctx, result.Stamp)
 		receipt.Stamp, receipt.Stragglers = stampOf(c.namespace, result.Stamp), result.Stragglers
 		return err
