@@ -94,6 +94,7 @@ func (c *Cache[T]) near(ctx context.Context, outer *Fill, key string) (hit nearH
 	if outer != nil {
 		outer.absorb(c.client, hit.outcome().ingredient)
 	}
+	hit.carry(ctx, c.client)
 	return hit, true
 }
 
@@ -114,9 +115,9 @@ func (c *Cache[T]) getOrLoad(ctx context.Context, outer *Fill, key string, load 
 	}
 	ctx, end := c.client.observer.start(ctx, OpGetOrSet, key)
 	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: *s, caller: ctx}
-	o, err := c.kind.flights.Do(ctx, key, l.run)
+	o, err := l.share(ctx)
+	outer.absorb(c.client, o.ingredient)
 	if err == nil {
-		outer.absorb(c.client, o.ingredient)
 		value, err = o.give(s)
 	}
 	o.how.Err = err

@@ -101,7 +101,10 @@ func (f *Fill) SetETag(etag string) {
 // for the loader is decided already, and tags that were found while loading
 // stay. If the result can never be right, the value is not stored.
 func (f *Fill) Change(change func(Policy) Policy) {
-	f.change(func(f *Fill) { f.policy = change(f.policy) })
+	f.change(func(f *Fill) {
+		f.policy.Tags = slices.Clip(f.policy.Tags) // others have them, too: who appends gets their own
+		f.policy = change(f.policy)
+	})
 }
 
 // DoNotCache lets the value be returned to its callers and not be stored.
@@ -190,7 +193,9 @@ func (f *Fill) absorb(c *Client, in ingredient) {
 	}
 	f.change(func(f *Fill) {
 		f.tags = soracache.NormalizeTags(slices.Concat(f.tags, in.tags))
-		f.proofs = append(f.proofs, in.proofs...)
+		if f.client == c { // or they would speak of other ledgers
+			f.proofs = append(f.proofs, in.proofs...)
+		}
 		taint := in.taint
 		switch {
 		case f.client != c:

@@ -64,9 +64,29 @@ type loading[T any] struct {
 	caller context.Context
 	// asked is the last read, as the near cache knows it.
 	asked *asking
+	// waited means that somebody else was waited for, as long as the policy says.
+	waited bool
 	// adrift is set once the callers have been answered, and the loader goes on.
 	// It is nil if that cannot be.
 	adrift *atomic.Bool
+}
+
+// share runs the load together with whoever wants the same at this moment. That
+// there is no such thing is an outcome with an error and what it depends on.
+//
+// The load asks for what the client has seen by then, and for what its first
+// caller's context carries. Who wants more than both shares it only with those who
+// want the same.
+func (l *loading[T]) share(ctx context.Context) (outcome[T], error) {
+	id := l.key
+	if more := l.client.carriedMore(ctx); more != nil {
+		id += "\x00" + string(more.Encode())
+	}
+	o, err := l.kind.flights.Do(ctx, id, l.run)
+	for _, proof := range o.proofs {
+		l.client.carry(ctx, proof)
+	}
+	return o, err
 }
 
 // run is called once, with a context that ends when all callers have gone.
@@ -108,7 +128,7 @@ func (l *loading[T]) readOrLoad(ctx context.Context) (outcome[T], error) {
 			return l.loadAndStore(ctx, read, nil)
 		case read.Status == soracache.StatusMiss:
 			l.client.observer.miss(l.key)
-			if p := &l.settings.policy; p.HardTimeout > 0 && p.wait() == p.HardTimeout {
+			if p := &l.settings.policy; l.waited && p.HardTimeout > 0 && p.wait() == p.HardTimeout {
 				return outcome[T]{}, l.tooSlow()
 			}
 			return l.loadUnfenced(ctx, errNoLease)
@@ -130,7 +150,7 @@ func (l *loading[T]) refresh(ctx context.Context, granted soracache.ReadResult, 
 			l.client.hold(ctx, l.key, granted).release(l.patience()) // somebody will do it
 		}
 		return l.serve(there, StaleRefreshing), nil
-	case !there.fresh() && p.StaleWhileRevalidate > 0 && -there.freshFor <= p.StaleWhileRevalidate:
+	case !there.fresh() && p.revalidates(there.freshFor):
 		if l.refreshBehind(ctx, granted, there, RefreshStale) {
 			return l.serve(there, StaleRefreshing), nil
 		}
@@ -157,6 +177,7 @@ func (l *loading[T]) read(ctx context.Context) (soracache.ReadResult, error) {
 		}
 		read, err = l.ask(ctx, ask)
 	}
+	l.waited = time.Until(end) <= 0
 	return read, err
 }
 

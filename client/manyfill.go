@@ -59,10 +59,10 @@ func (f *Fill) gather(c *Client, in ingredient) {
 		return
 	}
 	f.gathered.tags = append(f.gathered.tags, in.tags...)
-	f.gathered.proofs = append(f.gathered.proofs, in.proofs...)
 	if f.client != c {
-		in.taint = errForeign
+		in.proofs, in.taint = nil, errForeign
 	}
+	f.gathered.proofs = append(f.gathered.proofs, in.proofs...)
 	if f.gathered.taint == nil {
 		f.gathered.taint = in.taint
 	}

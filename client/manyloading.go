@@ -55,12 +55,12 @@ func (m *many[T]) loadSingly(ctx context.Context, keys []string) {
 	atOnce(limit, len(keys), func(i int) {
 		l := m.of(keys[i])
 		l.load = func(ctx context.Context) (T, error) { return m.oneByOne(ctx, l.key) }
-		outcomes[i], errs[i] = m.kind.flights.Do(ctx, l.key, l.run)
+		outcomes[i], errs[i] = l.share(ctx)
 	})
 	for i, key := range keys {
 		switch err := errs[i]; {
 		case errors.Is(err, ErrNotFound):
-			m.take(key, outcome[T]{marker: err, how: Outcome{Loaded: true}})
+			m.take(key, outcome[T]{marker: err, ingredient: outcomes[i].ingredient, how: Outcome{Loaded: true}})
 		case err != nil:
 			m.fail(key, blame(ctx, err))
 		default:

@@ -126,6 +126,7 @@ func (m *many[T]) nearest(ctx context.Context, keys []string) (rest []string) {
 			continue
 		}
 		m.client.observer.hit(key, soracache.TierNear)
+		hit.carry(ctx, m.client)
 		m.take(key, hit.outcome())
 		if p := &m.settings.policy; hit.freshFor < p.eager(m.pace) {
 			if within[key] = p.refreshWithin(m.pace); hit.freshFor <= within[key] {
@@ -288,9 +289,17 @@ func (m *many[T]) await(ctx context.Context, others []string, later bool) {
 			idle++ // the service does not wait, or drains
 		}
 	}
+	p := &m.settings.policy
+	tooLong := p.HardTimeout > 0 && p.wait() == p.HardTimeout && time.Until(end) <= 0 && ctx.Err() == nil
 	claims := make([]claim[T], 0, len(others))
 	for _, key := range others {
-		claims = append(claims, claim[T]{loading: m.of(key), why: errNoLease})
+		l := m.of(key)
+		if tooLong { // as long as a loader may take
+			m.client.observer.miss(key)
+			m.fail(key, l.tooSlow())
+			continue
+		}
+		claims = append(claims, claim[T]{loading: l, why: errNoLease})
 	}
 	m.loadAll(ctx, claims)
 }

@@ -212,7 +212,7 @@ func (m *many[T]) takeUnconfirmed(ctx context.Context, key string) bool {
 func (m *many[T]) refreshBehind(ctx context.Context, claims []claim[T]) (rest []claim[T]) {
 	var behind []claim[T]
 	for _, c := range claims {
-		if c.leased() && c.there != nil && (c.there.fresh() || -c.there.freshFor <= m.settings.policy.StaleWhileRevalidate) {
+		if c.leased() && c.there != nil && (c.there.fresh() || m.settings.policy.revalidates(c.there.freshFor)) {
 			behind = append(behind, c)
 		} else {
 			rest = append(rest, c)

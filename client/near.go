@@ -197,6 +197,13 @@ func (h *nearHit[T]) outcome() outcome[T] {
 	}
 }
 
+// carry lets the context carry what a near hit has shown.
+func (h *nearHit[T]) carry(ctx context.Context, c *Client) {
+	if carrierFrom(ctx) != nil {
+		c.carry(ctx, soracache.Stamps{{Partition: h.item.ledger.partition, Stamp: h.seen}})
+	}
+}
+
 // asking is a read or a fill that is on its way, and whose outcome may be kept.
 // A nil asking takes everything and keeps nothing.
 type asking struct {

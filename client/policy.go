@@ -240,9 +240,11 @@ func (p Policy) jittered() Policy {
 	}
 	rest := 1 - p.Jitter*rand.Float64() //nolint:gosec // spread, not secrecy
 	p.TTL = max(time.Duration(float64(p.TTL)*rest), time.Millisecond)
-	p.NotFoundTTL = time.Duration(float64(p.NotFoundTTL) * rest)
-	p.L1 = time.Duration(float64(p.L1) * rest)
-	p.Near = time.Duration(float64(p.Near) * rest)
+	for _, limit := range []*time.Duration{&p.NotFoundTTL, &p.L1, &p.Near} {
+		if *limit > 0 { // zero and less mean something else, and stay what they are
+			*limit = max(time.Duration(float64(*limit)*rest), 1)
+		}
+	}
 	return p
 }
 
@@ -260,9 +262,12 @@ func (p *Policy) throttle() time.Duration {
 	return p.FailSafeThrottle
 }
 
+// longestWait is for ever: no lease lasts as long. More could overflow.
+const longestWait = 24 * time.Hour
+
 // wait is how long to wait behind another's lease.
 func (p Policy) wait() time.Duration {
-	wait := max(p.Wait, 0)
+	wait := min(max(p.Wait, 0), longestWait)
 	if p.Wait == 0 {
 		wait = DefaultWait
 	}

@@ -66,6 +66,12 @@ func (p *Policy) eager(pace *pace) time.Duration {
 	return max(p.eagerAt(), time.Duration(farthest*p.Beta*pace.average()))
 }
 
+// revalidates tells whether a value may be served although it is past its TTL by
+// as much, while it is loaded anew in the background.
+func (p *Policy) revalidates(freshFor time.Duration) bool {
+	return p.StaleWhileRevalidate > 0 && -freshFor <= p.StaleWhileRevalidate
+}
+
 // eagerAt is how long before the end of the TTL every value is refreshed.
 func (p *Policy) eagerAt() time.Duration {
 	if p.EagerAt == 0 {

@@ -137,14 +137,19 @@ func SetStampHeader(ctx context.Context, h http.Header) {
 	}
 }
 
-// WithStampHeader is [WithStamp] with the stamp that a header brought. A header
-// that is none, or malformed, counts as having seen nothing.
+// WithStampHeader is [WithStamp] with the stamp that a header brought, or with all
+// of them if it came several times. A header that is none, or malformed, counts as
+// having seen nothing.
 func WithStampHeader(ctx context.Context, h http.Header) context.Context {
-	s, err := ParseStamp(strings.Join(h.Values(StampHeader), ","))
-	if err != nil {
-		s = Stamp{}
+	var all Stamp
+	for _, value := range h.Values(StampHeader) {
+		s, err := ParseStamp(value)
+		if err != nil {
+			return WithStamp(ctx, Stamp{})
+		}
+		all = all.Merge(s)
 	}
-	return WithStamp(ctx, s)
+	return WithStamp(ctx, all)
 }
 
 // least returns what an answer must reflect for a request of this context, when
@@ -161,6 +166,25 @@ func (c *Client) least(ctx context.Context, seen soracache.Stamps) soracache.Sta
 		seen = seen.Merge(carried)
 	}
 	return seen
+}
+
+// carriedMore returns what the context carries, if that is more than the client
+// itself has seen.
+func (c *Client) carriedMore(ctx context.Context) soracache.Stamps {
+	carrier := carrierFrom(ctx)
+	if carrier == nil {
+		return nil
+	}
+	carrier.mu.Lock()
+	carried := carrier.stamp.In(c.namespace)
+	carrier.mu.Unlock()
+	seen := c.session.stamps()
+	for _, p := range carried {
+		if at, _ := seen.At(p.Partition); at.Epoch != p.Stamp.Epoch || at.Position < p.Stamp.Position {
+			return carried
+		}
+	}
+	return nil
 }
 
 // carry lets the context carry what was seen under it.

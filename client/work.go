@@ -96,7 +96,10 @@ func (l *loading[T]) finish(w *work[T], store func(deposit[T]), value T, err err
 	mark, marked := markerOf(err, &w.fill.policy)
 	switch {
 	case err != nil && (!marked || mark.kind == soracache.KindError && !w.errors):
-		return outcome[T]{}, original(err)
+		if errors.Is(err, ErrNotFound) { // an answer: what is made of it depends on it
+			o.ingredient = w.fill.asIngredient()
+		}
+		return outcome[T]{ingredient: o.ingredient}, original(err)
 	case store == nil:
 		l.client.observer.notStored(l.key, w.why)
 	case marked:

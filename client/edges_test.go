@@ -1,0 +1,312 @@
+package client_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client"
+)
+
+// Two callers share a load; the second carries a stamp, the first does not.
+func TestWhoeverJoinsALoadIsAnsweredUnderItsOwnStamp(t *testing.T) {
+	inNearWorld(t, func(w *nearWorld) {
+		w.warm(0, 1)
+		pol := client.Default.WithNear(-1)
+		opt := client.WithPolicy(pol.WithTags("t"))
+		w.want(0, "k", "1", "1", false, opt)
+		w.want(1, "k", "2", "1", false, opt) // in node 1's L1 now
+		// first occupies the flight
+		hold := make(chan struct{})
+		w.links[1].set(func(l *link) { l.answered = func([]soracache.ReadResult) { <-hold } })
+		var wg sync.WaitGroup
+		get := func(ctx context.Context, out *string) {
+			wg.Go(func() {
+				*out, _ = client.GetOrSet(ctx, w.client[1], "k", func(context.Context) (string, error) { return "2", nil }, opt)
+			})
+			synctest.Wait()
+		}
+		var a, b, c string
+		get(w.Context(), &a) // running
+		get(w.Context(), &b) // collecting
+		ctx := client.WithStamp(w.Context(), client.Stamp{})
+		if _, err := w.client[0].InvalidateTags(ctx, "t"); err != nil {
+			w.Fatal(err)
+		}
+		there := client.WithStamp(w.Context(), client.StampFrom(ctx))
+		get(there, &c) // joins
+		w.links[1].set(func(l *link) { l.answered = nil })
+		close(hold)
+		wg.Wait()
+		if c != "2" {
+			w.Errorf("carries the stamp and reads %q", c)
+		}
+	}, client.Bound(nearBound))
+}
+
+// A context gathers what near hits have shown, and what others loaded for it.
+func TestNearHitsAndSharedLoadsAreGathered(t *testing.T) {
+	inNearWorld(t, func(w *nearWorld) {
+		w.warm(0, 1)
+		w.want(1, "k", "1", "1", false)
+		ctx := client.WithStamp(w.Context(), client.Stamp{})
+		v, err := client.GetOrSet(ctx, w.client[1], "k", func(context.Context) (string, error) { return "2", nil })
+		if v != "1" || err != nil {
+			w.Error(v, err)
+		}
+		if client.StampFrom(ctx).IsZero() {
+			w.Error("a near hit is not carried")
+		}
+		ctx = client.WithStamp(w.Context(), client.Stamp{})
+		c := client.NewCache[string](w.client[1], client.Default)
+		_, _ = c.GetOrSetMany(ctx, []string{"k"}, func(context.Context, []string) (map[string]string, error) { return nil, nil })
+		if client.StampFrom(ctx).IsZero() {
+			w.Error("a near hit of many is not carried")
+		}
+		hold := make(chan struct{})
+		w.links[1].set(func(l *link) { l.answered = func([]soracache.ReadResult) { <-hold } })
+		var wg sync.WaitGroup
+		ctxs := make([]context.Context, 3)
+		for i := range ctxs {
+			ctxs[i] = client.WithStamp(w.Context(), client.Stamp{})
+			wg.Go(func() {
+				_, _ = client.GetOrSet(ctxs[i], w.client[1], "x", func(context.Context) (string, error) { return "2", nil }, client.WithNear(-1))
+			})
+			synctest.Wait()
+		}
+		w.links[1].set(func(l *link) { l.answered = nil })
+		close(hold)
+		wg.Wait()
+		for i := range ctxs {
+			if client.StampFrom(ctxs[i]).IsZero() {
+				w.Errorf("caller %d of a shared load carries nothing", i)
+			}
+		}
+	})
+}
+
+// A negative Near is no time that could be shorter.
+func TestJitterLeavesWhatIsNotToBeKeptNear(t *testing.T) {
+	inNearWorld(t, func(w *nearWorld) {
+		w.warm(0)
+		p := client.Policy{TTL: time.Hour, Near: -1, Jitter: 0.5}
+		w.want(0, "k", "1", "1", false, client.WithPolicy(p))
+		w.want(0, "k", "1", "1", false, client.WithPolicy(p))
+	})
+}
+
+// The longest wait that can be said is not too long to be counted.
+func TestWaitForEver(t *testing.T) {
+	onStage(t, func(s *stage) {
+		src := newOrigin("v")
+		src.slow(time.Minute)
+		first := s.a.get(src)
+		synctest.Wait()
+		second := s.b.get(src, client.WithWait(math.MaxInt64))
+		<-first
+		<-second
+		s.wantCalls(src, 1)
+	})
+}
+
+// A page without a user, though that was not remembered, is made anew once there is one.
+func TestThatThereIsNoSuchThingIsAnIngredient(t *testing.T) {
+	for _, how := range []string{"get", "loading", "batchloading", "many", "manysingly"} {
+		t.Run(how, func(t *testing.T) {
+			onStage(t, func(s *stage) {
+				there := false
+				single := client.NewLoadingCache(s.a.Client, client.Default.WithTags("users"), func(context.Context, string) (string, error) {
+					if there {
+						return "bob", nil
+					}
+					return "", client.ErrNotFound
+				})
+				loadMany := func(_ context.Context, keys []string) (map[string]string, error) {
+					if there {
+						return map[string]string{keys[0]: "bob"}, nil
+					}
+					return nil, nil
+				}
+				batch := client.NewBatchLoadingCache(s.a.Client, client.Default.WithTags("users"), loadMany)
+				dish := func(ctx context.Context) (string, error) {
+					var v string
+					var err error
+					switch how {
+					case "get", "loading":
+						v, err = single.Get(ctx, "user")
+					case "batchloading":
+						v, err = batch.Get(ctx, "user")
+					case "many":
+						var vs map[string]string
+						vs, err = batch.GetMany(ctx, []string{"user"})
+						v = vs["user"]
+					case "manysingly":
+						var vs map[string]string
+						vs, err = single.GetMany(ctx, []string{"user"})
+						v = vs["user"]
+					}
+					if err != nil && !errors.Is(err, client.ErrNotFound) {
+						return "", err
+					}
+					return "page of " + v, nil
+				}
+				page := func() string {
+					v, err := client.GetOrSet(s.Context(), s.a.Client, "page", dish)
+					if err != nil {
+						s.Error(err)
+					}
+					return v
+				}
+				if v := page(); v != "page of " {
+					s.Error(v)
+				}
+				there = true
+				s.a.invalidate("users")
+				if v := page(); v != "page of bob" {
+					s.Errorf("%q", v)
+				}
+			})
+		})
+	}
+}
+
+// Loaders that append to the tags of a policy do not write into the same array.
+func TestChangedTagsAreNotShared(t *testing.T) {
+	onStage(t, func(s *stage) {
+		tags := make([]string, 1, 10)
+		tags[0] = "all"
+		c := client.NewCache[string](s.a.Client, client.Policy{TTL: time.Hour, Tags: tags})
+		var wg sync.WaitGroup
+		hold := make(chan struct{})
+		for i := range 2 {
+			wg.Go(func() {
+				_, _ = c.GetOrSet(s.Context(), fmt.Sprint("k", i), func(ctx context.Context) (string, error) {
+					client.FillFrom(ctx).Change(func(p client.Policy) client.Policy {
+						p.Tags = append(p.Tags, fmt.Sprint("t", i))
+						return p
+					})
+					<-hold
+					return "v", nil
+				})
+			})
+			synctest.Wait()
+		}
+		close(hold)
+		wg.Wait()
+		s.a.invalidate("t0")
+		if _, ok, _ := c.Get(s.Context(), "k0"); ok {
+			s.Error("k0 has lost its tag")
+		}
+	})
+}
+
+// At that moment nothing is stale enough for a policy without stale values.
+func TestManyAtTheVeryEndOfATTL(t *testing.T) {
+	onStage(t, func(s *stage) {
+		n := 0
+		c := client.NewCache[string](s.a.Client, client.Policy{TTL: time.Minute, Keep: time.Hour})
+		load := func(_ context.Context, keys []string) (map[string]string, error) {
+			n++
+			return map[string]string{"k": fmt.Sprint(n)}, nil
+		}
+		get := func() string {
+			m, err := c.GetOrSetMany(s.Context(), []string{"k"}, load)
+			if err != nil {
+				s.Error(err)
+			}
+			return m["k"]
+		}
+		if v := get(); v != "1" {
+			s.Error(v)
+		}
+		time.Sleep(time.Minute)
+		if v := get(); v != "2" {
+			s.Errorf("got %q of a policy without stale values", v)
+		}
+	})
+}
+
+// As GetOrSet: whoever waited that long for another loader does not begin one.
+func TestHardTimeoutOfManyHoldsForLoadsElsewhere(t *testing.T) {
+	onStage(t, func(s *stage) {
+		src := newOrigin("v")
+		src.slow(time.Minute)
+		first := s.a.get(src)
+		synctest.Wait()
+		c := client.NewCache[string](s.b.Client, client.Default.WithHardTimeout(time.Second))
+		start := time.Now()
+		n := 0
+		_, err := c.GetOrSetMany(s.Context(), []string{"k"}, func(ctx context.Context, _ []string) (map[string]string, error) {
+			n++
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		if took := time.Since(start); n > 0 || took != time.Second || !errors.Is(err, context.DeadlineExceeded) {
+			s.Errorf("%v after %s and %d loads", err, took, n)
+		}
+		<-first
+	})
+}
+
+// Proxies may add a header rather than replace it.
+func TestStampHeadersThatCameTwiceAreMerged(t *testing.T) {
+	inNearWorld(t, func(w *nearWorld) {
+		w.warm(0, 1)
+		h := http.Header{}
+		old := client.WithStamp(w.Context(), client.Stamp{})
+		if _, err := w.client[0].InvalidateTags(old, "t"); err != nil {
+			w.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+		ctx := client.WithStamp(w.Context(), client.Stamp{})
+		if _, err := w.client[0].InvalidateTags(ctx, "t"); err != nil {
+			w.Fatal(err)
+		}
+		h.Add(client.StampHeader, client.StampFrom(ctx).String())
+		h.Add(client.StampHeader, client.StampFrom(old).String())
+		if got := client.StampFrom(client.WithStampHeader(w.Context(), h)); got.String() != client.StampFrom(ctx).String() {
+			w.Error("the last counts, not the highest")
+		}
+	})
+}
+
+// Where no lease is to be had, at once, nobody was waited for.
+func TestHardTimeoutIsNoReasonNotToLoad(t *testing.T) {
+	inNearWorld(t, func(w *nearWorld) {
+		w.warm(0)
+		_, _ = w.client[0].InvalidateTags(w.Context(), "t")
+		ctx := client.WithStamp(w.Context(), client.Stamp{})
+		if _, err := w.client[0].InvalidateTags(ctx, "t"); err != nil {
+			w.Fatal(err)
+		}
+		ahead := client.StampFrom(ctx).In("shop")[0]
+		ahead.Stamp.Position += 1 << 40
+		text := "shop=" + base64.RawURLEncoding.EncodeToString(soracache.Stamps{ahead}.Encode())
+		future, err := client.ParseStamp(text)
+		if err != nil {
+			w.Fatal(err)
+		}
+		opt := client.WithHardTimeout(time.Second)
+		c := client.NewCache[string](w.client[0], client.Default)
+		start := time.Now()
+		v, err := c.GetOrSet(client.WithStamp(w.Context(), future), "k", func(context.Context) (string, error) { return "v", nil }, opt)
+		if v != "v" || err != nil {
+			w.Errorf("%q, %v after %s", v, err, time.Since(start))
+		}
+		start = time.Now()
+		m, err := c.GetOrSetMany(client.WithStamp(w.Context(), future), []string{"k"}, func(context.Context, []string) (map[string]string, error) {
+			return map[string]string{"k": "v"}, nil
+		}, opt)
+		if m["k"] != "v" || err != nil {
+			w.Errorf("%q, %v after %s", m, err, time.Since(start))
+		}
+	})
+}
