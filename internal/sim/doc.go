@@ -43,12 +43,10 @@
 // here has Jitter or Beta. And what a node sends to a watch at one moment travels
 // as one, because how many pieces that is depends on the scheduler of the machine.
 //
-// Not judged is what a loader returned to callers who came before it began. Two
-// readings are excused while a ledger takes a new epoch: what a loader is given
+// Not judged is what a loader returned to callers who came before it began. And
+// while a ledger takes a new epoch, one reading is excused: what a loader is given
 // whose lease is of an epoch that the client has left since, because nothing of
-// that load can be kept; and an answer of a node that follows an old epoch still,
-// after the client's own invalidation was recorded in a new one. (The client takes
-// in no stamp of another epoch from a write.)
+// that load can be kept.
 //
 // # Driving a world by hand
 //

@@ -202,9 +202,6 @@ func (c *checker) overdue(u *use, how soracache.Tier, p int, of *computation, re
 		return // for a load that began in another epoch, and can be kept in that alone
 	}
 	switch {
-	case rec.owner == u.app && rec.owned < u.began && how != soracache.TierNear && least.Epoch != rec.stamp.Epoch:
-		// The client does not take in the stamp of a write that is of another epoch
-		// than it knows, so nodes that have not noticed that epoch may answer.
 	case rec.owner == u.app && rec.owned < u.began:
 		say("G6 (its own invalidation)")
 	case u.seen[p] > rec.at:
