@@ -52,7 +52,7 @@ func dialBackend(urls string, cfg config) (_ soracache.Backend, end func(), err 
 		}
 		seeds = append(seeds, strings.TrimRight(seed, "/"))
 	}
-	rank, err := ranking(cfg.route)
+	rank, err := rankingOf(cfg.route)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -68,16 +68,16 @@ func dialBackend(urls string, cfg config) (_ soracache.Backend, end func(), err 
 	}, nil
 }
 
-func ranking(by RouteBy) (func([]*member, string), error) {
+func rankingOf(by RouteBy) (ranking, error) {
 	switch by {
 	case ByKey:
-		return byKey, nil
+		return ranking{byKey, firstByKey}, nil
 	case RoundRobin:
-		return roundRobin(), nil
+		return ranking{order: roundRobin()}, nil
 	case LeastLoaded:
-		return leastLoaded, nil
+		return ranking{order: leastLoaded}, nil
 	}
-	return nil, fmt.Errorf("%w: unknown routing %d", soracache.ErrInvalid, by)
+	return ranking{}, fmt.Errorf("%w: unknown routing %d", soracache.ErrInvalid, by)
 }
 
 // membersOf returns what asks a node for the members of its cluster.

@@ -19,9 +19,9 @@ func Nodes(log *slog.Logger, backends ...soracache.Backend) soracache.Backend {
 	for i, b := range backends {
 		members = append(members, newMember(fmt.Sprint("node ", i), b, func() {}, log, nil))
 	}
-	asGiven := func([]*member, string) {}
+	asGiven := ranking{func([]*member, string) {}, func(members []*member, _ string) *member { return members[0] }}
 	r := newRouter(func() []*member { return members }, asGiven, func() {})
-	r.spread = asGiven
+	r.spread = asGiven.order
 	return r
 }
 
@@ -48,7 +48,7 @@ func Routed(log *slog.Logger, by RouteBy, backends map[string]soracache.Backend,
 	for url, b := range backends {
 		members = append(members, newMember(url, b, func() {}, log, onBreaker))
 	}
-	rank, err := ranking(by)
+	rank, err := rankingOf(by)
 	if err != nil {
 		panic(err)
 	}
@@ -62,6 +62,9 @@ func RankByKey(urls []string, key string) (order []string) {
 		members = append(members, &member{url: url, seed: hashOf(url)})
 	}
 	byKey(members, key)
+	if first := firstByKey(members, key); first != members[0] {
+		return []string{"the first is not the first", first.url}
+	}
 	for _, m := range members {
 		order = append(order, m.url)
 	}
@@ -77,5 +80,5 @@ func Discovering(log *slog.Logger, seeds []string, connect func(url string) (sor
 		return newMember(url, backend, end, log, nil)
 	}, log)
 	d.list = list
-	return newRouter(d.members, byKey, d.troubled), d.close
+	return newRouter(d.members, ranking{byKey, firstByKey}, d.troubled), d.close
 }

@@ -20,18 +20,9 @@ func (r *router) Get(ctx context.Context, req soracache.GetRequest) (results []s
 	for i := range req.Reads {
 		wait = max(wait, req.Reads[i].Wait)
 	}
-	e := effort{budgetOf(ctx, wait), always, func(err error) int {
-		if cutOff(err) {
-			return 1
-		}
-		return 0
-	}}
+	e := effort{budgetOf(ctx, wait), always, onceIfCutOff}
 	if len(req.Reads) == 1 || len(r.members()) == 1 {
-		err = r.each(ctx, e, r.rank, req.Reads[0].Key, func(ctx context.Context, m soracache.Backend) error {
-			results, err = m.Get(ctx, e.budget.clamp(req))
-			return err
-		})
-		return results, err
+		return r.getTogether(ctx, e, req)
 	}
 	parts := scatter(ctx, r, e, req.Reads, func(read soracache.Read) string { return read.Key },
 		func(ctx context.Context, m soracache.Backend, reads []soracache.Read) ([]soracache.ReadResult, error) {
@@ -48,6 +39,60 @@ func (r *router) Get(ctx context.Context, req soracache.GetRequest) (results []s
 		}
 	}
 	return parts.results, nil
+}
+
+func onceIfCutOff(err error) int {
+	if cutOff(err) {
+		return 1
+	}
+	return 0
+}
+
+// getTogether asks for what one node is to answer, by its first key. Nearly always
+// the node that comes first is well, and answers; there is no plan for what else
+// to do until it has not.
+func (r *router) getTogether(ctx context.Context, e effort, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+	if r.first == nil {
+		return r.getByPlan(ctx, e, req, turn{}, nil)
+	}
+	all := r.members()
+	m := r.first(all, req.Reads[0].Key)
+	if !m.well() || m.aside.Load() {
+		return r.getByPlan(ctx, e, req, turn{}, nil)
+	}
+	t := m.begin(false)
+	attempt, cancel := e.budget.attempt(ctx, len(all) == 1)
+	results, err := m.backend.Get(attempt, e.budget.clamp(req))
+	t.end(attempt, err)
+	cancel()
+	if !failed(err) {
+		_ = r.judge(ctx, t, err)
+		return results, err
+	}
+	return r.getByPlan(ctx, e, req, t, err)
+}
+
+// getByPlan does so with all candidates. If one of them has failed already, its
+// turn is given.
+func (r *router) getByPlan(ctx context.Context, e effort, req soracache.GetRequest, had turn, err error) (results []soracache.ReadResult, _ error) {
+	key := req.Reads[0].Key
+	call := func(ctx context.Context, m soracache.Backend) (err error) {
+		results, err = m.Get(ctx, e.budget.clamp(req))
+		return err
+	}
+	if had.member == nil {
+		err = r.each(ctx, e, r.rank, key, call)
+		return results, err
+	}
+	order, trial := r.candidates(r.rank, key) // as it was: the node still counts as well
+	_ = r.judge(ctx, had, err)
+	trial = trial && order[0] != had.member
+	order = slices.DeleteFunc(slices.Clone(order), func(m *member) bool { return m == had.member })
+	if len(order) > 0 && ctx.Err() == nil && e.again(err) {
+		err = r.inOrder(ctx, e, order, trial, call)
+	}
+	err = r.anew(ctx, e, r.rank, key, call, err)
+	return results, err
 }
 
 // Write repeats what may be repeated.

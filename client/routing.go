@@ -38,6 +38,9 @@ type router struct {
 	members func() []*member
 	// rank puts nodes into the order in which a key wants them.
 	rank func(members []*member, key string)
+	// first returns the node that rank puts first, for less. It is nil where rank
+	// does not always say the same.
+	first func(members []*member, key string) *member
 	// spread ranks them for requests that concern no key.
 	spread func(members []*member, _ string)
 	// troubled is told that a node failed: the cluster may have changed.
@@ -47,11 +50,17 @@ type router struct {
 
 var _ soracache.Backend = (*router)(nil)
 
-func newRouter(members func() []*member, rank func([]*member, string), troubled func()) *router {
+func newRouter(members func() []*member, rank ranking, troubled func()) *router {
 	return &router{
-		members: members, rank: rank, spread: roundRobin(), troubled: troubled,
+		members: members, rank: rank.order, first: rank.first, spread: roundRobin(), troubled: troubled,
 		self: strconv.FormatUint(rand.Uint64(), 36), //nolint:gosec // spread, not secrecy
 	}
+}
+
+// ranking is how the nodes for a key are chosen: see the router's fields.
+type ranking struct {
+	order func(members []*member, key string)
+	first func(members []*member, key string) *member
 }
 
 // byKey ranks nodes by rendezvous hashing: each node's claim on a key rests on
@@ -64,6 +73,21 @@ func byKey(members []*member, key string) {
 		}
 		return cmp.Compare(a.url, b.url)
 	})
+}
+
+// firstByKey returns the node that byKey puts first.
+func firstByKey(members []*member, key string) *member {
+	if len(members) == 1 {
+		return members[0]
+	}
+	h := hashOf(key)
+	first, most := members[0], members[0].claim(h)
+	for _, m := range members[1:] {
+		if claim := m.claim(h); claim > most || claim == most && m.url < first.url {
+			first, most = m, claim
+		}
+	}
+	return first
 }
 
 // hashOf is the FNV-1a hash of a key or URL. All clients of a cluster are to agree.
@@ -153,13 +177,18 @@ const firstPause = 20 * time.Millisecond
 // each calls one member after the other until one has answered, well or badly,
 // or the error is one after which the call must not be made again.
 func (r *router) each(ctx context.Context, e effort, rank func([]*member, string), key string, call nodeCall) error {
-	for round := 0; ; round++ {
+	order, trial := r.candidates(rank, key)
+	return r.anew(ctx, e, rank, key, call, r.inOrder(ctx, e, order, trial, call))
+}
+
+// anew has all nodes tried again, if that may help, after they failed with an
+// error.
+func (r *router) anew(ctx context.Context, e effort, rank func([]*member, string), key string, call nodeCall, err error) error {
+	for round := 0; failed(err) && e.again(err) && round < e.rounds(err) && pause(ctx, firstPause<<(2*round)); round++ {
 		order, trial := r.candidates(rank, key)
-		err := r.inOrder(ctx, e, order, trial, call)
-		if !failed(err) || !e.again(err) || round >= e.rounds(err) || !pause(ctx, firstPause<<(2*round)) {
-			return err
-		}
+		err = r.inOrder(ctx, e, order, trial, call)
 	}
+	return err
 }
 
 // nodeCall is one request, to whichever node.
@@ -199,27 +228,50 @@ func (r *router) attempt(ctx context.Context, b budget, m *member, last, trial b
 // ask makes a call to one node, and judges the node by how it went: the verdict
 // is nil if the node has answered.
 func (r *router) ask(ctx context.Context, b budget, m *member, last, trial bool, call nodeCall) (verdict, err error) {
-	known, began := m.failures.Load(), time.Now()
+	t := m.begin(trial)
 	attempt, cancel := b.attempt(ctx, last)
-	m.calls.Add(1)
 	err = call(attempt, m.backend)
-	m.calls.Add(-1)
-	timedOut := attempt.Err() != nil || connect.CodeOf(err) == connect.CodeDeadlineExceeded
+	t.end(attempt, err)
 	cancel()
+	return r.judge(ctx, t, err), err
+}
+
+// turn is one call of one node.
+type turn struct {
+	member   *member
+	known    int32 // its failures when the call began
+	began    time.Time
+	trial    bool
+	timedOut bool // the call's time is what ended it
+}
+
+func (m *member) begin(trial bool) turn {
+	m.calls.Add(1)
+	return turn{member: m, known: m.failures.Load(), began: time.Now(), trial: trial}
+}
+
+// end is called before the attempt's context is cancelled.
+func (t *turn) end(attempt context.Context, err error) {
+	t.member.calls.Add(-1)
+	t.timedOut = err != nil && (attempt.Err() != nil || connect.CodeOf(err) == connect.CodeDeadlineExceeded)
+}
+
+// judge judges a node by how a call went. It returns nil if the node has answered.
+func (r *router) judge(ctx context.Context, t turn, err error) error {
 	switch {
 	case !failed(err):
-		m.recovered()
-		return nil, err
+		t.member.recovered()
+		return nil
 	case errors.Is(ctx.Err(), context.Canceled): // which says nothing about the node
-	case timedOut && time.Since(began) < fairTrial:
+	case t.timedOut && time.Since(t.began) < fairTrial:
 	default:
-		m.fell(known, trial, err)
+		t.member.fell(t.known, t.trial, err)
 		r.troubled()
-		if m.well() { // others have found it so meanwhile
-			return nil, err
+		if t.member.well() { // others have found it so meanwhile
+			return nil
 		}
 	}
-	return errUnwell, err
+	return errUnwell
 }
 
 // pause waits about so long, if the time of the call has room for it.

@@ -438,6 +438,33 @@ func TestAnotherRound(t *testing.T) {
 	}
 }
 
+// However a read gets past its first node, each node is asked once, in the order of
+// the key.
+func TestEachNodeIsAskedOnce(t *testing.T) {
+	for _, by := range []client.RouteBy{client.ByKey, client.RoundRobin, client.LeastLoaded} {
+		var urls, asked []string
+		nodes := map[string]soracache.Backend{}
+		for i := range 4 {
+			url := fmt.Sprint("http://", i)
+			urls = append(urls, url)
+			nodes[url] = &tally{fail: func(int) error {
+				asked = append(asked, url)
+				return fmt.Errorf("%w: %w", soracache.ErrUnavailable, context.DeadlineExceeded)
+			}}
+		}
+		b := client.Routed(quiet(), by, nodes, nil)
+		if err := getK(t.Context(), b); !errors.Is(err, soracache.ErrUnavailable) {
+			t.Errorf("got %v", err)
+		}
+		if by == client.ByKey && !slices.Equal(asked, client.RankByKey(urls, "k")) {
+			t.Errorf("asked %v", asked)
+		}
+		if slices.Sort(asked); !slices.Equal(asked, urls) {
+			t.Errorf("%d: asked %v", by, asked)
+		}
+	}
+}
+
 func getK(ctx context.Context, b soracache.Backend) error {
 	_, err := b.Get(ctx, reads([]string{"k"}))
 	return err
