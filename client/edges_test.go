@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -74,11 +75,12 @@ func TestNearHitsAndSharedLoadsAreGathered(t *testing.T) {
 		hold := make(chan struct{})
 		w.links[1].set(func(l *link) { l.answered = func([]soracache.ReadResult) { <-hold } })
 		var wg sync.WaitGroup
-		ctxs := make([]context.Context, 3)
-		for i := range ctxs {
-			ctxs[i] = client.WithStamp(w.Context(), client.Stamp{})
+		var ctxs []context.Context
+		for range 3 {
+			ctx := client.WithStamp(w.Context(), client.Stamp{})
+			ctxs = append(ctxs, ctx)
 			wg.Go(func() {
-				_, _ = client.GetOrSet(ctxs[i], w.client[1], "x", func(context.Context) (string, error) { return "2", nil }, client.WithNear(-1))
+				_, _ = client.GetOrSet(ctx, w.client[1], "x", func(context.Context) (string, error) { return "2", nil }, client.WithNear(-1))
 			})
 			synctest.Wait()
 		}
@@ -215,7 +217,7 @@ func TestManyAtTheVeryEndOfATTL(t *testing.T) {
 		c := client.NewCache[string](s.a.Client, client.Policy{TTL: time.Minute, Keep: time.Hour})
 		load := func(_ context.Context, keys []string) (map[string]string, error) {
 			n++
-			return map[string]string{"k": fmt.Sprint(n)}, nil
+			return map[string]string{"k": strconv.Itoa(n)}, nil
 		}
 		get := func() string {
 			m, err := c.GetOrSetMany(s.Context(), []string{"k"}, load)
@@ -309,4 +311,35 @@ func TestHardTimeoutIsNoReasonNotToLoad(t *testing.T) {
 			w.Errorf("%q, %v after %s", m, err, time.Since(start))
 		}
 	})
+}
+
+// A change whose answer was lost may have been recorded.
+type answerLost struct{ soracache.Backend }
+
+func (l answerLost) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
+	_, err := l.Backend.Invalidate(ctx, req)
+	return soracache.InvalidateResult{}, errors.Join(soracache.ErrUnavailable, err)
+}
+
+func TestNearRefusesWhatMayHaveBeenInvalidated(t *testing.T) {
+	for name, what := range map[string]client.Invalidation{"key": {Keys: []string{"k"}}, "tag": {Tags: []string{"t"}}, "everything": {All: true}} {
+		t.Run(name, func(t *testing.T) {
+			inNearWorld(t, func(w *nearWorld) {
+				w.links[0].Backend = answerLost{w.links[0].Backend}
+				w.warm(0)
+				w.want(0, "k", "1", "1", false, client.WithTags("t"))
+				w.want(0, "k", "2", "1", true)
+				hold := make(chan struct{}) // the watch does not tell
+				w.links[0].set(func(l *link) { l.hold = hold })
+				if _, err := w.client[0].Invalidate(w.Context(), what); !errors.Is(err, soracache.ErrUnavailable) {
+					w.Fatal(err)
+				}
+				w.want(0, "k", "2", "2", false, client.WithTags("t"))
+				close(hold)
+				synctest.Wait()
+				w.get(0, "k", "3", client.WithTags("t"))
+				w.want(0, "k", "3", "2", true)
+			})
+		})
+	}
 }

@@ -85,6 +85,9 @@ type view struct {
 	// seen is the highest position of this epoch that is heard of: at least
 	// applied.
 	seen soracache.Position
+	// wiped: nothing asked for before it may be served. This process made
+	// everything dead, at a position that it may not know.
+	wiped Mark
 	// confirmed is when the last question was sent whose answer showed that
 	// nothing was missing.
 	confirmed time.Duration
@@ -268,8 +271,9 @@ func (f *Follower) leap(v view, q Question, d soracache.Delta) Outcome {
 func (f *Follower) restart(epoch soracache.Epoch, head soracache.Position, confirmed time.Duration) {
 	f.cursor, f.promised = head, nil
 	clear(f.early)
-	next := view{epoch: epoch, floor: head, applied: head, seen: head, confirmed: confirmed}
-	if last := f.view.Load(); last.epoch == epoch {
+	last := f.view.Load()
+	next := view{epoch: epoch, floor: head, applied: head, seen: head, wiped: last.wiped, confirmed: confirmed}
+	if last.epoch == epoch {
 		next.floor, next.seen = max(head, last.floor), max(head, last.seen)
 	} else if f.made.Epoch == epoch {
 		next.seen = max(head, f.made.Position)
@@ -465,7 +469,7 @@ type Judgement struct {
 // its marks, and a confirmation is never counted against an older clock.
 func (f *Follower) Check(p *Proof, least soracache.Stamp) Judgement {
 	v := f.view.Load()
-	dead := p.Stamp.Epoch != v.epoch || p.Stamp.Position < v.floor || f.cfg.Marks.namedSince(p.slots, p.mark)
+	dead := p.Stamp.Epoch != v.epoch || p.Stamp.Position < v.floor || p.mark < v.wiped || f.cfg.Marks.namedSince(p.slots, p.mark)
 	j := Judgement{Seen: soracache.Stamp{Epoch: v.epoch, Position: v.applied}, At: f.cfg.Now()}
 	j.Age = j.At - v.confirmed
 	switch {

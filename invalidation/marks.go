@@ -41,6 +41,9 @@ func NewMarks(size int, seed uint64) *Marks {
 // before every record that the question's answer might not reflect.
 func (m *Marks) Now() Mark { return Mark(m.count.Load()) }
 
+// next returns a moment that lies after all that were sampled before.
+func (m *Marks) next() Mark { return Mark(m.count.Add(1)) }
+
 // slot hashes a target of one space (a partition) by FNV-1a with the finalizer
 // of MurmurHash3.
 func (m *Marks) slot(space uint64, kind soracache.TargetKind, name string) Slot {

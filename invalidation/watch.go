@@ -101,6 +101,9 @@ func (f *Follower) Mark(r soracache.Record) {
 	defer f.mu.Unlock()
 	v := *f.view.Load()
 	cleared := f.merge([]soracache.Record{r})
+	if cleared > 0 {
+		v.wiped = f.cfg.Marks.next()
+	}
 	if r.Epoch == v.epoch {
 		v.floor = max(v.floor, cleared)
 		v.seen = max(v.seen, r.Position)
