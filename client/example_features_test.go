@@ -494,16 +494,16 @@ func ExampleInvalidation_settle() {
 	ctx := context.Background()
 	srv := clienttest.NewServer(t)
 	c := srv.Client()
-	primary, replica := 30, 30
+	replica := 30
 	prices := client.NewLoadingCache(c, client.Default.WithTags("prices"),
 		func(context.Context, string) (int, error) { return replica, nil })
 	fmt.Println(prices.Get(ctx, "price:42"))
 
-	primary = 35
+	// The primary commits 35.
 	_, err := c.Invalidate(ctx, client.Invalidation{Tags: []string{"prices"}, Settle: 2 * time.Second})
 	fmt.Println("invalidated:", err)
 	fmt.Println(prices.Get(ctx, "price:42")) // the replica's value, which is not kept
-	replica = primary                        // one second later
+	replica = 35                             // one second later
 	srv.Clock.Advance(3 * time.Second)
 	fmt.Println(prices.Get(ctx, "price:42"))
 	// Output:
