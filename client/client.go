@@ -223,13 +223,25 @@ func (c *Client) enter(ctx context.Context) (_ context.Context, leave func(), er
 		return nil, nil, ErrClosed
 	}
 	c.running.Add(1)
+	ctx, end := c.bound(ctx)
+	return ctx, func() {
+		end()
+		c.running.Done()
+	}, nil
+}
+
+// bound returns a context that ends with the client too.
+func (c *Client) bound(ctx context.Context) (_ context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	if c.closing.Err() != nil {
+		cancel(ErrClosed)
+		return ctx, func() {}
+	}
 	stop := context.AfterFunc(c.closing, func() { cancel(ErrClosed) })
 	return ctx, func() {
 		stop()
 		cancel(nil)
-		c.running.Done()
-	}, nil
+	}
 }
 
 // inBackground runs something that ends with the client.

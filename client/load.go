@@ -82,40 +82,88 @@ func (l *loading[T]) share(ctx context.Context) (outcome[T], error) {
 	if more := l.client.carriedMore(ctx); more != nil {
 		id += "\x00" + string(more.Encode())
 	}
-	o, err := l.kind.flights.Do(ctx, id, l.run)
+	o, err := l.kind.flights.Lead(ctx, id, l.lead)
 	for _, proof := range o.proofs {
 		l.client.carry(ctx, proof)
 	}
 	return o, err
 }
 
-// run is called once, with a context that ends when all callers have gone.
-func (l *loading[T]) run(ctx context.Context) (outcome[T], error) {
-	ctx, leave, err := l.client.enter(ctx)
+// lead is called once. Nearly always a value is there, and it returns that.
+// Otherwise the rest goes on with the answer that it got, with a context that ends
+// when all callers have gone.
+func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.Context) (outcome[T], error), err error) {
+	inside, leave, err := l.client.enter(ctx)
 	if err != nil {
-		return outcome[T]{}, err
+		return o, nil, err
 	}
-	defer leave()
-	defer func() { l.asked.end() }()
-	o, done, err := l.throttled(ctx)
-	if !done {
-		o, err = l.readOrLoad(ctx)
+	defer func() {
+		if rest == nil {
+			l.asked.end()
+			leave()
+		}
+	}()
+	var first *answer[T]
+	if !l.throttling() {
+		first = l.first(inside)
+		if first.err == nil && first.read.Lease == (soracache.Lease{}) && first.read.Status != soracache.StatusMiss {
+			first.decoded = true
+			if first.there, first.readable = l.decoded(first.read); first.readable {
+				l.keepNear(first.read, first.there)
+				return l.serve(first.there, StaleRefreshing), nil, nil
+			}
+		}
 	}
-	return o, blame(ctx, err)
+	return o, func(ctx context.Context) (outcome[T], error) {
+		defer leave()
+		defer func() { l.asked.end() }()
+		ctx, end := l.client.bound(ctx)
+		defer end()
+		o, err := l.goOn(ctx, first)
+		return o, blame(ctx, err)
+	}, nil
+}
+
+// answer is what the first question brought.
+type answer[T any] struct {
+	asked soracache.Read
+	read  soracache.ReadResult
+	err   error
+	// If it was decoded: whether that went well, and what it gave.
+	decoded, readable bool
+	there             *standby[T]
+}
+
+// goOn does the rest: all of it, if nothing was asked yet.
+func (l *loading[T]) goOn(ctx context.Context, first *answer[T]) (outcome[T], error) {
+	if first == nil {
+		if o, done, err := l.throttled(ctx); done {
+			return o, err
+		}
+	}
+	return l.readOrLoad(ctx, first)
 }
 
 // readOrLoad returns what the service has, or else what the loader returns. An
 // entry that cannot be read is removed, so that the second read finds a lease.
-func (l *loading[T]) readOrLoad(ctx context.Context) (outcome[T], error) {
+func (l *loading[T]) readOrLoad(ctx context.Context, first *answer[T]) (outcome[T], error) {
 	for attempt := 1; ; attempt++ {
-		read, err := l.read(ctx)
+		if first == nil {
+			first = l.first(ctx)
+		}
+		known := first
+		first = nil
+		read, err := l.waitOn(ctx, known)
 		switch {
 		case errors.Is(err, soracache.ErrInvalid):
 			return outcome[T]{}, err
 		case err != nil:
 			return l.failOpen(ctx, err)
 		}
-		there, readable := l.decoded(read)
+		there, readable := known.there, known.readable
+		if !known.decoded {
+			there, readable = l.decoded(read)
+		}
 		leased := read.Lease != soracache.Lease{}
 		switch {
 		case readable && leased:
@@ -159,16 +207,23 @@ func (l *loading[T]) refresh(ctx context.Context, granted soracache.ReadResult, 
 	return l.loadAndStore(ctx, granted, there)
 }
 
-// read asks first without waiting. The answer has to come soon, or the service
-// is as good as absent. Only when it says that somebody else is loading does
-// the next question wait, so a service that hangs never costs the whole wait.
+// first asks without waiting. The answer has to come soon, or the service is as
+// good as absent. Only when it says that somebody else is loading does the next
+// question wait, so a service that hangs never costs the whole wait.
+func (l *loading[T]) first(ctx context.Context) *answer[T] {
+	a := &answer[T]{asked: soracache.Read{Key: l.key, Lease: true, RefreshWithin: l.refreshWithin()}}
+	a.read, a.err = l.ask(ctx, a.asked)
+	return a
+}
+
+// waitOn goes on with the answer to the first question, for as long as it says
+// that somebody else is loading.
 //
 // A wait may end early with nothing: a node that drains sends away whoever waits
 // there. The rest of it is then waited elsewhere, or a restart would have
 // everybody load at once; but not for ever with a service that never waits.
-func (l *loading[T]) read(ctx context.Context) (soracache.ReadResult, error) {
-	ask := soracache.Read{Key: l.key, Lease: true, RefreshWithin: l.refreshWithin()}
-	read, err := l.ask(ctx, ask)
+func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.ReadResult, error) {
+	ask, read, err := first.asked, first.read, first.err
 	end := time.Now().Add(l.settings.policy.wait())
 	for range maxWaits {
 		ask.Wait = time.Until(end)

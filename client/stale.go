@@ -68,14 +68,20 @@ func (l *loading[T]) pause() {
 	l.kind.failing.add(l.key, l.client.now(), l.settings.policy.throttle())
 }
 
+// throttling tells whether the loader is to be left alone, if there is a value.
+func (l *loading[T]) throttling() bool {
+	p := &l.settings.policy
+	return max(p.FailSafe, p.StaleWhileRevalidate) > 0 && l.kind.failing.has(l.key, l.client.now())
+}
+
 // throttled asks for a value that stands in for a loader which is to be left
 // alone. If there is none, the loader is to be asked all the same.
 func (l *loading[T]) throttled(ctx context.Context) (o outcome[T], ok bool, err error) {
-	p := &l.settings.policy
-	most := max(p.FailSafe, p.StaleWhileRevalidate)
-	if most == 0 || !l.kind.failing.has(l.key, l.client.now()) {
+	if !l.throttling() {
 		return o, false, nil
 	}
+	p := &l.settings.policy
+	most := max(p.FailSafe, p.StaleWhileRevalidate)
 	read, err := l.ask(ctx, soracache.Read{Key: l.key})
 	if err != nil {
 		if o, ok = l.unconfirmed(ctx); ok {

@@ -8,6 +8,9 @@
 // the next one, which begins when the present one has ended. So at most two
 // exist for a key: one running and one collecting callers.
 //
+// What begins with a step that is nearly always all there is to do can be led:
+// see [Group.Lead].
+//
 // The package knows nothing of caches. It is built on
 // golang.org/x/sync/singleflight, keyed by key and generation.
 package flight
@@ -61,7 +64,7 @@ type Group[V any] struct {
 
 // call is one generation of a key.
 type call struct {
-	id string // the key and the generation, as singleflight knows it
+	id string // the key and the generation, as singleflight knows it; empty as long as it is led
 	// previous is the call that has to end before this one begins. It is nil
 	// once this one has begun, so that calls do not hold on to their history.
 	previous *call // guarded by mu after creation
@@ -69,14 +72,16 @@ type call struct {
 	begun    bool  // it admits nobody any more; guarded by mu
 	over     bool  // it has ended; guarded by mu
 
-	// cancel ends the function's context. It is set when the call begins.
+	// cancel ends the function's context. It is set when the call begins; as long
+	// as the call is led there is none, and nobody who could leave it.
 	cancel context.CancelFunc // guarded by mu
 	// abandoned is closed when the last caller left before it began.
 	abandoned chan struct{}
 	// exited is closed if the function called Goexit: singleflight then
 	// delivers nothing.
 	exited chan struct{}
-	// ended is closed when the call is over, and lets the next one begin.
+	// ended is closed when the call is over, and lets the next one begin. It is
+	// made when there is a next one; guarded by mu until then.
 	ended chan struct{}
 }
 
@@ -96,6 +101,99 @@ func (g *Group[V]) Do(ctx context.Context, key string, fn func(context.Context) 
 		return zero, err
 	}
 	c, result := g.join(ctx, key, fn)
+	return g.wait(ctx, key, c, result)
+}
+
+// Lead is Do for a function in two parts. The first part returns what is to be
+// returned, or else the rest, which is then called once, whether or not anybody
+// still waits for it.
+//
+// If no call of the key is collecting or running, the caller's own goroutine runs
+// the first part, with the caller's context: this call has begun, so nobody else
+// can be a part of it, and it has no other caller whom the end of that context
+// could concern. So the first part has to heed its context, and if it calls
+// runtime.Goexit, that ends the caller. The rest, and both parts of a call that is
+// shared, run as Do runs a function.
+func (g *Group[V]) Lead(ctx context.Context, key string, first func(context.Context) (V, func(context.Context) (V, error), error)) (V, error) {
+	var zero V
+	if err := ctx.Err(); err != nil {
+		return zero, err
+	}
+	c, result := g.leadOrJoin(ctx, key, first)
+	if result == nil {
+		v, rest, err := g.lead(ctx, key, c, first)
+		if rest == nil {
+			if ended := ctx.Err(); ended != nil && err != nil {
+				return zero, ended // as of any caller that has gone
+			}
+			return v, err
+		}
+		result = g.handOver(ctx, key, c, rest)
+		if ended := ctx.Err(); ended != nil {
+			g.leave(key, c)
+			return zero, ended
+		}
+	}
+	return g.wait(ctx, key, c, result)
+}
+
+// leadOrJoin makes the caller the leader of a new call, for which there is no
+// result to wait; or one of the callers of a shared one.
+func (g *Group[V]) leadOrJoin(ctx context.Context, key string, first func(context.Context) (V, func(context.Context) (V, error), error)) (*call, <-chan singleflight.Result) {
+	g.mu.Lock()
+	if g.newest[key] == nil {
+		defer g.mu.Unlock()
+		c := &call{callers: 1, begun: true}
+		g.enlist(key, c)
+		return c, nil
+	}
+	g.mu.Unlock()
+	return g.join(ctx, key, func(ctx context.Context) (V, error) {
+		v, rest, err := first(ctx)
+		if rest != nil {
+			return rest(ctx)
+		}
+		return v, err
+	})
+}
+
+// lead runs the first part on the caller's goroutine. The call goes on after it
+// only if there is a rest.
+func (g *Group[V]) lead(ctx context.Context, key string, c *call, first func(context.Context) (V, func(context.Context) (V, error), error)) (v V, rest func(context.Context) (V, error), err error) {
+	returned := false
+	defer func() {
+		if !returned {
+			if p := recover(); p != nil {
+				err = &PanicError{Value: p, Stack: debug.Stack()}
+			}
+		}
+		if rest == nil {
+			g.end(key, c)
+		}
+	}()
+	v, rest, err = first(ctx)
+	returned = true
+	return v, rest, err
+}
+
+// handOver has a goroutine of its own run the rest of a call that was led.
+func (g *Group[V]) handOver(ctx context.Context, key string, c *call, rest func(context.Context) (V, error)) <-chan singleflight.Result {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.name(key, c)
+	inside, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	if c.cancel = cancel; ctx.Err() != nil {
+		cancel() // before it begins, or it would take the caller to be there
+	}
+	return g.flights.DoChan(c.id, func() (any, error) {
+		defer g.end(key, c)
+		return guard(inside, c, rest)
+	})
+}
+
+// wait waits for a call on behalf of one of its callers.
+func (g *Group[V]) wait(ctx context.Context, key string, c *call, result <-chan singleflight.Result) (V, error) {
+	var zero V
 	select {
 	case r := <-result:
 		v, _ := r.Val.(V) // a nil interface is no V, and is V's zero
@@ -126,19 +224,28 @@ func (g *Group[V]) join(ctx context.Context, key string, fn func(context.Context
 
 // follow makes a new call of the key the newest one. The lock is held.
 func (g *Group[V]) follow(key string, previous *call) *call {
-	g.generation++
-	c := &call{
-		id:        strconv.FormatUint(g.generation, 36) + ":" + key,
-		previous:  previous,
-		abandoned: make(chan struct{}),
-		exited:    make(chan struct{}),
-		ended:     make(chan struct{}),
+	c := &call{previous: previous, abandoned: make(chan struct{})}
+	if previous != nil && previous.ended == nil {
+		previous.ended = make(chan struct{})
 	}
+	g.name(key, c)
+	g.enlist(key, c)
+	return c
+}
+
+// name makes a call one that singleflight can run. The lock is held.
+func (g *Group[V]) name(key string, c *call) {
+	g.generation++
+	c.id = strconv.FormatUint(g.generation, 36) + ":" + key
+	c.exited = make(chan struct{})
+}
+
+// enlist makes a call the newest one of its key. The lock is held.
+func (g *Group[V]) enlist(key string, c *call) {
 	if g.newest == nil {
 		g.newest = make(map[string]*call)
 	}
 	g.newest[key] = c
-	return c
 }
 
 // leave takes one caller off. When the last one leaves, a running call is told
@@ -202,8 +309,12 @@ func (g *Group[V]) end(key string, c *call) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c.over = true
-	c.cancel()
-	close(c.ended)
+	if c.cancel != nil {
+		c.cancel()
+	}
+	if c.ended != nil {
+		close(c.ended)
+	}
 	if g.newest[key] == c {
 		delete(g.newest, key)
 	}

@@ -329,7 +329,7 @@ func TestNoCallerGetsWhatBeganBeforeIt(t *testing.T) {
 					go cancel()
 				}
 				atLeast := version.Load()
-				v, err := g.Do(ctx, "k", func(context.Context) (uint64, error) {
+				do := func(context.Context) (uint64, error) {
 					if running.Add(1) > 1 {
 						overlaps.Add(1)
 					}
@@ -338,6 +338,14 @@ func TestNoCallerGetsWhatBeganBeforeIt(t *testing.T) {
 					v := version.Load()
 					runtime.Gosched()
 					return v, nil
+				}
+				inParts := rng.IntN(2) == 0
+				v, err := g.Lead(ctx, "k", func(ctx context.Context) (uint64, func(context.Context) (uint64, error), error) {
+					if inParts {
+						return 0, do, nil
+					}
+					v, err := do(ctx)
+					return v, nil, err
 				})
 				cancel()
 				if err == nil && v < atLeast {
@@ -362,5 +370,157 @@ func BenchmarkDo(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		_, _ = g.Do(ctx, "key", func(context.Context) (int, error) { return 1, nil })
+	}
+}
+
+// step is a first part that has a rest, or not.
+type step = func(context.Context) (int, func(context.Context) (int, error), error)
+
+// whole makes a first part of all that there is to do.
+func whole(fn func(context.Context) (int, error)) step {
+	return func(ctx context.Context) (int, func(context.Context) (int, error), error) {
+		v, err := fn(ctx)
+		return v, nil, err
+	}
+}
+
+// parted makes a rest of it.
+func parted(fn func(context.Context) (int, error)) step {
+	return func(context.Context) (int, func(context.Context) (int, error), error) { return -1, fn, nil }
+}
+
+func lead(ctx context.Context, g *flight.Group[int], first step) <-chan answer {
+	ch := make(chan answer, 1)
+	go func() {
+		ended := true
+		defer func() {
+			if ended {
+				close(ch) // by Goexit
+			}
+		}()
+		v, err := g.Lead(ctx, "k", first)
+		ended = false
+		ch <- answer{v, err}
+	}()
+	return ch
+}
+
+// Whoever comes while a call is led, in either part, shares the next one, which
+// runs both parts.
+func TestNobodyJoinsACallThatIsLed(t *testing.T) {
+	for name, parts := range map[string]func(func(context.Context) (int, error)) step{"first part": whole, "rest": parted} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var g flight.Group[int]
+				fn, runs := numbered(time.Second)
+				first := lead(t.Context(), &g, parts(fn))
+				time.Sleep(500 * time.Millisecond)
+				var late []<-chan answer
+				for range 10 {
+					late = append(late, lead(t.Context(), &g, parts(fn)), ask(t.Context(), &g, fn))
+				}
+				if a := <-first; a.value != 1 || a.err != nil {
+					t.Errorf("the leader got %v", a)
+				}
+				for _, l := range late {
+					if a := <-l; a.value != 2 || a.err != nil {
+						t.Errorf("a caller that came later got %v", a)
+					}
+				}
+				if n := runs.Load(); n != 2 {
+					t.Errorf("%d runs", n)
+				}
+				if a := <-lead(t.Context(), &g, parts(fn)); a.value != 3 {
+					t.Errorf("afterwards: %v", a)
+				}
+			})
+		})
+	}
+}
+
+// The first part runs under the leader's context; the rest does not, and is told
+// when the leader has gone. A rest that is returned runs in any case.
+func TestContextOfALeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g flight.Group[int]
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if a := <-lead(ctx, &g, whole(func(ctx context.Context) (int, error) {
+			<-ctx.Done()
+			return 0, errors.New("cut off")
+		})); a.err != context.DeadlineExceeded { //nolint:errorlint // itself
+			t.Errorf("a leader whose time ended in the first part got %v", a)
+		}
+		told := make(chan bool, 2)
+		slow := func(ctx context.Context) (int, error) {
+			_, bounded := ctx.Deadline()
+			<-ctx.Done()
+			time.Sleep(time.Minute) // deaf for a while
+			told <- bounded
+			return 0, ctx.Err()
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		if a := <-lead(ctx, &g, parted(slow)); a.err != context.DeadlineExceeded || time.Since(began) != time.Second { //nolint:errorlint // itself
+			t.Errorf("a leader whose time ended in the rest got %v after %s", a, time.Since(began))
+		}
+		if <-told {
+			t.Error("the rest has the leader's deadline")
+		}
+		ctx, cancel = context.WithCancel(t.Context())
+		if a := <-lead(ctx, &g, func(context.Context) (int, func(context.Context) (int, error), error) {
+			cancel()
+			return 0, func(ctx context.Context) (int, error) {
+				told <- ctx.Err() != nil
+				return 0, nil
+			}, nil
+		}); !errors.Is(a.err, context.Canceled) {
+			t.Errorf("got %v", a)
+		}
+		if !<-told {
+			t.Error("a rest that began after its leader had gone was not told")
+		}
+	})
+}
+
+// However a part fails, its leader gets that, and the key is free again.
+func TestFailuresOfACallThatIsLed(t *testing.T) {
+	boom := errors.New("boom")
+	exits := func(context.Context) (int, error) { runtime.Goexit(); return 0, nil }
+	panics := func(context.Context) (int, error) { panic("ouch") }
+	fails := func(context.Context) (int, error) { return 0, boom }
+	for name, tt := range map[string]struct {
+		first step
+		check func(error) bool
+	}{
+		"first part: an error":   {whole(fails), func(err error) bool { return errors.Is(err, boom) }},
+		"first part: a panic":    {whole(panics), isPanic("ouch")},
+		"first part: no parts":   {nil, func(err error) bool { var re runtime.Error; return errors.As(err, &re) }},
+		"first part: it Goexits": {whole(exits), func(err error) bool { return err == nil }}, // there is nobody to get it
+		"rest: an error":         {parted(fails), func(err error) bool { return errors.Is(err, boom) }},
+		"rest: a panic":          {parted(panics), isPanic("ouch")},
+		"rest: it Goexits":       {parted(exits), func(err error) bool { return errors.Is(err, flight.ErrGoexit) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var g flight.Group[int]
+				if a := <-lead(t.Context(), &g, tt.first); !tt.check(a.err) {
+					t.Errorf("the leader got %v", a.err)
+				}
+				if a := <-lead(t.Context(), &g, whole(func(context.Context) (int, error) { return 5, nil })); a.value != 5 || a.err != nil {
+					t.Errorf("the next caller got %v", a)
+				}
+			})
+		})
+	}
+}
+
+func BenchmarkLead(b *testing.B) {
+	var g flight.Group[int]
+	ctx := b.Context()
+	b.ReportAllocs()
+	for b.Loop() {
+		_, _ = g.Lead(ctx, "key", whole(func(context.Context) (int, error) { return 1, nil }))
 	}
 }
