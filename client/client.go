@@ -253,9 +253,12 @@ func (c *Client) inBackground(do func(context.Context)) {
 	}
 }
 
-// blame says that an error is the client's end, if it is.
-func blame(ctx context.Context, err error) error {
-	if err != nil && !errors.Is(err, ErrClosed) && context.Cause(ctx) == ErrClosed { //nolint:errorlint // set by enter, never wrapped
+// blame says that an error is the client's end, if it is. The contexts of what is
+// in progress end one after the other, so one that is not over yet may not know.
+func (c *Client) blame(ctx context.Context, err error) error {
+	ended := context.Cause(ctx) == ErrClosed || //nolint:errorlint // set by enter, never wrapped
+		c.closing.Err() != nil && errors.Is(err, context.Canceled)
+	if err != nil && !errors.Is(err, ErrClosed) && ended {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	return err
@@ -270,7 +273,7 @@ func (c *Client) within(ctx context.Context, limit time.Duration, do func(contex
 	defer leave()
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return blame(ctx, do(bounded))
+	return c.blame(ctx, do(bounded))
 }
 
 // read asks the backend for one key, and learns from the answer. That this is a

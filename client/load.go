@@ -120,7 +120,7 @@ func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.
 		ctx, end := l.client.bound(ctx)
 		defer end()
 		o, err := l.goOn(ctx, first)
-		return o, blame(ctx, err)
+		return o, l.client.blame(ctx, err)
 	}, nil
 }
 

@@ -62,7 +62,7 @@ func (m *many[T]) loadSingly(ctx context.Context, keys []string) {
 		case errors.Is(err, ErrNotFound):
 			m.take(key, outcome[T]{marker: err, ingredient: outcomes[i].ingredient, how: Outcome{Loaded: true}})
 		case err != nil:
-			m.fail(key, blame(ctx, err))
+			m.fail(key, m.client.blame(ctx, err))
 		default:
 			m.take(key, outcomes[i])
 		}

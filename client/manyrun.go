@@ -323,7 +323,7 @@ func (m *many[T]) fail(key string, err error) { m.failed[key] = err }
 
 func (m *many[T]) failAll(ctx context.Context, keys []string, err error) {
 	for _, key := range keys {
-		m.fail(key, blame(ctx, err))
+		m.fail(key, m.client.blame(ctx, err))
 	}
 }
 

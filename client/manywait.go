@@ -114,7 +114,7 @@ func (m *many[T]) tooSlow(ctx context.Context, open pending[T]) {
 
 func (m *many[T]) giveUp(ctx context.Context, open pending[T], err error) {
 	for key := range open {
-		m.fail(key, blame(ctx, err))
+		m.fail(key, m.client.blame(ctx, err))
 	}
 	clear(open)
 }
@@ -149,7 +149,7 @@ func (m *many[T]) rescue(ctx context.Context, lost pending[T], errorOf func(key 
 		hope := c.there != nil && p.allows(c.there.freshFor) || down && p.FailSafe > 0
 		switch {
 		case ctx.Err() != nil, !hope:
-			m.fail(key, blame(ctx, errorOf(key)))
+			m.fail(key, m.client.blame(ctx, errorOf(key)))
 		case down && m.takeUnconfirmed(ctx, key):
 		default:
 			hoped[key] = c
@@ -166,7 +166,7 @@ func (m *many[T]) rescue(ctx context.Context, lost pending[T], errorOf func(key 
 				m.take(key, c.serve(there, why))
 			}
 		case !unknown[key] || !m.takeUnconfirmed(ctx, key):
-			m.fail(key, blame(ctx, errorOf(key)))
+			m.fail(key, m.client.blame(ctx, errorOf(key)))
 		}
 	}
 }
