@@ -186,19 +186,22 @@ func TestIncompleteInvalidationByTheClient(t *testing.T) {
 	}
 	defer c.Close()
 	var incomplete *soracache.IncompleteError
-	var ctx context.Context
-	for attempt := 0; attempt < 5 && (incomplete == nil || ctx.Err() != nil); attempt++ { // see above
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+	inTime := false
+	invalidate := func() {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err = c.Invalidate(ctx, client.Invalidation{Keys: []string{"k"}, Acknowledge: true})
 		errors.As(err, &incomplete)
+		inTime = ctx.Err() == nil
+	}
+	for attempt := 0; attempt < 5 && (incomplete == nil || !inTime); attempt++ { // see above
+		invalidate()
 	}
 	if !errors.As(err, &incomplete) || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, soracache.ErrUnavailable) ||
 		!slices.Equal(incomplete.Stragglers, []string{"b-1", "c-1"}) || !reflect.DeepEqual(incomplete.Stamp, s.node.stamps()) {
 		t.Errorf("error %#v: %v", incomplete, err)
 	}
-	if ctx.Err() != nil {
+	if !inTime {
 		t.Error("the answer came after the deadline")
 	}
 	if receipt, err := c.Invalidate(t.Context(), client.Invalidation{Keys: []string{"k"}}); err != nil || len(receipt.Stragglers) != 0 {
