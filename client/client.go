@@ -280,51 +280,73 @@ func (c *Client) within(ctx context.Context, limit time.Duration, do func(contex
 // batch of one is the backend's to change: whatever comes here at the same time
 // may travel together.
 func (c *Client) read(ctx context.Context, read soracache.Read, asked *asking) (soracache.ReadResult, error) {
-	seen := c.session.stamps()
-	results, err := c.backend.Get(ctx, soracache.GetRequest{
-		Namespace: c.namespace,
-		Reads:     []soracache.Read{read},
-		MinStamp:  c.least(ctx, seen),
-	})
-	if err == nil && len(results) != 1 {
-		err = fmt.Errorf("%w: %d answers to one read", soracache.ErrUnavailable, len(results))
-	}
+	results, seen, err := c.get(ctx, []soracache.Read{read}, false)
 	if err != nil {
 		return soracache.ReadResult{}, err
 	}
 	r := &results[0]
-	if r.Err == nil {
-		c.session.observe(seen, r.Stamp)
-		c.carry(ctx, r.Stamp)
-		if r.Lease == (soracache.Lease{}) && !r.Unconfirmed {
-			asked.vouch(r.Stamp, r.Age)
-		}
-	}
+	c.learnRead(ctx, seen, r, asked)
 	return *r, r.Err
 }
 
-// write has the backend do one write, and learns from the answer's stamp.
-// It was done after all that the client had seen when it asked, so a stamp of
-// another epoch is that of a newer one.
-func (c *Client) write(ctx context.Context, w soracache.Write, asked *asking) (soracache.WriteResult, error) {
-	seen := c.session.stamps()
-	results, err := c.backend.Write(ctx, soracache.WriteRequest{
-		Namespace: c.namespace,
-		Writes:    []soracache.Write{w},
+// get makes one request for reads, under all that the client has seen, which it
+// returns as well.
+func (c *Client) get(ctx context.Context, reads []soracache.Read, accept bool) (results []soracache.ReadResult, seen soracache.Stamps, err error) {
+	seen = c.session.stamps()
+	results, err = c.backend.Get(ctx, soracache.GetRequest{
+		Namespace: c.namespace, Reads: reads, MinStamp: c.least(ctx, seen), AcceptUnconfirmed: accept,
 	})
-	if err == nil && len(results) != 1 {
-		err = fmt.Errorf("%w: %d answers to one write", soracache.ErrUnavailable, len(results))
+	if err == nil && len(results) != len(reads) {
+		err = errMiscounted(len(results), len(reads))
 	}
+	return results, seen, err
+}
+
+// learnRead takes in what an answer to a read shows, when the client had seen so
+// much as it asked. Of an answer with a lease the stamp is the lease's, and
+// confirms nothing.
+func (c *Client) learnRead(ctx context.Context, seen soracache.Stamps, r *soracache.ReadResult, asked *asking) {
+	if r.Err != nil {
+		return
+	}
+	c.session.observe(seen, r.Stamp)
+	c.carry(ctx, r.Stamp)
+	if r.Lease == (soracache.Lease{}) && !r.Unconfirmed {
+		asked.vouch(r.Stamp, r.Age)
+	}
+}
+
+// write has the backend do one write, and learns from the answer.
+func (c *Client) write(ctx context.Context, w soracache.Write, asked *asking) (soracache.WriteResult, error) {
+	results, seen, err := c.put(ctx, []soracache.Write{w})
 	if err != nil {
 		return soracache.WriteResult{}, err
 	}
 	r := &results[0]
-	if r.Err == nil {
-		c.session.observe(seen, r.Stamp)
-		c.carry(ctx, r.Stamp)
-		asked.vouch(r.Stamp, 0)
-	}
+	c.learnWrite(ctx, seen, r, asked)
 	return *r, r.Err
+}
+
+// put makes one request for writes, and returns what the client had seen before.
+func (c *Client) put(ctx context.Context, writes []soracache.Write) (results []soracache.WriteResult, seen soracache.Stamps, err error) {
+	seen = c.session.stamps()
+	results, err = c.backend.Write(ctx, soracache.WriteRequest{Namespace: c.namespace, Writes: writes})
+	if err == nil && len(results) != len(writes) {
+		err = errMiscounted(len(results), len(writes))
+	}
+	return results, seen, err
+}
+
+// learnWrite takes in what the answer to a write shows. It was done after all that
+// the client had seen when it asked, so a stamp of another epoch is that of a
+// newer one.
+func (c *Client) learnWrite(ctx context.Context, seen soracache.Stamps, r *soracache.WriteResult, asked *asking) {
+	if r.Err != nil {
+		return
+	}
+	c.session.observe(seen, r.Stamp)
+	c.carry(ctx, r.Stamp)
+	asked.vouch(r.Stamp, 0)
 }
 
 func (c *Client) invalidate(ctx context.Context, req soracache.InvalidateRequest) (receipt Receipt, err error) {

@@ -27,13 +27,7 @@ func (c *Client) readMany(ctx context.Context, limit time.Duration, reads []sora
 }
 
 func (c *Client) readPart(ctx context.Context, reads []soracache.Read, asked []*asking, results []soracache.ReadResult, accept bool) error {
-	seen := c.session.stamps()
-	answers, err := c.backend.Get(ctx, soracache.GetRequest{
-		Namespace: c.namespace, Reads: reads, MinStamp: c.least(ctx, seen), AcceptUnconfirmed: accept,
-	})
-	if err == nil && len(answers) != len(reads) {
-		err = errMiscounted(len(answers), len(reads))
-	}
+	answers, seen, err := c.get(ctx, reads, accept)
 	if half := len(reads) / 2; err != nil && half > 0 && mayBeOneItem(err) {
 		return inHalves(results, half, func(r *soracache.ReadResult, err error) { r.Err = err },
 			func() error { return c.readPart(ctx, reads[:half], asked[:half], results[:half], accept) },
@@ -44,15 +38,7 @@ func (c *Client) readPart(ctx context.Context, reads []soracache.Read, asked []*
 	}
 	copy(results, answers)
 	for i := range results {
-		r := &results[i]
-		if r.Err != nil {
-			continue
-		}
-		c.session.observe(seen, r.Stamp)
-		c.carry(ctx, r.Stamp)
-		if r.Lease == (soracache.Lease{}) && !r.Unconfirmed {
-			asked[i].vouch(r.Stamp, r.Age)
-		}
+		c.learnRead(ctx, seen, &results[i], asked[i])
 	}
 	return nil
 }
@@ -72,10 +58,7 @@ func (c *Client) writeMany(ctx context.Context, limit time.Duration, writes []so
 }
 
 func (c *Client) writePart(ctx context.Context, writes []soracache.Write, asked []*asking, results []soracache.WriteResult) error {
-	answers, err := c.backend.Write(ctx, soracache.WriteRequest{Namespace: c.namespace, Writes: writes})
-	if err == nil && len(answers) != len(writes) {
-		err = errMiscounted(len(answers), len(writes))
-	}
+	answers, seen, err := c.put(ctx, writes)
 	if half := len(writes) / 2; err != nil && half > 0 && mayBeOneItem(err) {
 		return inHalves(results, half, func(r *soracache.WriteResult, err error) { r.Err = err },
 			func() error { return c.writePart(ctx, writes[:half], asked[:half], results[:half]) },
@@ -86,12 +69,7 @@ func (c *Client) writePart(ctx context.Context, writes []soracache.Write, asked 
 	}
 	copy(results, answers)
 	for i := range results {
-		r := &results[i]
-		if r.Err == nil {
-			c.session.observe(nil, r.Stamp)
-			c.carry(ctx, r.Stamp)
-			asked[i].vouch(r.Stamp, 0)
-		}
+		c.learnWrite(ctx, seen, &results[i], asked[i])
 	}
 	return nil
 }

@@ -167,24 +167,14 @@ func (l *loading[T]) nearby(ctx context.Context) (o outcome[T], ok bool) {
 func (l *loading[T]) again(ctx context.Context, accept bool) (*standby[T], error) {
 	ctx, cancel := context.WithTimeout(ctx, l.patience())
 	defer cancel()
-	c := l.client
-	seen := c.session.stamps()
-	results, err := c.backend.Get(ctx, soracache.GetRequest{
-		Namespace:         c.namespace,
-		Reads:             []soracache.Read{{Key: l.key}},
-		MinStamp:          c.least(ctx, seen),
-		AcceptUnconfirmed: accept,
-	})
+	results, seen, err := l.client.get(ctx, []soracache.Read{{Key: l.key}}, accept)
 	switch {
 	case err != nil:
 		return nil, err
-	case len(results) != 1:
-		return nil, soracache.ErrUnavailable
 	case results[0].Err != nil:
 		return nil, results[0].Err
 	}
-	c.session.observe(seen, results[0].Stamp)
-	c.carry(ctx, results[0].Stamp)
+	l.client.learnRead(ctx, seen, &results[0], nil)
 	there, _ := l.decoded(results[0])
 	return there, nil
 }
