@@ -37,7 +37,8 @@ const (
 // with the name that was told, so an address that only the cluster can reach, or
 // that means somebody else from here, changes nothing. Nor is an address used
 // whose scheme is weaker than that of all seeds, or one of the loopback unless a
-// seed is. Seeds that are no members are kept as a last resort.
+// seed is. Seeds that are no members are kept as a last resort. A node without
+// gossip knows of nobody, so what was used before stays in use.
 type directory struct {
 	seeds   []*member
 	connect func(url string) *member
@@ -191,6 +192,9 @@ func (d *directory) ask(url string) ([]*cachev1.Member, error) {
 
 // adopt uses the members that a node told of.
 func (d *directory) adopt(told []*cachev1.Member) {
+	if knowsNobody(told) {
+		return
+	}
 	usable := make(map[string]*cachev1.Member)
 	for _, m := range told {
 		u, ok := d.acceptable(m.GetRpcAddress())
@@ -225,6 +229,13 @@ func (d *directory) adopt(told []*cachev1.Member) {
 	slices.SortFunc(members, func(a, b *member) int { return strings.Compare(a.url, b.url) })
 	d.current.Store(&members)
 	d.forget(members)
+}
+
+// knowsNobody tells whether a node that does not gossip has told of itself, which
+// says nothing of the others: they share its second tier, and it has never heard
+// of them.
+func knowsNobody(told []*cachev1.Member) bool {
+	return len(told) == 1 && told[0].GetSelf() && told[0].GetGossipAddress() == ""
 }
 
 // leaves tells whether a member is to be asked only if no other answers.

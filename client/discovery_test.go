@@ -292,6 +292,36 @@ func TestMembersCannotBeLearned(t *testing.T) {
 	}
 }
 
+// Nodes that do not gossip tell of themselves alone, by the addresses that they
+// have. That takes none of the others from a client that was given all of them,
+// and nobody from behind a balancer.
+func TestNodesWithoutGossip(t *testing.T) {
+	alone := func(address string) []*cachev1.Member {
+		return []*cachev1.Member{{Name: "of " + address, RpcAddress: address, State: alive, Self: true}}
+	}
+	inTown(t, func(w *town) {
+		urls := urlsOf(3)
+		b, end := client.Discovering(quiet(), urls, w.connect, func(_ context.Context, url string) ([]*cachev1.Member, error) {
+			return alone(url), nil
+		})
+		defer end()
+		_ = w.used(b)
+		if got := w.used(b); !slices.Equal(got, urls) {
+			t.Errorf("uses %q, want all", got)
+		}
+	})
+	inTown(t, func(w *town) {
+		b, end := client.Discovering(quiet(), []string{"http://balancer"}, w.connect, func(context.Context, string) ([]*cachev1.Member, error) {
+			return alone("http://10.0.0.1:7070"), nil
+		})
+		defer end()
+		_ = w.used(b)
+		if got := w.used(b); !slices.Equal(got, []string{"http://balancer"}) {
+			t.Errorf("uses %q, want the balancer", got)
+		}
+	})
+}
+
 // A seed that is no member is asked if no member answers.
 func TestSeedsAreTheLastResort(t *testing.T) {
 	inTown(t, func(w *town) {
