@@ -35,8 +35,13 @@ import (
 	"github.com/soracache/soracache/l2/redis"
 )
 
-// leaveTimeout is how long a node takes to say that it leaves.
-const leaveTimeout = 5 * time.Second
+const (
+	// drainTimeout is how long what is in flight may take when a node is closed,
+	// until its reads are cut off.
+	drainTimeout = 15 * time.Second
+	// leaveTimeout is how long a node takes to say that it leaves.
+	leaveTimeout = 5 * time.Second
+)
 
 // Config says what a node is made of. Either Redis or Dir must be given; zero
 // means the default everywhere else.
@@ -253,9 +258,10 @@ func (n *Node) GossipAddress() string {
 	return n.member.Address()
 }
 
-// Close tells the other nodes that this one leaves, lets what is in flight end,
-// and closes the second tier. Whoever asks it afterwards is told that it is
-// unavailable; GetOrSet then runs its loader.
+// Close lets what is in flight end, tells the other nodes that this one leaves,
+// and closes the second tier. Reads that wait for somebody else's lease end at once,
+// without a value; what takes longer than 15 seconds fails. Whoever asks the node
+// from then on is told that it is unavailable; GetOrSet then runs its loader.
 func (n *Node) Close() error {
 	n.close.Do(func() { n.err = n.end() })
 	return n.err
@@ -265,6 +271,13 @@ func (n *Node) Close() error {
 // still hears of leases and invalidations, and still has its store.
 func (n *Node) end() error {
 	var errs []error
+	if n.node != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		if err := n.node.Drain(ctx); err != nil {
+			n.log.Warn("the node ends before all that was in flight has", "error", err)
+		}
+	}
 	if n.member != nil && n.node != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 		defer cancel()

@@ -213,6 +213,48 @@ func TestAfterClose(t *testing.T) {
 	s.expect(t, c, 0, 1)
 }
 
+// What is under way when a node is closed is answered, also what has not been
+// sent to Redis by then: of this batch, a part waits for the answers to others.
+func TestCloseLetsReadsEnd(t *testing.T) {
+	server, proxy := redistest.Shared(t), redistest.NewProxy(t)
+	cfg := embedded.Config{
+		Redis: "redis://" + proxy.Front(server.Addr), KeyPrefix: "ending:", StoreTimeout: time.Minute, Limits: soracache.DefaultLimits(),
+	}
+	cfg.Limits.Batch = 3000
+	n := open(t, cfg)
+	if err := n.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	proxy.Stall(true)
+	proxy.Reset()
+	answered := make(chan error, 1)
+	go func() {
+		reads := make([]soracache.Read, cfg.Limits.Batch)
+		for i := range reads {
+			reads[i].Key = strconv.Itoa(i)
+		}
+		results, err := n.Backend().Get(t.Context(), soracache.GetRequest{Reads: reads})
+		for _, r := range results {
+			err = errors.Join(err, r.Err)
+		}
+		answered <- err
+	}()
+	redistest.Eventually(t, 10*time.Second, "a part of it was sent", func() bool { return proxy.Counts().Total() > 0 })
+	closed := make(chan error, 1)
+	go func() { closed <- n.Close() }()
+	redistest.Eventually(t, 10*time.Second, "the node takes nothing more", func() bool {
+		_, err := n.Backend().Get(t.Context(), soracache.GetRequest{})
+		return errors.Is(err, soracache.ErrUnavailable)
+	})
+	proxy.Stall(false)
+	if err := <-answered; err != nil {
+		t.Errorf("%.200v", err)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}
+
 // A node of an application and a soracached are members of one cluster. Clients
 // are told of the one that serves, and not of the other.
 func TestMixedFleet(t *testing.T) {
