@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -160,29 +161,27 @@ func (c *serveCmd) serveNode(
 		return errors.Join(err, n.Close())
 	}
 	cl.start(n)
-	err = c.serve(ctx, con, log, srv, listener, cl)
+	err = c.serve(ctx, con, log, n, srv, listener, cl)
 	cl.leave()
 	return errors.Join(err, n.Close())
 }
 
 func (c *serveCmd) serve(
-	ctx context.Context, con *console, log *slog.Logger, srv *server.Server, listener net.Listener, cl *cluster,
+	ctx context.Context, con *console, log *slog.Logger, n *node.Node, srv *server.Server, listener net.Listener, cl *cluster,
 ) error {
 	ctx, cancel := context.WithCancel(ctx)
-	reloaded := make(chan struct{})
-	go func() {
-		defer close(reloaded)
-		reloadOn(ctx, con.reload, log, srv.Reload, cl.reload)
-	}()
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		cl.watchKeys(ctx, c.ReloadEvery)
-	}()
+	var beside sync.WaitGroup
+	beside.Go(func() { reloadOn(ctx, con.reload, log, srv.Reload, cl.reload) })
+	beside.Go(func() { cl.watchKeys(ctx, c.ReloadEvery) })
+	// The first to ask should not have to wait for the store to be made ready.
+	beside.Go(func() {
+		if err := n.Ready(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("the store does not answer yet", "error", err)
+		}
+	})
 	err := srv.Serve(ctx, listener)
 	cancel()
-	<-reloaded
-	<-watched
+	beside.Wait()
 	return err
 }
 

@@ -79,22 +79,32 @@ func (s *Store) attach(ctx context.Context, p *partition, stale *process) (*proc
 	if err != nil {
 		return nil, err
 	}
+	found, _, err := s.process(ctx, client, stale)
+	if err != nil {
+		return nil, err
+	}
+	p.serving.Store(found)
+	return found, nil
+}
+
+// process returns the process behind a client, other than the stale one, and
+// whether it had to be asked for that.
+func (s *Store) process(ctx context.Context, client *goredis.Client, stale *process) (found *process, asked bool, err error) {
 	at := s.server(client.Options().Addr)
 	select {
 	case at.loading <- struct{}{}:
 		defer func() { <-at.loading }()
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, false, ctx.Err()
 	}
-	found := at.current.Load()
-	if found == nil || found == stale {
-		if found, err = s.load(ctx, client); err != nil {
-			return nil, err
-		}
-		at.current.Store(found)
+	if found = at.current.Load(); found != nil && found != stale {
+		return found, false, nil
 	}
-	p.serving.Store(found)
-	return found, nil
+	if found, err = s.load(ctx, client); err != nil {
+		return nil, true, err
+	}
+	at.current.Store(found)
+	return found, true, nil
 }
 
 // primary returns the client of the server that a partition's keys live on.

@@ -183,3 +183,23 @@ func commandStats(t *testing.T, info string) map[string]int64 {
 	}
 	return stats
 }
+
+// A store that was pinged is ready: whoever asks first does not wait for scripts
+// to be loaded.
+func TestPingedIsReady(t *testing.T) {
+	proxy := redistest.NewProxy(t)
+	for name, c := range map[string]Config{
+		"standalone": {URL: "redis://" + proxy.Front(redistest.Shared(t).Addr), Prefix: prefixOf(t)},
+		"cluster":    {URL: redistest.Cluster(t, redistest.Through(proxy)).URL()},
+	} {
+		s, ctx := openAt(t, c), context.Background()
+		if err := s.Ping(ctx); err != nil {
+			t.Fatal(name, err)
+		}
+		before := s.Counters().RoundTrips
+		answers := s.Since(ctx, []l2.SinceRequest{{Partition: l2.Partition{Namespace: "shop", Count: 1}}})
+		if trips := s.Counters().RoundTrips - before; trips != 1 || answers[0].Err != nil {
+			t.Errorf("%s: the first question took %d round trips, error %v: want 1 and none", name, trips, answers[0].Err)
+		}
+	}
+}

@@ -62,6 +62,7 @@ func New(client goredis.UniversalClient, c Config) (*Store, error) {
 	if err := c.validateRest(); err != nil {
 		return nil, err
 	}
+	templates() // takes longer than a request may
 	s := &Store{
 		config:     c,
 		client:     client,
@@ -79,10 +80,16 @@ func New(client goredis.UniversalClient, c Config) (*Store, error) {
 	return s, nil
 }
 
-// Ping implements [l2.Store]. In a cluster, every master must answer.
+// Ping implements [l2.Store]. In a cluster, every master must answer. The first
+// Ping also loads the scripts, so that no request has to wait for that.
 func (s *Store) Ping(ctx context.Context) error {
-	s.roundTrips.Add(1)
-	ping := func(ctx context.Context, client *goredis.Client) error { return client.Ping(ctx).Err() }
+	ping := func(ctx context.Context, client *goredis.Client) error {
+		if _, asked, err := s.process(ctx, client, nil); asked || err != nil {
+			return err
+		}
+		s.roundTrips.Add(1)
+		return client.Ping(ctx).Err()
+	}
 	var err error
 	if s.cluster != nil {
 		err = s.cluster.ForEachMaster(ctx, ping)

@@ -135,11 +135,7 @@ func newProcess(run uint64, retention l2.Retention) (*process, [scriptCount]stri
 // prefixBytes is how much of an entry is read that is only judged.
 const prefixBytes = 512
 
-var (
-	includes = regexp.MustCompile(`(?m)^ *--@include (\w+)\n`)
-	comments = regexp.MustCompile(`(?m)^ *--.*\n|^ +|^\n`)
-	capitals = regexp.MustCompile(`\b[A-Z][A-Z_]+\b`)
-)
+var capitals = regexp.MustCompile(`\b[A-Z][A-Z_]+\b`)
 
 // templates are the texts of all scripts, includes taken in and comments left
 // out, each cut at the capitalised names: every second piece is one.
@@ -147,13 +143,7 @@ var (
 //nolint:gochecknoglobals // computed once from embedded files, and never changed
 var templates = sync.OnceValue(func() (all [scriptCount][]string) {
 	for s := range scriptCount {
-		text := luaFile(scriptNames[s])
-		for includes.MatchString(text) {
-			text = includes.ReplaceAllStringFunc(text, func(line string) string {
-				return luaFile(includes.FindStringSubmatch(line)[1])
-			})
-		}
-		text = comments.ReplaceAllString(text, "")
+		text := expanded(scriptNames[s])
 		from := 0
 		for _, name := range capitals.FindAllStringIndex(text, -1) {
 			all[s] = append(all[s], text[from:name[0]], text[name[0]:name[1]])
@@ -177,6 +167,20 @@ func scriptText(s script, constants map[string]any) string {
 				value = "'" + literal + "'"
 			}
 			fmt.Fprint(&text, value)
+		}
+	}
+	return text.String()
+}
+
+// expanded returns a file with its includes taken in and its comments left out.
+func expanded(name string) string {
+	var text strings.Builder
+	for line := range strings.Lines(luaFile(name)) {
+		line = strings.TrimLeft(line, " ")
+		if file, ok := strings.CutPrefix(line, "--@include "); ok {
+			text.WriteString(expanded(strings.TrimSpace(file)))
+		} else if line != "\n" && !strings.HasPrefix(line, "--") {
+			text.WriteString(line)
 		}
 	}
 	return text.String()
