@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"connectrpc.com/connect"
+
 	"github.com/soracache/soracache"
 )
 
@@ -181,7 +183,8 @@ func (r *router) Head(ctx context.Context, namespace string) (result soracache.H
 
 // Watch watches one node, which each client chooses by itself, and another only
 // if that one does not begin: once a stream has delivered anything, its end is
-// its caller's to take in.
+// its caller's to take in. A node that ends it with a word is not blamed: that it
+// drains it will tell those who ask it for anything.
 func (r *router) Watch(ctx context.Context, req soracache.WatchRequest, deliver func([]soracache.WatchItem) error) error {
 	order, _ := r.candidates(byKey, r.self)
 	for i, m := range order {
@@ -198,7 +201,9 @@ func (r *router) Watch(ctx context.Context, req soracache.WatchRequest, deliver 
 		if ctx.Err() != nil || told != nil || !failed(err) {
 			return err
 		}
-		m.fell(known, false, err)
+		if !began || !connect.IsWireError(err) {
+			m.fell(known, false, err)
+		}
 		r.troubled()
 		if began || i == len(order)-1 {
 			return err
