@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -184,7 +185,8 @@ func (r *router) Head(ctx context.Context, namespace string) (result soracache.H
 // Watch watches one node, which each client chooses by itself, and another only
 // if that one does not begin: once a stream has delivered anything, its end is
 // its caller's to take in. A node that ends it with a word is not blamed: that it
-// drains it will tell those who ask it for anything.
+// drains it will tell those who ask it for anything. Nor is one that has as many
+// streams as it may have.
 func (r *router) Watch(ctx context.Context, req soracache.WatchRequest, deliver func([]soracache.WatchItem) error) error {
 	order, _ := r.candidates(byKey, r.self)
 	for i, m := range order {
@@ -198,13 +200,15 @@ func (r *router) Watch(ctx context.Context, req soracache.WatchRequest, deliver 
 			return told
 		})
 		m.calls.Add(-1)
-		if ctx.Err() != nil || told != nil || !failed(err) {
+		if ctx.Err() != nil || told != nil || !failed(err) && !errors.Is(err, soracache.ErrTooLarge) {
 			return err
 		}
-		if !began || !connect.IsWireError(err) {
-			m.fell(known, false, err)
+		if failed(err) {
+			if !began || !connect.IsWireError(err) {
+				m.fell(known, false, err)
+			}
+			r.troubled()
 		}
-		r.troubled()
 		if began || i == len(order)-1 {
 			return err
 		}

@@ -3,9 +3,11 @@ package client_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"connectrpc.com/connect"
 
@@ -50,4 +52,30 @@ func TestStreamThatEndsBlamesNobody(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A node that has as many streams as it may have is no reason to do without:
+// the next one may have room. It is not held against the node.
+func TestWatchMovesOnFromANodeThatHasTooMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := tallies(3)
+		full := fmt.Errorf("%w: too many streams", soracache.ErrTooLarge)
+		urls := urlsOf(3)
+		for _, url := range urls[:2] {
+			nodes[url].fail = func(int) error { return full }
+		}
+		b := client.Routed(quiet(), client.ByKey, backends(nodes), func(url string, _ bool) { t.Errorf("%s is blamed", url) })
+		ctx, cancel := context.WithCancel(t.Context())
+		err := b.Watch(ctx, soracache.WatchRequest{}, func([]soracache.WatchItem) error {
+			cancel()
+			return nil
+		})
+		if !errors.Is(err, context.Canceled) || nodes[urls[2]].count() != 1 {
+			t.Errorf("%v, and the node that has room was asked %d times", err, nodes[urls[2]].count())
+		}
+		nodes[urls[2]].fail = nodes[urls[0]].fail
+		if err := b.Watch(t.Context(), soracache.WatchRequest{}, nil); !errors.Is(err, soracache.ErrTooLarge) {
+			t.Errorf("none has room: %v", err)
+		}
+	})
 }
