@@ -93,6 +93,7 @@ func (x *chaos) call(c *call) fate {
 		x.w.count.changed(x.cause) // the packet that was just delivered made it ask
 		x.causeRest = -1
 	}
+	x.delay(c, &f)
 	switch x.cut[c.from.host.slot] {
 	case refusing:
 		f.refused = true
@@ -113,6 +114,23 @@ func (x *chaos) call(c *call) fate {
 		}
 	}
 	return f
+}
+
+// delay makes some calls late, by something like the bound of the node: see
+// [Config.Late].
+func (x *chaos) delay(c *call, f *fate) {
+	if late := x.w.cfg.Late; !x.on || late == 0 || x.w.rng.IntN(1000) >= late {
+		return
+	}
+	half := c.from.host.bound() / 2
+	by := half + time.Duration(x.w.rng.Int64N(int64(half)))
+	switch c.kind {
+	case callInvalidate:
+		f.there += by
+	case callRead, callSince:
+		f.back += by
+	case callWrite, callOther:
+	}
 }
 
 // between is at times as long as a way.

@@ -43,6 +43,9 @@ type Config struct {
 	Settle   time.Duration
 	// Faults are the weights of the kinds of faults; zero: it does not happen.
 	Faults [faultKinds]int
+	// Late is how often, in a thousand, a node's read or question is answered
+	// late, or its append executed late: after half of its bound, up to all of it.
+	Late int
 	// Resting is how many of four nodes get no requests at a time.
 	Resting int
 	// Gently: nodes that are restarted are drained first.
@@ -122,11 +125,13 @@ func Draw(seed uint64, operations int) Config {
 	if s := rand.New(rand.NewPCG(seed, 4)); s.IntN(8) == 0 {
 		c.Settling, c.Settle = pick(s, 100, 500), pick(s, 5*ms, 30*ms, 200*ms)
 	}
-	c.theme(r)
+	theme := r.IntN(8)
+	c.theme(theme)
 	if c.Faults[Trim] > 0 {
 		c.Retention = l2.Retention{TagRecords: 4 + r.IntN(8), KeyRecords: 4 + r.IntN(8), Age: pick(r, 50*ms, 500*ms, 120_000*ms)}
 	}
 	c.drawApps(rand.New(rand.NewPCG(seed, 5)))
+	c.rare(theme, r)
 	return c
 }
 
@@ -159,8 +164,8 @@ func (c *Config) drawApps(r *rand.Rand) {
 
 // theme makes some seeds about one thing, whose traps need several rare things
 // at once.
-func (c *Config) theme(r *rand.Rand) {
-	switch r.IntN(8) {
+func (c *Config) theme(theme int) {
+	switch theme {
 	case 0: // acknowledgements, by nodes that have just started and are not told
 		c.Keys, c.Puts, c.Invalidations, c.Acknowledged = 2, 0, 120, 800
 		c.TTL, c.Keep, c.Load = 10_000*ms, 20_000*ms, ms
@@ -175,5 +180,38 @@ func (c *Config) theme(r *rand.Rand) {
 		c.Resting, c.Bounds = 3, []time.Duration{200 * ms}
 		c.Faults[FailoverInvisible], c.Faults[FailoverVisible], c.Faults[EvictLedger] = 10, 5, 3
 		c.FaultEvery = 25 * ms
+	}
+}
+
+// rare makes some seeds about one moment in which little else happens: with more
+// going on, what a node asks meanwhile would tell it what it has missed. There are
+// only the faults that bring such a moment about. Seeds with what few have are
+// left as they are.
+func (c *Config) rare(theme int, r *rand.Rand) {
+	if theme != 2 && theme != 3 || c.Faults[Flush]+c.Faults[Restore] > 0 {
+		return
+	}
+	c.Nodes, c.Partitions, c.Keys, c.Tags, c.Sessions = 2, 1, 1, 1, 1
+	c.Puts, c.Batches, c.Everything, c.Settling, c.Acknowledged = 0, 0, 0, 0, 0
+	c.Invalidations, c.Load, c.TTL, c.Keep = 150, ms, 10_000*ms, 20_000*ms
+	c.Latency, c.Slow, c.StoreTimeout, c.IdleAfter = 100*time.Microsecond, 0, 600*ms, c.IdleAfter+1000*ms
+	c.Retention, c.Resting, c.Gap = l2.NewRetention(), 0, 3*ms
+	c.AppGap, c.AppInvalidations, c.AppSets, c.Dishes = 200*ms, 20, 0, c.menu()
+	c.Faults = [faultKinds]int{}
+	switch r.IntN(4) {
+	case 0: // a node's first question, and acknowledgements before its second
+		c.Bounds, c.Gap, c.Acknowledged, c.Gently = []time.Duration{300 * ms}, ms, 1000, true
+		c.Faults[Restart], c.Faults[Drop], c.FaultEvery = 10, 25, 30*ms
+	case 1: // a node that is told late, and not by others
+		c.Bounds, c.Late, c.Acknowledged = []time.Duration{30 * ms}, 600, pick(r, 0, 1000)
+		c.Faults[Drop] = 30
+	case 2: // the same, and what others have from such a node
+		c.Bounds, c.Late = []time.Duration{200 * ms}, 600
+		c.AppBound, c.AppGap, c.Gap = 60*ms, 10*ms, 10*ms
+		c.Faults[Drop] = 30
+	case 3: // appends that are on their way while the past is brought back
+		c.Nodes, c.Bounds, c.Gap, c.Invalidations = 3, []time.Duration{300 * ms}, 5*ms, 400
+		c.Slow, c.SlowBy, c.FaultEvery = 500, 60*ms, 30*ms
+		c.Faults[FailoverInvisible] = 10
 	}
 }
