@@ -47,7 +47,8 @@ type member struct {
 	failures atomic.Int32
 	mu       sync.Mutex
 
-	calls atomic.Int64 // under way
+	calls   atomic.Int64 // under way
+	streams atomic.Int64 // open, which are no calls: they do next to nothing
 	// aside is true of a node that is to be asked only if no other answers: one
 	// that drains, has left or is said to be dead, or that the cluster does not
 	// know.

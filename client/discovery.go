@@ -308,7 +308,7 @@ func (d *directory) forget(members []*member) {
 		case slices.Contains(members, m):
 		case m.retired.IsZero():
 			m.retired = time.Now()
-		case time.Since(m.retired) > forgetAfter && m.calls.Load() == 0:
+		case time.Since(m.retired) > forgetAfter && m.calls.Load() == 0 && m.streams.Load() == 0:
 			delete(d.known, u)
 			m.close()
 		}

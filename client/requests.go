@@ -191,7 +191,7 @@ func (r *router) Watch(ctx context.Context, req soracache.WatchRequest, deliver 
 	order, _ := r.candidates(byKey, r.self)
 	for i, m := range order {
 		known, began, told := m.failures.Load(), false, error(nil)
-		m.calls.Add(1)
+		m.streams.Add(1)
 		err := m.backend.Watch(ctx, req, func(items []soracache.WatchItem) error {
 			began = true
 			m.recovered()
@@ -199,7 +199,7 @@ func (r *router) Watch(ctx context.Context, req soracache.WatchRequest, deliver 
 			told = deliver(items)
 			return told
 		})
-		m.calls.Add(-1)
+		m.streams.Add(-1)
 		if ctx.Err() != nil || told != nil || !failed(err) && !errors.Is(err, soracache.ErrTooLarge) {
 			return err
 		}

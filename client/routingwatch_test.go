@@ -79,3 +79,31 @@ func TestWatchMovesOnFromANodeThatHasTooMany(t *testing.T) {
 		}
 	})
 }
+
+// A stream that is open is no load.
+func TestLeastLoadedDoesNotCountStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := tallies(2)
+		b := client.Routed(quiet(), client.LeastLoaded, backends(nodes), nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- b.Watch(ctx, soracache.WatchRequest{}, func([]soracache.WatchItem) error { return nil })
+		}()
+		synctest.Wait()
+		for range 100 {
+			if _, err := b.Get(t.Context(), reads([]string{"k"})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for url, n := range nodes {
+			if n.count() < 20 {
+				t.Errorf("%s was asked %d times of 100", url, n.count())
+			}
+		}
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}
