@@ -58,6 +58,7 @@ type use struct {
 	beganAt     time.Duration
 	seen        map[int]int      // by its client, when it began
 	least       soracache.Stamps // that its client had seen then
+	asked       int              // requests that its client has sent for it
 	got         *computation
 	found, done bool
 	err         error

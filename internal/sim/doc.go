@@ -43,6 +43,11 @@
 // here has Jitter or Beta. And what a node sends to a watch at one moment travels
 // as one, because how many pieces that is depends on the scheduler of the machine.
 //
+// A run ends with all faults healed. Within bounds every node and every client
+// then returns the newest version of each key and serves it from its own memory:
+// what a fault left behind for ever is found there. One thing is healed for the
+// clients: a watch that broke without a word before anything came over it.
+//
 // Not judged is what a loader returned to callers who came before it began. And
 // while a ledger takes a new epoch, one reading is excused: what a loader is given
 // whose lease is of an epoch that the client has left since, because nothing of

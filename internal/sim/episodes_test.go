@@ -355,6 +355,7 @@ func (x *chaos) heal() {
 	for _, a := range x.w.apps {
 		a.cut = false
 		a.flows()
+		a.stream.revealed()
 	}
 	for _, h := range x.w.hosts {
 		h.odd = false

@@ -138,6 +138,9 @@ func (a *app) leave(k *ask) {
 func (a *app) send(k *ask) {
 	w := a.w
 	k.sent = w.step
+	if k.use != nil {
+		k.use.asked++
+	}
 	w.note("ask", a.number, uint64(k.kind))
 	if w.tracing() {
 		w.logf("%s", k)
@@ -498,7 +501,7 @@ func (s *stream) closes(err error) {
 	w.logf("watch %d ends at %s%s", s.number, s.boot.name, errText(err))
 	if !s.boot.alive() {
 		err = errReset
-		if w.rng.IntN(3) == 0 {
+		if s.app.x.on && w.rng.IntN(3) == 0 {
 			s.silent = true // nobody is left to say so
 			return
 		}
@@ -535,6 +538,16 @@ func (s *stream) end(err error) {
 	a.w.note("stream over", a.number)
 	a.w.logf("watch %d: app %d is told that it is over%s", s.number, a.number, errText(err))
 	s.inbox <- batch{err: err}
+}
+
+// revealed lets the client hear that its watch broke, if it did so without a word
+// before anything had come: there is nothing by which it could notice, until the
+// machine beneath finds the connection dead.
+func (s *stream) revealed() {
+	if s != nil && s.silent && !s.first {
+		s.silent = false
+		s.end(errReset)
+	}
 }
 
 // leave is told that the client does not listen any more.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -68,6 +69,7 @@ func (w *world) result(seed uint64) Result {
 // converge is the end of a run: the faults are off. Two bounds and some time
 // later every node serves again; after an invalidation of everything each
 // returns the newest version of every key; and each soon serves it from memory.
+// And so does each application's client.
 func (w *world) converge() {
 	longest := peers{w.hosts[0].boot}.Bound()
 	w.runFor(2*longest + 2*w.cfg.StoreTimeout + w.cfg.OpTimeout)
@@ -93,6 +95,12 @@ func (w *world) converge() {
 	}
 	w.aheadOfTheRest()
 	w.mustRemember()
+	w.runFor(w.cfg.AppBound + ms)
+	for _, a := range w.apps {
+		for i := range w.cfg.Keys {
+			a.mustBeNear(keyName(i))
+		}
+	}
 }
 
 // aheadOfTheRest makes the last partition's ledger run ahead of the others, with
@@ -205,6 +213,34 @@ func (w *world) mustRemember() {
 			}
 		}
 	}
+}
+
+// nearWithin is how long a client may take until it serves from memory: its watch
+// may have broken without a word, which it notices a bound and a second after
+// something was recorded, and it may just have failed several times to begin
+// another, which makes it wait for up to six seconds.
+const nearWithin = 10 * time.Second
+
+// mustBeNear checks that an application's client returns the newest version of a
+// key, and before long without asking anybody.
+func (a *app) mustBeNear(key string) {
+	w := a.w
+	for end := w.now() + nearWithin; w.now() < end; w.runFor(a.bound) {
+		u := &use{app: a, kind: useGetOrSet, key: key, policy: client.Policy{TTL: time.Hour, Wait: -1}}
+		a.use(u)
+		w.runUntil(func() bool { return u.done }, w.now()+10*time.Second)
+		switch {
+		case !u.done || u.err != nil:
+			w.check.violate("liveness: %s: %v", u, u.err)
+			return
+		case u.got == nil || u.got.version != w.check.source[key].version:
+			w.check.violate("liveness: %s returns an old value after everything was invalidated", u)
+			return
+		case u.asked == 0:
+			return
+		}
+	}
+	w.check.violate("liveness: app %d never keeps %s near", a.number, key)
 }
 
 // keyIn returns a key that belongs to a partition.
