@@ -86,7 +86,8 @@ type view struct {
 	// applied.
 	seen soracache.Position
 	// wiped: nothing asked for before it may be served. This process made
-	// everything dead, at a position that it may not know.
+	// everything dead, at a position that it may not know, or a watch has told
+	// that a part of the ledger's history is lost.
 	wiped Mark
 	// confirmed is when the last question was sent whose answer showed that
 	// nothing was missing.

@@ -36,8 +36,11 @@ func (f *Follower) Push(s Step) Outcome {
 		f.restart(s.Epoch, s.Applied, never)
 		return Outcome{Reset: true}
 	}
-	// A reset to where this follower has been already takes nothing away: the
-	// watch tells everything from there on.
+	if s.Reset && s.Applied < v.applied {
+		return f.forsake(v)
+	}
+	// A reset to where this follower is takes nothing away: the watch tells
+	// everything from there on.
 	v.floor = max(v.floor, f.merge(s.New))
 	if s.Applied > v.applied {
 		f.advance(&v, s.Applied)
@@ -53,6 +56,19 @@ func (f *Follower) Push(s Step) Outcome {
 	f.promised = kept
 	f.store(&v, s.New)
 	return Outcome{New: s.New}
+}
+
+// forsake gives up everything that was kept, because the ledger has not come as
+// far as this follower, or cannot have issued the position where it is: a part of
+// its history is lost, and the follower need not have heard of all of that. It
+// stays where it is, so that nothing is kept which does not reflect what it did
+// hear of.
+func (f *Follower) forsake(v view) Outcome {
+	f.life++
+	f.promised = nil
+	v.wiped, v.confirmed = f.cfg.Marks.next(), never
+	f.store(&v, nil)
+	return Outcome{Reset: true}
 }
 
 // pushEpoch enters another epoch, unless it was left before: a node that has not
