@@ -103,12 +103,12 @@ func (s spans) end(span trace.Span, o client.Outcome) {
 // outcome says where the value of an operation is from, if it has one.
 func outcome(o client.Outcome) []attribute.KeyValue {
 	switch {
+	case errorType(o.Err) != "":
+		return nil
 	case errors.Is(o.Err, client.ErrNotFound):
 		return []attribute.KeyValue{keyResult.String("not_found")}
 	case errors.Is(o.Err, client.ErrNotModified):
 		return []attribute.KeyValue{keyResult.String("not_modified")}
-	case o.Err != nil:
-		return nil
 	case o.Loaded:
 		return []attribute.KeyValue{keyResult.String("loaded")}
 	case o.Tier == soracache.TierNone:
@@ -120,8 +120,18 @@ func outcome(o client.Outcome) []attribute.KeyValue {
 }
 
 // errorType is the kind of an error in a word, and empty of none: that there is no
-// such thing, or that nothing has changed, is an answer.
+// such thing, or that nothing has changed, is an answer. Of many keys it is that
+// of the first which failed.
 func errorType(err error) string {
+	var many *client.ManyError
+	if errors.As(err, &many) {
+		for _, of := range many.Unwrap() {
+			if kind := errorType(of); kind != "" {
+				return kind
+			}
+		}
+		return ""
+	}
 	var panicked *client.PanicError
 	switch {
 	case err == nil, errors.Is(err, client.ErrNotFound), errors.Is(err, client.ErrNotModified):
@@ -142,6 +152,8 @@ func errorType(err error) string {
 		return "unauthenticated"
 	case errors.Is(err, soracache.ErrPermissionDenied):
 		return "permission_denied"
+	case errors.Is(err, soracache.ErrUnimplemented):
+		return "unimplemented"
 	case errors.Is(err, soracache.ErrUnavailable):
 		return "unavailable"
 	}

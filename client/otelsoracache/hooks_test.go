@@ -3,6 +3,7 @@ package otelsoracache_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
@@ -155,6 +156,40 @@ func TestNotFound(t *testing.T) {
 		span := spans.Ended()[i]
 		if span.Status().Code == codes.Error || !slices.Contains(span.Attributes(), attribute.String("soracache.result", want)) {
 			t.Errorf("got %v, %v", span.Status(), span.Attributes())
+		}
+	}
+}
+
+// That one of many keys does not exist hides no failure of another.
+func TestFailuresOfMany(t *testing.T) {
+	spans := tracetest.NewSpanRecorder()
+	reader := sdkmetric.NewManualReader()
+	h := otelsoracache.Hooks(
+		otelsoracache.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))),
+		otelsoracache.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))))
+	for _, failed := range []map[string]error{
+		{"a": client.ErrNotFound, "b": soracache.ErrUnavailable},
+		{"a": client.ErrNotFound, "b": fmt.Errorf("b: %w", client.ErrNotFound)},
+	} {
+		_, end := h.OnStart(t.Context(), client.OpLoad, "")
+		end(client.Outcome{Err: fmt.Errorf("many: %w", &client.ManyError{Errors: failed})})
+	}
+	mixed, none := spans.Ended()[0], spans.Ended()[1]
+	notFound := attribute.String("soracache.result", "not_found")
+	if mixed.Status().Code != codes.Error || !slices.Contains(mixed.Attributes(), attribute.String("error.type", "unavailable")) ||
+		slices.Contains(mixed.Attributes(), notFound) {
+		t.Errorf("one failed: %v, %v", mixed.Status(), mixed.Attributes())
+	}
+	if none.Status().Code == codes.Error || !slices.Contains(none.Attributes(), notFound) {
+		t.Errorf("none failed: %v, %v", none.Status(), none.Attributes())
+	}
+	got := collected(t, reader)
+	for _, want := range []string{
+		"operation.duration error.type=unavailable,soracache.operation=load",
+		"operation.duration soracache.operation=load",
+	} {
+		if got[want] != 1 {
+			t.Errorf("%s: %d of %v", want, got[want], got)
 		}
 	}
 }
