@@ -265,6 +265,9 @@ func (x *chaos) crash(f Fault) {
 // drain ends a node as a rolling restart does.
 func (x *chaos) drain(h *host) {
 	b := h.boot
+	b.mu.Lock()
+	b.drain = true
+	b.mu.Unlock()
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 50*ms+time.Duration(x.w.lastOp))
 		defer cancel()

@@ -283,7 +283,7 @@ type stream struct {
 	first  bool          // the first batch has come
 	last   time.Duration // when the latest batch comes: they keep their order
 
-	room    chan struct{} // lets the node send on
+	room    chan struct{} // wakes the node, if it waits for that, to send on
 	mu      sync.Mutex
 	outbox  []soracache.WatchItem // what the node sends at this moment; guarded by mu
 	leaving bool                  // the scheduler has been told of that; guarded by mu
@@ -365,32 +365,47 @@ func (s *stream) after(run func()) {
 	w.after(s.last-w.now(), run)
 }
 
-// deliver is what the node calls. What it sends at one moment travels as one,
-// for how many calls it makes of that is up to the scheduler of the machine.
+// deliver is what the node calls. What it sends at one moment travels as one, and
+// none of those calls waits but the first: for how many of them it makes of that is
+// up to the scheduler of the machine.
 func (s *stream) deliver(ctx context.Context, items []soracache.WatchItem) error {
 	w := s.app.w
-	s.mu.Lock()
-	full := s.flying >= w.cfg.WatchWindow
-	if s.outbox = append(s.outbox, items...); !s.leaving {
-		s.leaving = true
-		s.flying++
-		if !s.boot.alive() || !w.arrive(fmt.Sprintf("items %06d", s.number), s.sends) {
-			s.mu.Unlock()
+	for !s.takes(items) {
+		select {
+		case <-s.room:
+			if s.boot.drains() {
+				// Otherwise what comes first would be up to the machine: that the
+				// node sends on, or that it ends its watches.
+				return errReset
+			}
+		case <-s.gone:
 			return errGone
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
-	s.mu.Unlock()
-	if !full {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leaving {
 		return nil
 	}
-	select {
-	case <-s.room:
-		return nil
-	case <-s.gone:
+	s.leaving = true
+	s.flying++
+	if !s.boot.alive() || !w.arrive(fmt.Sprintf("items %06d", s.number), s.sends) {
 		return errGone
-	case <-ctx.Done():
-		return ctx.Err()
 	}
+	return nil
+}
+
+// takes takes in what the node sends, if not too much is on its way.
+func (s *stream) takes(items []soracache.WatchItem) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.leaving && s.flying >= s.app.w.cfg.WatchWindow {
+		return false
+	}
+	s.outbox = append(s.outbox, items...)
+	return true
 }
 
 // sends is told what the node sends.

@@ -310,6 +310,7 @@ type boot struct {
 	mu    sync.Mutex
 	rng   *rand.Rand         // guarded by mu
 	dead  bool               // guarded by mu
+	drain bool               // guarded by mu: it has been asked to end
 	calls map[*call]struct{} // that wait for an answer; guarded by mu
 }
 
@@ -361,6 +362,13 @@ func (b *boot) alive() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return !b.dead
+}
+
+// drains tells whether the node has been asked to end.
+func (b *boot) drains() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.drain
 }
 
 // kill ends a node as a crash does: nothing of it is heard any more. What it
