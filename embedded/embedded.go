@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,7 +53,7 @@ type Config struct {
 	// not be there yet: a node that cannot reach it has loaders run.
 	Redis string
 	// RedisTLS is for rediss (default: the system's authorities, no client
-	// certificate).
+	// certificate). With a URL of redis it is refused.
 	RedisTLS *tls.Config
 	// KeyPrefix is what every key in Redis begins with (default "sora:"). Nodes
 	// that are to share what they hold have the same.
@@ -122,13 +123,15 @@ func (c Config) Validate() error {
 		return invalid("both Redis and Dir are given: which is the second tier?")
 	case c.Redis == "" && (c.RedisTLS != nil || c.KeyPrefix != ""):
 		return invalid("RedisTLS and KeyPrefix are for Redis")
+	case c.RedisTLS != nil && !strings.HasPrefix(strings.ToLower(c.Redis), "rediss"):
+		return invalid("RedisTLS is given, and the URL of Redis is not of rediss: what is sent would not be encrypted")
 	case c.Dir == "" && c.DirMaxBytes != 0:
 		return invalid("DirMaxBytes is for Dir: Redis has its own maxmemory")
 	case c.DirMaxBytes < 0:
 		return invalid("DirMaxBytes must not be negative")
 	case c.Dir != "" && c.Gossip.Listen != "":
 		return invalid("gossip is for nodes that share Redis: nobody else has the second tier in Dir")
-	case c.Gossip.Listen == "" && (c.Gossip.Advertise != "" || len(c.Gossip.Join) > 0 || len(c.Gossip.Keys) > 0):
+	case c.Gossip.Listen == "" && (c.Gossip.Advertise != "" || c.Gossip.Cluster != "" || len(c.Gossip.Join) > 0 || len(c.Gossip.Keys) > 0):
 		return invalid("gossip needs an address to listen on")
 	}
 	return errors.Join(c.validatePartitions(), c.validateParts())

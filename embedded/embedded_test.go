@@ -3,6 +3,7 @@ package embedded_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -400,6 +401,11 @@ func TestConfig(t *testing.T) {
 		"both":                       {embedded.Config{Redis: "redis://a", Dir: "d"}, false},
 		"no URL":                     {embedded.Config{Redis: "10.0.0.1"}, false},
 		"a prefix for a directory":   {embedded.Config{Dir: "d", KeyPrefix: "p:"}, false},
+		"TLS for Redis in clear":     {embedded.Config{Redis: "redis://a", RedisTLS: &tls.Config{}}, false},
+		"TLS for a cluster in clear": {embedded.Config{Redis: "redis+cluster://a", RedisTLS: &tls.Config{}}, false},
+		"TLS":                        {embedded.Config{Redis: "rediss://a", RedisTLS: &tls.Config{}}, true},
+		"TLS to sentinels":           {embedded.Config{Redis: "rediss+sentinel://a/m", RedisTLS: &tls.Config{}}, true},
+		"a cluster without gossip":   {embedded.Config{Redis: "redis://a", Gossip: embedded.Gossip{Cluster: "c"}}, false},
 		"room for Redis":             {embedded.Config{Redis: "redis://a", DirMaxBytes: 1}, false},
 		"gossip about a directory":   {embedded.Config{Dir: "d", Gossip: gossiping}, false},
 		"join without listening":     {embedded.Config{Redis: "redis://a", Gossip: embedded.Gossip{Join: []string{"b"}}}, false},
