@@ -307,11 +307,12 @@ type boot struct {
 	// streams are the watches that came to it.
 	streams []*stream
 
-	mu    sync.Mutex
-	rng   *rand.Rand         // guarded by mu
-	dead  bool               // guarded by mu
-	drain bool               // guarded by mu: it has been asked to end
-	calls map[*call]struct{} // that wait for an answer; guarded by mu
+	mu     sync.Mutex
+	rng    *rand.Rand         // guarded by mu
+	jitter uint64             // seeds what decides when something happens; immutable
+	dead   bool               // guarded by mu
+	drain  bool               // guarded by mu: it has been asked to end
+	calls  map[*call]struct{} // that wait for an answer; guarded by mu
 }
 
 // start begins a new life on a host.
@@ -320,6 +321,7 @@ func (h *host) start() {
 		host: h, w: h.w, number: len(h.dead) + 1, rng: rand.New(rand.NewPCG(h.rng.Uint64(), 1)),
 		ended: make(chan struct{}), calls: map[*call]struct{}{},
 	}
+	b.jitter = b.rng.Uint64()
 	b.name = fmt.Sprintf("n%d-%d", h.slot+1, b.number)
 	n, err := node.New(node.Config{
 		Store:        link{b},
@@ -347,12 +349,21 @@ func (h *host) start() {
 	h.w.logf("%s starts", b.name)
 }
 
-// Read gives the node its randomness.
+// jitterBytes is how much randomness a node takes to spread what it does in time.
+const jitterBytes = 4
+
+// Read gives the node its randomness. Where that decides when something happens,
+// it depends on the moment alone: which of two goroutines that wake at one moment
+// draws first is up to the scheduler of the machine.
 func (b *boot) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	from := b.rng
+	if len(p) == jitterBytes {
+		from = rand.New(rand.NewPCG(b.jitter, uint64(b.w.now())))
+	}
 	for i := range p {
-		p[i] = byte(b.rng.Uint32())
+		p[i] = byte(from.Uint32())
 	}
 	return len(p), nil
 }
