@@ -217,17 +217,26 @@ func (c *Client) Close() error {
 // enter begins something that Close has to end and to wait for. The context it
 // returns ends with the client; leave must be called.
 func (c *Client) enter(ctx context.Context) (_ context.Context, leave func(), err error) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if c.closed {
-		return nil, nil, ErrClosed
+	left, err := c.admit()
+	if err != nil {
+		return nil, nil, err
 	}
-	c.running.Add(1)
 	ctx, end := c.bound(ctx)
 	return ctx, func() {
 		end()
-		c.running.Done()
+		left()
 	}, nil
+}
+
+// admit begins something that Close has to wait for. Leave must be called.
+func (c *Client) admit() (leave func(), err error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.closed {
+		return nil, ErrClosed
+	}
+	c.running.Add(1)
+	return c.running.Done, nil
 }
 
 // bound returns a context that ends with the client too.
@@ -244,6 +253,18 @@ func (c *Client) bound(ctx context.Context) (_ context.Context, end func()) {
 	}
 }
 
+// limited returns a context for one request: it ends with the client too, and
+// after the limit at the latest. Unlike bound's it does not tell why it ended,
+// and costs less.
+func (c *Client) limited(ctx context.Context, limit time.Duration) (_ context.Context, end func()) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	stop := context.AfterFunc(c.closing, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
 // inBackground runs something that ends with the client.
 func (c *Client) inBackground(do func(context.Context)) {
 	c.mu.RLock()
@@ -256,8 +277,8 @@ func (c *Client) inBackground(do func(context.Context)) {
 // blame says that an error is the client's end, if it is. The contexts of what is
 // in progress end one after the other, so one that is not over yet may not know.
 func (c *Client) blame(ctx context.Context, err error) error {
-	ended := context.Cause(ctx) == ErrClosed || //nolint:errorlint // set by enter, never wrapped
-		c.closing.Err() != nil && errors.Is(err, context.Canceled)
+	ended := context.Cause(ctx) == ErrClosed || //nolint:errorlint // set by bound, never wrapped
+		c.closing.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(ctx.Err(), context.Canceled))
 	if err != nil && !errors.Is(err, ErrClosed) && ended {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	}
@@ -266,14 +287,14 @@ func (c *Client) blame(ctx context.Context, err error) error {
 
 // within runs one request to the backend, no longer than limit.
 func (c *Client) within(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
-	ctx, leave, err := c.enter(ctx)
+	leave, err := c.admit()
 	if err != nil {
 		return err
 	}
 	defer leave()
-	bounded, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return c.blame(ctx, do(bounded))
+	ctx, end := c.limited(ctx, limit)
+	defer end()
+	return c.blame(ctx, do(ctx))
 }
 
 // read asks the backend for one key, and learns from the answer. That this is a

@@ -93,7 +93,7 @@ func (l *loading[T]) share(ctx context.Context) (outcome[T], error) {
 // Otherwise the rest goes on with the answer that it got, with a context that ends
 // when all callers have gone.
 func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.Context) (outcome[T], error), err error) {
-	inside, leave, err := l.client.enter(ctx)
+	leave, err := l.client.admit()
 	if err != nil {
 		return o, nil, err
 	}
@@ -105,7 +105,9 @@ func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.
 	}()
 	var first *answer[T]
 	if !l.throttling() {
-		first = l.first(inside)
+		limited, end := l.client.limited(ctx, l.patience())
+		first = l.first(limited)
+		end()
 		if first.err == nil && first.read.Lease == (soracache.Lease{}) && first.read.Status != soracache.StatusMiss {
 			first.decoded = true
 			if first.there, first.readable = l.decoded(first.read); first.readable {
@@ -149,7 +151,9 @@ func (l *loading[T]) goOn(ctx context.Context, first *answer[T]) (outcome[T], er
 func (l *loading[T]) readOrLoad(ctx context.Context, first *answer[T]) (outcome[T], error) {
 	for attempt := 1; ; attempt++ {
 		if first == nil {
-			first = l.first(ctx)
+			limited, end := context.WithTimeout(ctx, l.patience())
+			first = l.first(limited)
+			end()
 		}
 		known := first
 		first = nil
@@ -212,7 +216,7 @@ func (l *loading[T]) refresh(ctx context.Context, granted soracache.ReadResult, 
 // question wait, so a service that hangs never costs the whole wait.
 func (l *loading[T]) first(ctx context.Context) *answer[T] {
 	a := &answer[T]{asked: soracache.Read{Key: l.key, Lease: true, RefreshWithin: l.refreshWithin()}}
-	a.read, a.err = l.ask(ctx, a.asked)
+	a.read, a.err = l.question(ctx, a.asked)
 	return a
 }
 
@@ -239,9 +243,15 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 // maxWaits is how often one load waits for another's.
 const maxWaits = 3
 
+// ask asks, for as long as the client is to be patient beyond the wait.
 func (l *loading[T]) ask(ctx context.Context, read soracache.Read) (soracache.ReadResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, read.Wait+l.patience())
 	defer cancel()
+	return l.question(ctx, read)
+}
+
+// question asks within the time of the context, which is for nothing else.
+func (l *loading[T]) question(ctx context.Context, read soracache.Read) (soracache.ReadResult, error) {
 	l.asked.end()
 	l.asked = l.client.near.ask(l.kind.space, l.key)
 	return l.client.read(ctx, read, l.asked)

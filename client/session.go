@@ -30,10 +30,20 @@ func (s *session) stamps() soracache.Stamps {
 // only if its request carried the present one; any other may be the late
 // answer of a life that the ledger has left.
 func (s *session) observe(carried, answer soracache.Stamps) {
+	if len(newsTo(s.stamps(), carried, answer)) == 0 {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var news soracache.Stamps
 	seen := s.stamps()
+	if news := newsTo(seen, carried, answer); len(news) > 0 {
+		merged := seen.Merge(news)
+		s.seen.Store(&merged)
+	}
+}
+
+// newsTo returns what of an answer is newer than what was seen.
+func newsTo(seen, carried, answer soracache.Stamps) (news soracache.Stamps) {
 	for _, a := range answer {
 		present, known := seen.At(a.Partition)
 		shown, _ := carried.At(a.Partition)
@@ -44,10 +54,7 @@ func (s *session) observe(carried, answer soracache.Stamps) {
 			news = append(news, a)
 		}
 	}
-	if len(news) > 0 {
-		merged := seen.Merge(news)
-		s.seen.Store(&merged)
-	}
+	return news
 }
 
 // heardMore tells whether anything has been heard of that a value does not
