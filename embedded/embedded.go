@@ -22,7 +22,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -123,8 +122,6 @@ func (c Config) Validate() error {
 		return invalid("both Redis and Dir are given: which is the second tier?")
 	case c.Redis == "" && (c.RedisTLS != nil || c.KeyPrefix != ""):
 		return invalid("RedisTLS and KeyPrefix are for Redis")
-	case c.RedisTLS != nil && !strings.HasPrefix(strings.ToLower(c.Redis), "rediss"):
-		return invalid("RedisTLS is given, and the URL of Redis is not of rediss: what is sent would not be encrypted")
 	case c.Dir == "" && c.DirMaxBytes != 0:
 		return invalid("DirMaxBytes is for Dir: Redis has its own maxmemory")
 	case c.DirMaxBytes < 0:

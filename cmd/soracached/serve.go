@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -250,9 +251,12 @@ func (c *serveCmd) openStore(ctx context.Context, log *slog.Logger) (l2.Store, s
 	if c.L2MaxBytes != 0 {
 		return nil, "", usage(errors.New("--l2-max-bytes is for the embedded store only: Redis has its own maxmemory"))
 	}
-	tlsConfig, err := clientTLS(c.L2CA, c.L2Cert, c.L2Key)
-	if err != nil {
-		return nil, "", usage(err)
+	var tlsConfig *tls.Config
+	if c.L2CA != "" || c.L2Cert != "" || c.L2Key != "" {
+		var err error
+		if tlsConfig, err = clientTLS(c.L2CA, c.L2Cert, c.L2Key); err != nil {
+			return nil, "", usage(err)
+		}
 	}
 	redis.LogClient(log)
 	store, err := redis.Open(ctx, redis.Config{

@@ -41,7 +41,7 @@ type Config struct {
 	// Retention bounds what ledgers remember; zero means [l2.NewRetention].
 	// All that share one Redis should have the same.
 	Retention l2.Retention
-	// TLS is how to speak TLS, if the URL says that it is spoken; nil means
+	// TLS is how to speak TLS; the URL must say that it is spoken. Nil means
 	// the system's authorities and no client certificate.
 	TLS *tls.Config
 	// PoolSize is the most connections to each server; default
@@ -65,8 +65,12 @@ var prefixPattern = regexp.MustCompile(`^[A-Za-z0-9._/:-]{1,64}$`)
 
 // Validate reports the first field that is not usable. It touches no network.
 func (c Config) Validate() error {
-	if _, err := parseURL(c.URL); err != nil {
+	e, err := parseURL(c.URL)
+	switch {
+	case err != nil:
 		return err
+	case c.TLS != nil && !e.tls:
+		return fmt.Errorf("%w: TLS is set up, and the URL is not of rediss: what is sent would not be encrypted", soracache.ErrInvalid)
 	}
 	return c.withDefaults().validateRest()
 }

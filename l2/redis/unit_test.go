@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -74,6 +75,7 @@ func TestConfigValidate(t *testing.T) {
 		"no tag records":   func(c *Config) { c.Retention = l2.Retention{KeyRecords: 1, Age: time.Second} },
 		"no key records":   func(c *Config) { c.Retention = l2.Retention{TagRecords: 1, Age: time.Second} },
 		"no retention":     func(c *Config) { c.Retention = l2.Retention{TagRecords: 1, KeyRecords: 1} },
+		"TLS in clear":     func(c *Config) { c.TLS = &tls.Config{MinVersion: tls.VersionTLS12} },
 		"negative pool":    func(c *Config) { c.PoolSize = -1 },
 		"negative timeout": func(c *Config) { c.Timeout = -1 },
 		"negative dial":    func(c *Config) { c.DialTimeout = -1 },
