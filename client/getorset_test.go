@@ -526,6 +526,17 @@ func TestGetOrSet(t *testing.T) {
 				w.Errorf("the caller got %v", r)
 			}
 		}},
+		{"closed as the lease comes, and the loader is limited: not loaded, and the lease handed back", func(w *world) {
+			c := w.join()
+			w.service.bend = func(*soracache.ReadResult) {
+				go func() { _ = c.Close() }()
+				time.Sleep(time.Millisecond)
+			}
+			_, err := client.GetOrSet(w.Context(), c, "k", takes(time.Hour, "v"), client.WithHardTimeout(time.Minute))
+			if !errors.Is(err, client.ErrClosed) || w.service.leased("k") {
+				w.Errorf("got %v; leased: %t", err, w.service.leased("k"))
+			}
+		}},
 		{"closed beside a loader that does not listen: an error, in time", func(w *world) {
 			c := w.join()
 			a := w.start(w.Context(), c, "k", func(context.Context) (string, error) { time.Sleep(time.Minute); return "v", nil })

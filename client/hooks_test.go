@@ -104,6 +104,7 @@ func TestLogHooks(t *testing.T) {
 	h.OnInvalidate(client.Invalidation{Keys: []string{"k"}, Tags: []string{"a", "b"}}, nil)
 	h.OnInvalidate(client.Invalidation{All: true}, bad)
 	h.OnBreaker("http://a", true)
+	h.OnBreaker("http://a", false)
 	h.OnNearReset()
 	want := `level=DEBUG msg="soracache: hit" key=k tier=near
 level=DEBUG msg="soracache: stale" key=k tier=l1 reason=refreshing
@@ -120,6 +121,7 @@ level=WARN msg="soracache: refresh" key=k took=1s error=bad
 level=DEBUG msg="soracache: invalidate" keys=[k] tags="[a b]" all=false
 level=WARN msg="soracache: invalidate" keys=[] tags=[] all=true error=bad
 level=WARN msg="soracache: breaker" node=http://a open=true
+level=INFO msg="soracache: breaker" node=http://a open=false
 level=INFO msg="soracache: near cache reset"
 `
 	if got := out.String(); got != want {

@@ -97,8 +97,8 @@ func bothStart(f, g func(context.Context, Op, string) (context.Context, func(Out
 // LogHooks returns hooks that log every event, for finding out what a client
 // does: hits, misses, loads and refreshes at level Debug, what an application
 // may have to change (values that were not stored, cannot be read, or were
-// served stale because their loader fails) at Info, and failures of loaders and
-// of the service at Warn. Unlike [Logger], it logs each event.
+// served stale because their loader fails) and nodes that answer again at Info,
+// and failures of loaders, nodes and the service at Warn. Unlike [Logger], it logs each event.
 func LogHooks(log *slog.Logger) Hooks {
 	l := eventLog{log}
 	return Hooks{
@@ -136,7 +136,11 @@ func LogHooks(log *slog.Logger) Hooks {
 		},
 		OnInvalidate: func(what Invalidation, err error) { l.invalidated(what, err) },
 		OnBreaker: func(node string, open bool) {
-			l.at(slog.LevelWarn, "soracache: breaker", slog.String("node", node), slog.Bool("open", open))
+			level := slog.LevelInfo
+			if open {
+				level = slog.LevelWarn
+			}
+			l.at(level, "soracache: breaker", slog.String("node", node), slog.Bool("open", open))
 		},
 		OnNearReset: func() { l.at(slog.LevelInfo, "soracache: near cache reset") },
 	}

@@ -252,7 +252,7 @@ func scatter[Q, R any](ctx context.Context, r *router, e effort, items []Q, key 
 		legs[i].order, legs[i].trial = r.candidates(r.rank, key(items[i]))
 		under[i] = i
 	}
-	for len(under) > 0 {
+	for round := 0; len(under) > 0; {
 		stops := stopsOf(legs, under)
 		visit := func(p *stop) {
 			part := make([]Q, len(p.items))
@@ -278,10 +278,32 @@ func scatter[Q, R any](ctx context.Context, r *router, e effort, items []Q, key 
 		}
 		visit(stops[0])
 		others.Wait()
-		under = s.moveOn(ctx, e, legs, stops)
+		if under = s.moveOn(ctx, e, legs, stops); len(under) > 0 {
+			continue
+		}
+		under = s.mayBeOver(e, round)
+		if len(under) == 0 || !pause(ctx, firstPause<<(2*round)) {
+			break
+		}
+		for _, i := range under {
+			legs[i] = leg{}
+			legs[i].order, legs[i].trial = r.candidates(r.rank, key(items[i]))
+		}
+		round++
 	}
 	s.judge()
 	return s
+}
+
+// mayBeOver returns the items that failed at all nodes, and may be tried anew
+// after so many rounds.
+func (s *scattered[R]) mayBeOver(e effort, round int) (items []int) {
+	for i, err := range s.errs {
+		if failed(err) && e.again(err) && round < e.rounds(err) {
+			items = append(items, i)
+		}
+	}
+	return items
 }
 
 // stopsOf groups the items that are under way by the nodes that come next.

@@ -438,6 +438,43 @@ func TestAnotherRound(t *testing.T) {
 	}
 }
 
+// The same goes for each part of a batch: what was cut off everywhere is tried
+// anew, and nothing else is.
+func TestAnotherRoundOfABatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := tallies(2)
+		keys, urls := keysFrom(40), urlsOf(2)
+		for _, url := range urls {
+			nodes[url].fail = func(call int) error {
+				if call <= 2 { // its own keys, and those that come over from the other
+					return errBroken
+				}
+				return nil
+			}
+		}
+		b := client.Routed(quiet(), client.ByKey, backends(nodes), nil)
+		results, err := b.Get(t.Context(), reads(keys))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range results {
+			if r.Err != nil || string(r.Entry.Value) != keys[i] {
+				t.Errorf("%s: %q, %v", keys[i], r.Entry.Value, r.Err)
+			}
+		}
+		for _, url := range urls {
+			nodes[url].fail = func(int) error { return soracache.ErrPermissionDenied }
+			before := nodes[url].count()
+			if _, err := b.Get(t.Context(), reads(keys)); !errors.Is(err, soracache.ErrPermissionDenied) && url == urls[1] {
+				t.Errorf("got %v", err)
+			}
+			if n := nodes[url].count() - before; n != 1 {
+				t.Errorf("%s was asked %d times", url, n)
+			}
+		}
+	})
+}
+
 // However a read gets past its first node, each node is asked once, in the order of
 // the key.
 func TestEachNodeIsAskedOnce(t *testing.T) {

@@ -252,7 +252,10 @@ func (l *loading[T]) wait(ctx context.Context, w *work[T], there *standby[T]) (o
 	}
 	l.adrift = new(atomic.Bool)
 	r, err := l.start(ctx, w)
-	if err != nil {
+	if err != nil { // the client has ended since the lease was given
+		if w.granted.Lease != (soracache.Lease{}) {
+			l.client.hold(ctx, l.key, w.granted).release(l.patience())
+		}
 		return outcome[T]{}, err
 	}
 	for {
