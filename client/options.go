@@ -258,7 +258,7 @@ func WithFailSafe(d time.Duration) CallOption {
 }
 
 // WithSoftTimeout changes how long to wait for the loader if there is a stale
-// value. See [Policy].SoftTimeout.
+// value, which there only is with a keep time. See [Policy].SoftTimeout.
 func WithSoftTimeout(d time.Duration) CallOption {
 	return changing(func(p *Policy) { p.SoftTimeout = d })
 }
