@@ -287,6 +287,23 @@ func TestNearWithAStalledWatch(t *testing.T) {
 	})
 }
 
+// A watch that never says anything, as of a proxy that waits for ever, is begun
+// anew.
+func TestNearWithAMuteWatch(t *testing.T) {
+	inNearWorld(t, func(w *nearWorld) {
+		release := make(chan struct{})
+		defer close(release)
+		w.links[1].set(func(l *link) { l.hold = release })
+		w.warm(1)
+		w.links[1].set(func(l *link) { l.hold = nil })
+		w.want(1, "k", "1", "1", false)
+		w.want(1, "k", "2", "1", false)
+		time.Sleep(15 * time.Second)
+		w.want(1, "k", "2", "1", false)
+		w.want(1, "k", "2", "1", true)
+	})
+}
+
 func TestNearUnconfirmed(t *testing.T) {
 	inNearWorld(t, func(w *nearWorld) {
 		w.warm(1)

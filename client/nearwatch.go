@@ -23,6 +23,9 @@ const (
 	// stalledAfter is how long a watch may be behind what other answers tell,
 	// beyond the bound, until it is begun anew elsewhere.
 	stalledAfter = time.Second
+	// mutest is how long a watch may deliver nothing at all. A node sends how far
+	// it is at once.
+	mutest = 10 * time.Second
 )
 
 // follow watches until the client is closed, and confirms what is followed.
@@ -53,8 +56,11 @@ func (n *near) watch(ctx context.Context) (delivered bool, err error) {
 	n.stopWatching = cancel
 	n.mu.Unlock()
 	from := n.stamps()
+	mute := time.AfterFunc(mutest, cancel)
+	defer mute.Stop()
 	err = n.client.backend.Watch(ctx, soracache.WatchRequest{Namespace: n.client.namespace, From: from},
 		func(items []soracache.WatchItem) error {
+			mute.Stop()
 			for i := range items {
 				if err := n.take(&items[i]); err != nil {
 					return err

@@ -45,8 +45,7 @@
 //
 // A run ends with all faults healed. Within bounds every node and every client
 // then returns the newest version of each key and serves it from its own memory:
-// what a fault left behind for ever is found there. One thing is healed for the
-// clients: a watch that broke without a word before anything came over it.
+// what a fault left behind for ever is found there.
 //
 // Not judged is what a loader returned to callers who came before it began. And
 // while a ledger takes a new epoch, one reading is excused: what a loader is given

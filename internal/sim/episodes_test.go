@@ -358,7 +358,6 @@ func (x *chaos) heal() {
 	for _, a := range x.w.apps {
 		a.cut = false
 		a.flows()
-		a.stream.revealed()
 	}
 	for _, h := range x.w.hosts {
 		h.odd = false

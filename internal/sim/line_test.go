@@ -555,16 +555,6 @@ func (s *stream) end(err error) {
 	s.inbox <- batch{err: err}
 }
 
-// revealed lets the client hear that its watch broke, if it did so without a word
-// before anything had come: there is nothing by which it could notice, until the
-// machine beneath finds the connection dead.
-func (s *stream) revealed() {
-	if s != nil && s.silent && !s.first {
-		s.silent = false
-		s.end(errReset)
-	}
-}
-
 // leave is told that the client does not listen any more.
 func (s *stream) leave() {
 	s.over = true

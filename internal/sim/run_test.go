@@ -217,9 +217,10 @@ func (w *world) mustRemember() {
 
 // nearWithin is how long a client may take until it serves from memory: its watch
 // may have broken without a word, which it notices a bound and a second after
-// something was recorded, and it may just have failed several times to begin
-// another, which makes it wait for up to six seconds.
-const nearWithin = 10 * time.Second
+// something was recorded, or ten seconds after it began, if nothing has come over
+// it; and it may just have failed several times to begin another, which makes it
+// wait for up to six seconds.
+const nearWithin = 20 * time.Second
 
 // mustBeNear checks that an application's client returns the newest version of a
 // key, and before long without asking anybody.
