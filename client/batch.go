@@ -148,26 +148,39 @@ func mergeWithinEpochs(a, b soracache.Stamps) (soracache.Stamps, bool) {
 }
 
 func (b *batched) getOne(ctx context.Context, q question) (soracache.ReadResult, error) {
-	results, err := b.getMany(ctx, []question{q})
+	req := q.request(1)
+	req.Reads[0] = q.read()
+	results, err := b.Backend.Get(ctx, req)
 	if err != nil || len(results) != 1 {
 		return soracache.ReadResult{}, err
 	}
 	return results[0], nil
 }
 
-func (b *batched) getMany(ctx context.Context, qs []question) ([]soracache.ReadResult, error) {
-	req := soracache.GetRequest{
-		Namespace:         qs[0].shape.namespace,
-		Reads:             make([]soracache.Read, len(qs)),
-		MinStamp:          qs[0].min,
-		AcceptUnconfirmed: qs[0].shape.acceptUnconfirmed,
-	}
-	for i, q := range qs {
-		req.Reads[i] = q.shape.read
-		req.Reads[i].Key = q.key
-		req.MinStamp, _ = mergeWithinEpochs(req.MinStamp, q.min) // they agree: they joined
+func (b *batched) getMany(ctx context.Context, batch []*request[question, soracache.ReadResult]) ([]soracache.ReadResult, error) {
+	req := batch[0].q.request(len(batch))
+	for i, r := range batch {
+		req.Reads[i] = r.q.read()
+		req.MinStamp, _ = mergeWithinEpochs(req.MinStamp, r.q.min) // they agree: they joined
 	}
 	return b.Backend.Get(ctx, req)
+}
+
+// request is for so many reads of the question's shape, which are still to be
+// filled in.
+func (q *question) request(reads int) soracache.GetRequest {
+	return soracache.GetRequest{
+		Namespace:         q.shape.namespace,
+		Reads:             make([]soracache.Read, reads),
+		MinStamp:          q.min,
+		AcceptUnconfirmed: q.shape.acceptUnconfirmed,
+	}
+}
+
+func (q *question) read() soracache.Read {
+	read := q.shape.read
+	read.Key = q.key
+	return read
 }
 
 // Write lets a fill travel with others.
@@ -205,19 +218,19 @@ func joinCompletion(last, q *completion) bool {
 }
 
 func (b *batched) fillOne(ctx context.Context, q completion) (soracache.WriteResult, error) {
-	results, err := b.fillMany(ctx, []completion{q})
+	results, err := b.Backend.Write(ctx, soracache.WriteRequest{Namespace: q.namespace, Writes: []soracache.Write{q.write}})
 	if err != nil || len(results) != 1 {
 		return soracache.WriteResult{}, err
 	}
 	return results[0], nil
 }
 
-func (b *batched) fillMany(ctx context.Context, qs []completion) ([]soracache.WriteResult, error) {
-	writes := make([]soracache.Write, len(qs))
-	for i, q := range qs {
-		writes[i] = q.write
+func (b *batched) fillMany(ctx context.Context, batch []*request[completion, soracache.WriteResult]) ([]soracache.WriteResult, error) {
+	writes := make([]soracache.Write, len(batch))
+	for i, r := range batch {
+		writes[i] = r.q.write
 	}
-	return b.Backend.Write(ctx, soracache.WriteRequest{Namespace: qs[0].namespace, Writes: writes})
+	return b.Backend.Write(ctx, soracache.WriteRequest{Namespace: batch[0].q.namespace, Writes: writes})
 }
 
 // writeMany sends a batch of writes in parts that are neither too many nor too

@@ -23,8 +23,11 @@ type budget struct {
 
 func budgetOf(ctx context.Context, wait time.Duration) budget {
 	deadline, ok := ctx.Deadline()
-	if !ok {
+	switch {
+	case !ok:
 		return budget{}
+	case wait == 0:
+		return budget{deadline: deadline}
 	}
 	return budget{deadline, wait, time.Until(deadline) - wait}
 }
@@ -32,6 +35,9 @@ func budgetOf(ctx context.Context, wait time.Duration) budget {
 // waitLeft is the wait that an attempt which begins now has time for: all of
 // it, as long as no time to speak of has passed.
 func (b budget) waitLeft() time.Duration {
+	if b.wait == 0 {
+		return 0
+	}
 	left := time.Until(b.deadline) - b.slack
 	if left > b.wait-time.Millisecond {
 		return b.wait
@@ -43,14 +49,19 @@ func (b budget) attempt(ctx context.Context, last bool) (context.Context, contex
 	if last || b.deadline.IsZero() {
 		return ctx, func() {}
 	}
-	wait := b.waitLeft()
-	return context.WithTimeout(ctx, wait+(time.Until(b.deadline)-wait)/2)
+	wait, now := b.waitLeft(), time.Now()
+	at := now.Add(wait + (b.deadline.Sub(now)-wait)/2)
+	if l, ok := ctx.(*limit); ok {
+		l = l.sooner(at)
+		return l, l.end
+	}
+	return context.WithDeadline(ctx, at)
 }
 
 // clamp shortens the waits of reads to what is left.
 func (b budget) clamp(req soracache.GetRequest) soracache.GetRequest {
 	left := b.waitLeft()
-	if b.wait == 0 || left == b.wait {
+	if left == b.wait {
 		return req
 	}
 	req.Reads = slices.Clone(req.Reads)

@@ -217,27 +217,28 @@ func (c *Client) Close() error {
 // enter begins something that Close has to end and to wait for. The context it
 // returns ends with the client; leave must be called.
 func (c *Client) enter(ctx context.Context) (_ context.Context, leave func(), err error) {
-	left, err := c.admit()
-	if err != nil {
+	if err := c.admit(); err != nil {
 		return nil, nil, err
 	}
 	ctx, end := c.bound(ctx)
 	return ctx, func() {
 		end()
-		left()
+		c.leave()
 	}, nil
 }
 
-// admit begins something that Close has to wait for. Leave must be called.
-func (c *Client) admit() (leave func(), err error) {
+// admit begins something that Close has to wait for. It ends with leave.
+func (c *Client) admit() error {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if c.closed {
-		return nil, ErrClosed
+		return ErrClosed
 	}
 	c.running.Add(1)
-	return c.running.Done, nil
+	return nil
 }
+
+func (c *Client) leave() { c.running.Done() }
 
 // bound returns a context that ends with the client too.
 func (c *Client) bound(ctx context.Context) (_ context.Context, end func()) {
@@ -250,18 +251,6 @@ func (c *Client) bound(ctx context.Context) (_ context.Context, end func()) {
 	return ctx, func() {
 		stop()
 		cancel(nil)
-	}
-}
-
-// limited returns a context for one request: it ends with the client too, and
-// after the limit at the latest. Unlike bound's it does not tell why it ended,
-// and costs less.
-func (c *Client) limited(ctx context.Context, limit time.Duration) (_ context.Context, end func()) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	stop := context.AfterFunc(c.closing, cancel)
-	return ctx, func() {
-		stop()
-		cancel()
 	}
 }
 
@@ -287,14 +276,13 @@ func (c *Client) blame(ctx context.Context, err error) error {
 
 // within runs one request to the backend, no longer than limit.
 func (c *Client) within(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
-	leave, err := c.admit()
-	if err != nil {
+	if err := c.admit(); err != nil {
 		return err
 	}
-	defer leave()
-	ctx, end := c.limited(ctx, limit)
-	defer end()
-	return c.blame(ctx, do(ctx))
+	defer c.leave()
+	limited := c.limited(ctx, limit)
+	defer limited.end()
+	return c.blame(limited, do(limited))
 }
 
 // read asks the backend for one key, and learns from the answer. That this is a

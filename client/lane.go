@@ -43,7 +43,7 @@ type lane[Q, R any] struct {
 	// alone sends one request, and send many. The answers are as many as the
 	// requests, and in their order.
 	alone func(ctx context.Context, q Q) (R, error)
-	send  func(ctx context.Context, batch []Q) ([]R, error)
+	send  func(ctx context.Context, batch []*request[Q, R]) ([]R, error)
 	// join tells whether a request may travel with those whose last is given,
 	// and notes in it what it must know of them for the next one's sake.
 	join func(last, q *Q) bool
@@ -93,6 +93,7 @@ type request[Q, R any] struct {
 	result R
 	err    error
 	done   chan struct{} // receives once, if it was answered
+	timer  *time.Timer   // for the caller's wait; nil if none was needed yet
 }
 
 // How a request ends.
@@ -230,20 +231,34 @@ func (l *lane[Q, R]) enqueue(ctx context.Context, q Q) *request[Q, R] {
 
 // await returns the answer, or the end of the caller's context.
 func (l *lane[Q, R]) await(ctx context.Context, r *request[Q, R]) (R, error) {
-	select {
-	case <-r.done:
-	case <-ctx.Done():
+	if gone := r.wait(ctx); gone != nil {
 		if r.state.CompareAndSwap(open, abandoned) {
 			l.left(r.batch)
 			var none R
-			return none, fmt.Errorf("%w: %w", soracache.ErrUnavailable, ctx.Err())
+			return none, fmt.Errorf("%w: %w", soracache.ErrUnavailable, gone)
 		}
 		<-r.done // it was answered at the same time
 	}
 	result, err := r.result, r.err
-	*r = request[Q, R]{done: r.done}
+	*r = request[Q, R]{done: r.done, timer: r.timer}
 	l.pool.Put(r)
 	return result, err
+}
+
+// wait returns nil once there is an answer, or why the caller's context ended.
+func (r *request[Q, R]) wait(ctx context.Context) error {
+	if limited, ok := ctx.(*limit); ok {
+		if r.timer == nil {
+			r.timer = time.NewTimer(time.Hour)
+		}
+		return limited.wait(r.done, r.timer)
+	}
+	select {
+	case <-r.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // left notes that a caller has gone. A call that nobody waits for any more
@@ -299,18 +314,16 @@ func (l *lane[Q, R]) contextOf(b *batch[Q, R]) (context.Context, context.CancelF
 // refuses them as a whole, for what may be the fault of one of them, they are
 // sent apart.
 func (l *lane[Q, R]) deliver(ctx context.Context, requests []*request[Q, R]) {
-	qs := make([]Q, 0, len(requests))
 	asked := requests[:0:len(requests)] // those whose callers are still there
 	for _, r := range requests {
 		if r.state.Load() == open {
-			qs = append(qs, r.q)
 			asked = append(asked, r)
 		}
 	}
 	if len(asked) == 0 {
 		return
 	}
-	results, err := l.send(ctx, qs)
+	results, err := l.send(ctx, asked)
 	if err == nil && len(results) != len(asked) {
 		err = errMiscounted(len(results), len(asked))
 	}
@@ -325,7 +338,7 @@ func (l *lane[Q, R]) deliver(ctx context.Context, requests []*request[Q, R]) {
 		if err == nil {
 			result = results[i]
 		}
-		l.answer(r, qs[i], result, err)
+		l.answer(r, result, err)
 	}
 }
 
@@ -335,12 +348,12 @@ func errMiscounted(answers, requests int) error {
 
 // answer hands an answer to its caller. From the moment that the caller is told,
 // the request may be another's.
-func (l *lane[Q, R]) answer(r *request[Q, R], q Q, result R, err error) {
+func (l *lane[Q, R]) answer(r *request[Q, R], result R, err error) {
 	r.result, r.err = result, err
 	if r.state.CompareAndSwap(open, answered) {
 		r.done <- struct{}{}
 	} else if err == nil {
-		l.orphaned(q, result)
+		l.orphaned(r.q, result)
 	}
 }
 
@@ -403,7 +416,7 @@ func (l *lane[Q, R]) close() {
 	for _, b := range waiting {
 		for _, r := range b.requests {
 			var none R
-			l.answer(r, r.q, none, errLaneClosed())
+			l.answer(r, none, errLaneClosed())
 		}
 	}
 	l.running.Wait()

@@ -93,21 +93,20 @@ func (l *loading[T]) share(ctx context.Context) (outcome[T], error) {
 // Otherwise the rest goes on with the answer that it got, with a context that ends
 // when all callers have gone.
 func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.Context) (outcome[T], error), err error) {
-	leave, err := l.client.admit()
-	if err != nil {
+	if err := l.client.admit(); err != nil {
 		return o, nil, err
 	}
 	defer func() {
 		if rest == nil {
 			l.asked.end()
-			leave()
+			l.client.leave()
 		}
 	}()
 	var first *answer[T]
 	if !l.throttling() {
-		limited, end := l.client.limited(ctx, l.patience())
+		limited := l.client.limited(ctx, l.patience())
 		first = l.first(limited)
-		end()
+		limited.end()
 		if first.err == nil && first.read.Lease == (soracache.Lease{}) && first.read.Status != soracache.StatusMiss {
 			first.decoded = true
 			if first.there, first.readable = l.decoded(first.read); first.readable {
@@ -117,7 +116,7 @@ func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.
 		}
 	}
 	return o, func(ctx context.Context) (outcome[T], error) {
-		defer leave()
+		defer l.client.leave()
 		defer func() { l.asked.end() }()
 		ctx, end := l.client.bound(ctx)
 		defer end()

@@ -145,12 +145,17 @@ func (r *remote) Get(ctx context.Context, req soracache.GetRequest) ([]soracache
 		result, err := r.getOne(ctx, req, req.Reads[0])
 		return []soracache.ReadResult{result}, err
 	}
-	results := make([]soracache.ReadResult, 0, len(req.Reads))
-	for _, reads := range runs(req.Reads, alike) {
-		part, err := r.getMany(ctx, req, reads)
-		if err != nil && len(results) == 0 && len(reads) == len(req.Reads) {
+	parts := runs(req.Reads, alike)
+	if len(parts) == 1 {
+		results, err := r.getMany(ctx, req, req.Reads)
+		if err != nil {
 			return nil, err
 		}
+		return results, nil
+	}
+	results := make([]soracache.ReadResult, 0, len(req.Reads))
+	for _, reads := range parts {
+		part, err := r.getMany(ctx, req, reads)
 		for len(part) < len(reads) { // what failed as a whole failed for each
 			part = append(part, soracache.ReadResult{Err: err})
 		}

@@ -359,7 +359,7 @@ func TestBatchGetEndsEarly(t *testing.T) {
 			n.entries["default/"+key] = soracache.Write{Entry: soracache.Entry{Value: make([]byte, 1000)}}
 		}
 	}
-	s := serve(t, server.Config{AnswerBytes: 4200}, n, server.Hooks{})
+	s := serve(t, server.Config{AnswerBytes: 5200}, n, server.Hooks{})
 	got, err := s.cache().BatchGet(t.Context(), &soracachev1.BatchGetRequest{Keys: keys, Lease: true})
 	if err != nil || len(got.Results) != 4 {
 		t.Fatalf("%d results, error %v, want 4", len(got.Results), err)

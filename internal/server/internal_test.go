@@ -6,10 +6,13 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"unicode/utf8"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -47,6 +50,32 @@ func TestEveryProcedureIsKnown(t *testing.T) {
 			if p, ok := known[path]; !ok || p.scope == 0 || p.open {
 				t.Errorf("%s: %+v, known %v", path, p, ok)
 			}
+		}
+	}
+}
+
+// What an answer is taken to weigh is never less than it does, nor much more.
+func TestWeightOfAnAnswer(t *testing.T) {
+	t.Parallel()
+	full := soracache.ReadResult{
+		Status: soracache.StatusStale, FreshFor: -1<<62 - 1, KeepFor: 1<<62 - 1, LeaseFor: 1<<62 - 1, Age: 1<<62 - 1,
+		Entry: soracache.Entry{
+			Value: make([]byte, 1<<14), Tags: []string{"", strings.Repeat("t", 300), "tag"}, Kind: soracache.KindError,
+			Encoding: strings.Repeat("e", 200), ETag: strings.Repeat("t", 1000),
+		},
+		Stamp:       soracache.Stamps{{Partition: 7, Stamp: soracache.Stamp{Epoch: 1 << 51, Position: 1 << 52}}},
+		Tier:        soracache.TierL2,
+		Lease:       soracache.Lease{1},
+		Unconfirmed: true,
+	}
+	for name, r := range map[string]soracache.ReadResult{
+		"nothing": {}, "all there can be": full, "an error": {Err: fmt.Errorf("%w: %s", soracache.ErrInvalid, strings.Repeat("e", 200))},
+	} {
+		item := getResponse(r)
+		// In a batch, what goes before it is its own length.
+		size := len(protowire.AppendVarint(nil, uint64(proto.Size(item)))) + 1 + proto.Size(item)
+		if w := weight(item); w < size || w > size+200 {
+			t.Errorf("%s: weighs %d, takes %d", name, w, size)
 		}
 	}
 }
