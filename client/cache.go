@@ -114,7 +114,7 @@ func (c *Cache[T]) getOrLoad(ctx context.Context, outer *Fill, key string, load 
 		return value, fmt.Errorf("client: %w", err)
 	}
 	ctx, end := c.client.observer.start(ctx, OpGetOrSet, key)
-	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: *s, caller: ctx}
+	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: s, caller: ctx}
 	o, err := l.share(ctx)
 	outer.absorb(c.client, o.ingredient)
 	if err == nil {

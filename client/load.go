@@ -58,7 +58,7 @@ type loading[T any] struct {
 	pace     *pace
 	key      string
 	load     func(context.Context) (T, error)
-	settings settings
+	settings *settings // not changed
 	// caller is the context of the first caller. Only its deadline is of use,
 	// for knowing how long to wait for the service; its end means nothing.
 	caller context.Context

@@ -65,7 +65,7 @@ func (c *Cache[T]) many(ctx context.Context, load func(context.Context, []string
 // of returns what one key's own calls would be, for what they have in common
 // with calls for many.
 func (m *manyCall[T]) of(key string) *loading[T] {
-	return &loading[T]{client: m.client, kind: m.kind, pace: m.pace, key: key, settings: m.settings, caller: m.caller}
+	return &loading[T]{client: m.client, kind: m.kind, pace: m.pace, key: key, settings: &m.settings, caller: m.caller}
 }
 
 func (m *manyCall[T]) patience() time.Duration { return patience(m.caller, m.client.timeout) }

@@ -141,7 +141,7 @@ func (c *Cache[T]) refreshSoon(ctx context.Context, key string, hit *nearHit[T],
 	if r.quiet.has(key, now) || c.kind.failing.has(key, now) || !r.begin(key) {
 		return
 	}
-	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: *s, caller: context.Background()}
+	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: s, caller: context.Background()}
 	begun := l.inBackground(ctx, func(ctx context.Context) {
 		defer r.end(key)
 		l.refreshNear(ctx, within)

@@ -27,6 +27,9 @@ const maxAnswer = 300 << 20
 // waiting, retrying or falling back.
 type remote struct {
 	rpc soracachev1connect.CacheServiceClient
+	// get and batchGet are of the same service: see readCodec.
+	get      *connect.Client[cachev1.GetRequest, readAnswer]
+	batchGet *connect.Client[cachev1.BatchGetRequest, batchAnswer]
 }
 
 var _ soracache.Backend = (*remote)(nil)
@@ -54,7 +57,13 @@ func newRemote(h *http.Client, base string, cfg config) *remote {
 	if cfg.token != nil {
 		opts = append(opts, connect.WithInterceptors(bearer(cfg.token)))
 	}
-	return &remote{rpc: soracachev1connect.NewCacheServiceClient(h, base, opts...)}
+	reads := connect.WithClientOptions(append(slices.Clip(opts), connect.WithCodec(readCodec{}))...)
+	procedures := strings.TrimRight(base, "/")
+	return &remote{
+		rpc:      soracachev1connect.NewCacheServiceClient(h, base, opts...),
+		get:      connect.NewClient[cachev1.GetRequest, readAnswer](h, procedures+soracachev1connect.CacheServiceGetProcedure, reads),
+		batchGet: connect.NewClient[cachev1.BatchGetRequest, batchAnswer](h, procedures+soracachev1connect.CacheServiceBatchGetProcedure, reads),
+	}
 }
 
 // httpClient returns what all nodes of a client are reached through, and what
@@ -170,7 +179,7 @@ func alike(a, b soracache.Read) bool {
 }
 
 func (r *remote) getOne(ctx context.Context, req soracache.GetRequest, read soracache.Read) (soracache.ReadResult, error) {
-	answer, err := r.rpc.Get(ctx, &cachev1.GetRequest{
+	answer, err := r.get.CallUnary(ctx, connect.NewRequest(&cachev1.GetRequest{
 		Namespace:         req.Namespace,
 		Key:               read.Key,
 		MinStamp:          req.MinStamp.Encode(),
@@ -179,20 +188,20 @@ func (r *remote) getOne(ctx context.Context, req soracache.GetRequest, read sora
 		RefreshWithin:     wireDuration(read.RefreshWithin),
 		LeaseFor:          wireDuration(read.LeaseFor),
 		AcceptUnconfirmed: req.AcceptUnconfirmed,
-	})
+	}))
 	if err != nil {
 		return soracache.ReadResult{}, sentinel(err)
 	}
-	return readResult(answer)
+	return answer.Msg.result, answer.Msg.err
 }
 
 // getMany asks again for what an answer had no room for. On an error it returns
 // what it has.
 func (r *remote) getMany(ctx context.Context, req soracache.GetRequest, reads []soracache.Read) ([]soracache.ReadResult, error) {
-	results := make([]soracache.ReadResult, 0, len(reads))
+	var results []soracache.ReadResult
 	for len(results) < len(reads) {
 		rest := reads[len(results):]
-		answer, err := r.rpc.BatchGet(ctx, &cachev1.BatchGetRequest{
+		answer, err := r.batchGet.CallUnary(ctx, connect.NewRequest(&cachev1.BatchGetRequest{
 			Namespace:         req.Namespace,
 			Keys:              keysOf(rest),
 			MinStamp:          req.MinStamp.Encode(),
@@ -201,15 +210,21 @@ func (r *remote) getMany(ctx context.Context, req soracache.GetRequest, reads []
 			RefreshWithin:     wireDuration(rest[0].RefreshWithin),
 			LeaseFor:          wireDuration(rest[0].LeaseFor),
 			AcceptUnconfirmed: req.AcceptUnconfirmed,
-		})
-		if err != nil {
+		}))
+		switch {
+		case err != nil:
 			return results, sentinel(err)
+		case answer.Msg.err != nil:
+			return results, answer.Msg.err
 		}
-		if n := len(answer.Results); n == 0 || n > len(rest) {
+		part := answer.Msg.results
+		if n := len(part); n == 0 || n > len(rest) {
 			return results, fmt.Errorf("%w: %d answers to %d reads", soracache.ErrUnavailable, n, len(rest))
 		}
-		for _, a := range answer.Results {
-			results = append(results, batchResult(a))
+		if results == nil {
+			results = part
+		} else {
+			results = append(results, part...)
 		}
 	}
 	return results, nil

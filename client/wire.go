@@ -70,11 +70,15 @@ func batchError(e *cachev1.BatchError) error {
 	if e == nil {
 		return nil
 	}
+	return itemError(e.Code, e.Message)
+}
+
+func itemError(name, message string) error {
 	var code connect.Code
-	if err := code.UnmarshalText([]byte(e.Code)); err != nil {
+	if err := code.UnmarshalText([]byte(name)); err != nil {
 		code = connect.CodeUnknown
 	}
-	return fmt.Errorf("%w: %s", sentinelOf(code), e.Message)
+	return fmt.Errorf("%w: %s", sentinelOf(code), message)
 }
 
 // wireDuration leaves zero out.
@@ -93,49 +97,6 @@ func wireStamps(b []byte) (soracache.Stamps, error) {
 		return nil, fmt.Errorf("%w: malformed stamp in an answer", soracache.ErrUnavailable)
 	}
 	return stamps, nil
-}
-
-// batchResult is one answer of a batch: its failure is its own.
-func batchResult(a *cachev1.GetResponse) soracache.ReadResult {
-	if a.Error != nil {
-		return soracache.ReadResult{Err: batchError(a.Error)}
-	}
-	result, err := readResult(a)
-	result.Err = err
-	return result
-}
-
-func readResult(a *cachev1.GetResponse) (soracache.ReadResult, error) {
-	stamp, err := wireStamps(a.Stamp)
-	if err != nil {
-		return soracache.ReadResult{}, err
-	}
-	lease, err := soracache.ParseLease(a.Lease)
-	if err != nil {
-		return soracache.ReadResult{}, fmt.Errorf("%w: malformed lease in an answer", soracache.ErrUnavailable)
-	}
-	status, err := wireStatus(a.Status)
-	if err != nil {
-		return soracache.ReadResult{}, err
-	}
-	return soracache.ReadResult{
-		Status: status,
-		Entry: soracache.Entry{
-			Value:    a.Value,
-			Tags:     a.Tags,
-			Kind:     wireKind(a.Kind),
-			Encoding: a.Encoding,
-			ETag:     a.Etag,
-		},
-		FreshFor:    a.FreshFor.AsDuration(),
-		KeepFor:     a.KeepFor.AsDuration(),
-		Stamp:       stamp,
-		Lease:       lease,
-		LeaseFor:    a.LeaseFor.AsDuration(),
-		Tier:        wireTier(a.Tier),
-		Age:         wireAge(a.Age),
-		Unconfirmed: a.Unconfirmed,
-	}, nil
 }
 
 func wireStatus(s cachev1.Status) (soracache.Status, error) {

@@ -39,7 +39,7 @@ func (l *loading[T]) leased(ctx context.Context, granted soracache.ReadResult, t
 	}
 	w.errors = !l.settings.policy.allows(there.freshFor)
 	if there.marker == nil {
-		if previous, err := own(&l.settings, there.value); err == nil {
+		if previous, err := own(l.settings, there.value); err == nil {
 			w.fill.replaces(&previous, there.entry)
 		}
 	}
@@ -134,7 +134,7 @@ func (l *loading[T]) deposit(fill *Fill, value T) (d deposit[T], ok bool) {
 		l.client.observer.notStored(l.key, refused)
 		return d, false
 	}
-	s := l.settings
+	s := *l.settings
 	s.policy = policy.jittered()
 	entry, err := encode(s, value)
 	switch {

@@ -1,0 +1,142 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// The ends of a limit: its caller's, the client's, its time, and its own.
+func TestLimitEnds(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		end   func(caller, client context.CancelFunc, l *limit)
+		after time.Duration // from the beginning
+		want  error
+	}{
+		"its caller goes":       {func(caller, _ context.CancelFunc, _ *limit) { caller() }, 0, context.Canceled},
+		"the client is closed":  {func(_, client context.CancelFunc, _ *limit) { client() }, 0, context.Canceled},
+		"its time is over":      {func(_, _ context.CancelFunc, _ *limit) {}, time.Second, context.DeadlineExceeded},
+		"it is not used longer": {func(_, _ context.CancelFunc, l *limit) { l.end() }, 0, context.Canceled},
+	}
+	for name, c := range cases {
+		for how, wait := range map[string]func(*limit) error{
+			"seen by Done": func(l *limit) error { <-l.Done(); return l.Err() },
+			"seen by a context derived from it": func(l *limit) error {
+				ctx, cancel := context.WithCancel(l)
+				defer cancel()
+				<-ctx.Done()
+				return ctx.Err()
+			},
+			"seen by who waits for something": func(l *limit) error {
+				timer := time.NewTimer(time.Hour)
+				err := l.wait(make(chan struct{}), timer)
+				if timer.Stop() {
+					t.Error("the timer still runs")
+				}
+				return err
+			},
+		} {
+			if name == "it is not used longer" && how == "seen by who waits for something" {
+				continue // nobody waits under a limit that was ended
+			}
+			t.Run(name+", "+how, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					caller, callerGoes := context.WithCancel(t.Context())
+					defer callerGoes()
+					closing, clientCloses := context.WithCancel(context.Background())
+					defer clientCloses()
+					began := time.Now()
+					l := newLimit(caller, closing, began.Add(time.Second))
+					defer l.end()
+					if err := l.Err(); err != nil {
+						t.Fatalf("%v at first", err)
+					}
+					ended := make(chan error)
+					go func() { ended <- wait(l) }()
+					synctest.Wait()
+					c.end(callerGoes, clientCloses, l)
+					if err := <-ended; !errors.Is(err, c.want) {
+						t.Errorf("%v, want %v", err, c.want)
+					}
+					if took := time.Since(began); took != c.after {
+						t.Errorf("after %v, want %v", took, c.after)
+					}
+					if err := l.Err(); !errors.Is(err, c.want) {
+						t.Errorf("it says %v, want %v", err, c.want)
+					}
+				})
+			})
+		}
+		t.Run(name+", and nobody has waited", func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				caller, callerGoes := context.WithCancel(t.Context())
+				defer callerGoes()
+				closing, clientCloses := context.WithCancel(context.Background())
+				defer clientCloses()
+				l := newLimit(caller, closing, time.Now().Add(time.Second))
+				c.end(callerGoes, clientCloses, l)
+				time.Sleep(c.after)
+				if err := l.Err(); !errors.Is(err, c.want) {
+					t.Errorf("it says %v, want %v", err, c.want)
+				}
+				select {
+				case <-l.Done():
+				case <-time.After(time.Nanosecond):
+					t.Error("it is not done")
+				}
+				l.end()
+			})
+		})
+	}
+}
+
+// A limit's time is its caller's, if that is sooner; one that is sooner than
+// another ends with the same.
+func TestLimitIsTheSoonest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		caller, cancel := context.WithDeadline(t.Context(), now.Add(2*time.Second))
+		defer cancel()
+		closing, clientCloses := context.WithCancel(context.Background())
+		defer clientCloses()
+		for _, c := range []struct{ limit, sooner, want time.Duration }{
+			{3 * time.Second, 4 * time.Second, 2 * time.Second},
+			{time.Second, 4 * time.Second, time.Second},
+			{time.Second, time.Millisecond, time.Millisecond},
+		} {
+			l := newLimit(caller, closing, now.Add(c.limit)).sooner(now.Add(c.sooner))
+			if at, ok := l.Deadline(); !ok || at != now.Add(c.want) {
+				t.Errorf("%+v: %v, %v", c, at.Sub(now), ok)
+			}
+		}
+		l := newLimit(caller, closing, now.Add(time.Second)).sooner(now.Add(time.Second))
+		clientCloses()
+		if <-l.Done(); !errors.Is(l.Err(), context.Canceled) {
+			t.Errorf("%v as the client closes", l.Err())
+		}
+	})
+}
+
+// Contexts that are derived from a limit need no goroutine each to watch it.
+func TestLimitNeedsNoGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimit(t.Context(), context.Background(), time.Now().Add(time.Second))
+		defer l.end()
+		before := runtime.NumGoroutine()
+		const derived = 1000
+		for range derived {
+			_, cancel := context.WithCancel(l)
+			defer cancel()
+		}
+		if more := runtime.NumGoroutine() - before; more > derived/2 { // other tests may leave some
+			t.Errorf("%d goroutines more", more)
+		}
+	})
+}
