@@ -263,3 +263,21 @@ func FuzzReadAnswer(f *testing.F) {
 		}
 	})
 }
+
+// In a batch an answer costs one allocation, its value's, and its tags'.
+func TestAnswersCostTheirValues(t *testing.T) {
+	const n = 64
+	hit := answers()["a hit"]
+	hit.Tags = nil
+	data := bytes.Repeat(wiredField(1, string(wired(hit))), n)
+	allocs := testing.AllocsPerRun(100, func() {
+		var batch batchAnswer
+		if err := (readCodec{}).Unmarshal(data, &batch); err != nil || len(batch.results) != n {
+			t.Fatal(len(batch.results), err)
+		}
+	})
+	// Besides, the batch: itself, its results, a stamp, an encoding, and an etag each.
+	if want := float64(2*n + 4); allocs > want {
+		t.Errorf("%.0f allocations for %d answers, want %.0f", allocs, n, want)
+	}
+}
