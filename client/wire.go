@@ -23,6 +23,10 @@ func sentinel(err error) error {
 		// It was not sent: some name in it is not UTF-8.
 		return fmt.Errorf("%w: %w", soracache.ErrInvalid, err)
 	}
+	if connect.CodeOf(err) == connect.CodeInvalidArgument && !connect.IsWireError(err) {
+		// The answer is none, which says nothing against the request.
+		return fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
+	}
 	return fmt.Errorf("%w: %w", sentinelOf(connect.CodeOf(err)), err)
 }
 

@@ -281,3 +281,18 @@ func TestAnswersCostTheirValues(t *testing.T) {
 		t.Errorf("%.0f allocations for %d answers, want %.0f", allocs, n, want)
 	}
 }
+
+// A field that the contract gains has to be read in client/wireread.go too.
+func TestAnswersHaveNoFieldsThatAreNotRead(t *testing.T) {
+	for message, known := range map[proto.Message]int{
+		&cachev1.GetResponse{}:      15,
+		&cachev1.BatchGetResponse{}: 2, // the second, the stamp of all, is in the answers too
+		&cachev1.BatchError{}:       2,
+		&durationpb.Duration{}:      2,
+	} {
+		d := message.ProtoReflect().Descriptor()
+		if n := d.Fields().Len(); n != known {
+			t.Errorf("%s has %d fields, %d are known here", d.FullName(), n, known)
+		}
+	}
+}
