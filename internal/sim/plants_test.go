@@ -61,13 +61,17 @@ func readPlant(t *testing.T, file string) plant {
 	return p
 }
 
-// build compiles this package's tests with the bug planted and returns the
-// binary.
-func (p plant) build(t *testing.T) string {
+// overlay plants the bug in copies of the files, and returns the directory with
+// them, the file for go's flag -overlay, and the packages that are changed.
+func (p plant) overlay(t *testing.T) (dir, list string, packages []string) {
 	t.Helper()
-	dir, root := t.TempDir(), filepath.Join("..", "..")
+	dir = t.TempDir()
+	root := filepath.Join("..", "..")
 	changed := map[string]string{}
 	for _, e := range p.edits {
+		if pkg := "./" + filepath.ToSlash(filepath.Join(root, filepath.Dir(e.file))); !slices.Contains(packages, pkg) {
+			packages = append(packages, pkg)
+		}
 		path, err := filepath.Abs(filepath.Join(root, e.file))
 		if err != nil {
 			t.Fatal(err)
@@ -97,10 +101,19 @@ func (p plant) build(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, binary := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "sim.test")
+	list = filepath.Join(dir, "overlay.json")
 	if err := os.WriteFile(list, overlay, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return dir, list, packages
+}
+
+// build compiles this package's tests with the bug planted and returns the
+// binary.
+func (p plant) build(t *testing.T) string {
+	t.Helper()
+	dir, list, _ := p.overlay(t)
+	binary := filepath.Join(dir, "sim.test")
 	out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", list, "-o", binary, ".").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s does not compile: %v\n%s", p.name, err, out)
@@ -138,6 +151,28 @@ func passes(t *testing.T, seed string) bool {
 		t.Fatal(err)
 	}
 	return len(Run(t, n, Draw(n, operations), false).Violations) == 0
+}
+
+// TestPlantsCompile wants the packages to compile with each of the bugs, so that
+// who changes them learns at once which plant has to follow.
+func TestPlantsCompile(t *testing.T) {
+	files, err := filepath.Glob("plants/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if filepath.Base(file) == "caught.txt" {
+			continue
+		}
+		p := readPlant(t, file)
+		t.Run(p.name, func(t *testing.T) {
+			_, list, packages := p.overlay(t)
+			out, err := exec.CommandContext(t.Context(), "go", append([]string{"build", "-overlay", list}, packages...)...).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%s does not compile: %v\n%s", p.name, err, out)
+			}
+		})
+	}
 }
 
 // TestPlantedBugs plants bugs, one at a time, and wants each of them caught: by
