@@ -76,8 +76,12 @@ type answerReader struct {
 	encoding string
 }
 
-// errNotText refuses what protobuf does: text that is none.
-var errNotText = errors.New("invalid UTF-8")
+// What protobuf refuses, and protowire's parts do not: text that is none, and
+// numbers beyond those of fields.
+var (
+	errNotText = errors.New("invalid UTF-8")
+	errNoField = errors.New("invalid field number")
+)
 
 func (r *answerReader) readBatch(data []byte, m *batchAnswer) error {
 	n := 0
@@ -275,6 +279,9 @@ func eachField(data []byte, do func(field) error) error {
 		f.id, f.kind, n = protowire.ConsumeTag(data)
 		if n < 0 {
 			return protowire.ParseError(n)
+		}
+		if f.id > protowire.MaxValidNumber { // which ConsumeTag lets through
+			return errNoField
 		}
 		data = data[n:]
 		switch f.kind {

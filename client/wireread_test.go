@@ -162,6 +162,7 @@ func TestAnswersAreReadAsProtobufReadsThem(t *testing.T) {
 		"a lease of 3 bytes":    wired(&cachev1.GetResponse{Lease: []byte("abc")}),
 		"a stamp that is none":  wired(&cachev1.GetResponse{Stamp: []byte("abc")}),
 		"the end of no group":   protowire.AppendTag(nil, 1, protowire.EndGroupType),
+		"a number of no field":  append(protowire.AppendVarint(nil, (uint64(protowire.MaxValidNumber)+1)<<3), append([]byte{0}, hit...)...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
