@@ -201,6 +201,9 @@ func (c *Cache[T]) set(ctx context.Context, key string, value T, s settings) err
 	if err := s.validate(); err != nil {
 		return err
 	}
+	if s.policy.notStored {
+		return fmt.Errorf("%w: a value that is not to be stored", soracache.ErrInvalid)
+	}
 	s.policy = s.policy.jittered()
 	entry, err := encode(s, value)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -156,7 +157,11 @@ type Receipt struct {
 // the change is committed at the source.
 //
 // Success means that it is recorded. An error means that it may or may not have
-// been: repeating it is safe.
+// been, or in part: repeating it is safe.
+//
+// What it names of one partition is recorded in one step, so no reader of that
+// partition finds a part of it invalidated, up to [MostAtOnce] names. More are
+// recorded in several steps, one after the other.
 func (c *Client) Invalidate(ctx context.Context, what Invalidation) (Receipt, error) {
 	targets := what.targets()
 	if len(targets) == 0 {
@@ -358,8 +363,46 @@ func (c *Client) learnWrite(ctx context.Context, seen soracache.Stamps, r *sorac
 	asked.vouch(r.Stamp, 0)
 }
 
+// MostAtOnce is how many names an invalidation records in one step.
+const MostAtOnce = 1000
+
+// invalidate makes as many requests as the targets need, each within the time of
+// a write. One that fails does not keep the others from being made: what they
+// name is unservable all the same.
 func (c *Client) invalidate(ctx context.Context, req soracache.InvalidateRequest) (receipt Receipt, err error) {
 	req.Namespace = c.namespace
+	var failed []error
+	for targets := range slices.Chunk(req.Targets, MostAtOnce) {
+		part := req
+		part.Targets = targets
+		stamp, stragglers, err := c.invalidateAtOnce(ctx, part)
+		receipt.Stamp = receipt.Stamp.Merge(stampOf(c.namespace, stamp))
+		receipt.Stragglers = append(receipt.Stragglers, stragglers...)
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+	slices.Sort(receipt.Stragglers)
+	receipt.Stragglers = slices.Compact(receipt.Stragglers)
+	return receipt, oneOf(failed)
+}
+
+// oneOf returns the error of several that tells most: one that says more than
+// that an invalidation is recorded and not acknowledged yet, if there is one.
+func oneOf(errs []error) error {
+	for _, err := range errs {
+		var incomplete *soracache.IncompleteError
+		if !errors.As(err, &incomplete) {
+			return err
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return errs[0]
+}
+
+func (c *Client) invalidateAtOnce(ctx context.Context, req soracache.InvalidateRequest) (stamp soracache.Stamps, stragglers []string, err error) {
 	asked, seen := c.near.askAll(), c.session.stamps()
 	err = c.within(ctx, writeTimeout, func(ctx context.Context) error {
 		result, err := c.backend.Invalidate(ctx, req)
@@ -374,10 +417,10 @@ func (c *Client) invalidate(ctx context.Context, req soracache.InvalidateRequest
 		c.near.refuse(req.Targets, result.Stamp)
 		c.session.observe(seen, result.Stamp)
 		c.carry(ctx, result.Stamp)
-		receipt.Stamp, receipt.Stragglers = stampOf(c.namespace, result.Stamp), result.Stragglers
+		stamp, stragglers = result.Stamp, result.Stragglers
 		return err
 	})
-	return receipt, err
+	return stamp, stragglers, err
 }
 
 // kind is what all caches of one type have in common.

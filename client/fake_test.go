@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -38,6 +39,9 @@ type fakeService struct {
 	deny func(soracache.Write) error     // a write is answered with it
 	bend func(res *soracache.ReadResult) // changes an answer to a read
 }
+
+// limits are those of a service that was told nothing else.
+var limits = soracache.DefaultLimits()
 
 type storedEntry struct {
 	entry      soracache.Entry
@@ -98,6 +102,9 @@ func (s *fakeService) Get(ctx context.Context, req soracache.GetRequest) ([]sora
 	s.set(func(s *fakeService) { s.gets = append(s.gets, req) })
 	results := make([]soracache.ReadResult, 0, len(req.Reads))
 	for _, r := range req.Reads {
+		if r.RefreshWithin > limits.TTL {
+			return nil, fmt.Errorf("%w: refresh_within of %s", soracache.ErrInvalid, r.RefreshWithin)
+		}
 		if err := s.arrive(ctx, "get", r.Key); err != nil {
 			return nil, err
 		}
@@ -191,6 +198,11 @@ func (s *fakeService) Write(ctx context.Context, req soracache.WriteRequest) ([]
 				return nil, err
 			}
 		}
+		if w.Op == soracache.OpFill || w.Op == soracache.OpPut {
+			if err := limits.CheckLifetime(w.Lifetime); err != nil {
+				return nil, err
+			}
+		}
 		results = append(results, s.apply(w))
 	}
 	return results, nil
@@ -263,6 +275,9 @@ func (s *fakeService) Invalidate(ctx context.Context, req soracache.InvalidateRe
 	s.set(func(s *fakeService) { s.invalidations = append(s.invalidations, req) })
 	if err := s.arrive(ctx, "invalidate", req.Targets[0].Name); err != nil {
 		return soracache.InvalidateResult{}, err
+	}
+	if len(req.Targets) > limits.Batch {
+		return soracache.InvalidateResult{}, fmt.Errorf("%w: %d names", soracache.ErrTooLarge, len(req.Targets))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -66,14 +66,14 @@ func (f *Fill) AddTags(tags ...string) {
 	f.change(func(f *Fill) { f.tags = slices.Concat(f.tags, tags) })
 }
 
-// SetTTL changes how long the value is fresh. Zero or less means not to cache
+// SetTTL changes how long the value is fresh. Zero or less means not to store
 // it.
 func (f *Fill) SetTTL(ttl time.Duration) {
 	if ttl <= 0 {
 		f.DoNotCache()
 		return
 	}
-	f.change(func(f *Fill) { f.policy.TTL = ttl })
+	f.change(func(f *Fill) { f.policy = f.policy.WithTTL(ttl) })
 }
 
 // SetKeep changes how long the value is kept at all. See [Policy].Keep.

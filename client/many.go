@@ -100,8 +100,11 @@ const (
 // ManyError says which keys of a call failed, and why. errors.Is and errors.As
 // find what any of them failed with.
 type ManyError struct {
-	// Errors has the error of each key that failed.
+	// Errors has the error of each key that failed; see Unnamed.
 	Errors map[string]error
+	// Unnamed is how many more failed that Errors leaves out, because they were
+	// too many: see [MostWarmErrors].
+	Unnamed int
 }
 
 // Error names the first few keys.
@@ -109,15 +112,15 @@ func (e *ManyError) Error() string {
 	const most = 3
 	keys := slices.Sorted(maps.Keys(e.Errors))
 	var text strings.Builder
-	fmt.Fprintf(&text, "%d of the keys failed: ", len(keys))
+	fmt.Fprintf(&text, "%d of the keys failed: ", len(keys)+e.Unnamed)
 	for i, key := range keys[:min(len(keys), most)] {
 		if i > 0 {
 			text.WriteString("; ")
 		}
 		fmt.Fprintf(&text, "%.80q: %v", key, e.Errors[key])
 	}
-	if len(keys) > most {
-		fmt.Fprintf(&text, "; and %d more", len(keys)-most)
+	if more := len(keys) + e.Unnamed - most; more > 0 {
+		fmt.Fprintf(&text, "; and %d more", more)
 	}
 	return text.String()
 }

@@ -62,8 +62,15 @@ func (c *Cache[T]) Each(ctx context.Context, keys iter.Seq[string], load func(ct
 		p := c.pipe(ctx, load, opts)
 		defer p.stop()
 		p.run(keys, func(w *window[T]) bool {
+			yielded := make(map[string]struct{}, len(w.keys))
 			for _, key := range w.keys {
-				if !yield(key, w.resultOf(key)) {
+				r := w.resultOf(key)
+				if _, again := yielded[key]; again && r.Found {
+					r.Value, r.Err = own(&p.settings, r.Value)
+					r.Found = r.Err == nil
+				}
+				yielded[key] = struct{}{}
+				if !yield(key, r) {
 					return false
 				}
 			}
@@ -78,8 +85,8 @@ func (c *Cache[T]) Each(ctx context.Context, keys iter.Seq[string], load func(ct
 // It takes the keys as [Cache.Each] does.
 //
 // The report says what became of how many keys. The error is the context's, if it
-// ended before all keys were done, or else a [*ManyError] with up to
-// [MostWarmErrors] of those that failed.
+// ended before all keys were done, or else a [*ManyError] that names up to
+// [MostWarmErrors] of those that failed, and counts the others.
 func (c *Cache[T]) Warm(ctx context.Context, keys iter.Seq[string], load func(ctx context.Context, missing []string) (map[string]T, error), opts ...CallOption) (Progress, error) {
 	p := c.pipe(ctx, load, opts)
 	defer p.stop()
@@ -87,8 +94,10 @@ func (c *Cache[T]) Warm(ctx context.Context, keys iter.Seq[string], load func(ct
 	failed := &ManyError{Errors: map[string]error{}}
 	p.run(keys, func(w *window[T]) bool {
 		for key, err := range w.many.failed {
-			if len(failed.Errors) < MostWarmErrors {
+			if _, named := failed.Errors[key]; named || len(failed.Errors) < MostWarmErrors {
 				failed.Errors[key] = err
+			} else {
+				failed.Unnamed++
 			}
 		}
 		return ctx.Err() == nil

@@ -82,6 +82,19 @@ func TestEachAndWarm(t *testing.T) {
 				w.Errorf("got %q", got)
 			}
 		}},
+		{"equal keys have a copy each", func(w *manyWorld) {
+			clones := 0
+			opt := client.CloneWith(func(v string) string { clones++; return v })
+			results := 0
+			for range w.cache[0].Each(w.Context(), slices.Values(strings.Fields("a b a a")), w.source.load, opt) {
+				if results++; clones < results {
+					w.Errorf("%d copies for %d results", clones, results)
+				}
+			}
+			if results != 4 || clones != 4 {
+				w.Errorf("%d results, %d copies", results, clones)
+			}
+		}},
 		{"progress is told after each batch, with the total if it is known", func(w *manyWorld) {
 			w.must(0, "0000 0001", "0000=0000 0001=0001")
 			w.source.lacks = []string{"0011"}
@@ -144,6 +157,9 @@ func TestEachAndWarm(t *testing.T) {
 			var many *client.ManyError
 			if !errors.As(err, &many) || !errors.Is(err, soracache.ErrUnavailable) || len(many.Errors) != client.MostWarmErrors {
 				w.Errorf("got %v", err)
+			}
+			if many.Unnamed != 400 || !strings.HasPrefix(err.Error(), "500 of the keys failed") || !strings.HasSuffix(err.Error(), "and 497 more") {
+				w.Errorf("%d are not named; %v", many.Unnamed, err)
 			}
 		}},
 		{"warming is cancelled: it says so, and how far it came", func(w *manyWorld) {

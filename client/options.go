@@ -210,7 +210,7 @@ func WithTags(tags ...string) CallOption {
 	return func(s *settings) { s.policy = s.policy.WithTags(tags...) }
 }
 
-// WithTTL changes the TTL.
+// WithTTL changes the TTL. Zero means not to store. See [Policy].TTL.
 func WithTTL(ttl time.Duration) CallOption {
 	return func(s *settings) { s.policy = s.policy.WithTTL(ttl) }
 }

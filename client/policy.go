@@ -16,7 +16,10 @@ const DefaultWait = 15 * time.Second
 // Policy says how long values are used, and what they depend on. It is a value:
 // the With methods return a changed copy, so presets can be shared.
 type Policy struct {
-	// TTL is how long a value is fresh, anywhere; zero means [Default]'s.
+	// TTL is how long a value is fresh, anywhere. Where nothing was said, in a
+	// Policy made by hand, that is [Default]'s. Whoever says zero, by WithTTL or
+	// [Fill.SetTTL], has values returned to those who called for them, and not
+	// stored.
 	TTL time.Duration
 	// L1 caps how long the memory of a cache node may keep a value before it
 	// asks the second tier again; zero means no cap but the TTL. It bounds
@@ -30,7 +33,8 @@ type Policy struct {
 	// TTL. Between TTL and Keep a value is stale: the first caller loads it
 	// anew, and as long as that takes the others are given the old one, which
 	// is never one that an invalidation names. StaleWhileRevalidate and FailSafe
-	// keep values longer where they need to.
+	// keep values longer where they need to. Whatever these say, no value is kept
+	// for longer than its TTL or [LongestKeep], whichever is more.
 	Keep time.Duration
 	// Tags name what the values depend on. Invalidating any of them makes the
 	// value unservable.
@@ -81,6 +85,9 @@ type Policy struct {
 	// MaxBytes is how long an encoded value is at most; a longer one is returned
 	// and not stored. Zero means as long as the service takes.
 	MaxBytes int
+
+	// notStored means that the TTL was said to be nothing.
+	notStored bool
 }
 
 // DefaultFailSafeThrottle is how long the loader of a key is left alone after it
@@ -106,9 +113,9 @@ func (p Policy) WithTags(tags ...string) Policy {
 	return p
 }
 
-// WithTTL returns the policy with another TTL.
+// WithTTL returns the policy with another TTL. Zero means not to store.
 func (p Policy) WithTTL(ttl time.Duration) Policy {
-	p.TTL = ttl
+	p.TTL, p.notStored = ttl, ttl == 0
 	return p
 }
 
@@ -248,10 +255,20 @@ func (p Policy) jittered() Policy {
 	return p
 }
 
+// LongestKeep is for how long at most a value is kept that is kept beyond its TTL:
+// what a service takes that was told nothing else.
+const LongestKeep = 30 * 24 * time.Hour
+
 // lifetime is the policy as an entry carries it.
 func (p Policy) lifetime() soracache.Lifetime {
 	ttl := p.ttl()
-	return soracache.Lifetime{TTL: ttl, Keep: max(ttl+max(p.StaleWhileRevalidate, p.FailSafe), p.Keep), L1: p.L1}
+	keep := max(ttl, p.Keep)
+	if beyond := max(p.StaleWhileRevalidate, p.FailSafe); beyond > LongestKeep-ttl { // their sum could overflow
+		keep = max(keep, LongestKeep)
+	} else {
+		keep = max(keep, ttl+beyond)
+	}
+	return soracache.Lifetime{TTL: ttl, Keep: min(keep, max(ttl, LongestKeep)), L1: p.L1}
 }
 
 // throttle is how long to leave a loader alone that failed.

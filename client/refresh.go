@@ -88,7 +88,7 @@ func (p *Policy) refreshWithin(pace *pace) time.Duration {
 		drawn := -math.Log(1 - rand.Float64()) //nolint:gosec // spread, not secrecy
 		within = max(within, time.Duration(drawn*p.Beta*pace.average()))
 	}
-	return within
+	return min(within, LongestKeep) // no service takes much more
 }
 
 // refreshes are the loads of one type that are begun by near hits.

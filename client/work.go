@@ -134,6 +134,10 @@ func (l *loading[T]) deposit(fill *Fill, value T) (d deposit[T], ok bool) {
 		l.client.observer.notStored(l.key, refused)
 		return d, false
 	}
+	if policy.notStored {
+		l.client.observer.notStored(l.key, errDoNotCache)
+		return d, false
+	}
 	s := *l.settings
 	s.policy = policy.jittered()
 	entry, err := encode(s, value)

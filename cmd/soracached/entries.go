@@ -34,6 +34,7 @@ func (c *getCmd) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	missing := answer.GetStatus() == soracachev1.Status_STATUS_MISS || answer.GetKind() == soracachev1.Kind_KIND_NOT_FOUND
+	failure := answer.GetKind() == soracachev1.Kind_KIND_ERROR
 	switch {
 	case c.JSON:
 		err = con.printJSON(answer)
@@ -42,13 +43,21 @@ func (c *getCmd) Run(ctx context.Context, con *console) error {
 	case missing:
 		con.note("%s: cached as not found, %s", statusAndTier(answer.GetStatus(), answer.GetTier()),
 			lifetime(answer.GetFreshFor(), answer.GetKeepFor()))
+	case failure: // its text is no value: it does not go where values go
+		con.note("%s: cached as failed: %s; %s", statusAndTier(answer.GetStatus(), answer.GetTier()),
+			clean(string(answer.GetValue())), lifetime(answer.GetFreshFor(), answer.GetKeepFor()))
 	default:
 		err = con.printEntry(answer)
 	}
-	if err == nil && missing {
+	switch {
+	case err != nil:
+		return err
+	case missing:
 		return errNoValue
+	case failure:
+		return errCachedFailure
 	}
-	return err
+	return nil
 }
 
 func (c *console) printEntry(answer *soracachev1.GetResponse) error {
@@ -56,9 +65,6 @@ func (c *console) printEntry(answer *soracachev1.GetResponse) error {
 		return err
 	}
 	remark := statusAndTier(answer.GetStatus(), answer.GetTier()) + "; " + lifetime(answer.GetFreshFor(), answer.GetKeepFor())
-	if answer.GetKind() == soracachev1.Kind_KIND_ERROR {
-		remark += "; a cached failure"
-	}
 	if answer.GetUnconfirmed() {
 		remark += "; not confirmed"
 	}

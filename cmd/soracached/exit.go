@@ -17,10 +17,14 @@ const (
 	exitUnavailable = 3 // the node (or, in serve, what it needs) cannot be reached or cannot answer now
 	exitDenied      = 4 // no token, a wrong one, or one for something else
 	exitOther       = 5
+	exitFailure     = 6 // get: what is cached under the key is that its loader failed
 )
 
 // errNoValue ends a command that has already said that there is nothing.
 var errNoValue = errors.New("no value")
+
+// errCachedFailure ends a command that has already said that a failure is cached.
+var errCachedFailure = errors.New("a cached failure")
 
 // usageError is the operator's mistake.
 type usageError struct{ error }
@@ -43,6 +47,8 @@ func exitCode(err error) int {
 		return exitOK
 	case errors.Is(err, errNoValue):
 		return exitNoValue
+	case errors.Is(err, errCachedFailure):
+		return exitFailure
 	case errors.As(err, &mistake), errors.Is(err, soracache.ErrInvalid):
 		return exitUsage
 	case errors.Is(err, soracache.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

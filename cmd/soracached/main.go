@@ -83,7 +83,7 @@ func isTerminal(f *os.File) bool {
 // the exit code.
 func run(ctx context.Context, args []string, con console) int {
 	err := parseAndRun(ctx, args, &con)
-	if err != nil && !errors.Is(err, errNoValue) {
+	if err != nil && !errors.Is(err, errNoValue) && !errors.Is(err, errCachedFailure) {
 		_, _ = fmt.Fprintf(con.err, "soracached: %s\n", strings.TrimSpace(message(err)))
 	}
 	return exitCode(err)
