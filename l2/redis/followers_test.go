@@ -159,7 +159,7 @@ func TestCommandsOfRegistering(t *testing.T) {
 		slices.Sort(all)
 		return strings.Join(all, " ")
 	}
-	const plain = "evalsha:1 getrange:1 %spersist:1 time:1 zmscore:1 zrange:1"
+	const plain = "evalsha:1 getrange:1 %stime:1 unlink:1 zmscore:1 zrange:1"
 	for _, c := range []struct {
 		what string
 		by   l2.Registration

@@ -153,6 +153,23 @@ func TestReplicaRefuses(t *testing.T) {
 	u.hit("k", "v")
 }
 
+// What a step writes only so that a replica refuses it changes nothing, the
+// expiry of a key included.
+func TestReadingChangesNothing(t *testing.T) {
+	u := newUser(t)
+	u.put("k", "v")
+	u.do("PEXPIRE", u.name("t"), time.Hour.Milliseconds())
+	u.hit("k", "v")
+	u.head()
+	u.register(l2.Registration{Name: "a", Bound: time.Second})
+	if left := u.admin.PTTL(t.Context(), u.name("t")).Val(); left <= 0 {
+		t.Errorf("after reads the ledger expires in %v", left)
+	}
+	if n := u.do("EXISTS", u.name("!")); n != int64(0) {
+		t.Error("the key that is never there is there")
+	}
+}
+
 // Two nodes that each bring an epoch which the ledger never heard of must not
 // make each other take new ones for ever (trap 8).
 func TestStrangersConverge(t *testing.T) {

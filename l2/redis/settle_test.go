@@ -180,7 +180,7 @@ func TestCommandsOfSettling(t *testing.T) {
 		want string
 	}{
 		"invalidate": {invalidate, "evalsha time unlink zadd zcard zmscore zrange zrem"},
-		"since":      {func() { u.head() }, "evalsha persist time zmscore zrange"},
+		"since":      {func() { u.head() }, "evalsha time unlink zmscore zrange"},
 		"load":       {load, "del evalsha exists get getrange set time zmscore zrange"},
 	} {
 		if got := commands(c.do); got != c.want {

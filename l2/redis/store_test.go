@@ -317,7 +317,7 @@ func TestACLUser(t *testing.T) {
 	admin, server := own(t,
 		redistest.User("cache", "secret", "~sora:*", "-@all",
 			"+evalsha", "+script|load", "+ping", "+time", "+get", "+set", "+getrange", "+exists", "+del", "+unlink",
-			"+persist", "+pttl", "+pexpire", "+pexpireat", "+rename", "+setrange", "+zadd", "+zrem", "+zrange", "+zcard", "+zcount", "+zscore", "+zmscore",
+			"+pttl", "+pexpire", "+pexpireat", "+rename", "+setrange", "+zadd", "+zrem", "+zrange", "+zcard", "+zcount", "+zscore", "+zmscore",
 			"+zremrangebyrank", "+zremrangebyscore", "+sadd", "+srem", "+sscan", "+scan",
 			"+hmget", "+hset", "+hgetall", "+hdel"))
 	var log bytes.Buffer

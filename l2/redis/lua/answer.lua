@@ -5,7 +5,7 @@ if #ARGV[1] > COMMON_BYTES then
   --@include follow
 end
 if not WROTE then
-  call('PERSIST', T) -- changes nothing, and a replica refuses it
+  call('UNLINK', BASE .. '!') -- never there: it changes nothing, and a replica refuses it
 end
 local flags = MINTED and 2 or 0
 if SHOWN_EPOCH == EPOCH and SHOWN ~= HEAD and not RESET then

@@ -11,7 +11,7 @@
 --
 -- This runs after the work is done, so that what it writes does not let through
 -- what a Redis without memory refuses. It is itself let through: a script that
--- has written is not stopped, and PERSIST needs no memory.
+-- has written is not stopped, and UNLINK needs no memory.
 
 local R = BASE .. 'r'
 local wants, bound = unbox('>BI8', ARGV[1], COMMON_BYTES + 1)
@@ -49,7 +49,7 @@ if wants == 1 or not whole or not stands then
   end
   local function write()
     if #fields == 0 then return end
-    call('PERSIST', T)
+    call('UNLINK', BASE .. '!')
     for from = 1, #fields, CHUNK do
       call('HSET', R, unpack(fields, from, math.min(from + CHUNK - 1, #fields)))
     end
