@@ -20,7 +20,7 @@ func (n *Node) Explain(ctx context.Context, namespace, key string) (Explanation,
 	if err != nil {
 		return Explanation{}, err
 	}
-	defer n.requests.Leave()
+	defer n.leave(ns)
 	p := ns.of(key)
 	p.touch(n.now())
 	e := Explanation{Partition: int(p.id.Index)}
@@ -114,7 +114,7 @@ func (n *Node) ListKeys(ctx context.Context, namespace, tag, pageToken string, l
 	if err != nil {
 		return nil, "", err
 	}
-	defer n.requests.Leave()
+	defer n.leave(ns)
 	at, err := parsePage(pageToken)
 	if err != nil {
 		return nil, "", err

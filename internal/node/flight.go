@@ -139,7 +139,7 @@ func (p *partition) depart() {
 			}
 			keys[i] = l2.ReadKey{Key: f.key, Nonce: f.nonce, LeaseFor: f.leaseFor, RefreshWithin: f.refreshWithin}
 		}
-		p.node.wg.Go(func() { p.fly(t, keys) })
+		p.background(func() { p.fly(t, keys) })
 	}
 }
 
@@ -376,7 +376,7 @@ func (p *partition) handBack(reqs []l2.WriteRequest) {
 	if len(reqs) == 0 {
 		return
 	}
-	p.node.wg.Go(func() {
+	p.background(func() {
 		q := p.follower.Ask()
 		for i := range reqs {
 			reqs[i].Since, reqs[i].Register = q.Since, p.node.registration

@@ -22,11 +22,11 @@ type meter struct {
 
 // sample is a hit.
 type sample struct {
-	p    *partition
+	at   l2.Partition
 	key  string
 	tags []string
 	seen soracache.Stamp // what it reflected
-	at   time.Duration   // when, on the node's clock
+	when time.Duration   // on the node's clock
 }
 
 // measureRest bounds how often the ledger is asked for a sample.
@@ -49,7 +49,7 @@ func (m *meter) offer(p *partition, key string, c *local, seen invalidation.Judg
 		return
 	}
 	select {
-	case m.samples <- sample{p: p, key: key, tags: c.entry.Tags, seen: seen.Seen, at: seen.At}:
+	case m.samples <- sample{at: p.id, key: key, tags: c.entry.Tags, seen: seen.Seen, when: seen.At}:
 	default:
 	}
 }
@@ -73,7 +73,7 @@ func (n *Node) measure() {
 func (n *Node) check(s sample) {
 	sent := n.now()
 	answers := callStore(n.ctx, n, "since", func(ctx context.Context) ([]l2.SinceAnswer, error) {
-		as := n.cfg.Store.Since(ctx, []l2.SinceRequest{{Partition: s.p.id, Since: s.seen}})
+		as := n.cfg.Store.Since(ctx, []l2.SinceRequest{{Partition: s.at, Since: s.seen}})
 		return as, as[0].Err
 	})
 	a := answers[0]
@@ -83,7 +83,7 @@ func (n *Node) check(s sample) {
 	// The store's clock at the hit, as if the question had taken no time to
 	// arrive: that is late by at most one way of the round trip, so the hit is
 	// found staler than it was rather than fresher.
-	then := soracache.Position(a.Clock.Add(s.at - sent).UnixMicro())
+	then := soracache.Position(a.Clock.Add(s.when - sent).UnixMicro())
 	stale := time.Duration(0)
 	for _, r := range a.Delta.Records {
 		if r.Position < then && slices.ContainsFunc(r.Targets, s.names) {

@@ -199,7 +199,16 @@ type Node struct {
 type namespace struct {
 	name       string
 	partitions []*partition
+	// pins counts who works on it: requests, what they left to be done in the
+	// background, and whoever takes in a notice. It is not forgotten while there
+	// is one, for whoever works on it must work on the one that others read: what
+	// a forgotten one learns is lost on its successor. The first pin is taken with
+	// the node's mu held; whoever holds one may take more.
+	pins atomic.Int64
 }
+
+func (ns *namespace) pin()   { ns.pins.Add(1) }
+func (ns *namespace) unpin() { ns.pins.Add(-1) }
 
 func (ns *namespace) of(key string) *partition {
 	return ns.partitions[soracache.PartitionOf(key, len(ns.partitions))]
@@ -266,7 +275,7 @@ func (n *Node) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.R
 	if err != nil {
 		return nil, err
 	}
-	defer n.requests.Leave()
+	defer n.leave(ns)
 	results := make([]soracache.ReadResult, len(req.Reads))
 	missed := 0
 	for i := range req.Reads {
@@ -310,7 +319,7 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 	if err != nil {
 		return nil, err
 	}
-	defer n.requests.Leave()
+	defer n.leave(ns)
 	reqs := make([]l2.WriteRequest, len(req.Writes))
 	asked := make([]invalidation.Question, len(req.Writes))
 	writes := slices.Clone(req.Writes) // the caller's stay as they are
@@ -357,7 +366,7 @@ func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) 
 	if err != nil {
 		return soracache.InvalidateResult{}, err
 	}
-	defer n.requests.Leave()
+	defer n.leave(ns)
 	parts, reqs, asked := ns.spread(n.now(), req.Targets)
 	for i := range reqs {
 		reqs[i].Followers, reqs[i].Settle = req.Acknowledge, req.Settle
@@ -443,7 +452,7 @@ func (n *Node) Head(ctx context.Context, namespace string) (soracache.HeadResult
 	if err != nil {
 		return soracache.HeadResult{}, err
 	}
-	defer n.requests.Leave()
+	defer n.leave(ns)
 	var res soracache.HeadResult
 	for range 3 {
 		res = soracache.HeadResult{}
@@ -526,8 +535,8 @@ func (n *Node) Close() error {
 	return nil
 }
 
-// begin enters a request and returns its namespace. On success the caller must
-// leave n.requests.
+// begin enters a request and returns its namespace, pinned. On success the
+// caller must leave it.
 func (n *Node) begin(name string) (*namespace, error) {
 	if name == "" {
 		name = soracache.DefaultNamespace
@@ -535,10 +544,7 @@ func (n *Node) begin(name string) (*namespace, error) {
 	if !n.requests.Enter() {
 		return nil, errDraining
 	}
-	n.mu.RLock()
-	ns := n.namespaces[name]
-	n.mu.RUnlock()
-	if ns != nil {
+	if ns := n.pinned(name); ns != nil {
 		return ns, nil
 	}
 	ns, err := n.open(name)
@@ -549,7 +555,24 @@ func (n *Node) begin(name string) (*namespace, error) {
 	return ns, nil
 }
 
-// open starts to follow a namespace.
+// leave ends what begin began.
+func (n *Node) leave(ns *namespace) {
+	ns.unpin()
+	n.requests.Leave()
+}
+
+// pinned returns a namespace that is followed, pinned, or nil.
+func (n *Node) pinned(name string) *namespace {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	ns := n.namespaces[name]
+	if ns != nil {
+		ns.pin()
+	}
+	return ns
+}
+
+// open starts to follow a namespace, and returns it pinned.
 func (n *Node) open(name string) (*namespace, error) {
 	if err := soracache.CheckNamespace(name); err != nil {
 		return nil, err
@@ -561,6 +584,7 @@ func (n *Node) open(name string) (*namespace, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if ns := n.namespaces[name]; ns != nil {
+		ns.pin()
 		return ns, nil
 	}
 	if n.count+count > n.cfg.MaxPartitions && !n.forgetIdle(count) {
@@ -568,21 +592,22 @@ func (n *Node) open(name string) (*namespace, error) {
 	}
 	ns := &namespace{name: name}
 	for i := range count {
-		ns.partitions = append(ns.partitions, newPartition(n, l2.Partition{
+		ns.partitions = append(ns.partitions, newPartition(n, ns, l2.Partition{
 			Namespace: name, Index: uint16(i), Count: uint16(count),
 		}))
 	}
+	ns.pin()
 	n.namespaces[name] = ns
 	n.count += count
 	return ns, nil
 }
 
-// forgetIdle drops namespaces that are not in use until there is room for
-// count partitions. It holds mu. What a forgotten partition left in L1 is
+// forgetIdle drops namespaces that nobody has used lately, and nobody works on,
+// until there is room for count partitions. It holds mu. What a forgotten partition left in L1 is
 // never found again, because a reopened one has another space.
 func (n *Node) forgetIdle(count int) bool {
 	for name, ns := range n.namespaces {
-		idle := true
+		idle := ns.pins.Load() == 0
 		for _, p := range ns.partitions {
 			idle = idle && !p.active.Load()
 		}

@@ -20,6 +20,7 @@ import (
 // it.
 type partition struct {
 	node     *Node
+	ns       *namespace
 	id       l2.Partition
 	space    uint32 // tells its keys from others' in L1 and in the marks
 	follower *invalidation.Follower
@@ -89,10 +90,11 @@ func (c *local) footprint(key string) int {
 	return bytes
 }
 
-func newPartition(n *Node, id l2.Partition) *partition {
+func newPartition(n *Node, ns *namespace, id l2.Partition) *partition {
 	space := n.spaces.Add(1)
 	p := &partition{
 		node:     n,
+		ns:       ns,
 		id:       id,
 		space:    space,
 		flights:  newFlights(),
@@ -107,6 +109,16 @@ func newPartition(n *Node, id l2.Partition) *partition {
 	})
 	p.answered()
 	return p
+}
+
+// background does something that outlives the request, or the notice, that asked
+// for it. Whoever calls it has the namespace pinned.
+func (p *partition) background(do func()) {
+	p.ns.pin()
+	p.node.wg.Go(func() {
+		defer p.ns.unpin()
+		do()
+	})
 }
 
 // touch notes that the partition is in use.
@@ -455,10 +467,10 @@ func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer,
 		case soracache.TargetKey:
 			p.wake(t.Name, wokenLost)
 		case soracache.TargetTag:
-			p.node.chores.add(chore{p: p, tag: t.Name})
+			p.node.chores.add(chore{at: p.id, tag: t.Name})
 		case soracache.TargetAll:
 			p.wakeAll(wokenLost)
-			p.node.chores.add(chore{p: p})
+			p.node.chores.add(chore{at: p.id})
 		}
 	}
 }
@@ -527,7 +539,7 @@ func (p *partition) act(o invalidation.Outcome) {
 	}
 	if o.Entered {
 		p.node.cfg.Logger.Warn("new epoch: everything older is dead", "partition", p.id.String(), "epoch", p.follower.State().Epoch)
-		p.node.chores.add(chore{p: p})
+		p.node.chores.add(chore{at: p.id})
 	}
 	if o.Pull {
 		p.pull(invalidation.Notice{})
@@ -547,7 +559,7 @@ func (p *partition) pull(notice invalidation.Notice) {
 		return
 	}
 	p.pulling = true
-	p.node.wg.Go(p.pullAll)
+	p.background(p.pullAll)
 }
 
 // maxOwed bounds the acknowledgements that wait for a pull. Whoever wants one

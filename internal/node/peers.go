@@ -42,13 +42,21 @@ func (n *Node) Receive(notice invalidation.Notice) {
 		n.acks.take(notice)
 		return
 	}
-	p := n.partition(notice.Namespace, notice.Partition)
-	switch {
-	case p == nil:
-		// Nothing of it is in memory here, so nothing can be served from there.
+	ns := n.pinned(notice.Namespace)
+	if ns == nil {
+		// Nobody reads it here, so nothing of it can be served from memory: what
+		// is read from now on is asked for after the record was appended.
 		if notice.Kind == invalidation.NoticeRecord && notice.Acknowledge {
 			n.acknowledge(notice)
 		}
+		return
+	}
+	defer ns.unpin()
+	if int(notice.Partition) >= len(ns.partitions) {
+		return // the other node has another number of partitions: what it means is not known here
+	}
+	p := ns.partitions[notice.Partition]
+	switch {
 	case notice.Kind == invalidation.NoticeRecord:
 		p.received(notice)
 	case notice.Kind == invalidation.NoticeFreed && notice.Lost:
@@ -58,17 +66,6 @@ func (n *Node) Receive(notice invalidation.Notice) {
 	default: // of a later version: whatever it says, the ledger knows
 		p.pull(invalidation.Notice{})
 	}
-}
-
-// partition returns a partition that is followed, or nil.
-func (n *Node) partition(namespace string, index uint16) *partition {
-	n.mu.RLock()
-	defer n.mu.RUnlock()
-	ns := n.namespaces[namespace]
-	if ns == nil || int(index) >= len(ns.partitions) {
-		return nil
-	}
-	return ns.partitions[index]
 }
 
 // received takes in a record that a peer appended.

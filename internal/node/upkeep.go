@@ -35,17 +35,21 @@ func (n *Node) follow() {
 			switch {
 			case p.feed.watched():
 				p.touch(n.now())
-				active = append(active, p)
 			case !p.active.Load():
+				return
 			case time.Duration(p.lastUse.Load()) < idleSince:
 				p.active.Store(false)
 				p.answered()
-			default:
-				active = append(active, p)
+				return
 			}
+			p.ns.pin()
+			active = append(active, p)
 		})
 		if len(active) > 0 {
 			_ = n.confirm(n.ctx, active) // what failed is counted, and asked again
+		}
+		for _, p := range active {
+			p.ns.unpin()
 		}
 	}
 }
@@ -116,16 +120,16 @@ func (n *Node) housekeep() {
 			return
 		case <-tick.C:
 		}
-		var active []*partition
+		var active []l2.Partition
 		n.each(func(p *partition) {
 			if p.active.Load() && p.down() == nil {
-				active = append(active, p)
+				active = append(active, p.id)
 			}
 		})
-		for _, p := range active {
+		for _, at := range active {
 			for more := true; more && n.ctx.Err() == nil; {
 				var err error
-				if more, err = n.cfg.Store.Sweep(n.ctx, p.id); err != nil {
+				if more, err = n.cfg.Store.Sweep(n.ctx, at); err != nil {
 					break // due again at the next tick
 				}
 			}
@@ -134,9 +138,10 @@ func (n *Node) housekeep() {
 }
 
 // chore is a walk that deletes what is dead: of one tag's keys, or, without a
-// tag, of a whole partition.
+// tag, of a whole partition. It names the partition and does not hold it, so that
+// a namespace can be forgotten while its chores wait.
 type chore struct {
-	p   *partition
+	at  l2.Partition
 	tag string
 }
 
@@ -198,7 +203,7 @@ func (n *Node) reclaim() {
 			continue
 		}
 		if err := n.do(ch); err != nil && n.ctx.Err() == nil {
-			n.cfg.Logger.Info("reclaim interrupted; what is left expires by itself", "partition", ch.p.id.String(), "tag", ch.tag, "error", err)
+			n.cfg.Logger.Info("reclaim interrupted; what is left expires by itself", "partition", ch.at.String(), "tag", ch.tag, "error", err)
 		}
 		if n.ctx.Err() != nil {
 			return
@@ -212,17 +217,17 @@ func (n *Node) do(ch chore) error {
 		return n.walk(ch)
 	}
 	lease := n.newLease()
-	if !n.chosenToWalk(ch.p, lease) {
+	if !n.chosenToWalk(ch.at, lease) {
 		return nil
 	}
-	defer func() { ch.p.handBack([]l2.WriteRequest{ch.p.releaseOf(walkKey, lease)}) }()
+	defer n.walked(ch.at, lease)
 	return n.walk(ch)
 }
 
 func (n *Node) walk(ch chore) error {
 	for cursor := ""; ; {
 		began := n.now()
-		next, deleted, err := n.cfg.Store.Reclaim(n.ctx, ch.p.id, ch.tag, cursor)
+		next, deleted, err := n.cfg.Store.Reclaim(n.ctx, ch.at, ch.tag, cursor)
 		if err != nil {
 			return err
 		}
@@ -256,13 +261,21 @@ const walkKey = "\x00soracache:walk"
 // walkLease is how long one election holds.
 const walkLease = 30 * time.Second
 
-func (n *Node) chosenToWalk(p *partition, lease soracache.Lease) bool {
+func (n *Node) chosenToWalk(at l2.Partition, lease soracache.Lease) bool {
 	answers := callStore(n.ctx, n, "read", func(ctx context.Context) ([]l2.ReadAnswer, error) {
 		as := n.cfg.Store.Read(ctx, []l2.ReadRequest{{
-			Partition: p.id,
+			Partition: at,
 			Keys:      []l2.ReadKey{{Key: walkKey, Nonce: lease, LeaseFor: walkLease}},
 		}})
 		return as, as[0].Err
 	})
 	return answers[0].Err == nil && answers[0].Keys[0].Lease == l2.LeaseGranted
+}
+
+// walked gives the election up, also if the node ends: another may have to walk.
+func (n *Node) walked(at l2.Partition, lease soracache.Lease) {
+	callStore(context.WithoutCancel(n.ctx), n, "write", func(ctx context.Context) ([]l2.WriteAnswer, error) {
+		as := n.cfg.Store.Write(ctx, []l2.WriteRequest{{Partition: at, Op: soracache.OpRelease, Key: walkKey, Nonce: lease}})
+		return as, as[0].Err
+	})
 }

@@ -173,11 +173,12 @@ func sizeOf(records []soracache.Record) (targets int) {
 // What was lost because too much waited is the same beginning from 1, without
 // the chain: the ledger has no use for whoever is too slow already.
 func (n *Node) Watch(ctx context.Context, req soracache.WatchRequest, deliver func([]soracache.WatchItem) error) error {
-	w, err := n.beginWatch(req.Namespace)
+	ns, err := n.begin(req.Namespace)
 	if err != nil {
 		return err
 	}
-	defer n.requests.Leave()
+	defer n.leave(ns)
+	w := n.joinFeeds(ns)
 	defer w.end()
 	n.totals.watchers.Add(1)
 	defer n.totals.watchers.Add(-1)
@@ -204,32 +205,16 @@ func (n *Node) Watch(ctx context.Context, req soracache.WatchRequest, deliver fu
 	}
 }
 
-// beginWatch enters a request and joins the feeds of all partitions. On success
-// the caller must end the watch and leave n.requests.
-func (n *Node) beginWatch(namespace string) (*watch, error) {
-	for {
-		ns, err := n.begin(namespace)
-		if err != nil {
-			return nil, err
-		}
-		w := &watch{node: n, wakeup: make(chan struct{}, 1)}
-		for _, p := range ns.partitions {
-			d := &watched{p: p, watch: w}
-			w.all = append(w.all, d)
-			p.feed.join(d)
-			p.touch(n.now())
-		}
-		// From here on all partitions are in use, so the namespace stays. It may
-		// have been forgotten just before.
-		n.mu.RLock()
-		kept := n.namespaces[ns.name] == ns
-		n.mu.RUnlock()
-		if kept {
-			return w, nil
-		}
-		w.end()
-		n.requests.Leave()
+// joinFeeds begins a watch of all partitions of a namespace. It must be ended.
+func (n *Node) joinFeeds(ns *namespace) *watch {
+	w := &watch{node: n, wakeup: make(chan struct{}, 1)}
+	for _, p := range ns.partitions {
+		d := &watched{p: p, watch: w}
+		w.all = append(w.all, d)
+		p.feed.join(d)
+		p.touch(n.now())
 	}
+	return w
 }
 
 func (w *watch) end() {
