@@ -33,6 +33,23 @@ func BenchmarkSpread(b *testing.B) {
 	}
 }
 
+// BenchmarkFlush is a flush of what a full queue has to tell, to few members and
+// to many. It reports how much longer one to many takes for each packet.
+func BenchmarkFlush(b *testing.B) {
+	const notices = 8192
+	var few, many time.Duration
+	for b.Loop() {
+		for members, took := range map[int]*time.Duration{64: &few, 1000: &many} {
+			s := told(members, notices)
+			began := time.Now()
+			s.Flush()
+			*took += time.Since(began) / time.Duration(s.Stats().PacketsSent)
+		}
+	}
+	b.ReportMetric(float64(many)/float64(few), "x/packet")
+	b.ReportMetric(float64(many.Microseconds())/float64(b.N), "µs/packet-to-1000")
+}
+
 // load is so many messages, one each so often.
 type load struct {
 	messages int

@@ -177,19 +177,27 @@ func (s *Spread) sendSome(items []item, peers []string) {
 
 // sendTold packs what is for one member together, in order.
 func (s *Spread) sendTold(items []item) {
-	for len(items) > 0 {
-		to := items[0].to
-		var own, rest []item
-		for _, i := range items {
-			if i.to == to {
-				own = append(own, i)
-			} else {
-				rest = append(rest, i)
-			}
-		}
-		s.pack(own, func(packet []byte, of []item) { s.send(to, packet, of) })
-		items = rest
+	for _, own := range byMember(items) {
+		s.pack(own, func(packet []byte, of []item) { s.send(own[0].to, packet, of) })
 	}
+}
+
+// byMember gathers what is for each member, in order: in time proportional to
+// the items, because a node that is asked to acknowledge by a thousand others
+// has as many to tell.
+func byMember(items []item) [][]item {
+	places := make(map[string]int)
+	var groups [][]item
+	for _, i := range items {
+		place, ok := places[i.to]
+		if !ok {
+			place = len(groups)
+			places[i.to] = place
+			groups = append(groups, nil)
+		}
+		groups[place] = append(groups[place], i)
+	}
+	return groups
 }
 
 // pack puts items into as few packets as they fit into in their order.

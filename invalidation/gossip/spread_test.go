@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -314,5 +315,56 @@ func TestInOrder(t *testing.T) {
 	want := []invalidation.Notice{record(1), freed("a"), record(2), record(3), freed("b")}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("ordered as %+v", got)
+	}
+}
+
+// told is a spread over so many members, with a full queue for them in turn.
+func told(members, notices int) *Spread {
+	s := spreadOver(newWire(members), SpreadConfig{Queue: notices})
+	for i := range notices {
+		s.Tell(fmt.Sprintf("peer-%d", i%members), invalidation.Notice{
+			Kind: invalidation.NoticeApplied, Namespace: "shop", Stamp: soracache.Stamp{Epoch: 1, Position: soracache.Position(i)}, From: "n",
+		})
+	}
+	return s
+}
+
+// TestFlushIsProportional: what a flush takes depends on what waits, and not on
+// how many members it is for. Counted is what it allocates, of which the packets
+// themselves are the most.
+func TestFlushIsProportional(t *testing.T) {
+	const notices = 4096
+	for _, members := range []int{1, 64, 1000, notices} {
+		s := told(members, notices)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		s.Flush()
+		runtime.ReadMemStats(&after)
+		packets := s.Stats().PacketsSent
+		if got := s.Stats().Sent.Applied; got != notices {
+			t.Fatalf("%d members: %d notices were sent", members, got)
+		}
+		allocated := after.TotalAlloc - before.TotalAlloc
+		if most := 4096*packets + 2048*notices; allocated > most {
+			t.Errorf("%d members: a flush of %d notices in %d packets allocates %d bytes, more than %d", members, notices, packets, allocated, most)
+		}
+	}
+}
+
+// TestToldInOrder: each member is told in the order in which it was to be.
+func TestToldInOrder(t *testing.T) {
+	s := told(3, 300)
+	w := s.cfg.Transport.(*wire)
+	s.Flush()
+	for m, to := range w.peers {
+		entries := w.entries(t, to)
+		if len(entries) != 100 {
+			t.Fatalf("%s was told %d times", to, len(entries))
+		}
+		for k, e := range entries {
+			if want := soracache.Position(m + 3*k); e.notice.Stamp.Position != want {
+				t.Fatalf("%s was told %d as number %d, want %d", to, e.notice.Stamp.Position, k, want)
+			}
+		}
 	}
 }
