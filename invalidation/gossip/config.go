@@ -159,8 +159,11 @@ func (c Config) validateMeta() error {
 	if len(c.RPCAddress) > 255 {
 		return fmt.Errorf("gossip: the RPC address has at most 255 bytes, not %d", len(c.RPCAddress))
 	}
-	if c.Bound < 0 {
-		return fmt.Errorf("gossip: the bound cannot be %v", c.Bound)
+	if c.Bound < 0 || c.Bound > maxBound {
+		return fmt.Errorf("gossip: the bound cannot be %v: at most %v", c.Bound, maxBound)
+	}
+	if !printable(c.Name) || !printable(c.RPCAddress) || !printable(c.Version) {
+		return errors.New("gossip: name, RPC address and version must be text that can be shown")
 	}
 	return nil
 }

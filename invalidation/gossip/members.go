@@ -53,9 +53,9 @@ const (
 	// Members that are gone are shown for as long, and as many of them.
 	rememberGone    = time.Hour
 	rememberGoneMax = 100
-	// boundOfGone is for how long the bound of a member that is gone counts at
-	// least.
-	boundOfGone = 2 * time.Minute
+	// boundOfGone is for how long the bound of a member that is gone counts: more
+	// than any bound.
+	boundOfGone = 2 * maxBound
 )
 
 // table is who is a member. memberlist calls it while it holds its own lock, so
@@ -263,7 +263,7 @@ func (t *table) bound() time.Duration {
 	defer t.mu.Unlock()
 	var bound time.Duration
 	for _, r := range t.rows {
-		if !r.State.Gone() || t.now().Sub(r.Since) < max(boundOfGone, r.Bound) {
+		if !r.State.Gone() || t.now().Sub(r.Since) < boundOfGone {
 			bound = max(bound, r.Bound)
 		}
 	}

@@ -1,13 +1,17 @@
 package gossip
 
 import (
+	"bytes"
 	"fmt"
+	"math"
 	"net"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/soracache/soracache/l2"
 )
 
 // tableOf is a table with a clock that the test moves.
@@ -28,29 +32,51 @@ func (t *table) states() map[string]State {
 	return states
 }
 
-// TestBoundOfTheDead: a member called dead counts on for at least its bound,
+// TestBoundOfTheDead: a member called dead counts on for longer than any bound,
 // because it may be serving all the same.
 func TestBoundOfTheDead(t *testing.T) {
 	table, pass := tableOf("self")
 	table.NotifyJoin(nodeOf("self", 1, meta{Bound: time.Second}))
-	table.NotifyJoin(nodeOf("short", 2, meta{Bound: 3 * time.Second}))
-	table.NotifyJoin(nodeOf("long", 3, meta{Bound: 5 * time.Minute}))
-	table.NotifyLeave(nodeOf("long", 3, meta{}))
-	table.NotifyLeave(nodeOf("short", 2, meta{}))
+	table.NotifyJoin(nodeOf("node", 2, meta{Bound: 3 * time.Second}))
+	table.NotifyLeave(nodeOf("node", 2, meta{}))
 	for _, step := range []struct{ after, want time.Duration }{
-		{0, 5 * time.Minute}, {5*time.Minute - 1, 5 * time.Minute}, {1, time.Second},
+		{0, 3 * time.Second}, {boundOfGone - 1, 3 * time.Second}, {1, time.Second},
 	} {
 		if pass(step.after); table.bound() != step.want {
 			t.Errorf("after %v more, the bound is %v, want %v", step.after, table.bound(), step.want)
 		}
 	}
-	table.NotifyJoin(nodeOf("short", 2, meta{Bound: 3 * time.Second}))
-	table.NotifyLeave(nodeOf("short", 2, meta{}))
-	if pass(boundOfGone - 1); table.bound() != 3*time.Second {
-		t.Errorf("the bound is %v before two minutes", table.bound())
+}
+
+// TestBoundThatNobodyHas: a member that says that its bound is a day is believed
+// to have the longest that there is: acknowledgements wait that long for it, and
+// not a day.
+func TestBoundThatNobodyHas(t *testing.T) {
+	for _, claim := range []time.Duration{l2.MaxBound + time.Microsecond, 24 * time.Hour, math.MaxInt64} {
+		table, pass := tableOf("self")
+		table.NotifyJoin(nodeOf("self", 1, meta{Bound: time.Second}))
+		table.NotifyJoin(nodeOf("odd", 2, meta{Bound: claim}))
+		if got := table.bound(); got != l2.MaxBound {
+			t.Errorf("%v is believed as %v, want %v", claim, got, l2.MaxBound)
+		}
+		table.NotifyLeave(nodeOf("odd", 2, meta{}))
+		if pass(boundOfGone); table.bound() != time.Second {
+			t.Errorf("%v: the bound of one that is gone still counts: %v", claim, table.bound())
+		}
 	}
-	if pass(1); table.bound() != time.Second {
-		t.Errorf("the bound is %v after two minutes", table.bound())
+}
+
+// TestClaimsThatCannotBeShown: what members tell of themselves goes into logs,
+// answers and terminals, so that what is no text is not believed.
+func TestClaimsThatCannotBeShown(t *testing.T) {
+	for _, text := range []string{"a\nb", "\x1b[2J", "\xff\xfe", "a\x00b", "\u202eb"} {
+		rpc := meta{RPC: text, Bound: time.Second}.encode()
+		version := appendShort(bytes.TrimSuffix(meta{Bound: time.Second}.encode(), []byte{0}), text)
+		for _, b := range [][]byte{rpc, version} {
+			if got, err := decodeMeta(b); err == nil {
+				t.Errorf("%q is believed: %+v", text, got)
+			}
+		}
 	}
 }
 

@@ -4,7 +4,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/soracache/soracache/l2"
 )
 
 // status is what a member says of itself. It only ever grows, because a name is
@@ -48,7 +53,7 @@ func (m meta) encode() []byte {
 	b = binary.AppendUvarint(b, m.Capabilities)
 	b = binary.AppendUvarint(b, uint64(max(0, m.Bound.Microseconds())))
 	b = appendShort(b, m.RPC)
-	return appendShort(b, m.Version[:min(len(m.Version), maxVersion)])
+	return appendShort(b, strings.ToValidUTF8(m.Version[:min(len(m.Version), maxVersion)], ""))
 }
 
 func appendShort(b []byte, s string) []byte {
@@ -66,17 +71,28 @@ func decodeMeta(b []byte) (meta, error) {
 	m := meta{Status: status(b[1]), Protocol: b[2]}
 	r := reader{b: b[3:]}
 	m.Capabilities = r.uvarint()
-	// Of nonsense, as much as a duration can hold: it is taken for longest.
 	m.Bound = time.Duration(min(r.uvarint(), uint64(maxBound/time.Microsecond))) * time.Microsecond
 	m.RPC, m.Version = r.short(), r.short()
-	if r.failed {
+	switch {
+	case r.failed:
 		return meta{}, fmt.Errorf("%w: cut off", errMeta)
+	case !printable(m.RPC) || !printable(m.Version):
+		return meta{}, fmt.Errorf("%w: it cannot be shown", errMeta)
 	}
 	return m, nil
 }
 
-// maxBound is the longest bound that is believed of a member.
-const maxBound = 24 * time.Hour
+// maxBound is the longest bound that is believed of a member. Whoever says that
+// its own is longer is believed to have this one: no store takes a registration
+// of more, so that it serves nothing unconfirmed for longer, and one member that
+// says a day must not hold up the acknowledgements of all others for a day.
+const maxBound = l2.MaxBound
+
+// printable says whether a text that a member told may go into logs, answers and
+// terminals as it is.
+func printable(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) })
+}
 
 // reader takes values from the front of bytes. Past the end it gives zeros and
 // notes that it did.
