@@ -140,10 +140,17 @@ func SetStampHeader(ctx context.Context, h http.Header) {
 // WithStampHeader is [WithStamp] with the stamp that a header brought, or with all
 // of them if it came several times. A header that is none, or malformed, counts as
 // having seen nothing.
+//
+// It is for headers that others of the same application have set. What comes from
+// outside may have been made up: see [StampKeys].
 func WithStampHeader(ctx context.Context, h http.Header) context.Context {
+	return withStampHeader(ctx, h, ParseStamp)
+}
+
+func withStampHeader(ctx context.Context, h http.Header, parse func(string) (Stamp, error)) context.Context {
 	var all Stamp
 	for _, value := range h.Values(StampHeader) {
-		s, err := ParseStamp(value)
+		s, err := parse(value)
 		if err != nil {
 			return WithStamp(ctx, Stamp{})
 		}
