@@ -66,6 +66,10 @@ func (p Partition) String() string { return fmt.Sprintf("%s/%d", p.Namespace, p.
 // it has forgotten what settled, everything settles until the last of it would
 // have. If all of a partition was lost, that is forgotten too.
 //
+// A ledger that a later version of this package has written, in a form that is
+// not known here, is left as it is: [LaterError], never a new epoch. So nodes of
+// two versions can run over one store without making each other begin anew.
+//
 // Err in an answer concerns that request alone. It wraps
 // soracache.ErrUnavailable when the engine could not answer (the operation may
 // or may not have happened) and soracache.ErrInvalid when it can never
@@ -102,6 +106,12 @@ type Store interface {
 	Counters() Counters
 	// Close releases what the store holds. No method may be called after it.
 	Close() error
+}
+
+// LaterError is what an engine answers about a partition whose ledger is there,
+// in a form of a later version. It wraps [soracache.ErrUnavailable].
+func LaterError(p Partition) error {
+	return fmt.Errorf("%w: the ledger of %s is of a later version than this node", soracache.ErrUnavailable, p)
 }
 
 // Registration is a follower of a ledger: a node that may serve entries of its

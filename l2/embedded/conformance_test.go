@@ -78,6 +78,7 @@ func newHarness(t *testing.T, o l2test.Options) *harness {
 			"the ledger's row":          func(at l2.Partition) { h.change(func(tx *txn) { tx.delete(bLedger, ledgerKey(at)) }) },
 			"a bit of the ledger's row": h.damageLedger,
 		},
+		Later: map[string]func(l2.Partition) func(){"row": h.laterLedger},
 	}
 	return h
 }
@@ -114,6 +115,18 @@ func (h *harness) damageLedger(at l2.Partition) {
 		row[20] ^= 4
 		t.put(bLedger, ledgerKey(at), row)
 	})
+}
+
+// laterLedger writes a ledger's row as a later version would, which knows more.
+func (h *harness) laterLedger(at l2.Partition) (restore func()) {
+	key := ledgerKey(at)
+	var was []byte
+	put := func(row []byte) { h.change(func(t *txn) { t.put(bLedger, key, row) }) }
+	h.change(func(t *txn) { was = slices.Clone(t.get(bLedger, key)) })
+	row := append(slices.Clone(was[:len(was)-4]), "more"...)
+	row[0] = settlesVersion + 1
+	put(be32(row, (&ledger{key: key}).sum(row)))
+	return func() { put(was) }
 }
 
 // tamper changes the bytes under a key, and leaves everything that points to

@@ -47,6 +47,15 @@ func TestGoldenRows(t *testing.T) {
 	if got, ok = decodeLedger(l.key, b); !ok || fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", &settles) {
 		t.Errorf("that row is read as %+v, %v, want %+v", got, ok, &settles)
 	}
+	// A later version's row: its number, whatever it knows, and the sum.
+	b, _ = hex.DecodeString("03" + row[2:len(row)-8] + "6d6f7265" + "e0b12e48")
+	if _, ok = decodeLedger(l.key, b); ok || !isLater(l.key, b) {
+		t.Errorf("a later version's row is read %v, and is of a later version %v", ok, isLater(l.key, b))
+	}
+	b[len(b)-1] ^= 1
+	if isLater(l.key, b) {
+		t.Error("a damaged row passes for a later version's")
+	}
 	b, _ = hex.DecodeString(row)
 	if _, ok := decodeLedger(ledgerKey(l2.Partition{Namespace: "shop", Index: 4}), b); ok {
 		t.Error("the row of one ledger passes for another's")

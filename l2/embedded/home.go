@@ -23,9 +23,12 @@ const (
 	lockFile  = "soracache.lock"
 )
 
-// layout is the version of what is in the data file. A file of another version
-// is not read.
+// layout is the version of what is in the data file. A file of an earlier
+// version is not read. One of a later version is somebody's: it is left as it
+// is, and not opened.
 const layout = 1
+
+var errLaterLayout = errors.New("it was written by a later version of soracache; go back to that, or give this one a directory of its own")
 
 // home is a data directory, which this process alone uses. It decides whether
 // what an earlier process left there can be gone on with.
@@ -176,6 +179,9 @@ func (h *home) vet() error {
 	case info.Size() == 0:
 		return nil
 	}
+	if h.readLayout() > layout {
+		return fmt.Errorf("data file of the embedded store: %s: %w", h.path, errLaterLayout)
+	}
 	was, known := h.readState()
 	if known && !was.Clean && (was.Boot != h.boot || h.boot == "") {
 		// Its pages reached the disk in any order or not at all, and everything in
@@ -192,7 +198,7 @@ func (h *home) vet() error {
 	case !known:
 		return h.remove("nothing is known of how it was left")
 	case was.Layout != layout:
-		return h.remove("it was written by another version")
+		return h.remove("it was written by an earlier version")
 	case txid < was.TxID, was.Clean && txid > was.TxID:
 		return h.remove("it is not the file that was left here")
 	case info.Size() > h.largest():
@@ -239,6 +245,18 @@ func escapeGlob(path string) string {
 		return path // there is no escaping on such systems
 	}
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
+
+// readLayout reads the layout alone, which stands in the state file of every
+// version, whatever else does. It is zero if that cannot be told.
+func (h *home) readLayout() int {
+	var st struct {
+		Layout int `json:"layout"`
+	}
+	if b, err := os.ReadFile(filepath.Join(h.dir, stateFile)); err != nil || json.Unmarshal(b, &st) != nil {
+		return 0
+	}
+	return st.Layout
 }
 
 // readState reads what is known of the data file.

@@ -47,7 +47,8 @@ type ledger struct {
 const ledgerBytes = 1 + 4 + 4 + 2 + 5*8 + 8 + 4 + 4 + 4 + 4 + 8 + 4
 
 // A row of the second version ends with what settles. It is written only while
-// something does.
+// something does. A row of any version begins with its number, and ends with the
+// sum.
 const (
 	ledgerVersion  = 1
 	settlesVersion = 2
@@ -113,6 +114,17 @@ func decodeLedger(key, b []byte) (*ledger, bool) {
 	return l, true
 }
 
+// isLater reports whether a row is whole, and of a version that is not known
+// here. It is somebody's ledger: to take it for a damaged one would make
+// everything that it judges dead.
+func isLater(key, b []byte) bool {
+	if len(b) < 5 || b[0] <= settlesVersion {
+		return false
+	}
+	l := ledger{key: key}
+	return l.sum(b[:len(b)-4]) == binary.BigEndian.Uint32(b[len(b)-4:])
+}
+
 func (l *ledger) stamp() soracache.Stamp { return soracache.Stamp{Epoch: l.epoch, Position: l.head} }
 
 // floor is the least position from which the ledger can tell what came after.
@@ -130,7 +142,11 @@ func (t *txn) find(at l2.Partition) (*ledger, error) {
 	if at.Index >= at.Count {
 		return nil, fmt.Errorf("%w: partition %s of %d", soracache.ErrInvalid, at, at.Count)
 	}
-	l := t.findKey(ledgerKey(at))
+	key := ledgerKey(at)
+	l := t.findKey(key)
+	if l == nil && isLater(key, t.get(bLedger, key)) {
+		return nil, l2.LaterError(at)
+	}
 	if l != nil && l.count != at.Count {
 		return nil, fmt.Errorf("%w: partition %s is one of %d, not of %d", soracache.ErrInvalid, at, l.count, at.Count)
 	}

@@ -117,6 +117,11 @@ func expectCold(t *testing.T, dir string, was soracache.Stamp, change ...func(*C
 	return s
 }
 
+// later is a state file as a version with another layout writes it.
+func later(state []byte) []byte {
+	return bytes.Replace(state, []byte(`"layout":1`), []byte(`"layout":2`), 1)
+}
+
 func TestReopen(t *testing.T) {
 	crashed, was := sampleImage(t, false)
 	clean, cleanWas := sampleImage(t, true)
@@ -162,9 +167,32 @@ func TestReopen(t *testing.T) {
 	t.Run("the state file is damaged", func(t *testing.T) {
 		expectCold(t, image{dataFile: clean[dataFile], stateFile: []byte("{")}.in(t), cleanWas, withBoot("first"))
 	})
-	t.Run("the layout is another version's", func(t *testing.T) {
-		other := bytes.Replace(clean[stateFile], []byte(`"layout":1`), []byte(`"layout":2`), 1)
+	t.Run("the layout is an earlier version's", func(t *testing.T) {
+		other := bytes.Replace(clean[stateFile], []byte(`"layout":1`), []byte(`"layout":0`), 1)
 		expectCold(t, image{dataFile: clean[dataFile], stateFile: other}.in(t), cleanWas, withBoot("first"))
+	})
+	t.Run("the layout is a later version's", func(t *testing.T) {
+		for what, files := range map[string]image{
+			"after an orderly end":    {dataFile: clean[dataFile], stateFile: later(clean[stateFile])},
+			"after a crash":           {dataFile: crashed[dataFile], stateFile: later(crashed[stateFile])},
+			"with another data file":  {dataFile: []byte("of a kind of its own"), stateFile: later(clean[stateFile])},
+			"with another state file": {dataFile: clean[dataFile], stateFile: []byte(`{"layout":2,"boot":{"machine":"first"}}`)},
+		} {
+			dir := files.in(t)
+			cfg := Config{Dir: dir}
+			withBoot("second")(&cfg)
+			if s, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "later version") {
+				t.Errorf("%s: opened with %v", what, err)
+				if err == nil {
+					s.Close()
+				}
+			}
+			for name, was := range files {
+				if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(b, was) {
+					t.Errorf("%s: %s was changed: %v", what, name, err)
+				}
+			}
+		}
 	})
 	t.Run("with room for less", func(t *testing.T) {
 		s := openIn(t, t.TempDir(), withBoot("first"), func(c *Config) { c.MaxBytes = 64 << 20 })

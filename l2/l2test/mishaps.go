@@ -17,6 +17,17 @@ func (m *Model) LoseLedger(at l2.Partition) {
 	m.partition(at).ledger = nil
 }
 
+// Later makes a partition's ledger one of a later version, until it is restored.
+func (m *Model) Later(at l2.Partition) (restore func()) {
+	set := func(later bool) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.partition(at).later = later
+	}
+	set(true)
+	return func() { set(false) }
+}
+
 // LoseRegistrations makes a partition forget who is registered, and nothing
 // else.
 func (m *Model) LoseRegistrations(at l2.Partition) {

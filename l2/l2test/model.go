@@ -58,6 +58,8 @@ type partition struct {
 	// attach makes the next step take a new epoch.
 	attach   bool
 	settling settling // beside the ledger, so that it outlives that
+	// later: the ledger is in a form of a later version.
+	later bool
 }
 
 type entry struct {
@@ -130,6 +132,9 @@ func (m *Model) reach(ctx context.Context, at l2.Partition) (*partition, error) 
 		return nil, fmt.Errorf("%w: partition %s of %d", soracache.ErrInvalid, at, at.Count)
 	}
 	p := m.partition(at)
+	if p.later {
+		return nil, l2.LaterError(at)
+	}
 	if p.ledger != nil && p.ledger.count != at.Count {
 		return nil, fmt.Errorf("%w: partition %s is one of %d, not of %d",
 			soracache.ErrInvalid, at, p.ledger.count, at.Count)

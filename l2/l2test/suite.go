@@ -34,6 +34,10 @@ type Harness struct {
 	// Lose holds the parts of a partition's ledger that can get lost, by name,
 	// and how to lose each.
 	Lose map[string]func(l2.Partition)
+	// Later holds the parts of a partition's ledger that are looked at before
+	// anything else, by name, and how to make each one of a later version's form,
+	// until it is restored.
+	Later map[string]func(l2.Partition) (restore func())
 	// LoseRegistrations loses who is registered with a partition, and nothing
 	// else.
 	LoseRegistrations func(l2.Partition)
@@ -78,6 +82,7 @@ func Run(t *testing.T, open Open) {
 		{"Registrations", registrationChecks()},
 		{"Settling", settleChecks()},
 		{"Damage", damageChecks()},
+		{"Versions", versionChecks()},
 		{"Partitions", partitionChecks()},
 		{"Names", nameChecks()},
 		{"TagSets", tagSetChecks()},

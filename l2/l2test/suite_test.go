@@ -43,6 +43,7 @@ func modelHarness(t *testing.T, m *Model, clock *fakeClock) Harness {
 		Wait:     clock.Wait,
 		Reopen:   func() l2.Store { return m },
 		Lose:     map[string]func(l2.Partition){"ledger": m.LoseLedger},
+		Later:    map[string]func(l2.Partition) func(){"ledger": m.Later},
 		Snapshot: m.Snapshot,
 
 		LoseRegistrations: m.LoseRegistrations,

@@ -65,9 +65,18 @@ func (s *Store) run(ctx context.Context, calls []*call) {
 	}
 	for _, c := range pending {
 		if c.err == nil && c.cmd.Err() != nil {
-			c.err = failure(c.cmd.Err())
+			c.err = c.failure()
 		}
 	}
+}
+
+// failure maps the error of a call that was sent to a sentinel.
+func (c *call) failure() error {
+	err := c.cmd.Err()
+	if goredis.HasErrorPrefix(err, "SORALATER") {
+		return l2.LaterError(c.Partition)
+	}
+	return failure(err)
 }
 
 // prepare attaches calls to the processes that serve their partitions, and

@@ -56,6 +56,14 @@ func harness(t *testing.T, c Config, admin goredis.UniversalClient) l2test.Harne
 	lose := func(kind string) func(l2.Partition) {
 		return func(p l2.Partition) { must(admin.Del(ctx, base(c.Prefix, p)+kind).Err()) }
 	}
+	do := func(args ...any) any {
+		reply, err := admin.Do(ctx, args...).Result()
+		must(err)
+		return reply
+	}
+	later := func(kind string) func(l2.Partition) func() {
+		return func(p l2.Partition) func() { return laterMember(do, base(c.Prefix, p)+kind, "and more") }
+	}
 	dump := func(name string) func() {
 		value, err := admin.Dump(ctx, name).Result()
 		must(err)
@@ -70,6 +78,7 @@ func harness(t *testing.T, c Config, admin goredis.UniversalClient) l2test.Harne
 		Lose: map[string]func(l2.Partition){
 			"tag records": lose("t"), "key records": lose("k"), "history": lose("h"),
 		},
+		Later:             map[string]func(l2.Partition) func(){"tag records": later("t"), "key records": later("k")},
 		LoseRegistrations: lose("r"),
 		AgeRegistrations: func(p l2.Partition, by time.Duration) {
 			name := base(c.Prefix, p) + "r"

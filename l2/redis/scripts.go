@@ -77,8 +77,10 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"SETTLING_BYTES": 59 + 3*8, // of a state while something settles,
 		"MARKED":         2*8 + 1,  // of whose last 24 bytes these begin the last 8
 		"SETTLING_MOST":  l2.MaxSettling,
+		"LATER_SETTLING": 31, // the version of a later form of w: text is none
 		"MAX_SETTLE":     soracache.MaxSettle.Microseconds(),
 		"MARK_BYTES":     25,
+		"MAX_LEASE":      soracache.MaxLease.Microseconds(),
 		"NONCE_BYTES":    len(soracache.Lease{}),
 		"LEASE_BYTES":    len(soracache.Lease{}) + 3*8,
 		"WISH_BYTES":     wishBytes,
@@ -93,6 +95,7 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"PREFIX_END":   strconv.Itoa(prefixBytes - 1),
 		"DELTA_LIMIT":  strconv.Itoa(l2.MaxDelta + 1),
 
+		"MAX_BOUND":        l2.MaxBound.Microseconds(),
 		"FOLLOWERS_SLACK":  l2.RegistrationSlack.Microseconds(),
 		"FOLLOWERS_EXPIRY": (l2.MaxBound + l2.RegistrationSlack).Milliseconds(),
 

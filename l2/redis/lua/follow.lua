@@ -4,6 +4,10 @@
 --   r  '!'        epoch, and since when, in it, the list is whole
 --      'n'..name  bound, until when the registration stands
 --
+-- The first byte of each value, 0, is the version of its form. A later version's
+-- has the same two numbers there, and more after them: it counts, and is left as
+-- it is.
+--
 -- After what all scripts share, ARGV[1] holds whether the caller wants to know
 -- who is registered, the caller's bound, and its name (empty: it does not
 -- register). If it wants to know, the next element of the answer holds for how
@@ -28,7 +32,7 @@ end
 -- ledger has taken a new epoch, for what cost the ledger its records may have
 -- cost the list a member.
 local epoch, born = 0, 0
-if known[1] and #known[1] == 16 then epoch, born = unbox('>I8I8', known[1]) end
+if known[1] and #known[1] >= 16 then epoch, born = unbox('>xI7I8', known[1]) end
 local whole = epoch == EPOCH and born <= NOW
 if not whole then born = NOW end
 
@@ -65,10 +69,10 @@ if wants == 1 or not whole or not stands then
     for i = 1, #all, 2 do
       local field, value = all[i], all[i + 1]
       if field ~= '!' then
-        local last, ends = 0, 0
-        if #value == 16 then
-          last, ends = unbox('>I8I8', value)
-        else -- damaged: as good as lost
+        local version, last, ends = 0, 0, 0
+        if #value >= 16 then version, last, ends = unbox('>BI7I8', value) end
+        if #value < 16 or version == 0 and #value > 16 or version > 0 and last > MAX_BOUND then -- damaged: as good as lost
+          version, last, ends = 0, 0, 0
           born = NOW
           set('!', EPOCH, NOW)
         end
@@ -77,7 +81,7 @@ if wants == 1 or not whole or not stands then
         else
           listed[#listed + 1] = pack('>I8B', last, #field - 1) .. sub(field, 2)
           local most = NOW + last + FOLLOWERS_SLACK
-          if ends > most then set(field, last, most) end -- the clock was set back
+          if ends > most and version == 0 then set(field, last, most) end -- the clock was set back
         end
       end
     end

@@ -29,6 +29,11 @@ for i = 2, #ARGV do
     everything = true
   end
 end
+if settle then
+  --@include later
+
+  if later(BASE .. 'w', LATER_SETTLING) then return redis.error_reply('SORALATER ' .. BASE .. 'w') end
+end
 -- The deletion comes first: once a script has written, a Redis without memory
 -- lets it finish, and an invalidation must not fail for want of memory.
 for from = 1, #dead, CHUNK do

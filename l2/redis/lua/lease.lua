@@ -1,12 +1,17 @@
--- Leases: the nonce of the holder, then epoch, stamp and when it runs out.
+-- Leases: the nonce of the holder, then epoch, stamp and when it runs out. The
+-- epoch's first byte, 0, is the version of the form; a later one may have more at
+-- the end.
 
 -- lease_of returns the nonce, stamp, end and epoch of the lease under a key
--- that has not run out, or nil.
+-- that has not run out, or nil. Of a later version's lease the nonce is empty, for
+-- what it means is not known: it is nobody's here, and no other is given.
 local function lease_of(key)
   local raw = try('GET', BASE .. 'l:' .. key)
-  if type(raw) ~= 'string' or #raw ~= LEASE_BYTES then return nil end
-  local epoch, stamp, ends = unbox('>I8I8I8', raw, NONCE_BYTES + 1)
+  if type(raw) ~= 'string' or #raw < LEASE_BYTES then return nil end
+  local version, epoch, stamp, ends = unbox('>BI7I8I8', raw, NONCE_BYTES + 1)
   if ends <= NOW then return nil end
+  if version > 0 then return ends <= NOW + MAX_LEASE and '' or nil end
+  if #raw > LEASE_BYTES then return nil end
   return sub(raw, 1, NONCE_BYTES), stamp, ends, epoch
 end
 

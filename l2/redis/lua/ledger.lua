@@ -16,6 +16,13 @@
 --   k  '!', epoch, head, floor of k and h
 --   h  '!', epoch, head, floor of k and h
 --
+-- The byte after the '!' is the version of the form: 0, because epochs are below
+-- 2^52. A later version writes another one, in the member of every set whose form
+-- it changes. Such a ledger is not damaged: nothing is known of it here, so nothing
+-- is done to it, and the caller is told SORALATER. Facts that are new, and that
+-- this form can do without, stand in keys of their own beside it; a key never
+-- changes its type.
+--
 -- Whoever knows t's member knows the other two, so that each costs one lookup,
 -- and a set that was lost, or is of another time than the others, is noticed.
 --

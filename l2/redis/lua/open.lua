@@ -1,10 +1,10 @@
 -- Opening the ledger: a new epoch is taken if it is lost, damaged, attached to
 -- another process, or shown another history; then what is due is appended. FOUND
--- holds the scores of ASK.
+-- holds the scores of ASK. What a later version has written is left as it is.
 
 STATE = try('ZRANGE', T, '0', '0')[1]
 local FOUND, whole = {}, false
-if STATE and (#STATE == STATE_BYTES or #STATE == SETTLING_BYTES) and sub(STATE, 1, 1) == '!' then
+if STATE and (#STATE == STATE_BYTES or #STATE == SETTLING_BYTES) and sub(STATE, 1, 2) == '!\0' then
   local partitions
   EPOCH, HEAD, FLOOR_K, FLOOR_T, CLEAR, LONGEST, PROCESS, partitions = unbox('>I8I8I8I8I8I8I8I2', STATE, 2)
   if partitions ~= PARTITIONS then
@@ -92,11 +92,19 @@ if not whole or APPENDING or not shown_here and SHOWN_EPOCH ~= 0 or shown_here a
     return false
   end
 
+  local other = not whole or foreign()
+  if other then
+    --@include later
+
+    for _, set in ipairs({T, K, H, BASE .. 'w'}) do
+      if later(set, set == BASE .. 'w' and LATER_SETTLING or 255) then return redis.error_reply('SORALATER ' .. set) end
+    end
+  end
   if GUEST then
     local found = scores(H, {whole and sub(STATE, 1, MARK_BYTES) or ''})
     if not whole or not found[1] then return redis.error_reply('SORAGUEST the ledger is to be begun anew') end
-    RESET = foreign() or RESET
-  elseif not whole or foreign() then
+    RESET = other or RESET
+  elseif other then
     mint()
   end
 end

@@ -54,6 +54,7 @@ for i = 3, #ARGV do
 
         lease = function(wanted, asked, long)
           local holder, given, until_, epoch = lease_of(wanted)
+          if holder == '' then return LEASE_NONE, 0, 0 end
           if holder and binding(given, epoch) then
             return holder == asked and LEASE_GRANTED or LEASE_HELD, given, until_
           end

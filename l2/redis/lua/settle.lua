@@ -15,6 +15,7 @@ do
 
   local first, last = unbox('>I8I8', SETTLES)
   local found = try('ZSCORE', W, '!' .. sub(SETTLES, MARKED))
+  if type(found) ~= 'string' and later(W, LATER_SETTLING) then return redis.error_reply('SORALATER ' .. W) end
   if type(found) ~= 'string' or last > NOW + 2 * MAX_SETTLE then -- lost, or the clock was set back
     local held = try('ZRANGE', W, '-1', '-1', 'WITHSCORES')
     settle_all(math.min(math.max(last, tonumber(held[2]) or 0), NOW + MAX_SETTLE))

@@ -1,6 +1,7 @@
 -- Changing what settles: see settle.lua.
 
 local W = BASE .. 'w'
+--@include later
 
 -- settle_all has everything settle until a time, in the place of what did.
 local function settle_all(ends)
