@@ -29,7 +29,6 @@ const (
 	scriptPurge
 	scriptList
 	scriptReclaim
-	scriptWalk
 	scriptSweep
 	scriptCount
 )
@@ -40,7 +39,7 @@ var luaFiles embed.FS
 var scriptNames = [scriptCount]string{
 	scriptRead: "read", scriptSince: "since", scriptInvalidate: "invalidate", scriptFill: "fill", scriptPut: "put",
 	scriptRenew: "renew", scriptExplain: "explain", scriptPurge: "purge", scriptList: "list",
-	scriptReclaim: "reclaim", scriptWalk: "walk", scriptSweep: "sweep",
+	scriptReclaim: "reclaim", scriptSweep: "sweep",
 }
 
 // constants are written into the scripts in the place of their names: sharing a
@@ -100,9 +99,7 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"FOLLOWERS_EXPIRY": (l2.MaxBound + l2.RegistrationSlack).Milliseconds(),
 
 		"SLACK":      (10 * time.Minute).Milliseconds(),
-		"SWEEP_STEP": 32,   // buckets
-		"WALK_COUNT": "64", // keys of all kinds, eight times at most
-		"WALK_STEP":  50,   // entries
+		"SWEEP_STEP": 32, // buckets
 	}
 }
 
@@ -111,7 +108,7 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 // only makes more things dead; a second fill or put could bury a newer value.
 var mayRepeat = [scriptCount]bool{
 	scriptRead: true, scriptSince: true, scriptInvalidate: true, scriptExplain: true, scriptPurge: true,
-	scriptList: true, scriptReclaim: true, scriptWalk: true, scriptSweep: true,
+	scriptList: true, scriptReclaim: true, scriptSweep: true,
 }
 
 // process is a Redis process with all scripts loaded into it. Their text holds

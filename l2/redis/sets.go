@@ -66,12 +66,7 @@ func (s *Store) Reclaim(ctx context.Context, p l2.Partition, tag, cursor string)
 	if err != nil {
 		return "", 0, err
 	}
-	c := s.setCall(p, scriptReclaim, tag, at, reclaimStep)
-	if tag == "" {
-		c = s.newCall(p, scriptWalk)
-		c.argv = []any{strconv.FormatUint(at.Scan, 10)}
-	}
-	a, err := s.walk(ctx, c)
+	a, err := s.walk(ctx, s.setCall(p, scriptReclaim, tag, at, reclaimStep))
 	if err != nil {
 		return "", 0, err
 	}
@@ -100,7 +95,13 @@ func (s *Store) setCall(p l2.Partition, script script, tag string, at tags.Curso
 	if err := checkNames("tag", tag); err != nil {
 		c.err = err
 	}
-	bucket := binary.BigEndian.AppendUint64([]byte{at.Bucket.Exponent}, at.Bucket.Number)
+	var bucket []byte
+	if at.Bucket != (tags.Bucket{}) {
+		bucket = binary.BigEndian.AppendUint64([]byte{at.Bucket.Exponent}, at.Bucket.Number)
+		if tag == "" {
+			bucket = append(append(bucket, ':'), at.After...)
+		}
+	}
 	c.argv = []any{tag, bucket, strconv.FormatUint(at.Scan, 10), step}
 	return c
 }
@@ -114,9 +115,8 @@ func (s *Store) walk(ctx context.Context, c *call) (answer, error) {
 // listed reads the answer to one step of a listing: the keys, and where to go
 // on (nil: nowhere).
 func (a answer) listed() (keys []string, next *tags.Cursor, err error) {
-	next, err = a.place(walkList)
-	if err != nil || len(a.body) != placeBytes {
-		return nil, nil, malformed()
+	if next, err = a.place(walkList, a.body); err != nil {
+		return nil, nil, err
 	}
 	for _, element := range a.more[1:] {
 		key, ok := element.(string)
@@ -131,33 +131,39 @@ func (a answer) listed() (keys []string, next *tags.Cursor, err error) {
 // reclaimed reads the answer to one step of reclaiming: where to go on, and
 // how many entries were deleted.
 func (a answer) reclaimed(walk uint8) (next *tags.Cursor, deleted int, err error) {
-	next, err = a.place(walk)
-	if err != nil || len(a.body) != placeBytes+8 {
+	if len(a.body) < 8 {
 		return nil, 0, malformed()
 	}
-	return next, int(binary.BigEndian.Uint64(a.body[placeBytes:])), nil //nolint:gosec // a count
+	if next, err = a.place(walk, a.body[8:]); err != nil {
+		return nil, 0, err
+	}
+	return next, int(binary.BigEndian.Uint64(a.body)), nil //nolint:gosec // a count
 }
 
 const placeBytes = 1 + 8
 
-// place reads where a walk goes on, which every answer to one begins with; nil
-// means that it is over: no bucket, and nothing to scan either.
-func (a answer) place(walk uint8) (*tags.Cursor, error) {
-	if len(a.body) < placeBytes || len(a.more) == 0 {
+// place reads where a walk goes on: the bucket, and if it is one of a whole
+// partition a colon and its tag; then, in an element of its own, where in its
+// set. Nothing means that the walk is over.
+func (a answer) place(walk uint8, bucket []byte) (*tags.Cursor, error) {
+	if len(a.more) == 0 {
 		return nil, malformed()
+	}
+	if len(bucket) == 0 {
+		return nil, nil
 	}
 	text, _ := a.more[0].(string)
 	scan, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
+	if err != nil || len(bucket) < placeBytes || (len(bucket) > placeBytes) != (walk == walkPartition) {
 		return nil, malformed()
 	}
 	at := tags.Cursor{
 		Walk:   walk,
-		Bucket: tags.Bucket{Exponent: a.body[0], Number: binary.BigEndian.Uint64(a.body[1:])},
+		Bucket: tags.Bucket{Exponent: bucket[0], Number: binary.BigEndian.Uint64(bucket[1:])},
 		Scan:   scan,
 	}
-	if at == (tags.Cursor{Walk: walk}) {
-		return nil, nil
+	if walk == walkPartition {
+		at.After = string(bucket[placeBytes+1:])
 	}
 	return &at, nil
 }

@@ -278,3 +278,50 @@ func TestReclaimAfterClear(t *testing.T) {
 		t.Error("a key of somebody else is gone")
 	}
 }
+
+// A walk over a partition costs what that holds, whatever else is in Redis: an
+// empty one is walked in a single step, and one of so many entries, with tags of
+// their own, the same and without any, in a number of steps to match.
+func TestWalkCostsWhatThePartitionHolds(t *testing.T) {
+	u, _ := own(t)
+	const others = 20_000
+	pipe := u.admin.Pipeline()
+	for i := range others {
+		pipe.Set(t.Context(), fmt.Sprintf("sora:{other/0}e:product:%d", i), "x", 0)
+	}
+	if _, err := pipe.Exec(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 8 {
+		u.at.Namespace = fmt.Sprint("tiny", i)
+		u.invalidate(soracache.Everything())
+		before := u.Counters().RoundTrips
+		if steps, deleted := u.reclaimAll(""); steps != 1 || deleted != 0 || u.Counters().RoundTrips != before+1 {
+			t.Errorf("an empty partition took %d steps and %d round trips, and deleted %d", steps, u.Counters().RoundTrips-before, deleted)
+		}
+	}
+
+	u.at.Namespace = "shop"
+	const n = 300
+	u.loadMany("plain", n, time.Hour)
+	u.loadMany("same", n, time.Hour, "t")
+	for i := range n {
+		u.loadMany(fmt.Sprint("own", i), 1, time.Hour, fmt.Sprint("tag", i))
+	}
+	u.invalidate(soracache.Everything())
+	u.loadMany("new", 10, time.Hour)
+	steps, deleted := u.reclaimAll("")
+	if deleted != 3*n || steps > n/2 {
+		t.Errorf("%d of %d entries were deleted, in %d steps", deleted, 3*n, steps)
+	}
+	if left := keysOf(t, u.admin, u.name("e:")); len(left) != 10 {
+		t.Errorf("%d entries are left, of 10 that live", len(left))
+	}
+	if left := keysOf(t, u.admin, u.name("s:")); len(left) != 1 {
+		t.Errorf("%d sets are left beside that of the new entries: %.200q", len(left), left)
+	}
+	if steps, deleted = u.reclaimAll(""); deleted != 0 || steps > n/2 {
+		t.Errorf("a second walk deleted %d in %d steps", deleted, steps)
+	}
+	u.hit("new3", "value")
+}

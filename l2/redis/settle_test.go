@@ -175,13 +175,14 @@ func TestCommandsOfSettling(t *testing.T) {
 	invalidate := func() { u.invalidate(soracache.Tag("t"), soracache.Key("k")) }
 	load := func() { u.fill("k", u.lease("k", 1), "v") }
 	invalidate()
+	load()
 	for what, c := range map[string]struct {
 		do   func()
 		want string
 	}{
 		"invalidate": {invalidate, "evalsha time unlink zadd zcard zmscore zrange zrem"},
 		"since":      {func() { u.head() }, "evalsha time unlink zmscore zrange"},
-		"load":       {load, "del evalsha exists get getrange set time zmscore zrange"},
+		"load":       {load, "del evalsha exists get getrange sadd set time zmscore zrange"},
 	} {
 		if got := commands(c.do); got != c.want {
 			t.Errorf("%s takes %s, want %s", what, got, c.want)

@@ -14,35 +14,45 @@ local function judge(key, record, last)
   return found, keep, tags
 end
 
--- step_over looks at about as many keys of a tag as step says, from a place on:
--- a bucket ('' to begin with), its end, and where in its set. For each page of
--- a bucket's set it calls look with the keys, the scores of their records and
--- the bucket; with no keys when the bucket is finished. It returns the place to
--- go on from; at the end the bucket is nil.
+-- step_over looks at about as many keys of a tag, or without one of the whole
+-- partition, as step says, from a place on: a bucket's name in its index ('' to
+-- begin with), its end, and where in its set. For each page of a bucket's set it
+-- calls look with the keys and the bucket; with no keys when the bucket is
+-- finished. It returns the place to go on from; at the end the bucket is nil.
 -- Buckets go in the order of their ends and then their names, which no refill
 -- can move an entry back in.
 local function step_over(tag, from, from_ends, scan, step, look)
-  local listed = try('ZRANGE', BASE .. 'b:' .. tag,
-    text(math.max(from_ends, math.floor(NOW / 1000))), '+inf', 'BYSCORE', 'WITHSCORES')
-  for i = 1, #listed, 2 do
-    local bucket = {name = listed[i], ends = tonumber(listed[i + 1])}
-    bucket.set = BASE .. 's:' .. bucket.name .. ':' .. tag
-    if bucket.ends > from_ends or bucket.name >= from then
-      if bucket.name ~= from then scan = '0' end
-      repeat
-        if step <= 0 then return bucket, scan end
-        local page = try('SSCAN', bucket.set, scan, 'COUNT', text(step))
-        if page.err then -- of another type
-          call('UNLINK', bucket.set)
-          page = {'0', {}}
-        end
-        scan = page[1]
-        if #page[2] > 0 then look(page[2], bucket) end
-        step = step - math.max(#page[2], 8)
-      until scan == '0'
-      look(nil, bucket)
-    end
+  local index, set, most = BASE .. 'b:' .. tag, BASE .. 's:', 1000
+  local suffix = ':' .. tag
+  if tag == '' then index, suffix, most = BASE .. 'd', '', 16 end
+  -- Many buckets can end at the same time, so a place is found by its name.
+  local rank = from ~= '' and try('ZRANK', index, from)
+  if type(rank) ~= 'number' then
+    rank = try('ZCOUNT', index, '-inf', '(' .. text(math.max(from_ends, math.floor(NOW / 1000))))
+    if type(rank) ~= 'number' then return nil, '0' end -- of another type
   end
+  repeat
+    local listed = call('ZRANGE', index, text(rank), text(rank + most - 1), 'WITHSCORES')
+    rank = rank + most
+    for i = 1, #listed, 2 do
+      local bucket = {name = listed[i], ends = tonumber(listed[i + 1]), set = set .. listed[i] .. suffix}
+      if string.find(bucket.name, '^%d+:%d+') and (bucket.ends > from_ends or bucket.name >= from) then
+        if bucket.name ~= from then scan = '0' end
+        repeat
+          if step <= 0 then return bucket, scan end
+          local page = try('SSCAN', bucket.set, scan, 'COUNT', text(step))
+          if page.err then -- of another type
+            call('UNLINK', bucket.set)
+            page = {'0', {}}
+          end
+          scan = page[1]
+          if #page[2] > 0 then look(page[2], bucket) end
+          step = step - math.max(#page[2], 4)
+        until scan == '0'
+        look(nil, bucket)
+      end
+    end
+  until #listed == 0
   return nil, '0'
 end
 
@@ -58,20 +68,23 @@ end
 -- where the walk comes yet.
 local function belongs(keep, tags, bucket, tag)
   if math.ceil(keep / 1000) > bucket.ends then return false end
+  if tag == '' then return #tags == 0 end
   for _, carried in ipairs(tags) do
     if carried == 't' .. tag then return true end
   end
   return false
 end
 
--- start reads where to go on, from ARGV[3] and ARGV[4]; place packs it.
-local function start()
-  local exponent, number = unbox('>BI8', ARGV[3])
-  return exponent > 0 and exponent .. ':' .. text(number) or '', number * 2 ^ exponent, ARGV[4]
+-- start reads where to go on from an argument and the next: the bucket, and where
+-- in its set; place packs it. The tag of a bucket of d follows its number.
+local function start(at, scan)
+  if at == '' then return '', 0, '0' end
+  local exponent, number = unbox('>BI8', at)
+  return exponent .. ':' .. text(number) .. sub(at, 10), number * 2 ^ exponent, scan
 end
 
 local function place(bucket)
-  if not bucket then return pack('>BI8', 0, 0) end
-  local exponent, number = string.match(bucket.name, '^(%d+):(%d+)$')
-  return pack('>BI8', tonumber(exponent), tonumber(number))
+  if not bucket then return '' end
+  local exponent, number, rest = string.match(bucket.name, '^(%d+):(%d+)(.*)$')
+  return pack('>BI8', tonumber(exponent), tonumber(number)) .. rest
 end

@@ -1,6 +1,6 @@
 -- list: about a step of the keys whose live entries carry a tag.
 -- ARGV: 2 tag, 3 bucket to go on from, 4 where in its set, 5 step.
--- Answers the bucket to go on from (zero: done); then where in its set, and the
+-- Answers the bucket to go on from (nothing: done); then where in its set, and the
 -- keys.
 
 --@include ledger
@@ -11,7 +11,7 @@ local ASK = {''}
 --@include buckets
 
 local tag = ARGV[2]
-local from, from_ends, scan = start()
+local from, from_ends, scan = start(ARGV[3], ARGV[4])
 local seen = {}
 MORE[2] = ''
 local bucket

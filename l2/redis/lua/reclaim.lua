@@ -1,8 +1,9 @@
--- reclaim: deletes, among about a step of the keys under a tag, what is dead,
--- and takes out of the tag's sets what no longer belongs there.
+-- reclaim: deletes, among about a step of the keys under a tag, or without a tag
+-- of all keys of the partition, what is dead, and takes out of the tags' sets what
+-- no longer belongs there.
 -- ARGV: 2 tag, 3 bucket to go on from, 4 where in its set, 5 step.
--- Answers the bucket to go on from (zero: done) and how many entries it
--- deleted; then where in its set.
+-- Answers how many entries it deleted, and the bucket to go on from (nothing:
+-- done); then where in its set.
 
 --@include ledger
 
@@ -12,13 +13,12 @@ local ASK = {''}
 --@include buckets
 --@include sets
 
-local tag = ARGV[2]
-local from, from_ends, scan = start()
+local from, from_ends, scan = start(ARGV[3], ARGV[4])
 local deleted = 0
 
 -- sort_out deals with some keys of a bucket. Bytes that cannot be read here
 -- stay: they may be a later version's.
-local function sort_out(keys, within)
+local function sort_out(keys, within, tag)
   local latest, dead, gone = records(keys), {BASE .. '!'}, {}
   for i, key in ipairs(keys) do
     local found, keep, tags = judge(key, latest[i])
@@ -31,13 +31,16 @@ local function sort_out(keys, within)
 end
 
 local bucket
-bucket, MORE[2] = step_over(tag, from, from_ends, scan, tonumber(ARGV[5]), function(keys, within)
+bucket, MORE[2] = step_over(ARGV[2], from, from_ends, scan, tonumber(ARGV[5]), function(keys, within)
+  local name, tag = within.name, ARGV[2]
+  if tag == '' then name, tag = string.match(name, '^(%d+:%d+):(.*)$') end
+  if not name then return end
   if keys then
-    sort_out(keys, within)
+    sort_out(keys, within, tag)
   elseif call('EXISTS', within.set) == 0 then
-    drop(within.name, tag)
+    unlist(name, tag)
   end
 end)
-BODY = place(bucket) .. pack('>I8', deleted)
+BODY = pack('>I8', deleted) .. place(bucket)
 
 --@include answer

@@ -1,15 +1,18 @@
 -- Tag sets: which keys carry a tag, in buckets by when their entries end.
+-- Entries without tags carry the empty one, so that a walk meets every entry.
 --
 --   s:<exponent>:<number>:<tag>  set of keys; the bucket is 2^exponent
 --                                milliseconds wide and ends at number widths
 --   b:<tag>                      the tag's buckets: '<exponent>:<number>' = end
 --   d                            all buckets: '<exponent>:<number>:<tag>' = end
+--
+-- A bucket stays in d until its end, even if nothing is left in it, and d does
+-- not expire: so d tells until when the last of what was ever stored is kept.
 
--- drop removes one bucket of a tag. UNLINK frees large sets in another thread.
-local function drop(bucket, tag)
+-- unlist takes a bucket from its tag. UNLINK frees large sets in another thread.
+local function unlist(bucket, tag)
   call('UNLINK', BASE .. 's:' .. bucket .. ':' .. tag)
   call('ZREM', BASE .. 'b:' .. tag, bucket)
-  call('ZREM', BASE .. 'd', bucket .. ':' .. tag)
 end
 
 -- outlive makes a key live at least until a time. Sets and indexes outlive their
@@ -36,11 +39,8 @@ local function ended(most)
   local due = sure('ZRANGE', BASE .. 'd', '(0', text(NOW / 1000), 'BYSCORE', 'LIMIT', '0', text(most))
   for _, name in ipairs(due) do
     local bucket, tag = string.match(name, '^(%d+:%d+):(.*)$')
-    if bucket then
-      drop(bucket, tag)
-    else
-      call('ZREM', BASE .. 'd', name)
-    end
+    if bucket then unlist(bucket, tag) end
+    call('ZREM', BASE .. 'd', name)
   end
   return #due
 end

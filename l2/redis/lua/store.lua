@@ -19,14 +19,13 @@ local function store(key, stamp, how, body, tags)
   end
   call('DEL', BASE .. 'l:' .. key)
   WROTE = true
-  if #tags == 0 then return end
-  if keep > LONGEST then
+  if #tags > 0 and keep > LONGEST then
     LONGEST = keep
     call('ZREM', T, STATE)
     STATE = compose(EPOCH, HEAD, FLOOR_K, FLOOR_T, CLEAR, LONGEST, PROCESS, PARTITIONS)
     call('ZADD', T, '-1', STATE)
   end
-  for _, tag in ipairs(tags) do
+  for _, tag in ipairs(#tags > 0 and tags or {''}) do
     remember(tag, key, exponent, NOW + keep)
   end
 end
