@@ -2,17 +2,29 @@ package soracache
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"time"
 )
 
 // Lease is the permission to compute one key, given to one caller in the whole
-// cluster. It is a random number; the zero Lease is no lease.
+// cluster: eight bytes of chance, and eight that say who its holder is. The zero
+// Lease is no lease.
 type Lease [16]byte
 
 // String returns the lease in hexadecimal.
 func (l Lease) String() string { return hex.EncodeToString(l[:]) }
+
+// Holder is the [Read.Holder] that the lease was given to; zero for nobody in
+// particular.
+func (l Lease) Holder() uint64 { return binary.BigEndian.Uint64(l[8:]) }
+
+// HeldBy returns the lease with another holder.
+func (l Lease) HeldBy(holder uint64) Lease {
+	binary.BigEndian.PutUint64(l[8:], holder)
+	return l
+}
 
 // ParseLease reads the 16 bytes of a lease; empty input is the zero lease, any
 // other length wraps [ErrInvalid].
@@ -36,13 +48,84 @@ const (
 	MaxLease = 60 * time.Second
 )
 
+// LeaseState says what became of the wish for a lease.
+type LeaseState uint8
+
+// The states of a lease. Only one that is held by somebody else is ever waited
+// for.
+const (
+	// LeaseNone: none was wanted, or none was called for.
+	LeaseNone LeaseState = iota
+	// LeaseGranted: the caller is the one to load.
+	LeaseGranted
+	// LeaseHeld: somebody else is known to load.
+	LeaseHeld
+	// LeaseRefused: none can be given, and [Refusal] says why. Waiting does not
+	// help: whoever needs the value loads it and keeps nothing.
+	LeaseRefused
+)
+
+// String returns none, granted, held or refused.
+func (s LeaseState) String() string {
+	return [...]string{"none", "granted", "held", "refused"}[min(s, LeaseRefused)]
+}
+
+// Refusal says why something cannot be given.
+type Refusal uint8
+
+// The refusals.
+const (
+	// RefusalNone: nothing was refused.
+	RefusalNone Refusal = iota
+	// RefusalStoreFull: the store has no room left.
+	RefusalStoreFull
+	// RefusalPassed is hit-for-miss: an earlier load left nothing a little while
+	// ago, and somebody loads now. Nobody waits for it, since that is likely to
+	// leave nothing again.
+	RefusalPassed
+	// RefusalOvertaken: the loads that the reader waited for lost to
+	// invalidations, again and again.
+	RefusalOvertaken
+	// RefusalBehind: the store does not reflect the read's least stamp yet, so
+	// what is loaded under a lease of its could be older.
+	RefusalBehind
+	// RefusalLimit: a limit of the node has been reached.
+	RefusalLimit
+)
+
+// String returns why, in words.
+func (r Refusal) String() string {
+	return [...]string{
+		"not refused", "the store is full", "an earlier load left nothing", "overtaken by invalidations",
+		"the store is behind", "a limit is reached", "another reason",
+	}[min(r, RefusalLimit+1)]
+}
+
+// LoadOutcome says what became of a load that leaves nothing.
+type LoadOutcome uint8
+
+// The outcomes of loads that leave nothing.
+const (
+	// LoadHandedBack: nobody has loaded. Nothing is remembered.
+	LoadHandedBack LoadOutcome = iota
+	// LoadFailed: the loader failed.
+	LoadFailed
+	// LoadNotStorable: what was loaded may not be stored.
+	LoadNotStorable
+)
+
+// String returns handed back, failed or not storable.
+func (o LoadOutcome) String() string {
+	return [...]string{"handed back", "failed", "not storable"}[min(o, LoadNotStorable)]
+}
+
 // Status is what became of a read.
 type Status uint8
 
 // The outcomes of a read.
 const (
 	// StatusMiss: nothing live. With a lease, the caller is the one to compute
-	// it; without, somebody else is (or none was asked for).
+	// it; without, [ReadResult.LeaseState] says why.
 	StatusMiss Status = iota + 1
 	// StatusHit: live and fresh. With a lease, the caller is to refresh it.
 	StatusHit
@@ -82,6 +165,9 @@ type Read struct {
 	Wait time.Duration
 	// RefreshWithin: see Lease.
 	RefreshWithin time.Duration
+	// Holder is a random number of the process that asks, by which a client
+	// whose loads fail is told from the others; zero for nobody in particular.
+	Holder uint64
 }
 
 // GetRequest is a batch of reads in one namespace.
@@ -109,7 +195,12 @@ type ReadResult struct {
 	Stamp Stamps
 	// Lease, if not zero, makes the caller the one to compute the key.
 	Lease Lease
-	// LeaseFor is how long the lease lasts.
+	// LeaseState is what became of the wish for a lease, and Refusal why it was
+	// refused. Beside a live entry, a lease that is held is that of a refresh.
+	LeaseState LeaseState
+	Refusal    Refusal
+	// LeaseFor is how long the lease lasts: the caller's, or, while it is held,
+	// the other's, unless that is renewed or ends before.
 	LeaseFor time.Duration
 	Tier     Tier
 	// Age is how long ago, when the answer was made, it was confirmed that Stamp
@@ -143,6 +234,7 @@ type Write struct {
 	Key      string
 	Lease    Lease         // fill, renew, release
 	LeaseFor time.Duration // renew; zero means [DefaultLease]
+	Outcome  LoadOutcome   // release: what became of the load
 	Entry    Entry         // fill, put
 	Lifetime Lifetime      // fill, put
 }

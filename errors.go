@@ -13,6 +13,9 @@ var (
 	ErrInvalid = errors.New("invalid argument")
 	// ErrTooLarge is a value, batch or message over its limit (resource_exhausted).
 	ErrTooLarge = errors.New("over a limit")
+	// ErrStoreFull is what a store without room does not take
+	// (resource_exhausted). Reads and invalidations go on.
+	ErrStoreFull = errors.New("the store is full")
 	// ErrUnavailable means that the store or the service cannot answer now
 	// (unavailable). What was asked may or may not have happened; repeating an
 	// invalidation is safe.

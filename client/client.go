@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"sync"
@@ -35,6 +36,7 @@ type Client struct {
 	session      session
 	near         *near                // nil: there is none
 	ahead        func() time.Duration // see ClockAhead; nil: not at all
+	holder       uint64               // whose leases are this client's; random
 	// background bounds the loaders that nobody waits for.
 	background slots
 
@@ -98,6 +100,7 @@ func newClient(backend soracache.Backend, closeBackend func(), cfg config) (*Cli
 		observer:     observer{hooks: cfg.hooks, log: cfg.log},
 		codecs:       newCodecs(cfg.standard, cfg.known),
 		ahead:        cfg.ahead,
+		holder:       rand.Uint64(), //nolint:gosec // to be told from others, not a secret
 	}
 	var err error
 	if c.near, err = newNear(c, cfg); err != nil {
@@ -307,6 +310,9 @@ func (c *Client) read(ctx context.Context, read soracache.Read, asked *asking) (
 // returns as well.
 func (c *Client) get(ctx context.Context, reads []soracache.Read, accept bool) (results []soracache.ReadResult, seen soracache.Stamps, err error) {
 	seen = c.session.stamps()
+	for i := range reads {
+		reads[i].Holder = c.holder
+	}
 	results, err = c.backend.Get(ctx, soracache.GetRequest{
 		Namespace: c.namespace, Reads: reads, MinStamp: c.least(ctx, seen), AcceptUnconfirmed: accept,
 	})

@@ -53,6 +53,7 @@ var (
 func refusal(err error) bool {
 	return errors.Is(err, soracache.ErrInvalid) ||
 		errors.Is(err, soracache.ErrTooLarge) ||
+		errors.Is(err, soracache.ErrStoreFull) ||
 		errors.Is(err, soracache.ErrUnauthenticated) ||
 		errors.Is(err, soracache.ErrPermissionDenied) ||
 		errors.Is(err, soracache.ErrUnimplemented)

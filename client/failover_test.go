@@ -551,7 +551,7 @@ func (l *leavingBackend) Get(ctx context.Context, req soracache.GetRequest) ([]s
 	if req.Reads[0].Wait > 0 {
 		close(l.waits)
 		<-l.gone
-		return []soracache.ReadResult{{Status: soracache.StatusMiss}}, nil
+		return []soracache.ReadResult{{Status: soracache.StatusMiss, LeaseState: soracache.LeaseHeld}}, nil
 	}
 	return l.fakeService.Get(ctx, req)
 }

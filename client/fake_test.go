@@ -162,13 +162,17 @@ func (s *fakeService) judge(req soracache.GetRequest, r soracache.Read) soracach
 		}
 		res.Status = soracache.StatusStale
 	}
-	if held := s.leases[r.Key]; !r.Lease || held != nil && now.Before(held.until) {
+	if !r.Lease {
+		return res
+	}
+	if held := s.leases[r.Key]; held != nil && now.Before(held.until) {
+		res.LeaseState, res.LeaseFor = soracache.LeaseHeld, held.until.Sub(now)
 		return res
 	}
 	g := &grantedLease{stamp: soracache.Stamp{Epoch: s.epoch, Position: s.head}, until: now.Add(soracache.DefaultLease)}
 	_, _ = rand.Read(g.id[:])
 	s.leases[r.Key] = g
-	res.Lease, res.LeaseFor = g.id, soracache.DefaultLease
+	res.LeaseState, res.Lease, res.LeaseFor = soracache.LeaseGranted, g.id, soracache.DefaultLease
 	return res
 }
 

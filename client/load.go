@@ -230,13 +230,19 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 	end := time.Now().Add(l.settings.policy.wait())
 	for range maxWaits {
 		ask.Wait = time.Until(end)
-		if err != nil || ask.Wait <= 0 || read.Status != soracache.StatusMiss || read.Lease != (soracache.Lease{}) {
+		if err != nil || ask.Wait <= 0 || !waitable(&read) {
 			break
 		}
 		read, err = l.ask(ctx, ask)
 	}
 	l.waited = time.Until(end) <= 0
 	return read, err
+}
+
+// waitable tells whether there is somebody to wait for: only a lease that is held
+// is worth it.
+func waitable(read *soracache.ReadResult) bool {
+	return read.Status == soracache.StatusMiss && read.LeaseState == soracache.LeaseHeld
 }
 
 // maxWaits is how often one load waits for another's.

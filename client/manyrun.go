@@ -240,8 +240,10 @@ func (m *many[T]) sort(s *sorted[T], l *loading[T], r soracache.ReadResult, aske
 		s.unreadable = append(s.unreadable, l.key)
 	case !wanted:
 		s.again = append(s.again, l.key)
-	default:
+	case waitable(&r):
 		s.others = append(s.others, l.key)
+	default:
+		s.claims = append(s.claims, claim[T]{loading: l, why: errNoLease})
 	}
 }
 

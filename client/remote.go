@@ -188,6 +188,7 @@ func (r *remote) getOne(ctx context.Context, req soracache.GetRequest, read sora
 		RefreshWithin:     wireDuration(read.RefreshWithin),
 		LeaseFor:          wireDuration(read.LeaseFor),
 		AcceptUnconfirmed: req.AcceptUnconfirmed,
+		Holder:            read.Holder,
 	}))
 	if err != nil {
 		return soracache.ReadResult{}, sentinel(err)
@@ -210,6 +211,7 @@ func (r *remote) getMany(ctx context.Context, req soracache.GetRequest, reads []
 			RefreshWithin:     wireDuration(rest[0].RefreshWithin),
 			LeaseFor:          wireDuration(rest[0].LeaseFor),
 			AcceptUnconfirmed: req.AcceptUnconfirmed,
+			Holder:            rest[0].Holder,
 		}))
 		switch {
 		case err != nil:
@@ -266,7 +268,9 @@ func (r *remote) writeOne(ctx context.Context, namespace string, w soracache.Wri
 			Namespace: namespace, Key: w.Key, Lease: w.Lease[:], LeaseFor: wireDuration(w.LeaseFor),
 		}))
 	case soracache.OpRelease:
-		return writeResult(r.rpc.Release(ctx, &cachev1.ReleaseRequest{Namespace: namespace, Key: w.Key, Lease: w.Lease[:]}))
+		return writeResult(r.rpc.Release(ctx, &cachev1.ReleaseRequest{
+			Namespace: namespace, Key: w.Key, Lease: w.Lease[:], Outcome: cachev1.LoadOutcome(w.Outcome),
+		}))
 	}
 	return soracache.WriteResult{}, fmt.Errorf("%w: unknown write %d", soracache.ErrInvalid, w.Op)
 }

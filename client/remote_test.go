@@ -130,20 +130,22 @@ func TestRPCs(t *testing.T) {
 			asked(t, r, &cachev1.GetRequest{
 				Namespace: "shop", Key: "k", MinStamp: stamps(5).Encode(), Lease: true, Wait: durationpb.New(time.Second),
 				RefreshWithin: durationpb.New(2 * time.Second), LeaseFor: durationpb.New(3 * time.Second), AcceptUnconfirmed: true,
+				Holder: 8,
 			})
 			return &cachev1.GetResponse{
 				Status: cachev1.Status_STATUS_STALE, Value: []byte("v"), Tags: []string{"a", "b"}, Encoding: "json", Etag: "e",
 				Stamp: stamps(9).Encode(), FreshFor: durationpb.New(-time.Second), KeepFor: durationpb.New(time.Minute),
 				Lease: lease[:], LeaseFor: durationpb.New(10 * time.Second), Tier: cachev1.Tier_TIER_L1, Unconfirmed: true,
+				LeaseState: cachev1.LeaseState_LEASE_STATE_GRANTED,
 			}, nil
 		}})
 		got, err := b.Get(ctx, soracache.GetRequest{
 			Namespace: "shop", MinStamp: stamps(5), AcceptUnconfirmed: true,
-			Reads: []soracache.Read{{Key: "k", Lease: true, Wait: time.Second, RefreshWithin: 2 * time.Second, LeaseFor: 3 * time.Second}},
+			Reads: []soracache.Read{{Key: "k", Lease: true, Wait: time.Second, RefreshWithin: 2 * time.Second, LeaseFor: 3 * time.Second, Holder: 8}},
 		})
 		want := []soracache.ReadResult{{
 			Status: soracache.StatusStale, Entry: entry, Stamp: stamps(9), FreshFor: -time.Second, KeepFor: time.Minute,
-			Lease: lease, LeaseFor: 10 * time.Second, Tier: soracache.TierL1, Unconfirmed: true,
+			Lease: lease, LeaseFor: 10 * time.Second, Tier: soracache.TierL1, Unconfirmed: true, LeaseState: soracache.LeaseGranted,
 		}}
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
@@ -173,7 +175,9 @@ func TestRPCs(t *testing.T) {
 				return &cachev1.RenewResponse{Held: true, LeaseFor: durationpb.New(time.Minute), Stamp: stamps(11).Encode()}, nil
 			},
 			release: func(r *cachev1.ReleaseRequest) (*cachev1.ReleaseResponse, error) {
-				asked(t, r, &cachev1.ReleaseRequest{Namespace: "shop", Key: "k", Lease: lease[:]})
+				asked(t, r, &cachev1.ReleaseRequest{
+					Namespace: "shop", Key: "k", Lease: lease[:], Outcome: cachev1.LoadOutcome_LOAD_OUTCOME_FAILED,
+				})
 				return &cachev1.ReleaseResponse{Reason: cachev1.Reason_REASON_LEASE_LOST, Stamp: stamps(12).Encode()}, nil
 			},
 		})
@@ -181,7 +185,7 @@ func TestRPCs(t *testing.T) {
 			{Op: soracache.OpFill, Key: "k", Lease: lease, Entry: entry, Lifetime: lifetime},
 			{Op: soracache.OpPut, Key: "k", Entry: entry, Lifetime: lifetime},
 			{Op: soracache.OpRenew, Key: "k", Lease: lease, LeaseFor: time.Minute},
-			{Op: soracache.OpRelease, Key: "k", Lease: lease},
+			{Op: soracache.OpRelease, Key: "k", Lease: lease, Outcome: soracache.LoadFailed},
 		}
 		want := []soracache.WriteResult{
 			{Reason: soracache.ReasonSuperseded, Stamp: stamps(9), SupersededBy: soracache.Record{
@@ -360,6 +364,37 @@ func TestCodesBecomeSentinels(t *testing.T) {
 		if !errors.Is(err, want) || !strings.Contains(err.Error(), "particulars") {
 			t.Errorf("%s: got %v, want %v", c, err, want)
 		}
+	}
+}
+
+// A full store has no code of its own, and is told by a detail, or in a batch by
+// the item.
+func TestFullStoreIsToldFromOtherLimits(t *testing.T) {
+	full := cachev1.Refusal_REFUSAL_STORE_FULL
+	b := remote(t, &scripted{
+		put: func(*cachev1.SetRequest) (*cachev1.SetResponse, error) {
+			err := connect.NewError(connect.CodeResourceExhausted, errors.New("particulars"))
+			detail, malformed := connect.NewErrorDetail(&cachev1.Refused{Refusal: full})
+			if malformed != nil {
+				t.Fatal(malformed)
+			}
+			err.AddDetail(detail)
+			return nil, err
+		},
+		batchSet: func(*cachev1.BatchSetRequest) (*cachev1.BatchSetResponse, error) {
+			return &cachev1.BatchSetResponse{Results: []*cachev1.SetResponse{
+				{Stamp: stamps(1).Encode()}, {Error: &cachev1.BatchError{Code: "resource_exhausted", Message: "particulars", Refusal: full}},
+			}}, nil
+		},
+	})
+	put := soracache.Write{Op: soracache.OpPut, Key: "k", Entry: soracache.Entry{Value: []byte("v")}, Lifetime: soracache.Lifetime{TTL: time.Minute}}
+	_, err := b.Write(t.Context(), soracache.WriteRequest{Writes: []soracache.Write{put}})
+	if !errors.Is(err, soracache.ErrStoreFull) || errors.Is(err, soracache.ErrUnavailable) || !strings.Contains(err.Error(), "particulars") {
+		t.Errorf("one put: %v", err)
+	}
+	got, err := b.Write(t.Context(), soracache.WriteRequest{Writes: []soracache.Write{put, put}})
+	if err != nil || got[0].Err != nil || !errors.Is(got[1].Err, soracache.ErrStoreFull) {
+		t.Errorf("two: %+v, %v", got, err)
 	}
 }
 

@@ -27,7 +27,27 @@ func sentinel(err error) error {
 		// The answer is none, which says nothing against the request.
 		return fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
 	}
+	if connect.CodeOf(err) == connect.CodeResourceExhausted && isStoreFull(err) {
+		return fmt.Errorf("%w: %w", soracache.ErrStoreFull, err)
+	}
 	return fmt.Errorf("%w: %w", sentinelOf(connect.CodeOf(err)), err)
+}
+
+// isStoreFull tells of what a limit is that was reached: the service says so in
+// a detail of its error.
+func isStoreFull(err error) bool {
+	var failed *connect.Error
+	if !errors.As(err, &failed) {
+		return false
+	}
+	for _, detail := range failed.Details() {
+		message, unknown := detail.Value()
+		refused, ok := message.(*cachev1.Refused)
+		if unknown == nil && ok && refused.Refusal == cachev1.Refusal_REFUSAL_STORE_FULL {
+			return true
+		}
+	}
+	return false
 }
 
 func sentinelOf(code connect.Code) error {
@@ -74,10 +94,13 @@ func batchError(e *cachev1.BatchError) error {
 	if e == nil {
 		return nil
 	}
-	return itemError(e.Code, e.Message)
+	return itemError(e.Code, e.Message, e.Refusal)
 }
 
-func itemError(name, message string) error {
+func itemError(name, message string, refusal cachev1.Refusal) error {
+	if refusal == cachev1.Refusal_REFUSAL_STORE_FULL {
+		return fmt.Errorf("%w: %s", soracache.ErrStoreFull, message)
+	}
 	var code connect.Code
 	if err := code.UnmarshalText([]byte(name)); err != nil {
 		code = connect.CodeUnknown
@@ -113,6 +136,25 @@ func wireStatus(s cachev1.Status) (soracache.Status, error) {
 		return soracache.StatusStale, nil
 	}
 	return 0, fmt.Errorf("%w: unknown status %d", soracache.ErrUnavailable, s)
+}
+
+// wireLeaseState makes a state that this build does not know one that is not
+// waited for.
+func wireLeaseState(s cachev1.LeaseState) soracache.LeaseState {
+	switch s {
+	case cachev1.LeaseState_LEASE_STATE_UNSPECIFIED:
+		return soracache.LeaseNone
+	case cachev1.LeaseState_LEASE_STATE_GRANTED:
+		return soracache.LeaseGranted
+	case cachev1.LeaseState_LEASE_STATE_HELD:
+		return soracache.LeaseHeld
+	}
+	return soracache.LeaseRefused
+}
+
+// wireRefusal keeps a reason that this build does not know, which has no name.
+func wireRefusal(r cachev1.Refusal) soracache.Refusal {
+	return soracache.Refusal(min(uint32(r), math.MaxUint8)) //nolint:gosec // bounded
 }
 
 func wireTier(t cachev1.Tier) soracache.Tier {

@@ -120,7 +120,7 @@ func (r *answerReader) read(data []byte, to *soracache.ReadResult) error {
 	case err != nil:
 		return malformed(err)
 	case w.failed:
-		*to = soracache.ReadResult{Err: itemError(w.code, w.message)}
+		*to = soracache.ReadResult{Err: itemError(w.code, w.message, cachev1.Refusal(w.refused))}
 		return nil
 	}
 	if to.Stamp, err = r.stampsOf(w.stamp); err != nil {
@@ -134,6 +134,7 @@ func (r *answerReader) read(data []byte, to *soracache.ReadResult) error {
 	}
 	to.Entry.Kind = wireKind(cachev1.Kind(w.kind))
 	to.Tier = wireTier(cachev1.Tier(w.tier))
+	to.LeaseState, to.Refusal = wireLeaseState(cachev1.LeaseState(w.leaseState)), wireRefusal(cachev1.Refusal(w.refusal))
 	to.FreshFor, to.KeepFor, to.LeaseFor, to.Age = w.freshFor.value(), w.keepFor.value(), w.leaseFor.value(), w.age.asAge()
 	return nil
 }
@@ -145,8 +146,10 @@ type wireAnswer struct {
 	stamp, lease                     []byte
 	freshFor, keepFor, leaseFor, age duration
 	status, tier, kind               int32
-	failed                           bool // with code and message
+	leaseState, refusal              int32
+	failed                           bool // with code, message and what is exhausted
 	code, message                    string
+	refused                          int32
 }
 
 // take takes in one field of an answer. The numbers are the contract's.
@@ -187,6 +190,10 @@ func (r *answerReader) take(w *wireAnswer, f field) (err error) {
 		err = eachField(f.bytes, w.takeFailure)
 	case f.is(15, protowire.BytesType):
 		err = w.age.read(f.bytes)
+	case f.is(16, protowire.VarintType):
+		w.leaseState = f.int32()
+	case f.is(17, protowire.VarintType):
+		w.refusal = f.int32()
 	}
 	return err
 }
@@ -197,6 +204,8 @@ func (w *wireAnswer) takeFailure(f field) (err error) {
 		w.code, err = f.text("")
 	case f.is(2, protowire.BytesType):
 		w.message, err = f.text("")
+	case f.is(3, protowire.VarintType):
+		w.refused = f.int32()
 	}
 	return err
 }

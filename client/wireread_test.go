@@ -47,6 +47,7 @@ func byReflection(item []byte) (result soracache.ReadResult, err error) {
 		},
 		FreshFor: a.FreshFor.AsDuration(), KeepFor: a.KeepFor.AsDuration(),
 		Stamp: stamp, Lease: lease, LeaseFor: a.LeaseFor.AsDuration(),
+		LeaseState: wireLeaseState(a.LeaseState), Refusal: wireRefusal(a.Refusal),
 		Tier: wireTier(a.Tier), Age: wireAge(a.Age), Unconfirmed: a.Unconfirmed,
 	}, nil
 }
@@ -105,7 +106,18 @@ func answers() map[string]*cachev1.GetResponse {
 		"a stale one with a lease": {
 			Status: cachev1.Status_STATUS_STALE, Value: make([]byte, 300), FreshFor: durationpb.New(-time.Hour),
 			Lease: make([]byte, 16), LeaseFor: durationpb.New(time.Second), Unconfirmed: true, Tier: cachev1.Tier_TIER_L2,
+			LeaseState: cachev1.LeaseState_LEASE_STATE_GRANTED,
 		},
+		"a lease that is held": {
+			Status: cachev1.Status_STATUS_MISS, LeaseState: cachev1.LeaseState_LEASE_STATE_HELD, LeaseFor: durationpb.New(time.Second),
+		},
+		"a refusal": {
+			Status: cachev1.Status_STATUS_MISS, LeaseState: cachev1.LeaseState_LEASE_STATE_REFUSED, Refusal: cachev1.Refusal_REFUSAL_PASSED,
+		},
+		"a state and a refusal of a newer contract": {Status: cachev1.Status_STATUS_MISS, LeaseState: 77, Refusal: 1 << 20},
+		"a full store": {Error: &cachev1.BatchError{
+			Code: "resource_exhausted", Message: "full", Refusal: cachev1.Refusal_REFUSAL_STORE_FULL,
+		}},
 		"a failure":                        {Error: &cachev1.BatchError{Code: "resource_exhausted", Message: "too ü"}, Value: []byte("and more")},
 		"a failure's end":                  {Error: &cachev1.BatchError{}},
 		"kinds, tiers of a newer contract": {Status: cachev1.Status_STATUS_HIT, Kind: 77, Tier: 78},
@@ -286,9 +298,9 @@ func TestAnswersCostTheirValues(t *testing.T) {
 // A field that the contract gains has to be read in client/wireread.go too.
 func TestAnswersHaveNoFieldsThatAreNotRead(t *testing.T) {
 	for message, known := range map[proto.Message]int{
-		&cachev1.GetResponse{}:      15,
+		&cachev1.GetResponse{}:      17,
 		&cachev1.BatchGetResponse{}: 2, // the second, the stamp of all, is in the answers too
-		&cachev1.BatchError{}:       2,
+		&cachev1.BatchError{}:       3,
 		&durationpb.Duration{}:      2,
 	} {
 		d := message.ProtoReflect().Descriptor()

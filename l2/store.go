@@ -181,19 +181,6 @@ type ReadAnswer struct {
 	Err   error
 }
 
-// LeaseState says what became of the wish for a lease.
-type LeaseState uint8
-
-// The states of a lease.
-const (
-	// LeaseNone: none was wanted, or none was called for.
-	LeaseNone LeaseState = iota
-	// LeaseGranted: the nonce holds the lease.
-	LeaseGranted
-	// LeaseHeld: somebody else does.
-	LeaseHeld
-)
-
 // KeyAnswer is what a read found under one key.
 type KeyAnswer struct {
 	// Found tells whether there is a live entry, of which Entry, Stamp (its
@@ -206,13 +193,14 @@ type KeyAnswer struct {
 	KeepFor  time.Duration
 	L1       time.Duration
 
-	Lease      LeaseState
-	LeaseStamp soracache.Stamp // granted: how much of the ledger a value loaded under it reflects
-	LeaseFor   time.Duration   // granted or held: how long it still lasts
+	Lease      soracache.LeaseState
+	Refusal    soracache.Refusal // refused: why
+	LeaseStamp soracache.Stamp   // granted: how much of the ledger a value loaded under it reflects
+	LeaseFor   time.Duration     // granted or held: how long it still lasts
 }
 
 // WriteRequest is one write. Entry and Lifetime serve fill and put, Nonce
-// serves fill, renew and release, LeaseFor serves renew.
+// serves fill, renew and release, LeaseFor serves renew, Outcome serves release.
 type WriteRequest struct {
 	Partition Partition
 	Since     soracache.Stamp
@@ -221,6 +209,7 @@ type WriteRequest struct {
 	Key       string
 	Nonce     soracache.Lease
 	LeaseFor  time.Duration
+	Outcome   soracache.LoadOutcome
 	Entry     soracache.Entry
 	Lifetime  soracache.Lifetime
 }

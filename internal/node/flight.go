@@ -101,7 +101,7 @@ func (p *partition) joinLocked(r *soracache.Read) *flight {
 	if r.Lease {
 		f.wanting++
 		if f.nonce == (soracache.Lease{}) {
-			f.nonce = p.node.newLease()
+			f.nonce = p.node.newLease(r.Holder)
 		}
 		f.leaseFor = max(f.leaseFor, leaseFor(r.LeaseFor))
 		f.refreshWithin = max(f.refreshWithin, r.RefreshWithin)
@@ -289,14 +289,17 @@ func (p *partition) collect(ctx context.Context, f *flight, r *soracache.Read, r
 	if want.Epoch == f.delta.Epoch && want.Position > f.delta.Head {
 		// The store is behind what the caller knows: nothing it says counts.
 		p.leave(f, r)
+		if r.Lease {
+			res.LeaseState, res.Refusal = soracache.LeaseRefused, soracache.RefusalBehind
+		}
 		return res, held{}
 	}
 	if f.entry != nil {
 		p.fillIn(&res, f.entry)
 	}
-	leased := p.claim(f, r, &res)
-	if f.entry == nil && r.Lease && !leased {
-		return res, held{left: max(f.answer.LeaseFor, time.Millisecond), asked: f.asked}
+	p.claim(f, r, &res)
+	if f.entry == nil && res.LeaseState == soracache.LeaseHeld {
+		return res, held{left: res.LeaseFor, asked: f.asked}
 	}
 	return res, held{}
 }
@@ -313,20 +316,25 @@ func (p *partition) fillIn(res *soracache.ReadResult, c *local) {
 	res.Tier = soracache.TierL2
 }
 
-// claim takes the lease that a flight was given, for the first reader that
-// wants it, and counts the reader out.
-func (p *partition) claim(f *flight, r *soracache.Read, res *soracache.ReadResult) bool {
+// claim tells a reader what became of its wish for a lease, and counts it out.
+// The lease that a flight was given goes to the first reader that wants it; for
+// the others it is held from then on.
+func (p *partition) claim(f *flight, r *soracache.Read, res *soracache.ReadResult) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	mine := r.Lease && f.answer.Lease == l2.LeaseGranted && !f.taken &&
-		(f.entry == nil || f.answer.FreshFor <= r.RefreshWithin || f.answer.FreshFor <= 0)
-	if mine {
-		f.taken = true
-		res.Lease, res.LeaseFor = f.nonce, f.answer.LeaseFor
-		res.Stamp = p.stamps(f.answer.LeaseStamp)
+	if r.Lease && (f.entry == nil || f.answer.FreshFor <= r.RefreshWithin || f.answer.FreshFor <= 0) {
+		res.LeaseState, res.Refusal = f.answer.Lease, f.answer.Refusal
+		switch {
+		case res.LeaseState == soracache.LeaseGranted && !f.taken:
+			f.taken = true
+			res.Lease, res.LeaseFor = f.nonce, f.answer.LeaseFor
+			res.Stamp = p.stamps(f.answer.LeaseStamp)
+		case res.LeaseState == soracache.LeaseGranted || res.LeaseState == soracache.LeaseHeld:
+			res.LeaseState = soracache.LeaseHeld
+			res.LeaseFor = max(f.answer.LeaseFor, time.Millisecond)
+		}
 	}
 	p.countOut(f, r)
-	return mine
 }
 
 // leave counts a reader out that will not use its flight's answer. A trip that
@@ -360,7 +368,7 @@ func (p *partition) dropLease(f *flight) {
 	default:
 		return
 	}
-	if f.err == nil && f.wanting == 0 && !f.taken && f.answer.Lease == l2.LeaseGranted {
+	if f.err == nil && f.wanting == 0 && !f.taken && f.answer.Lease == soracache.LeaseGranted {
 		f.taken = true
 		p.handBack([]l2.WriteRequest{p.releaseOf(f.key, f.nonce)})
 	}

@@ -304,7 +304,7 @@ func (n *Node) settle(ctx context.Context, ns *namespace, req *soracache.GetRequ
 			if gone {
 				p := ns.of(req.Reads[i].Key)
 				p.handBack([]l2.WriteRequest{p.releaseOf(req.Reads[i].Key, r.Lease)})
-				r.Lease = soracache.Lease{}
+				r.Lease, r.LeaseState = soracache.Lease{}, soracache.LeaseNone
 			} else {
 				n.totals.leases.Add(1)
 			}
@@ -339,7 +339,7 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 		asked[i] = p.follower.Ask()
 		reqs[i] = l2.WriteRequest{
 			Partition: p.id, Since: asked[i].Since, Register: n.registration, Op: w.Op, Key: w.Key, Nonce: w.Lease,
-			LeaseFor: w.LeaseFor, Entry: w.Entry, Lifetime: w.Lifetime,
+			LeaseFor: w.LeaseFor, Outcome: w.Outcome, Entry: w.Entry, Lifetime: w.Lifetime,
 		}
 	}
 	answers := callStore(ctx, n, "write", func(ctx context.Context) ([]l2.WriteAnswer, error) {
@@ -646,9 +646,9 @@ func firstError[A any](answers []A, errOf func(*A) error) error {
 	return nil
 }
 
-func (n *Node) newLease() (l soracache.Lease) {
+func (n *Node) newLease(holder uint64) (l soracache.Lease) {
 	n.random(l[:])
-	return l
+	return l.HeldBy(holder)
 }
 
 func (n *Node) random(b []byte) {

@@ -263,6 +263,9 @@ func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.
 		}
 		res, h = p.readStore(ctx, &again, req)
 	}
+	if lost >= maxLost && res.Err == nil && res.Status == soracache.StatusMiss {
+		res.LeaseState, res.Refusal = soracache.LeaseRefused, soracache.RefusalOvertaken
+	}
 	return res
 }
 
@@ -342,7 +345,7 @@ func (p *partition) local(q invalidation.Question, d soracache.Delta, key string
 		c.until = asked + k.L1
 	}
 	c.staleUntil = p.node.now() + refreshPatience
-	if k.Lease == l2.LeaseHeld {
+	if k.Lease == soracache.LeaseHeld {
 		c.heldUntil.Store(int64(p.node.now() + min(k.LeaseFor, refreshPatience)))
 	}
 	c.proof, keep = p.follower.Prove(q, d, key, k.Entry.Tags)

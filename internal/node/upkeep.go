@@ -216,7 +216,7 @@ func (n *Node) do(ch chore) error {
 	if ch.tag != "" {
 		return n.walk(ch)
 	}
-	lease := n.newLease()
+	lease := n.newLease(0)
 	if !n.chosenToWalk(ch.at, lease) {
 		return nil
 	}
@@ -269,7 +269,7 @@ func (n *Node) chosenToWalk(at l2.Partition, lease soracache.Lease) bool {
 		}})
 		return as, as[0].Err
 	})
-	return answers[0].Err == nil && answers[0].Keys[0].Lease == l2.LeaseGranted
+	return answers[0].Err == nil && answers[0].Keys[0].Lease == soracache.LeaseGranted
 }
 
 // walked gives the election up, also if the node ends: another may have to walk.

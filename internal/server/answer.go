@@ -21,6 +21,10 @@ func getResponse(r soracache.ReadResult) *soracachev1.GetResponse {
 		Stamp:       r.Stamp.Encode(),
 		Unconfirmed: r.Unconfirmed,
 	}
+	if r.LeaseState != soracache.LeaseNone {
+		answer.LeaseState = soracachev1.LeaseState(r.LeaseState)
+		answer.Refusal = soracachev1.Refusal(r.Refusal)
+	}
 	if r.Age != 0 {
 		answer.Age = durationpb.New(r.Age)
 	}
@@ -36,6 +40,8 @@ func getResponse(r soracache.ReadResult) *soracachev1.GetResponse {
 	}
 	if r.Lease != (soracache.Lease{}) {
 		answer.Lease = r.Lease[:]
+	}
+	if r.LeaseFor != 0 {
 		answer.LeaseFor = durationpb.New(r.LeaseFor)
 	}
 	return answer

@@ -220,7 +220,7 @@ func (s *cacheService) Renew(ctx context.Context, r *soracachev1.RenewRequest) (
 // Release implements the RPC.
 func (s *cacheService) Release(ctx context.Context, r *soracachev1.ReleaseRequest) (*soracachev1.ReleaseResponse, error) {
 	result, err := s.writeOne(ctx, r.GetNamespace(), func() (soracache.Write, error) {
-		return s.parser.leased(soracache.OpRelease, r.GetKey(), r.GetLease())
+		return s.parser.release(r)
 	})
 	if err != nil {
 		return nil, err

@@ -98,6 +98,22 @@ func TestGetAnswersWhatTheNodeSays(t *testing.T) {
 			soracache.ReadResult{Status: soracache.StatusMiss, Stamp: stamps, Lease: lease, LeaseFor: time.Second},
 			&soracachev1.GetResponse{Status: soracachev1.Status_STATUS_MISS, Stamp: stamps.Encode(), Lease: lease[:], LeaseFor: seconds(1)},
 		},
+		"miss, and another holds the lease": {
+			soracache.ReadResult{Status: soracache.StatusMiss, Stamp: stamps, LeaseState: soracache.LeaseHeld, LeaseFor: time.Second},
+			&soracachev1.GetResponse{
+				Status: soracachev1.Status_STATUS_MISS, Stamp: stamps.Encode(),
+				LeaseState: soracachev1.LeaseState_LEASE_STATE_HELD, LeaseFor: seconds(1),
+			},
+		},
+		"miss, and no lease can be given": {
+			soracache.ReadResult{
+				Status: soracache.StatusMiss, Stamp: stamps, LeaseState: soracache.LeaseRefused, Refusal: soracache.RefusalStoreFull,
+			},
+			&soracachev1.GetResponse{
+				Status: soracachev1.Status_STATUS_MISS, Stamp: stamps.Encode(),
+				LeaseState: soracachev1.LeaseState_LEASE_STATE_REFUSED, Refusal: soracachev1.Refusal_REFUSAL_STORE_FULL,
+			},
+		},
 	} {
 		result = c.is
 		got, err := s.cache().Get(t.Context(), &soracachev1.GetRequest{Key: "k"})
@@ -118,6 +134,7 @@ func TestErrorTable(t *testing.T) {
 	}{
 		{fmt.Errorf("%w: page token", soracache.ErrInvalid), connect.CodeInvalidArgument, "page token"},
 		{fmt.Errorf("%w: 9 bytes", soracache.ErrTooLarge), connect.CodeResourceExhausted, "9 bytes"},
+		{fmt.Errorf("%w: redis", soracache.ErrStoreFull), connect.CodeResourceExhausted, "the store is full: redis"},
 		{fmt.Errorf("%w: store is down", soracache.ErrUnavailable), connect.CodeUnavailable, "store is down"},
 		{fmt.Errorf("store: %w: timeout", soracache.ErrUnavailable), connect.CodeUnavailable, "store: unavailable: timeout"},
 		{fmt.Errorf("%w: %w", soracache.ErrUnavailable, context.DeadlineExceeded), connect.CodeUnavailable, "context deadline exceeded"},
@@ -230,11 +247,13 @@ func TestWrites(t *testing.T) {
 	if got := n.lastWrite().Writes[0]; got.Op != soracache.OpRenew || got.LeaseFor != 30*time.Second {
 		t.Errorf("the node was asked for %+v", got)
 	}
-	released, err := cache.Release(t.Context(), &soracachev1.ReleaseRequest{Key: "k", Lease: lease[:]})
+	released, err := cache.Release(t.Context(), &soracachev1.ReleaseRequest{
+		Key: "k", Lease: lease[:], Outcome: soracachev1.LoadOutcome_LOAD_OUTCOME_NOT_STORABLE,
+	})
 	if err != nil || !released.Released {
 		t.Errorf("release: %v, error %v", released, err)
 	}
-	if got := n.lastWrite().Writes[0]; got.Op != soracache.OpRelease || got.Lease != lease {
+	if got := n.lastWrite().Writes[0]; got.Op != soracache.OpRelease || got.Lease != lease || got.Outcome != soracache.LoadNotStorable {
 		t.Errorf("the node was asked for %+v", got)
 	}
 }

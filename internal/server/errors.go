@@ -28,6 +28,9 @@ func wireError(err error) *connect.Error {
 	if errors.As(err, &incomplete) {
 		return incompleteError(incomplete)
 	}
+	if errors.Is(err, soracache.ErrStoreFull) {
+		return storeFull(err)
+	}
 	for _, known := range []struct {
 		err  error
 		code connect.Code
@@ -46,6 +49,17 @@ func wireError(err error) *connect.Error {
 		}
 	}
 	return connect.NewError(connect.CodeInternal, errInternal)
+}
+
+// storeFull tells in a detail what the code leaves open, which is what has run
+// out. Its text stays as it is.
+func storeFull(err error) *connect.Error {
+	wire := connect.NewError(connect.CodeResourceExhausted, err)
+	detail, malformed := connect.NewErrorDetail(&soracachev1.Refused{Refusal: soracachev1.Refusal_REFUSAL_STORE_FULL})
+	if malformed == nil {
+		wire.AddDetail(detail)
+	}
+	return wire
 }
 
 // incompleteError tells in a detail that the invalidation is recorded, and who
@@ -68,5 +82,9 @@ func batchError(err error) *soracachev1.BatchError {
 		return nil
 	}
 	wire := wireError(err)
-	return &soracachev1.BatchError{Code: wire.Code().String(), Message: wire.Message()}
+	item := &soracachev1.BatchError{Code: wire.Code().String(), Message: wire.Message()}
+	if errors.Is(err, soracache.ErrStoreFull) {
+		item.Refusal = soracachev1.Refusal_REFUSAL_STORE_FULL
+	}
+	return item
 }

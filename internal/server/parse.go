@@ -47,13 +47,14 @@ type readOptions interface {
 	GetRefreshWithin() *durationpb.Duration
 	GetLeaseFor() *durationpb.Duration
 	GetAcceptUnconfirmed() bool
+	GetHolder() uint64
 }
 
 // reads returns a request without its keys, and the read of which one for
 // each key is to be made.
 func (p parser) reads(ctx context.Context, namespace string, r readOptions) (soracache.GetRequest, soracache.Read, error) {
 	req := soracache.GetRequest{AcceptUnconfirmed: r.GetAcceptUnconfirmed()}
-	read := soracache.Read{Lease: r.GetLease()}
+	read := soracache.Read{Lease: r.GetLease(), Holder: r.GetHolder()}
 	var err error
 	if req.Namespace, err = p.namespace(ctx, namespace); err != nil {
 		return req, read, err
@@ -112,6 +113,20 @@ func (p parser) leased(op soracache.WriteOp, key string, lease []byte) (soracach
 		return w, fmt.Errorf("%w: no lease", soracache.ErrInvalid)
 	}
 	return w, nil
+}
+
+// release returns the write that hands a lease back. An outcome that is not
+// known here is that of a load which left nothing.
+func (p parser) release(r *soracachev1.ReleaseRequest) (soracache.Write, error) {
+	w, err := p.leased(soracache.OpRelease, r.GetKey(), r.GetLease())
+	switch r.GetOutcome() {
+	case soracachev1.LoadOutcome_LOAD_OUTCOME_UNSPECIFIED:
+	case soracachev1.LoadOutcome_LOAD_OUTCOME_NOT_STORABLE:
+		w.Outcome = soracache.LoadNotStorable
+	default:
+		w.Outcome = soracache.LoadFailed
+	}
+	return w, err
 }
 
 // stored are the parts of Fill and Set that both have.

@@ -301,11 +301,11 @@ func (c *checker) read(cl *call, req *l2.ReadRequest, a *l2.ReadAnswer) {
 	}
 	for i, k := range a.Keys {
 		key := req.Keys[i].Key
-		if k.Lease == l2.LeaseGranted && c.grants[req.Keys[i].Nonce] == nil {
+		if k.Lease == soracache.LeaseGranted && c.grants[req.Keys[i].Nonce] == nil {
 			c.grants[req.Keys[i].Nonce] = &grant{key: key, step: c.w.step, at: c.w.now(), boot: cl.from}
 			cl.changed = true
 		}
-		if k.Lease == l2.LeaseHeld {
+		if k.Lease == soracache.LeaseHeld {
 			c.heldBy(key)
 		}
 		if !k.Found {

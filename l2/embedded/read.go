@@ -253,10 +253,10 @@ func (s *Store) grant(w wish, now time.Time) {
 	}
 	w.answer.LeaseFor = held.until.Sub(now)
 	if held.nonce != w.key.Nonce {
-		w.answer.Lease = l2.LeaseHeld
+		w.answer.Lease = soracache.LeaseHeld
 		return
 	}
-	w.answer.Lease, w.answer.LeaseStamp = l2.LeaseGranted, held.stamp
+	w.answer.Lease, w.answer.LeaseStamp = soracache.LeaseGranted, held.stamp
 }
 
 // Explain implements [l2.Store].

@@ -151,7 +151,7 @@ func TestGrantIsOfTheLatest(t *testing.T) {
 		t.Fatal("nothing was to be put right")
 	}
 	a := r.answers[0]
-	if a.Keys[0].Lease != l2.LeaseGranted || a.Keys[0].LeaseStamp.Position != record.Position || a.Delta.Head != record.Position {
+	if a.Keys[0].Lease != soracache.LeaseGranted || a.Keys[0].LeaseStamp.Position != record.Position || a.Delta.Head != record.Position {
 		t.Fatalf("granted %+v at %+v; before the invalidation the head was %v", a.Keys[0], a.Delta, first)
 	}
 
@@ -160,7 +160,7 @@ func TestGrantIsOfTheLatest(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustLoad(t, s, "l", "filled meanwhile")
-	if done := r.grant(); !done || !r.answers[0].Keys[0].Found || r.answers[0].Keys[0].Lease != l2.LeaseNone {
+	if done := r.grant(); !done || !r.answers[0].Keys[0].Found || r.answers[0].Keys[0].Lease != soracache.LeaseNone {
 		t.Fatalf("done %v: %+v", done, r.answers[0].Keys[0])
 	}
 }

@@ -316,11 +316,11 @@ func (a *agreement) sameKey(at l2.Partition, req l2.ReadKey, e, m l2.KeyAnswer) 
 	}
 	a.count(m.Found, "live")
 	a.count(!m.Found, "dead")
-	if m.Lease == l2.LeaseGranted {
+	if m.Lease == soracache.LeaseGranted {
 		a.grants = append(a.grants, grant{at, req.Key, req.Nonce})
 	}
-	a.count(m.Lease == l2.LeaseGranted, "granted")
-	a.count(m.Lease == l2.LeaseHeld, "held")
+	a.count(m.Lease == soracache.LeaseGranted, "granted")
+	a.count(m.Lease == soracache.LeaseHeld, "held")
 }
 
 func (a *agreement) count(met bool, what string) {

@@ -24,9 +24,9 @@ func concurrencyChecks() []check {
 					switch {
 					case a.Err != nil:
 						f.Errorf("read: %v", a.Err)
-					case a.Keys[0].Lease == l2.LeaseGranted:
+					case a.Keys[0].Lease == soracache.LeaseGranted:
 						granted.Add(1)
-					case a.Keys[0].Lease == l2.LeaseHeld:
+					case a.Keys[0].Lease == soracache.LeaseHeld:
 						held.Add(1)
 					}
 				})

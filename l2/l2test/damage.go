@@ -142,7 +142,7 @@ func (f *fixture) corrupt(key, what string) {
 		f.Fatalf("%s, and explained as %+v, %v", what, x, err)
 	}
 	nonce := f.nonce()
-	if a := f.want(key, nonce); a.Found || a.Lease != l2.LeaseGranted {
+	if a := f.want(key, nonce); a.Found || a.Lease != soracache.LeaseGranted {
 		f.Fatalf("%s, and no lease: %+v", what, a)
 	}
 	f.release(key, nonce)
@@ -200,7 +200,7 @@ func reopened(f *fixture) {
 	g.miss("dead")
 	g.expectTargets(g.since(start), soracache.Tag("b"), soracache.Key("x"))
 	g.expectReset(last, g.since(shown))
-	if a := g.want("leased", g.nonce()); a.Lease != l2.LeaseHeld {
+	if a := g.want("leased", g.nonce()); a.Lease != soracache.LeaseHeld {
 		g.Fatalf("the lease was not held: %+v", a)
 	}
 	if a := g.fill("leased", nonce, "v", "a"); a.Reason != soracache.ReasonNone || a.Stamp != leased {

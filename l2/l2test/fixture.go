@@ -126,7 +126,7 @@ func (f *fixture) leaseOf(key string, d time.Duration) (soracache.Lease, soracac
 	f.Helper()
 	nonce := f.nonce()
 	a := f.ask(l2.ReadKey{Key: key, Nonce: nonce, LeaseFor: d, RefreshWithin: 24 * time.Hour})
-	if a.Lease != l2.LeaseGranted {
+	if a.Lease != soracache.LeaseGranted {
 		f.Fatalf("lease of %q was not granted: %+v", key, a)
 	}
 	return nonce, a.LeaseStamp

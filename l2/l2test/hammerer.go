@@ -125,7 +125,7 @@ func (m *hammerer) read(w *world, c *chaser) {
 			m.hits.Add(1)
 			m.checkHit(k, required[i], a.Keys[i])
 		}
-		if a.Keys[i].Lease == l2.LeaseGranted {
+		if a.Keys[i].Lease == soracache.LeaseGranted {
 			m.leases.Add(1)
 			m.pending = append(m.pending, pendingFill{w, c, k, req.Keys[i].Nonce, k.load(begun)})
 		}

@@ -12,13 +12,13 @@ import (
 func leaseChecks() []check {
 	return []check{
 		{name: "a miss without a nonce takes no lease", run: func(f *fixture) {
-			if a := f.read("k"); a.Found || a.Lease != l2.LeaseNone {
+			if a := f.read("k"); a.Found || a.Lease != soracache.LeaseNone {
 				f.Fatalf("cold read without a nonce: %+v", a)
 			}
-			if a := f.want("k", f.nonce()); a.Lease != l2.LeaseGranted {
+			if a := f.want("k", f.nonce()); a.Lease != soracache.LeaseGranted {
 				f.Fatalf("cold read with a nonce: %+v", a)
 			}
-			if a := f.read("k"); a.Found || a.Lease != l2.LeaseNone {
+			if a := f.read("k"); a.Found || a.Lease != soracache.LeaseNone {
 				f.Fatalf("read without a nonce while leased: %+v", a)
 			}
 		}},
@@ -26,18 +26,18 @@ func leaseChecks() []check {
 			f.invalidate(soracache.Tag("t"))
 			a := f.readAll(soracache.Stamp{}, l2.ReadKey{Key: "k", Nonce: f.nonce(), LeaseFor: leaseFor})
 			k := a.Keys[0]
-			if k.Found || k.Lease != l2.LeaseGranted || k.LeaseStamp != headOf(a.Delta) || !within(k.LeaseFor, leaseFor) {
+			if k.Found || k.Lease != soracache.LeaseGranted || k.LeaseStamp != headOf(a.Delta) || !within(k.LeaseFor, leaseFor) {
 				f.Fatalf("cold read: %+v at %+v", k, a.Delta)
 			}
 		}},
 		{name: "a second reader sees the lease held, and for how long", run: func(f *fixture) {
 			f.lease("k")
 			second := f.want("k", f.nonce())
-			if second.Found || second.Lease != l2.LeaseHeld || !within(second.LeaseFor, leaseFor) || second.LeaseFor <= 0 {
+			if second.Found || second.Lease != soracache.LeaseHeld || !within(second.LeaseFor, leaseFor) || second.LeaseFor <= 0 {
 				f.Fatalf("second reader: %+v", second)
 			}
 			f.wait(5 * time.Millisecond)
-			if third := f.want("k", f.nonce()); third.Lease != l2.LeaseHeld || third.LeaseFor >= second.LeaseFor {
+			if third := f.want("k", f.nonce()); third.Lease != soracache.LeaseHeld || third.LeaseFor >= second.LeaseFor {
 				f.Fatalf("third reader: %+v, after %v were left", third, second.LeaseFor)
 			}
 		}},
@@ -45,7 +45,7 @@ func leaseChecks() []check {
 			a := f.readAll(soracache.Stamp{},
 				l2.ReadKey{Key: "k", Nonce: f.nonce(), LeaseFor: leaseFor},
 				l2.ReadKey{Key: "k", Nonce: f.nonce(), LeaseFor: leaseFor})
-			if a.Keys[0].Lease != l2.LeaseGranted || a.Keys[1].Lease != l2.LeaseHeld {
+			if a.Keys[0].Lease != soracache.LeaseGranted || a.Keys[1].Lease != soracache.LeaseHeld {
 				f.Fatalf("the same key twice: %+v", a.Keys)
 			}
 		}},
@@ -54,11 +54,11 @@ func leaseChecks() []check {
 			f.invalidate(soracache.Key("other"), soracache.Tag("other"))
 			for range 2 {
 				a := f.want("k", nonce)
-				if a.Lease != l2.LeaseGranted || a.LeaseStamp != stamp || a.LeaseFor <= 0 || a.LeaseFor > leaseFor {
+				if a.Lease != soracache.LeaseGranted || a.LeaseStamp != stamp || a.LeaseFor <= 0 || a.LeaseFor > leaseFor {
 					f.Fatalf("asked again: %+v, want the stamp %v", a, stamp)
 				}
 			}
-			if a := f.want("k", f.nonce()); a.Lease != l2.LeaseHeld {
+			if a := f.want("k", f.nonce()); a.Lease != soracache.LeaseHeld {
 				f.Fatalf("somebody else: %+v", a)
 			}
 			if a := f.fill("k", nonce, "v"); a.Reason != soracache.ReasonNone || a.Stamp != stamp {
@@ -101,14 +101,14 @@ func leaseChecks() []check {
 			for _, c := range []struct {
 				within time.Duration
 				nonce  soracache.Lease
-				want   l2.LeaseState
+				want   soracache.LeaseState
 			}{
-				{0, f.nonce(), l2.LeaseNone},
-				{ttl - slack, f.nonce(), l2.LeaseNone},
-				{ttl, soracache.Lease{}, l2.LeaseNone},
-				{ttl, f.nonce(), l2.LeaseGranted},
-				{ttl, f.nonce(), l2.LeaseHeld},
-				{0, f.nonce(), l2.LeaseNone},
+				{0, f.nonce(), soracache.LeaseNone},
+				{ttl - slack, f.nonce(), soracache.LeaseNone},
+				{ttl, soracache.Lease{}, soracache.LeaseNone},
+				{ttl, f.nonce(), soracache.LeaseGranted},
+				{ttl, f.nonce(), soracache.LeaseHeld},
+				{0, f.nonce(), soracache.LeaseNone},
 			} {
 				a := f.ask(l2.ReadKey{Key: "k", Nonce: c.nonce, LeaseFor: leaseFor, RefreshWithin: c.within})
 				if !a.Found || string(a.Entry.Value) != "v" || a.Lease != c.want {
@@ -130,7 +130,7 @@ func leaseChecks() []check {
 			if a := f.release("k", f.nonce()); a.Reason != soracache.ReasonLeaseLost {
 				f.Fatalf("foreign release: %+v", a)
 			}
-			if a := f.ask(l2.ReadKey{Key: "k", Nonce: f.nonce(), RefreshWithin: keep, LeaseFor: leaseFor}); a.Lease != l2.LeaseHeld {
+			if a := f.ask(l2.ReadKey{Key: "k", Nonce: f.nonce(), RefreshWithin: keep, LeaseFor: leaseFor}); a.Lease != soracache.LeaseHeld {
 				f.Fatalf("after a foreign release: %+v", a)
 			}
 			if a := f.release("k", nonce); a.Reason != soracache.ReasonNone {
@@ -149,7 +149,7 @@ func leaseChecks() []check {
 				f.Fatalf("renew: %+v, want the stamp %v", a, stamp)
 			}
 			f.wait(80 * time.Millisecond)
-			if a := f.want("k", f.nonce()); a.Lease != l2.LeaseHeld || !within(a.LeaseFor, leaseFor) {
+			if a := f.want("k", f.nonce()); a.Lease != soracache.LeaseHeld || !within(a.LeaseFor, leaseFor) {
 				f.Fatalf("another reader after the renewal: %+v", a)
 			}
 			if a := f.fill("k", nonce, "v"); a.Reason != soracache.ReasonNone || a.Stamp != stamp {
@@ -214,10 +214,10 @@ func lateFill(f *fixture) {
 	f.eventually("the first lease runs out", func() bool {
 		second = f.nonce()
 		a := f.want("k", second)
-		if a.Lease == l2.LeaseGranted && a.LeaseStamp != stamp {
+		if a.Lease == soracache.LeaseGranted && a.LeaseStamp != stamp {
 			f.Fatalf("the second lease is of %v, want %v", a.LeaseStamp, stamp)
 		}
-		return a.Lease == l2.LeaseGranted
+		return a.Lease == soracache.LeaseGranted
 	})
 	f.refuseFill(soracache.ReasonLeaseLost, "k", first, "old")
 	f.miss("k")
@@ -265,10 +265,10 @@ func lifetimeChecks() []check {
 			f.eventually("it becomes stale", func() bool { return f.hit("k", "v").FreshFor <= 0 })
 			nonce := f.nonce()
 			a := f.want("k", nonce)
-			if !a.Found || a.Stamp != stamp || !within(a.KeepFor, keep) || a.Lease != l2.LeaseGranted {
+			if !a.Found || a.Stamp != stamp || !within(a.KeepFor, keep) || a.Lease != soracache.LeaseGranted {
 				f.Fatalf("stale, with a nonce: %+v", a)
 			}
-			if a := f.want("k", f.nonce()); !a.Found || a.Lease != l2.LeaseHeld {
+			if a := f.want("k", f.nonce()); !a.Found || a.Lease != soracache.LeaseHeld {
 				f.Fatalf("stale, second reader: %+v", a)
 			}
 			f.fill("k", nonce, "v2", "t")

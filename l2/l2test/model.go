@@ -198,10 +198,10 @@ func (s step) read(req l2.ReadKey) l2.KeyAnswer {
 	}
 	a.LeaseFor = held.until.Sub(s.now)
 	if held.nonce != req.Nonce {
-		a.Lease = l2.LeaseHeld
+		a.Lease = soracache.LeaseHeld
 		return a
 	}
-	a.Lease, a.LeaseStamp = l2.LeaseGranted, held.stamp
+	a.Lease, a.LeaseStamp = soracache.LeaseGranted, held.stamp
 	return a
 }
 

@@ -55,7 +55,7 @@ func partitionChecks() []check {
 			f.load("k", "v", "t")
 			g.hit("k", "v")
 			nonce, _ := g.lease("k2")
-			if a := f.want("k2", f.nonce()); a.Lease != l2.LeaseHeld {
+			if a := f.want("k2", f.nonce()); a.Lease != soracache.LeaseHeld {
 				f.Fatalf("leased through the other client: %+v", a)
 			}
 			r := f.invalidate(soracache.Tag("t"))

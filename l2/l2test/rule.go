@@ -83,7 +83,7 @@ func ruleChecks() []check {
 		{name: "a nonce from before a clear is granted anew after it", run: func(f *fixture) {
 			nonce, stamp := f.lease("k")
 			everything := f.invalidate(soracache.Everything())
-			if a := f.want("k", nonce); a.Lease != l2.LeaseGranted || a.LeaseStamp != stampOf(everything) {
+			if a := f.want("k", nonce); a.Lease != soracache.LeaseGranted || a.LeaseStamp != stampOf(everything) {
 				f.Fatalf("asked again after the clear: %+v; the lease was of %v", a, stamp)
 			}
 		}},

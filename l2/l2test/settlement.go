@@ -271,7 +271,7 @@ func afterwards(f *fixture) {
 			late, _ = g.lease("l")
 		})
 		if target == soracache.Key("k") { // the lease went in the step that recorded it
-			if a := g.want("k", g.nonce()); a.Lease != l2.LeaseGranted {
+			if a := g.want("k", g.nonce()); a.Lease != soracache.LeaseGranted {
 				g.Fatalf("%s has settled, and its lease keeps others waiting: %+v", target, a)
 			}
 			g.refuseFill(soracache.ReasonLeaseLost, "k", nonce, "too early", "t")

@@ -216,7 +216,7 @@ func tagSetChecks() []check {
 			if got := f.list("t", 100); !slices.Equal(got, dead[:50]) {
 				f.Fatalf("of the tag %d are left", len(got))
 			}
-			if a := f.want(dead[60], f.nonce()); a.Lease != l2.LeaseHeld {
+			if a := f.want(dead[60], f.nonce()); a.Lease != soracache.LeaseHeld {
 				f.Fatalf("the lease did not survive: %+v", a)
 			}
 			if n := f.reclaim("t"); n != 0 {
@@ -243,7 +243,7 @@ func tagSetChecks() []check {
 			f.hit("stale", "v")
 			f.hit("long", "v")
 			f.hit("plain", "v")
-			if a := f.want("leased", f.nonce()); a.Lease != l2.LeaseHeld {
+			if a := f.want("leased", f.nonce()); a.Lease != soracache.LeaseHeld {
 				f.Fatalf("the lease did not survive: %+v", a)
 			}
 			if got := f.list("t", 10); !slices.Equal(got, []string{"long", "stale"}) {

@@ -66,7 +66,7 @@ func laterLedger(f *fixture) {
 			f.Errorf("%s of a later version: the ledger went from %v to %v", part, before, head)
 		}
 		g.hit("k", "v")
-		if a := g.want("leased", nonce); a.Lease != l2.LeaseGranted {
+		if a := g.want("leased", nonce); a.Lease != soracache.LeaseGranted {
 			f.Errorf("%s of a later version: the lease is lost: %+v", part, a)
 		}
 		g.miss("op put")

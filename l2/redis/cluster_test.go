@@ -120,7 +120,7 @@ func TestLargeBatches(t *testing.T) {
 	u.put("k0", "v", "k1")
 	u.put(fmt.Sprint("k", n-1), "v")
 	a := u.Read(t.Context(), []l2.ReadRequest{{Partition: u.at, Keys: keys}})[0]
-	if a.Err != nil || !a.Keys[0].Found || !a.Keys[n-1].Found || a.Keys[5000].Lease != l2.LeaseGranted {
+	if a.Err != nil || !a.Keys[0].Found || !a.Keys[n-1].Found || a.Keys[5000].Lease != soracache.LeaseGranted {
 		t.Fatalf("read: %v", a.Err)
 	}
 	r := u.invalidate(targets...)

@@ -134,7 +134,7 @@ func (u *user) miss(key string) {
 func (u *user) lease(key string, n byte) soracache.Lease {
 	u.Helper()
 	nonce := soracache.Lease{n, 1}
-	if a := u.ask(l2.ReadKey{Key: key, Nonce: nonce, RefreshWithin: 24 * time.Hour}); a.Lease != l2.LeaseGranted {
+	if a := u.ask(l2.ReadKey{Key: key, Nonce: nonce, RefreshWithin: 24 * time.Hour}); a.Lease != soracache.LeaseGranted {
 		u.Fatalf("no lease on %q: %+v", key, a)
 	}
 	return nonce

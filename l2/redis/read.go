@@ -218,18 +218,20 @@ func (s *Store) fetch(ctx context.Context, large []*largeEntry) {
 
 // decodeLease reads what a script answers about a lease.
 func decodeLease(k *l2.KeyAnswer, a answer, b []byte) {
-	k.Lease = l2.LeaseState(b[0])
+	k.Lease = soracache.LeaseState(b[0])
 	switch k.Lease {
-	case l2.LeaseGranted:
+	case soracache.LeaseGranted:
 		k.LeaseStamp = soracache.Stamp{
 			Epoch:    a.delta.Epoch,
 			Position: soracache.Position(binary.BigEndian.Uint64(b[1:])),
 		}
 		k.LeaseFor = a.left(int64(binary.BigEndian.Uint64(b[9:]))) //nolint:gosec // a difference is taken
-	case l2.LeaseHeld:
+	case soracache.LeaseHeld:
 		k.LeaseFor = a.left(int64(binary.BigEndian.Uint64(b[9:]))) //nolint:gosec // a difference is taken
+	case soracache.LeaseRefused:
+		k.Refusal = soracache.Refusal(b[8]) // of its eight bytes, the last
 	default:
-		k.Lease = l2.LeaseNone
+		k.Lease = soracache.LeaseNone
 	}
 }
 

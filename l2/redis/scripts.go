@@ -63,12 +63,17 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"BELOW_FLOOR":   verdictBelowFloor,
 		"TAG_RECORD":    verdictTagRecord,
 		"KEY_RECORD":    verdictKeyRecord,
-		"LEASE_NONE":    l2.LeaseNone,
-		"LEASE_GRANTED": l2.LeaseGranted,
-		"LEASE_HELD":    l2.LeaseHeld,
-		"STORED":        uint8(soracache.ReasonNone),
-		"SUPERSEDED":    uint8(soracache.ReasonSuperseded),
-		"LEASE_LOST":    uint8(soracache.ReasonLeaseLost),
+		"LEASE_NONE":    uint8(soracache.LeaseNone),
+		"LEASE_GRANTED": uint8(soracache.LeaseGranted),
+		"LEASE_HELD":    uint8(soracache.LeaseHeld),
+		"LEASE_REFUSED": uint8(soracache.LeaseRefused),
+
+		"REFUSAL_STORE_FULL": uint8(soracache.RefusalStoreFull),
+		"REFUSAL_LIMIT":      uint8(soracache.RefusalLimit),
+
+		"STORED":     uint8(soracache.ReasonNone),
+		"SUPERSEDED": uint8(soracache.ReasonSuperseded),
+		"LEASE_LOST": uint8(soracache.ReasonLeaseLost),
 
 		"CHUNK":          4000, // arguments of one command; Lua can pass some 8,000
 		"COMMON_BYTES":   commonBytes,

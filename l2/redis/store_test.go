@@ -30,7 +30,7 @@ func TestEntryCopiedToAnotherKey(t *testing.T) {
 		t.Fatalf("explained as %+v, %v", x, err)
 	}
 	a := u.ask(l2.ReadKey{Key: "b", Nonce: soracache.Lease{1}})
-	if a.Found || a.Lease != l2.LeaseGranted || u.Counters().Corrupt != 1 {
+	if a.Found || a.Lease != soracache.LeaseGranted || u.Counters().Corrupt != 1 {
 		t.Fatalf("%+v, %+v", a, u.Counters())
 	}
 	u.hit("a", "value of a")
@@ -63,7 +63,7 @@ func TestGarbageUnderKeys(t *testing.T) {
 			u.do(command...)
 		}
 		a := u.ask(l2.ReadKey{Key: "k", Nonce: soracache.Lease{7}})
-		if a.Found || a.Lease != l2.LeaseGranted {
+		if a.Found || a.Lease != soracache.LeaseGranted {
 			t.Fatalf("%s: %+v", what, a)
 		}
 		if n := u.Counters().Corrupt - before; n != 1 {
@@ -148,7 +148,7 @@ func TestLargeValues(t *testing.T) {
 	u.put("large5", strings.Repeat("5", 3<<20))
 	stored := u.do("GET", u.name("e:large5")).(string)
 	u.do("SETRANGE", u.name("e:large5"), len(stored)-1, "x")
-	if a := u.ask(l2.ReadKey{Key: "large5", Nonce: soracache.Lease{1}}); a.Found || a.Lease != l2.LeaseGranted {
+	if a := u.ask(l2.ReadKey{Key: "large5", Nonce: soracache.Lease{1}}); a.Found || a.Lease != soracache.LeaseGranted {
 		t.Errorf("damaged in its last byte: %v", a.Lease)
 	}
 	if n := u.Counters().Corrupt; n != 1 {
@@ -262,7 +262,7 @@ func TestOutOfMemory(t *testing.T) {
 	nonce := u.lease("leased", 1)
 	u.do("CONFIG", "SET", "maxmemory", "1mb")
 	u.hit("live", "v")
-	if a := u.ask(l2.ReadKey{Key: "absent", Nonce: soracache.Lease{2}}); a.Found || a.Lease != l2.LeaseNone {
+	if a := u.ask(l2.ReadKey{Key: "absent", Nonce: soracache.Lease{2}}); a.Found || a.Lease != soracache.LeaseNone {
 		t.Errorf("a miss: %+v", a)
 	}
 	ctx := t.Context()

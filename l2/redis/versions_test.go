@@ -188,7 +188,7 @@ func TestLaterLease(t *testing.T) {
 	later := stored[:16] + "\x01" + stored[17:] + "and its outcome"
 	u.do("SET", u.name("l:k"), later, "PX", 60_000)
 	for _, asked := range []soracache.Lease{nonce, {2}} {
-		if a := u.ask(l2.ReadKey{Key: "k", Nonce: asked}); a.Found || a.Lease != l2.LeaseNone {
+		if a := u.ask(l2.ReadKey{Key: "k", Nonce: asked}); a.Found || a.Lease != soracache.LeaseRefused {
 			t.Errorf("read: %+v", a)
 		}
 	}

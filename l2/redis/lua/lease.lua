@@ -21,8 +21,7 @@ local function binding(stamp, epoch)
   return epoch == EPOCH and stamp >= CLEAR and stamp <= HEAD
 end
 
--- give stores a lease. It returns false if Redis has no memory left: reads go
--- on without leases then.
+-- give stores a lease. It returns false if Redis has no memory left.
 local function give(key, nonce, stamp, duration)
   local ends = NOW + duration
   local value = nonce .. pack('>I8I8I8', EPOCH, stamp, ends)

@@ -2,8 +2,8 @@
 -- ARGV[2] holds 32 bytes a key (how long the lease is to last and for how long
 -- fresh an entry is to be refreshed, in microseconds, and the nonce), or nothing
 -- if no key wants a lease; the keys follow.
--- Answers 18 bytes a key: verdict, lease, lease's stamp, lease's end; then, in
--- elements of their own, the bytes of the live entries. A script pays for every
+-- Answers 18 bytes a key: verdict, lease, lease's stamp (or why it is refused),
+-- lease's end; then, in elements of their own, the bytes of the live entries. A script pays for every
 -- byte that it touches, so of a large entry it answers the head alone, and the
 -- caller gets the whole with a plain GET.
 
@@ -54,12 +54,12 @@ for i = 3, #ARGV do
 
         lease = function(wanted, asked, long)
           local holder, given, until_, epoch = lease_of(wanted)
-          if holder == '' then return LEASE_NONE, 0, 0 end
+          if holder == '' then return LEASE_REFUSED, REFUSAL_LIMIT, 0 end -- a later version's
           if holder and binding(given, epoch) then
             return holder == asked and LEASE_GRANTED or LEASE_HELD, given, until_
           end
           until_ = give(wanted, asked, HEAD, long)
-          if not until_ then return LEASE_NONE, 0, 0 end
+          if not until_ then return LEASE_REFUSED, REFUSAL_STORE_FULL, 0 end
           return LEASE_GRANTED, HEAD, until_
         end
       end

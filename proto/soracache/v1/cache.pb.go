@@ -231,6 +231,180 @@ func (Reason) EnumDescriptor() ([]byte, []int) {
 	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{3}
 }
 
+// LeaseState says what became of the wish for a lease.
+type LeaseState int32
+
+const (
+	// None was asked for, or none was called for.
+	LeaseState_LEASE_STATE_UNSPECIFIED LeaseState = 0
+	// The caller is the one to load.
+	LeaseState_LEASE_STATE_GRANTED LeaseState = 1
+	// Somebody else is known to load the key: this alone is worth waiting for.
+	LeaseState_LEASE_STATE_HELD LeaseState = 2
+	// None can be given, and waiting does not help: load without storing.
+	LeaseState_LEASE_STATE_REFUSED LeaseState = 3
+)
+
+// Enum value maps for LeaseState.
+var (
+	LeaseState_name = map[int32]string{
+		0: "LEASE_STATE_UNSPECIFIED",
+		1: "LEASE_STATE_GRANTED",
+		2: "LEASE_STATE_HELD",
+		3: "LEASE_STATE_REFUSED",
+	}
+	LeaseState_value = map[string]int32{
+		"LEASE_STATE_UNSPECIFIED": 0,
+		"LEASE_STATE_GRANTED":     1,
+		"LEASE_STATE_HELD":        2,
+		"LEASE_STATE_REFUSED":     3,
+	}
+)
+
+func (x LeaseState) Enum() *LeaseState {
+	p := new(LeaseState)
+	*p = x
+	return p
+}
+
+func (x LeaseState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LeaseState) Descriptor() protoreflect.EnumDescriptor {
+	return file_soracache_v1_cache_proto_enumTypes[4].Descriptor()
+}
+
+func (LeaseState) Type() protoreflect.EnumType {
+	return &file_soracache_v1_cache_proto_enumTypes[4]
+}
+
+func (x LeaseState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LeaseState.Descriptor instead.
+func (LeaseState) EnumDescriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{4}
+}
+
+// Refusal says why something cannot be given.
+type Refusal int32
+
+const (
+	Refusal_REFUSAL_UNSPECIFIED Refusal = 0
+	// The store has no room left.
+	Refusal_REFUSAL_STORE_FULL Refusal = 1
+	// An earlier load left nothing a little while ago, and somebody loads now:
+	// nobody waits for it.
+	Refusal_REFUSAL_PASSED Refusal = 2
+	// Invalidations ended the loads that were waited for, again and again.
+	Refusal_REFUSAL_OVERTAKEN Refusal = 3
+	// The store does not reflect min_stamp yet.
+	Refusal_REFUSAL_BEHIND Refusal = 4
+	// A limit of the node has been reached.
+	Refusal_REFUSAL_LIMIT Refusal = 5
+)
+
+// Enum value maps for Refusal.
+var (
+	Refusal_name = map[int32]string{
+		0: "REFUSAL_UNSPECIFIED",
+		1: "REFUSAL_STORE_FULL",
+		2: "REFUSAL_PASSED",
+		3: "REFUSAL_OVERTAKEN",
+		4: "REFUSAL_BEHIND",
+		5: "REFUSAL_LIMIT",
+	}
+	Refusal_value = map[string]int32{
+		"REFUSAL_UNSPECIFIED": 0,
+		"REFUSAL_STORE_FULL":  1,
+		"REFUSAL_PASSED":      2,
+		"REFUSAL_OVERTAKEN":   3,
+		"REFUSAL_BEHIND":      4,
+		"REFUSAL_LIMIT":       5,
+	}
+)
+
+func (x Refusal) Enum() *Refusal {
+	p := new(Refusal)
+	*p = x
+	return p
+}
+
+func (x Refusal) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Refusal) Descriptor() protoreflect.EnumDescriptor {
+	return file_soracache_v1_cache_proto_enumTypes[5].Descriptor()
+}
+
+func (Refusal) Type() protoreflect.EnumType {
+	return &file_soracache_v1_cache_proto_enumTypes[5]
+}
+
+func (x Refusal) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Refusal.Descriptor instead.
+func (Refusal) EnumDescriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{5}
+}
+
+// LoadOutcome says what became of a load that leaves nothing.
+type LoadOutcome int32
+
+const (
+	// The lease is handed back, and nobody has loaded.
+	LoadOutcome_LOAD_OUTCOME_UNSPECIFIED LoadOutcome = 0
+	LoadOutcome_LOAD_OUTCOME_FAILED      LoadOutcome = 1
+	// What was loaded may not be stored.
+	LoadOutcome_LOAD_OUTCOME_NOT_STORABLE LoadOutcome = 2
+)
+
+// Enum value maps for LoadOutcome.
+var (
+	LoadOutcome_name = map[int32]string{
+		0: "LOAD_OUTCOME_UNSPECIFIED",
+		1: "LOAD_OUTCOME_FAILED",
+		2: "LOAD_OUTCOME_NOT_STORABLE",
+	}
+	LoadOutcome_value = map[string]int32{
+		"LOAD_OUTCOME_UNSPECIFIED":  0,
+		"LOAD_OUTCOME_FAILED":       1,
+		"LOAD_OUTCOME_NOT_STORABLE": 2,
+	}
+)
+
+func (x LoadOutcome) Enum() *LoadOutcome {
+	p := new(LoadOutcome)
+	*p = x
+	return p
+}
+
+func (x LoadOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LoadOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_soracache_v1_cache_proto_enumTypes[6].Descriptor()
+}
+
+func (LoadOutcome) Type() protoreflect.EnumType {
+	return &file_soracache_v1_cache_proto_enumTypes[6]
+}
+
+func (x LoadOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LoadOutcome.Descriptor instead.
+func (LoadOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{6}
+}
+
 type MemberState int32
 
 const (
@@ -277,11 +451,11 @@ func (x MemberState) String() string {
 }
 
 func (MemberState) Descriptor() protoreflect.EnumDescriptor {
-	return file_soracache_v1_cache_proto_enumTypes[4].Descriptor()
+	return file_soracache_v1_cache_proto_enumTypes[7].Descriptor()
 }
 
 func (MemberState) Type() protoreflect.EnumType {
-	return &file_soracache_v1_cache_proto_enumTypes[4]
+	return &file_soracache_v1_cache_proto_enumTypes[7]
 }
 
 func (x MemberState) Number() protoreflect.EnumNumber {
@@ -290,7 +464,7 @@ func (x MemberState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MemberState.Descriptor instead.
 func (MemberState) EnumDescriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{4}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{7}
 }
 
 type GetRequest struct {
@@ -310,8 +484,11 @@ type GetRequest struct {
 	LeaseFor *durationpb.Duration `protobuf:"bytes,7,opt,name=lease_for,json=leaseFor,proto3" json:"lease_for,omitempty"`
 	// Accept what the node cannot confirm, flagged as STATUS_STALE.
 	AcceptUnconfirmed bool `protobuf:"varint,8,opt,name=accept_unconfirmed,json=acceptUnconfirmed,proto3" json:"accept_unconfirmed,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// With lease: a random number of the process that asks, by which a client
+	// whose loads fail is told from the others. 0: nobody in particular.
+	Holder        uint64 `protobuf:"fixed64,9,opt,name=holder,proto3" json:"holder,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetRequest) Reset() {
@@ -400,6 +577,13 @@ func (x *GetRequest) GetAcceptUnconfirmed() bool {
 	return false
 }
 
+func (x *GetRequest) GetHolder() uint64 {
+	if x != nil {
+		return x.Holder
+	}
+	return 0
+}
+
 type GetResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Status Status                 `protobuf:"varint,1,opt,name=status,proto3,enum=soracache.v1.Status" json:"status,omitempty"`
@@ -412,7 +596,8 @@ type GetResponse struct {
 	// Time left until the entry is gone.
 	KeepFor *durationpb.Duration `protobuf:"bytes,6,opt,name=keep_for,json=keepFor,proto3" json:"keep_for,omitempty"`
 	// The lease: 16 bytes, if it was given.
-	Lease    []byte               `protobuf:"bytes,7,opt,name=lease,proto3" json:"lease,omitempty"`
+	Lease []byte `protobuf:"bytes,7,opt,name=lease,proto3" json:"lease,omitempty"`
+	// How long the lease lasts, the caller's or another's.
 	LeaseFor *durationpb.Duration `protobuf:"bytes,8,opt,name=lease_for,json=leaseFor,proto3" json:"lease_for,omitempty"`
 	Tier     Tier                 `protobuf:"varint,9,opt,name=tier,proto3,enum=soracache.v1.Tier" json:"tier,omitempty"`
 	Kind     Kind                 `protobuf:"varint,10,opt,name=kind,proto3,enum=soracache.v1.Kind" json:"kind,omitempty"`
@@ -426,7 +611,11 @@ type GetResponse struct {
 	Error *BatchError `protobuf:"bytes,14,opt,name=error,proto3" json:"error,omitempty"`
 	// How long ago, when this was answered, it was confirmed that stamp is all
 	// that the ledger held. What the store answered is of age zero.
-	Age           *durationpb.Duration `protobuf:"bytes,15,opt,name=age,proto3" json:"age,omitempty"`
+	Age *durationpb.Duration `protobuf:"bytes,15,opt,name=age,proto3" json:"age,omitempty"`
+	// What became of the wish for a lease.
+	LeaseState LeaseState `protobuf:"varint,16,opt,name=lease_state,json=leaseState,proto3,enum=soracache.v1.LeaseState" json:"lease_state,omitempty"`
+	// Why it was refused.
+	Refusal       Refusal `protobuf:"varint,17,opt,name=refusal,proto3,enum=soracache.v1.Refusal" json:"refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -566,12 +755,28 @@ func (x *GetResponse) GetAge() *durationpb.Duration {
 	return nil
 }
 
+func (x *GetResponse) GetLeaseState() LeaseState {
+	if x != nil {
+		return x.LeaseState
+	}
+	return LeaseState_LEASE_STATE_UNSPECIFIED
+}
+
+func (x *GetResponse) GetRefusal() Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return Refusal_REFUSAL_UNSPECIFIED
+}
+
 // BatchError is the failure of one item of a batch.
 type BatchError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The Connect code, such as "unavailable".
-	Code          string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
-	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Code    string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// With resource_exhausted: of what, where that is known.
+	Refusal       Refusal `protobuf:"varint,3,opt,name=refusal,proto3,enum=soracache.v1.Refusal" json:"refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -620,6 +825,59 @@ func (x *BatchError) GetMessage() string {
 	return ""
 }
 
+func (x *BatchError) GetRefusal() Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return Refusal_REFUSAL_UNSPECIFIED
+}
+
+// Refused is the detail of the error resource_exhausted where it is known what
+// has run out.
+type Refused struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Refusal       Refusal                `protobuf:"varint,1,opt,name=refusal,proto3,enum=soracache.v1.Refusal" json:"refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refused) Reset() {
+	*x = Refused{}
+	mi := &file_soracache_v1_cache_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refused) ProtoMessage() {}
+
+func (x *Refused) ProtoReflect() protoreflect.Message {
+	mi := &file_soracache_v1_cache_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refused.ProtoReflect.Descriptor instead.
+func (*Refused) Descriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Refused) GetRefusal() Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return Refusal_REFUSAL_UNSPECIFIED
+}
+
 type BatchGetRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -631,13 +889,14 @@ type BatchGetRequest struct {
 	RefreshWithin     *durationpb.Duration `protobuf:"bytes,6,opt,name=refresh_within,json=refreshWithin,proto3" json:"refresh_within,omitempty"`
 	LeaseFor          *durationpb.Duration `protobuf:"bytes,7,opt,name=lease_for,json=leaseFor,proto3" json:"lease_for,omitempty"`
 	AcceptUnconfirmed bool                 `protobuf:"varint,8,opt,name=accept_unconfirmed,json=acceptUnconfirmed,proto3" json:"accept_unconfirmed,omitempty"`
+	Holder            uint64               `protobuf:"fixed64,9,opt,name=holder,proto3" json:"holder,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
 
 func (x *BatchGetRequest) Reset() {
 	*x = BatchGetRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[3]
+	mi := &file_soracache_v1_cache_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +908,7 @@ func (x *BatchGetRequest) String() string {
 func (*BatchGetRequest) ProtoMessage() {}
 
 func (x *BatchGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[3]
+	mi := &file_soracache_v1_cache_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +921,7 @@ func (x *BatchGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetRequest.ProtoReflect.Descriptor instead.
 func (*BatchGetRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{3}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *BatchGetRequest) GetNamespace() string {
@@ -721,6 +980,13 @@ func (x *BatchGetRequest) GetAcceptUnconfirmed() bool {
 	return false
 }
 
+func (x *BatchGetRequest) GetHolder() uint64 {
+	if x != nil {
+		return x.Holder
+	}
+	return 0
+}
+
 type BatchGetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One for each key, in order. An answer over the node's size limit ends
@@ -734,7 +1000,7 @@ type BatchGetResponse struct {
 
 func (x *BatchGetResponse) Reset() {
 	*x = BatchGetResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[4]
+	mi := &file_soracache_v1_cache_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +1012,7 @@ func (x *BatchGetResponse) String() string {
 func (*BatchGetResponse) ProtoMessage() {}
 
 func (x *BatchGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[4]
+	mi := &file_soracache_v1_cache_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +1025,7 @@ func (x *BatchGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetResponse.ProtoReflect.Descriptor instead.
 func (*BatchGetResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{4}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BatchGetResponse) GetResults() []*GetResponse {
@@ -798,7 +1064,7 @@ type FillRequest struct {
 
 func (x *FillRequest) Reset() {
 	*x = FillRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[5]
+	mi := &file_soracache_v1_cache_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +1076,7 @@ func (x *FillRequest) String() string {
 func (*FillRequest) ProtoMessage() {}
 
 func (x *FillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[5]
+	mi := &file_soracache_v1_cache_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +1089,7 @@ func (x *FillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FillRequest.ProtoReflect.Descriptor instead.
 func (*FillRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{5}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FillRequest) GetNamespace() string {
@@ -919,7 +1185,7 @@ type FillResponse struct {
 
 func (x *FillResponse) Reset() {
 	*x = FillResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[6]
+	mi := &file_soracache_v1_cache_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1197,7 @@ func (x *FillResponse) String() string {
 func (*FillResponse) ProtoMessage() {}
 
 func (x *FillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[6]
+	mi := &file_soracache_v1_cache_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1210,7 @@ func (x *FillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FillResponse.ProtoReflect.Descriptor instead.
 func (*FillResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{6}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FillResponse) GetStored() bool {
@@ -993,7 +1259,7 @@ type BatchFillRequest struct {
 
 func (x *BatchFillRequest) Reset() {
 	*x = BatchFillRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[7]
+	mi := &file_soracache_v1_cache_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1271,7 @@ func (x *BatchFillRequest) String() string {
 func (*BatchFillRequest) ProtoMessage() {}
 
 func (x *BatchFillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[7]
+	mi := &file_soracache_v1_cache_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1284,7 @@ func (x *BatchFillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchFillRequest.ProtoReflect.Descriptor instead.
 func (*BatchFillRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{7}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BatchFillRequest) GetNamespace() string {
@@ -1045,7 +1311,7 @@ type BatchFillResponse struct {
 
 func (x *BatchFillResponse) Reset() {
 	*x = BatchFillResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[8]
+	mi := &file_soracache_v1_cache_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1323,7 @@ func (x *BatchFillResponse) String() string {
 func (*BatchFillResponse) ProtoMessage() {}
 
 func (x *BatchFillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[8]
+	mi := &file_soracache_v1_cache_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1336,7 @@ func (x *BatchFillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchFillResponse.ProtoReflect.Descriptor instead.
 func (*BatchFillResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{8}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BatchFillResponse) GetResults() []*FillResponse {
@@ -1100,7 +1366,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[9]
+	mi := &file_soracache_v1_cache_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1378,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[9]
+	mi := &file_soracache_v1_cache_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1391,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{9}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RenewRequest) GetNamespace() string {
@@ -1168,7 +1434,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[10]
+	mi := &file_soracache_v1_cache_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1180,7 +1446,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[10]
+	mi := &file_soracache_v1_cache_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +1459,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{10}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RenewResponse) GetHeld() bool {
@@ -1225,17 +1491,20 @@ func (x *RenewResponse) GetStamp() []byte {
 }
 
 type ReleaseRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	Lease         []byte                 `protobuf:"bytes,3,opt,name=lease,proto3" json:"lease,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Key       string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Lease     []byte                 `protobuf:"bytes,3,opt,name=lease,proto3" json:"lease,omitempty"`
+	// What became of the load. It is remembered for a little while, and meanwhile
+	// nobody waits for who loads this key.
+	Outcome       LoadOutcome `protobuf:"varint,4,opt,name=outcome,proto3,enum=soracache.v1.LoadOutcome" json:"outcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[11]
+	mi := &file_soracache_v1_cache_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1247,7 +1516,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[11]
+	mi := &file_soracache_v1_cache_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1529,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{11}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReleaseRequest) GetNamespace() string {
@@ -1284,6 +1553,13 @@ func (x *ReleaseRequest) GetLease() []byte {
 	return nil
 }
 
+func (x *ReleaseRequest) GetOutcome() LoadOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return LoadOutcome_LOAD_OUTCOME_UNSPECIFIED
+}
+
 type ReleaseResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Released      bool                   `protobuf:"varint,1,opt,name=released,proto3" json:"released,omitempty"`
@@ -1295,7 +1571,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[12]
+	mi := &file_soracache_v1_cache_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1583,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[12]
+	mi := &file_soracache_v1_cache_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1596,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{12}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReleaseResponse) GetReleased() bool {
@@ -1363,7 +1639,7 @@ type SetRequest struct {
 
 func (x *SetRequest) Reset() {
 	*x = SetRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[13]
+	mi := &file_soracache_v1_cache_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1651,7 @@ func (x *SetRequest) String() string {
 func (*SetRequest) ProtoMessage() {}
 
 func (x *SetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[13]
+	mi := &file_soracache_v1_cache_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1664,7 @@ func (x *SetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRequest.ProtoReflect.Descriptor instead.
 func (*SetRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{13}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SetRequest) GetNamespace() string {
@@ -1472,7 +1748,7 @@ type SetResponse struct {
 
 func (x *SetResponse) Reset() {
 	*x = SetResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[14]
+	mi := &file_soracache_v1_cache_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1760,7 @@ func (x *SetResponse) String() string {
 func (*SetResponse) ProtoMessage() {}
 
 func (x *SetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[14]
+	mi := &file_soracache_v1_cache_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1773,7 @@ func (x *SetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetResponse.ProtoReflect.Descriptor instead.
 func (*SetResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{14}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SetResponse) GetStamp() []byte {
@@ -1525,7 +1801,7 @@ type BatchSetRequest struct {
 
 func (x *BatchSetRequest) Reset() {
 	*x = BatchSetRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[15]
+	mi := &file_soracache_v1_cache_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1813,7 @@ func (x *BatchSetRequest) String() string {
 func (*BatchSetRequest) ProtoMessage() {}
 
 func (x *BatchSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[15]
+	mi := &file_soracache_v1_cache_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1826,7 @@ func (x *BatchSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSetRequest.ProtoReflect.Descriptor instead.
 func (*BatchSetRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{15}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BatchSetRequest) GetNamespace() string {
@@ -1577,7 +1853,7 @@ type BatchSetResponse struct {
 
 func (x *BatchSetResponse) Reset() {
 	*x = BatchSetResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[16]
+	mi := &file_soracache_v1_cache_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1865,7 @@ func (x *BatchSetResponse) String() string {
 func (*BatchSetResponse) ProtoMessage() {}
 
 func (x *BatchSetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[16]
+	mi := &file_soracache_v1_cache_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1878,7 @@ func (x *BatchSetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSetResponse.ProtoReflect.Descriptor instead.
 func (*BatchSetResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{16}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *BatchSetResponse) GetResults() []*SetResponse {
@@ -1640,7 +1916,7 @@ type InvalidateRequest struct {
 
 func (x *InvalidateRequest) Reset() {
 	*x = InvalidateRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[17]
+	mi := &file_soracache_v1_cache_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1652,7 +1928,7 @@ func (x *InvalidateRequest) String() string {
 func (*InvalidateRequest) ProtoMessage() {}
 
 func (x *InvalidateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[17]
+	mi := &file_soracache_v1_cache_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1665,7 +1941,7 @@ func (x *InvalidateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateRequest.ProtoReflect.Descriptor instead.
 func (*InvalidateRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{17}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *InvalidateRequest) GetNamespace() string {
@@ -1723,7 +1999,7 @@ type InvalidateResponse struct {
 
 func (x *InvalidateResponse) Reset() {
 	*x = InvalidateResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[18]
+	mi := &file_soracache_v1_cache_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +2011,7 @@ func (x *InvalidateResponse) String() string {
 func (*InvalidateResponse) ProtoMessage() {}
 
 func (x *InvalidateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[18]
+	mi := &file_soracache_v1_cache_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +2024,7 @@ func (x *InvalidateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateResponse.ProtoReflect.Descriptor instead.
 func (*InvalidateResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{18}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *InvalidateResponse) GetStamp() []byte {
@@ -1783,7 +2059,7 @@ type InvalidateIncomplete struct {
 
 func (x *InvalidateIncomplete) Reset() {
 	*x = InvalidateIncomplete{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[19]
+	mi := &file_soracache_v1_cache_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +2071,7 @@ func (x *InvalidateIncomplete) String() string {
 func (*InvalidateIncomplete) ProtoMessage() {}
 
 func (x *InvalidateIncomplete) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[19]
+	mi := &file_soracache_v1_cache_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +2084,7 @@ func (x *InvalidateIncomplete) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateIncomplete.ProtoReflect.Descriptor instead.
 func (*InvalidateIncomplete) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{19}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InvalidateIncomplete) GetRecorded() bool {
@@ -1845,7 +2121,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[20]
+	mi := &file_soracache_v1_cache_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +2133,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[20]
+	mi := &file_soracache_v1_cache_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +2146,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{20}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListKeysRequest) GetNamespace() string {
@@ -1912,7 +2188,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[21]
+	mi := &file_soracache_v1_cache_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2200,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[21]
+	mi := &file_soracache_v1_cache_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2213,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{21}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListKeysResponse) GetKeys() []string {
@@ -1964,7 +2240,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[22]
+	mi := &file_soracache_v1_cache_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2252,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[22]
+	mi := &file_soracache_v1_cache_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2265,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{22}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExplainRequest) GetNamespace() string {
@@ -2032,7 +2308,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[23]
+	mi := &file_soracache_v1_cache_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2320,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[23]
+	mi := &file_soracache_v1_cache_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2333,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{23}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExplainResponse) GetStatus() Status {
@@ -2153,7 +2429,7 @@ type HeadRequest struct {
 
 func (x *HeadRequest) Reset() {
 	*x = HeadRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[24]
+	mi := &file_soracache_v1_cache_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2165,7 +2441,7 @@ func (x *HeadRequest) String() string {
 func (*HeadRequest) ProtoMessage() {}
 
 func (x *HeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[24]
+	mi := &file_soracache_v1_cache_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2178,7 +2454,7 @@ func (x *HeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeadRequest.ProtoReflect.Descriptor instead.
 func (*HeadRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{24}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HeadRequest) GetNamespace() string {
@@ -2199,7 +2475,7 @@ type HeadResponse struct {
 
 func (x *HeadResponse) Reset() {
 	*x = HeadResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[25]
+	mi := &file_soracache_v1_cache_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2487,7 @@ func (x *HeadResponse) String() string {
 func (*HeadResponse) ProtoMessage() {}
 
 func (x *HeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[25]
+	mi := &file_soracache_v1_cache_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2500,7 @@ func (x *HeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeadResponse.ProtoReflect.Descriptor instead.
 func (*HeadResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{25}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HeadResponse) GetStamp() []byte {
@@ -2253,7 +2529,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[26]
+	mi := &file_soracache_v1_cache_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2541,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[26]
+	mi := &file_soracache_v1_cache_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2554,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{26}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchRequest) GetNamespace() string {
@@ -2305,7 +2581,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[27]
+	mi := &file_soracache_v1_cache_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2317,7 +2593,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[27]
+	mi := &file_soracache_v1_cache_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2330,7 +2606,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{27}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchResponse) GetItems() []*WatchItem {
@@ -2361,7 +2637,7 @@ type WatchItem struct {
 
 func (x *WatchItem) Reset() {
 	*x = WatchItem{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[28]
+	mi := &file_soracache_v1_cache_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2373,7 +2649,7 @@ func (x *WatchItem) String() string {
 func (*WatchItem) ProtoMessage() {}
 
 func (x *WatchItem) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[28]
+	mi := &file_soracache_v1_cache_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2386,7 +2662,7 @@ func (x *WatchItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchItem.ProtoReflect.Descriptor instead.
 func (*WatchItem) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{28}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchItem) GetPartition() uint32 {
@@ -2445,7 +2721,7 @@ type WatchRecord struct {
 
 func (x *WatchRecord) Reset() {
 	*x = WatchRecord{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[29]
+	mi := &file_soracache_v1_cache_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2457,7 +2733,7 @@ func (x *WatchRecord) String() string {
 func (*WatchRecord) ProtoMessage() {}
 
 func (x *WatchRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[29]
+	mi := &file_soracache_v1_cache_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2470,7 +2746,7 @@ func (x *WatchRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRecord.ProtoReflect.Descriptor instead.
 func (*WatchRecord) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{29}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WatchRecord) GetPosition() uint64 {
@@ -2509,7 +2785,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[30]
+	mi := &file_soracache_v1_cache_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2521,7 +2797,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[30]
+	mi := &file_soracache_v1_cache_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2534,7 +2810,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{30}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{31}
 }
 
 type MembersResponse struct {
@@ -2547,7 +2823,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[31]
+	mi := &file_soracache_v1_cache_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2559,7 +2835,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[31]
+	mi := &file_soracache_v1_cache_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2572,7 +2848,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{31}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -2606,7 +2882,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[32]
+	mi := &file_soracache_v1_cache_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2618,7 +2894,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[32]
+	mi := &file_soracache_v1_cache_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2631,7 +2907,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{32}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Member) GetName() string {
@@ -2705,7 +2981,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[33]
+	mi := &file_soracache_v1_cache_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +2993,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[33]
+	mi := &file_soracache_v1_cache_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +3006,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{33}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{34}
 }
 
 type StatsResponse struct {
@@ -2747,7 +3023,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[34]
+	mi := &file_soracache_v1_cache_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2759,7 +3035,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[34]
+	mi := &file_soracache_v1_cache_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2772,7 +3048,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{34}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StatsResponse) GetNode() string {
@@ -2827,7 +3103,7 @@ type ExplainResponse_Copy struct {
 
 func (x *ExplainResponse_Copy) Reset() {
 	*x = ExplainResponse_Copy{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[35]
+	mi := &file_soracache_v1_cache_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2839,7 +3115,7 @@ func (x *ExplainResponse_Copy) String() string {
 func (*ExplainResponse_Copy) ProtoMessage() {}
 
 func (x *ExplainResponse_Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[35]
+	mi := &file_soracache_v1_cache_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2852,7 +3128,7 @@ func (x *ExplainResponse_Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse_Copy.ProtoReflect.Descriptor instead.
 func (*ExplainResponse_Copy) Descriptor() ([]byte, []int) {
-	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{23, 0}
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{24, 0}
 }
 
 func (x *ExplainResponse_Copy) GetPresent() bool {
@@ -2950,7 +3226,7 @@ var File_soracache_v1_cache_proto protoreflect.FileDescriptor
 
 const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\n" +
-	"\x18soracache/v1/cache.proto\x12\fsoracache.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc7\x02\n" +
+	"\x18soracache/v1/cache.proto\x12\fsoracache.v1\x1a\x1egoogle/protobuf/duration.proto\"\xdf\x02\n" +
 	"\n" +
 	"GetRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
@@ -2960,7 +3236,8 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x04wait\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12@\n" +
 	"\x0erefresh_within\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rrefreshWithin\x126\n" +
 	"\tlease_for\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseFor\x12-\n" +
-	"\x12accept_unconfirmed\x18\b \x01(\bR\x11acceptUnconfirmed\"\xb6\x04\n" +
+	"\x12accept_unconfirmed\x18\b \x01(\bR\x11acceptUnconfirmed\x12\x16\n" +
+	"\x06holder\x18\t \x01(\x06R\x06holder\"\xa2\x05\n" +
 	"\vGetResponse\x12,\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x14.soracache.v1.StatusR\x06status\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x12\n" +
@@ -2977,11 +3254,17 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x04etag\x18\f \x01(\tR\x04etag\x12 \n" +
 	"\vunconfirmed\x18\r \x01(\bR\vunconfirmed\x12.\n" +
 	"\x05error\x18\x0e \x01(\v2\x18.soracache.v1.BatchErrorR\x05error\x12+\n" +
-	"\x03age\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x03age\":\n" +
+	"\x03age\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x03age\x129\n" +
+	"\vlease_state\x18\x10 \x01(\x0e2\x18.soracache.v1.LeaseStateR\n" +
+	"leaseState\x12/\n" +
+	"\arefusal\x18\x11 \x01(\x0e2\x15.soracache.v1.RefusalR\arefusal\"k\n" +
 	"\n" +
 	"BatchError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xce\x02\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12/\n" +
+	"\arefusal\x18\x03 \x01(\x0e2\x15.soracache.v1.RefusalR\arefusal\":\n" +
+	"\aRefused\x12/\n" +
+	"\arefusal\x18\x01 \x01(\x0e2\x15.soracache.v1.RefusalR\arefusal\"\xe6\x02\n" +
 	"\x0fBatchGetRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12\x1b\n" +
@@ -2990,7 +3273,8 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x04wait\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12@\n" +
 	"\x0erefresh_within\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rrefreshWithin\x126\n" +
 	"\tlease_for\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseFor\x12-\n" +
-	"\x12accept_unconfirmed\x18\b \x01(\bR\x11acceptUnconfirmed\"]\n" +
+	"\x12accept_unconfirmed\x18\b \x01(\bR\x11acceptUnconfirmed\x12\x16\n" +
+	"\x06holder\x18\t \x01(\x06R\x06holder\"]\n" +
 	"\x10BatchGetResponse\x123\n" +
 	"\aresults\x18\x01 \x03(\v2\x19.soracache.v1.GetResponseR\aresults\x12\x14\n" +
 	"\x05stamp\x18\x02 \x01(\fR\x05stamp\"\xe3\x02\n" +
@@ -3028,11 +3312,12 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x04held\x18\x01 \x01(\bR\x04held\x12,\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x14.soracache.v1.ReasonR\x06reason\x126\n" +
 	"\tlease_for\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bleaseFor\x12\x14\n" +
-	"\x05stamp\x18\x04 \x01(\fR\x05stamp\"V\n" +
+	"\x05stamp\x18\x04 \x01(\fR\x05stamp\"\x8b\x01\n" +
 	"\x0eReleaseRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
-	"\x05lease\x18\x03 \x01(\fR\x05lease\"q\n" +
+	"\x05lease\x18\x03 \x01(\fR\x05lease\x123\n" +
+	"\aoutcome\x18\x04 \x01(\x0e2\x19.soracache.v1.LoadOutcomeR\aoutcome\"q\n" +
 	"\x0fReleaseResponse\x12\x1a\n" +
 	"\breleased\x18\x01 \x01(\bR\breleased\x12,\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x14.soracache.v1.ReasonR\x06reason\x12\x14\n" +
@@ -3186,7 +3471,24 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11REASON_SUPERSEDED\x10\x01\x12\x15\n" +
-	"\x11REASON_LEASE_LOST\x10\x02*\xa6\x01\n" +
+	"\x11REASON_LEASE_LOST\x10\x02*q\n" +
+	"\n" +
+	"LeaseState\x12\x1b\n" +
+	"\x17LEASE_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13LEASE_STATE_GRANTED\x10\x01\x12\x14\n" +
+	"\x10LEASE_STATE_HELD\x10\x02\x12\x17\n" +
+	"\x13LEASE_STATE_REFUSED\x10\x03*\x8c\x01\n" +
+	"\aRefusal\x12\x17\n" +
+	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12REFUSAL_STORE_FULL\x10\x01\x12\x12\n" +
+	"\x0eREFUSAL_PASSED\x10\x02\x12\x15\n" +
+	"\x11REFUSAL_OVERTAKEN\x10\x03\x12\x12\n" +
+	"\x0eREFUSAL_BEHIND\x10\x04\x12\x11\n" +
+	"\rREFUSAL_LIMIT\x10\x05*c\n" +
+	"\vLoadOutcome\x12\x1c\n" +
+	"\x18LOAD_OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13LOAD_OUTCOME_FAILED\x10\x01\x12\x1d\n" +
+	"\x19LOAD_OUTCOME_NOT_STORABLE\x10\x02*\xa6\x01\n" +
 	"\vMemberState\x12\x1c\n" +
 	"\x18MEMBER_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12MEMBER_STATE_ALIVE\x10\x01\x12\x18\n" +
@@ -3225,142 +3527,151 @@ func file_soracache_v1_cache_proto_rawDescGZIP() []byte {
 	return file_soracache_v1_cache_proto_rawDescData
 }
 
-var file_soracache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_soracache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_soracache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_soracache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_soracache_v1_cache_proto_goTypes = []any{
 	(Status)(0),                  // 0: soracache.v1.Status
 	(Tier)(0),                    // 1: soracache.v1.Tier
 	(Kind)(0),                    // 2: soracache.v1.Kind
 	(Reason)(0),                  // 3: soracache.v1.Reason
-	(MemberState)(0),             // 4: soracache.v1.MemberState
-	(*GetRequest)(nil),           // 5: soracache.v1.GetRequest
-	(*GetResponse)(nil),          // 6: soracache.v1.GetResponse
-	(*BatchError)(nil),           // 7: soracache.v1.BatchError
-	(*BatchGetRequest)(nil),      // 8: soracache.v1.BatchGetRequest
-	(*BatchGetResponse)(nil),     // 9: soracache.v1.BatchGetResponse
-	(*FillRequest)(nil),          // 10: soracache.v1.FillRequest
-	(*FillResponse)(nil),         // 11: soracache.v1.FillResponse
-	(*BatchFillRequest)(nil),     // 12: soracache.v1.BatchFillRequest
-	(*BatchFillResponse)(nil),    // 13: soracache.v1.BatchFillResponse
-	(*RenewRequest)(nil),         // 14: soracache.v1.RenewRequest
-	(*RenewResponse)(nil),        // 15: soracache.v1.RenewResponse
-	(*ReleaseRequest)(nil),       // 16: soracache.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),      // 17: soracache.v1.ReleaseResponse
-	(*SetRequest)(nil),           // 18: soracache.v1.SetRequest
-	(*SetResponse)(nil),          // 19: soracache.v1.SetResponse
-	(*BatchSetRequest)(nil),      // 20: soracache.v1.BatchSetRequest
-	(*BatchSetResponse)(nil),     // 21: soracache.v1.BatchSetResponse
-	(*InvalidateRequest)(nil),    // 22: soracache.v1.InvalidateRequest
-	(*InvalidateResponse)(nil),   // 23: soracache.v1.InvalidateResponse
-	(*InvalidateIncomplete)(nil), // 24: soracache.v1.InvalidateIncomplete
-	(*ListKeysRequest)(nil),      // 25: soracache.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),     // 26: soracache.v1.ListKeysResponse
-	(*ExplainRequest)(nil),       // 27: soracache.v1.ExplainRequest
-	(*ExplainResponse)(nil),      // 28: soracache.v1.ExplainResponse
-	(*HeadRequest)(nil),          // 29: soracache.v1.HeadRequest
-	(*HeadResponse)(nil),         // 30: soracache.v1.HeadResponse
-	(*WatchRequest)(nil),         // 31: soracache.v1.WatchRequest
-	(*WatchResponse)(nil),        // 32: soracache.v1.WatchResponse
-	(*WatchItem)(nil),            // 33: soracache.v1.WatchItem
-	(*WatchRecord)(nil),          // 34: soracache.v1.WatchRecord
-	(*MembersRequest)(nil),       // 35: soracache.v1.MembersRequest
-	(*MembersResponse)(nil),      // 36: soracache.v1.MembersResponse
-	(*Member)(nil),               // 37: soracache.v1.Member
-	(*StatsRequest)(nil),         // 38: soracache.v1.StatsRequest
-	(*StatsResponse)(nil),        // 39: soracache.v1.StatsResponse
-	(*ExplainResponse_Copy)(nil), // 40: soracache.v1.ExplainResponse.Copy
-	nil,                          // 41: soracache.v1.StatsResponse.TotalsEntry
-	(*durationpb.Duration)(nil),  // 42: google.protobuf.Duration
+	(LeaseState)(0),              // 4: soracache.v1.LeaseState
+	(Refusal)(0),                 // 5: soracache.v1.Refusal
+	(LoadOutcome)(0),             // 6: soracache.v1.LoadOutcome
+	(MemberState)(0),             // 7: soracache.v1.MemberState
+	(*GetRequest)(nil),           // 8: soracache.v1.GetRequest
+	(*GetResponse)(nil),          // 9: soracache.v1.GetResponse
+	(*BatchError)(nil),           // 10: soracache.v1.BatchError
+	(*Refused)(nil),              // 11: soracache.v1.Refused
+	(*BatchGetRequest)(nil),      // 12: soracache.v1.BatchGetRequest
+	(*BatchGetResponse)(nil),     // 13: soracache.v1.BatchGetResponse
+	(*FillRequest)(nil),          // 14: soracache.v1.FillRequest
+	(*FillResponse)(nil),         // 15: soracache.v1.FillResponse
+	(*BatchFillRequest)(nil),     // 16: soracache.v1.BatchFillRequest
+	(*BatchFillResponse)(nil),    // 17: soracache.v1.BatchFillResponse
+	(*RenewRequest)(nil),         // 18: soracache.v1.RenewRequest
+	(*RenewResponse)(nil),        // 19: soracache.v1.RenewResponse
+	(*ReleaseRequest)(nil),       // 20: soracache.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),      // 21: soracache.v1.ReleaseResponse
+	(*SetRequest)(nil),           // 22: soracache.v1.SetRequest
+	(*SetResponse)(nil),          // 23: soracache.v1.SetResponse
+	(*BatchSetRequest)(nil),      // 24: soracache.v1.BatchSetRequest
+	(*BatchSetResponse)(nil),     // 25: soracache.v1.BatchSetResponse
+	(*InvalidateRequest)(nil),    // 26: soracache.v1.InvalidateRequest
+	(*InvalidateResponse)(nil),   // 27: soracache.v1.InvalidateResponse
+	(*InvalidateIncomplete)(nil), // 28: soracache.v1.InvalidateIncomplete
+	(*ListKeysRequest)(nil),      // 29: soracache.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),     // 30: soracache.v1.ListKeysResponse
+	(*ExplainRequest)(nil),       // 31: soracache.v1.ExplainRequest
+	(*ExplainResponse)(nil),      // 32: soracache.v1.ExplainResponse
+	(*HeadRequest)(nil),          // 33: soracache.v1.HeadRequest
+	(*HeadResponse)(nil),         // 34: soracache.v1.HeadResponse
+	(*WatchRequest)(nil),         // 35: soracache.v1.WatchRequest
+	(*WatchResponse)(nil),        // 36: soracache.v1.WatchResponse
+	(*WatchItem)(nil),            // 37: soracache.v1.WatchItem
+	(*WatchRecord)(nil),          // 38: soracache.v1.WatchRecord
+	(*MembersRequest)(nil),       // 39: soracache.v1.MembersRequest
+	(*MembersResponse)(nil),      // 40: soracache.v1.MembersResponse
+	(*Member)(nil),               // 41: soracache.v1.Member
+	(*StatsRequest)(nil),         // 42: soracache.v1.StatsRequest
+	(*StatsResponse)(nil),        // 43: soracache.v1.StatsResponse
+	(*ExplainResponse_Copy)(nil), // 44: soracache.v1.ExplainResponse.Copy
+	nil,                          // 45: soracache.v1.StatsResponse.TotalsEntry
+	(*durationpb.Duration)(nil),  // 46: google.protobuf.Duration
 }
 var file_soracache_v1_cache_proto_depIdxs = []int32{
-	42, // 0: soracache.v1.GetRequest.wait:type_name -> google.protobuf.Duration
-	42, // 1: soracache.v1.GetRequest.refresh_within:type_name -> google.protobuf.Duration
-	42, // 2: soracache.v1.GetRequest.lease_for:type_name -> google.protobuf.Duration
+	46, // 0: soracache.v1.GetRequest.wait:type_name -> google.protobuf.Duration
+	46, // 1: soracache.v1.GetRequest.refresh_within:type_name -> google.protobuf.Duration
+	46, // 2: soracache.v1.GetRequest.lease_for:type_name -> google.protobuf.Duration
 	0,  // 3: soracache.v1.GetResponse.status:type_name -> soracache.v1.Status
-	42, // 4: soracache.v1.GetResponse.fresh_for:type_name -> google.protobuf.Duration
-	42, // 5: soracache.v1.GetResponse.keep_for:type_name -> google.protobuf.Duration
-	42, // 6: soracache.v1.GetResponse.lease_for:type_name -> google.protobuf.Duration
+	46, // 4: soracache.v1.GetResponse.fresh_for:type_name -> google.protobuf.Duration
+	46, // 5: soracache.v1.GetResponse.keep_for:type_name -> google.protobuf.Duration
+	46, // 6: soracache.v1.GetResponse.lease_for:type_name -> google.protobuf.Duration
 	1,  // 7: soracache.v1.GetResponse.tier:type_name -> soracache.v1.Tier
 	2,  // 8: soracache.v1.GetResponse.kind:type_name -> soracache.v1.Kind
-	7,  // 9: soracache.v1.GetResponse.error:type_name -> soracache.v1.BatchError
-	42, // 10: soracache.v1.GetResponse.age:type_name -> google.protobuf.Duration
-	42, // 11: soracache.v1.BatchGetRequest.wait:type_name -> google.protobuf.Duration
-	42, // 12: soracache.v1.BatchGetRequest.refresh_within:type_name -> google.protobuf.Duration
-	42, // 13: soracache.v1.BatchGetRequest.lease_for:type_name -> google.protobuf.Duration
-	6,  // 14: soracache.v1.BatchGetResponse.results:type_name -> soracache.v1.GetResponse
-	42, // 15: soracache.v1.FillRequest.ttl:type_name -> google.protobuf.Duration
-	42, // 16: soracache.v1.FillRequest.keep:type_name -> google.protobuf.Duration
-	42, // 17: soracache.v1.FillRequest.l1_ttl:type_name -> google.protobuf.Duration
-	2,  // 18: soracache.v1.FillRequest.kind:type_name -> soracache.v1.Kind
-	3,  // 19: soracache.v1.FillResponse.reason:type_name -> soracache.v1.Reason
-	7,  // 20: soracache.v1.FillResponse.error:type_name -> soracache.v1.BatchError
-	10, // 21: soracache.v1.BatchFillRequest.fills:type_name -> soracache.v1.FillRequest
-	11, // 22: soracache.v1.BatchFillResponse.results:type_name -> soracache.v1.FillResponse
-	42, // 23: soracache.v1.RenewRequest.lease_for:type_name -> google.protobuf.Duration
-	3,  // 24: soracache.v1.RenewResponse.reason:type_name -> soracache.v1.Reason
-	42, // 25: soracache.v1.RenewResponse.lease_for:type_name -> google.protobuf.Duration
-	3,  // 26: soracache.v1.ReleaseResponse.reason:type_name -> soracache.v1.Reason
-	42, // 27: soracache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
-	42, // 28: soracache.v1.SetRequest.keep:type_name -> google.protobuf.Duration
-	42, // 29: soracache.v1.SetRequest.l1_ttl:type_name -> google.protobuf.Duration
-	2,  // 30: soracache.v1.SetRequest.kind:type_name -> soracache.v1.Kind
-	7,  // 31: soracache.v1.SetResponse.error:type_name -> soracache.v1.BatchError
-	18, // 32: soracache.v1.BatchSetRequest.sets:type_name -> soracache.v1.SetRequest
-	19, // 33: soracache.v1.BatchSetResponse.results:type_name -> soracache.v1.SetResponse
-	42, // 34: soracache.v1.InvalidateRequest.settle:type_name -> google.protobuf.Duration
-	0,  // 35: soracache.v1.ExplainResponse.status:type_name -> soracache.v1.Status
-	1,  // 36: soracache.v1.ExplainResponse.tier:type_name -> soracache.v1.Tier
-	42, // 37: soracache.v1.ExplainResponse.confirmed_ago:type_name -> google.protobuf.Duration
-	40, // 38: soracache.v1.ExplainResponse.l1:type_name -> soracache.v1.ExplainResponse.Copy
-	40, // 39: soracache.v1.ExplainResponse.l2:type_name -> soracache.v1.ExplainResponse.Copy
-	42, // 40: soracache.v1.ExplainResponse.lease_for:type_name -> google.protobuf.Duration
-	42, // 41: soracache.v1.HeadResponse.age:type_name -> google.protobuf.Duration
-	33, // 42: soracache.v1.WatchResponse.items:type_name -> soracache.v1.WatchItem
-	34, // 43: soracache.v1.WatchItem.records:type_name -> soracache.v1.WatchRecord
-	37, // 44: soracache.v1.MembersResponse.members:type_name -> soracache.v1.Member
-	4,  // 45: soracache.v1.Member.state:type_name -> soracache.v1.MemberState
-	42, // 46: soracache.v1.Member.bound:type_name -> google.protobuf.Duration
-	42, // 47: soracache.v1.Member.state_for:type_name -> google.protobuf.Duration
-	42, // 48: soracache.v1.StatsResponse.uptime:type_name -> google.protobuf.Duration
-	41, // 49: soracache.v1.StatsResponse.totals:type_name -> soracache.v1.StatsResponse.TotalsEntry
-	42, // 50: soracache.v1.ExplainResponse.Copy.fresh_for:type_name -> google.protobuf.Duration
-	42, // 51: soracache.v1.ExplainResponse.Copy.keep_for:type_name -> google.protobuf.Duration
-	2,  // 52: soracache.v1.ExplainResponse.Copy.kind:type_name -> soracache.v1.Kind
-	5,  // 53: soracache.v1.CacheService.Get:input_type -> soracache.v1.GetRequest
-	8,  // 54: soracache.v1.CacheService.BatchGet:input_type -> soracache.v1.BatchGetRequest
-	10, // 55: soracache.v1.CacheService.Fill:input_type -> soracache.v1.FillRequest
-	12, // 56: soracache.v1.CacheService.BatchFill:input_type -> soracache.v1.BatchFillRequest
-	14, // 57: soracache.v1.CacheService.Renew:input_type -> soracache.v1.RenewRequest
-	16, // 58: soracache.v1.CacheService.Release:input_type -> soracache.v1.ReleaseRequest
-	18, // 59: soracache.v1.CacheService.Set:input_type -> soracache.v1.SetRequest
-	20, // 60: soracache.v1.CacheService.BatchSet:input_type -> soracache.v1.BatchSetRequest
-	22, // 61: soracache.v1.CacheService.Invalidate:input_type -> soracache.v1.InvalidateRequest
-	25, // 62: soracache.v1.CacheService.ListKeys:input_type -> soracache.v1.ListKeysRequest
-	27, // 63: soracache.v1.CacheService.Explain:input_type -> soracache.v1.ExplainRequest
-	29, // 64: soracache.v1.CacheService.Head:input_type -> soracache.v1.HeadRequest
-	31, // 65: soracache.v1.CacheService.Watch:input_type -> soracache.v1.WatchRequest
-	35, // 66: soracache.v1.ClusterService.Members:input_type -> soracache.v1.MembersRequest
-	38, // 67: soracache.v1.ClusterService.Stats:input_type -> soracache.v1.StatsRequest
-	6,  // 68: soracache.v1.CacheService.Get:output_type -> soracache.v1.GetResponse
-	9,  // 69: soracache.v1.CacheService.BatchGet:output_type -> soracache.v1.BatchGetResponse
-	11, // 70: soracache.v1.CacheService.Fill:output_type -> soracache.v1.FillResponse
-	13, // 71: soracache.v1.CacheService.BatchFill:output_type -> soracache.v1.BatchFillResponse
-	15, // 72: soracache.v1.CacheService.Renew:output_type -> soracache.v1.RenewResponse
-	17, // 73: soracache.v1.CacheService.Release:output_type -> soracache.v1.ReleaseResponse
-	19, // 74: soracache.v1.CacheService.Set:output_type -> soracache.v1.SetResponse
-	21, // 75: soracache.v1.CacheService.BatchSet:output_type -> soracache.v1.BatchSetResponse
-	23, // 76: soracache.v1.CacheService.Invalidate:output_type -> soracache.v1.InvalidateResponse
-	26, // 77: soracache.v1.CacheService.ListKeys:output_type -> soracache.v1.ListKeysResponse
-	28, // 78: soracache.v1.CacheService.Explain:output_type -> soracache.v1.ExplainResponse
-	30, // 79: soracache.v1.CacheService.Head:output_type -> soracache.v1.HeadResponse
-	32, // 80: soracache.v1.CacheService.Watch:output_type -> soracache.v1.WatchResponse
-	36, // 81: soracache.v1.ClusterService.Members:output_type -> soracache.v1.MembersResponse
-	39, // 82: soracache.v1.ClusterService.Stats:output_type -> soracache.v1.StatsResponse
-	68, // [68:83] is the sub-list for method output_type
-	53, // [53:68] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	10, // 9: soracache.v1.GetResponse.error:type_name -> soracache.v1.BatchError
+	46, // 10: soracache.v1.GetResponse.age:type_name -> google.protobuf.Duration
+	4,  // 11: soracache.v1.GetResponse.lease_state:type_name -> soracache.v1.LeaseState
+	5,  // 12: soracache.v1.GetResponse.refusal:type_name -> soracache.v1.Refusal
+	5,  // 13: soracache.v1.BatchError.refusal:type_name -> soracache.v1.Refusal
+	5,  // 14: soracache.v1.Refused.refusal:type_name -> soracache.v1.Refusal
+	46, // 15: soracache.v1.BatchGetRequest.wait:type_name -> google.protobuf.Duration
+	46, // 16: soracache.v1.BatchGetRequest.refresh_within:type_name -> google.protobuf.Duration
+	46, // 17: soracache.v1.BatchGetRequest.lease_for:type_name -> google.protobuf.Duration
+	9,  // 18: soracache.v1.BatchGetResponse.results:type_name -> soracache.v1.GetResponse
+	46, // 19: soracache.v1.FillRequest.ttl:type_name -> google.protobuf.Duration
+	46, // 20: soracache.v1.FillRequest.keep:type_name -> google.protobuf.Duration
+	46, // 21: soracache.v1.FillRequest.l1_ttl:type_name -> google.protobuf.Duration
+	2,  // 22: soracache.v1.FillRequest.kind:type_name -> soracache.v1.Kind
+	3,  // 23: soracache.v1.FillResponse.reason:type_name -> soracache.v1.Reason
+	10, // 24: soracache.v1.FillResponse.error:type_name -> soracache.v1.BatchError
+	14, // 25: soracache.v1.BatchFillRequest.fills:type_name -> soracache.v1.FillRequest
+	15, // 26: soracache.v1.BatchFillResponse.results:type_name -> soracache.v1.FillResponse
+	46, // 27: soracache.v1.RenewRequest.lease_for:type_name -> google.protobuf.Duration
+	3,  // 28: soracache.v1.RenewResponse.reason:type_name -> soracache.v1.Reason
+	46, // 29: soracache.v1.RenewResponse.lease_for:type_name -> google.protobuf.Duration
+	6,  // 30: soracache.v1.ReleaseRequest.outcome:type_name -> soracache.v1.LoadOutcome
+	3,  // 31: soracache.v1.ReleaseResponse.reason:type_name -> soracache.v1.Reason
+	46, // 32: soracache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
+	46, // 33: soracache.v1.SetRequest.keep:type_name -> google.protobuf.Duration
+	46, // 34: soracache.v1.SetRequest.l1_ttl:type_name -> google.protobuf.Duration
+	2,  // 35: soracache.v1.SetRequest.kind:type_name -> soracache.v1.Kind
+	10, // 36: soracache.v1.SetResponse.error:type_name -> soracache.v1.BatchError
+	22, // 37: soracache.v1.BatchSetRequest.sets:type_name -> soracache.v1.SetRequest
+	23, // 38: soracache.v1.BatchSetResponse.results:type_name -> soracache.v1.SetResponse
+	46, // 39: soracache.v1.InvalidateRequest.settle:type_name -> google.protobuf.Duration
+	0,  // 40: soracache.v1.ExplainResponse.status:type_name -> soracache.v1.Status
+	1,  // 41: soracache.v1.ExplainResponse.tier:type_name -> soracache.v1.Tier
+	46, // 42: soracache.v1.ExplainResponse.confirmed_ago:type_name -> google.protobuf.Duration
+	44, // 43: soracache.v1.ExplainResponse.l1:type_name -> soracache.v1.ExplainResponse.Copy
+	44, // 44: soracache.v1.ExplainResponse.l2:type_name -> soracache.v1.ExplainResponse.Copy
+	46, // 45: soracache.v1.ExplainResponse.lease_for:type_name -> google.protobuf.Duration
+	46, // 46: soracache.v1.HeadResponse.age:type_name -> google.protobuf.Duration
+	37, // 47: soracache.v1.WatchResponse.items:type_name -> soracache.v1.WatchItem
+	38, // 48: soracache.v1.WatchItem.records:type_name -> soracache.v1.WatchRecord
+	41, // 49: soracache.v1.MembersResponse.members:type_name -> soracache.v1.Member
+	7,  // 50: soracache.v1.Member.state:type_name -> soracache.v1.MemberState
+	46, // 51: soracache.v1.Member.bound:type_name -> google.protobuf.Duration
+	46, // 52: soracache.v1.Member.state_for:type_name -> google.protobuf.Duration
+	46, // 53: soracache.v1.StatsResponse.uptime:type_name -> google.protobuf.Duration
+	45, // 54: soracache.v1.StatsResponse.totals:type_name -> soracache.v1.StatsResponse.TotalsEntry
+	46, // 55: soracache.v1.ExplainResponse.Copy.fresh_for:type_name -> google.protobuf.Duration
+	46, // 56: soracache.v1.ExplainResponse.Copy.keep_for:type_name -> google.protobuf.Duration
+	2,  // 57: soracache.v1.ExplainResponse.Copy.kind:type_name -> soracache.v1.Kind
+	8,  // 58: soracache.v1.CacheService.Get:input_type -> soracache.v1.GetRequest
+	12, // 59: soracache.v1.CacheService.BatchGet:input_type -> soracache.v1.BatchGetRequest
+	14, // 60: soracache.v1.CacheService.Fill:input_type -> soracache.v1.FillRequest
+	16, // 61: soracache.v1.CacheService.BatchFill:input_type -> soracache.v1.BatchFillRequest
+	18, // 62: soracache.v1.CacheService.Renew:input_type -> soracache.v1.RenewRequest
+	20, // 63: soracache.v1.CacheService.Release:input_type -> soracache.v1.ReleaseRequest
+	22, // 64: soracache.v1.CacheService.Set:input_type -> soracache.v1.SetRequest
+	24, // 65: soracache.v1.CacheService.BatchSet:input_type -> soracache.v1.BatchSetRequest
+	26, // 66: soracache.v1.CacheService.Invalidate:input_type -> soracache.v1.InvalidateRequest
+	29, // 67: soracache.v1.CacheService.ListKeys:input_type -> soracache.v1.ListKeysRequest
+	31, // 68: soracache.v1.CacheService.Explain:input_type -> soracache.v1.ExplainRequest
+	33, // 69: soracache.v1.CacheService.Head:input_type -> soracache.v1.HeadRequest
+	35, // 70: soracache.v1.CacheService.Watch:input_type -> soracache.v1.WatchRequest
+	39, // 71: soracache.v1.ClusterService.Members:input_type -> soracache.v1.MembersRequest
+	42, // 72: soracache.v1.ClusterService.Stats:input_type -> soracache.v1.StatsRequest
+	9,  // 73: soracache.v1.CacheService.Get:output_type -> soracache.v1.GetResponse
+	13, // 74: soracache.v1.CacheService.BatchGet:output_type -> soracache.v1.BatchGetResponse
+	15, // 75: soracache.v1.CacheService.Fill:output_type -> soracache.v1.FillResponse
+	17, // 76: soracache.v1.CacheService.BatchFill:output_type -> soracache.v1.BatchFillResponse
+	19, // 77: soracache.v1.CacheService.Renew:output_type -> soracache.v1.RenewResponse
+	21, // 78: soracache.v1.CacheService.Release:output_type -> soracache.v1.ReleaseResponse
+	23, // 79: soracache.v1.CacheService.Set:output_type -> soracache.v1.SetResponse
+	25, // 80: soracache.v1.CacheService.BatchSet:output_type -> soracache.v1.BatchSetResponse
+	27, // 81: soracache.v1.CacheService.Invalidate:output_type -> soracache.v1.InvalidateResponse
+	30, // 82: soracache.v1.CacheService.ListKeys:output_type -> soracache.v1.ListKeysResponse
+	32, // 83: soracache.v1.CacheService.Explain:output_type -> soracache.v1.ExplainResponse
+	34, // 84: soracache.v1.CacheService.Head:output_type -> soracache.v1.HeadResponse
+	36, // 85: soracache.v1.CacheService.Watch:output_type -> soracache.v1.WatchResponse
+	40, // 86: soracache.v1.ClusterService.Members:output_type -> soracache.v1.MembersResponse
+	43, // 87: soracache.v1.ClusterService.Stats:output_type -> soracache.v1.StatsResponse
+	73, // [73:88] is the sub-list for method output_type
+	58, // [58:73] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_soracache_v1_cache_proto_init() }
@@ -3373,8 +3684,8 @@ func file_soracache_v1_cache_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_soracache_v1_cache_proto_rawDesc), len(file_soracache_v1_cache_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   37,
+			NumEnums:      8,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
