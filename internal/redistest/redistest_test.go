@@ -275,3 +275,16 @@ func TestRESPInAnyPieces(t *testing.T) {
 		}
 	}
 }
+
+// A server's clock goes as far ahead or back as it is told, at once.
+func TestClock(t *testing.T) {
+	clock := NewClock(t)
+	s := Standalone(t, WithClock(clock))
+	for _, ahead := range []time.Duration{0, time.Hour, -time.Hour, 10 * time.Minute} {
+		clock.Set(t, ahead)
+		seconds, err := strconv.ParseInt(s.Do(t, "TIME").([]any)[0].(string), 10, 64)
+		if off := clock.Now().Sub(time.Unix(seconds, 0)); err != nil || off < 0 || off > 20*time.Second {
+			t.Errorf("%s ahead, the server's clock is off by %s, %v", ahead, off, err)
+		}
+	}
+}

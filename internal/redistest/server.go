@@ -39,6 +39,7 @@ type options struct {
 	sentinels      int
 	proxy          *Proxy
 	dir            string
+	env            []string // of the process, beside what it inherits
 }
 
 // Config adds a line to the server's configuration, such as
@@ -180,6 +181,7 @@ func (s *Server) spawn(args []string) (*proctest.Process, error) {
 	defer func() { _ = log.Close() }() // the process has its own
 	cmd := exec.Command(serverBinary(), args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), s.opts.env...)
 	return proctest.Launch(cmd)
 }
 
