@@ -25,8 +25,13 @@ func (g *Gossip) NodeMeta(limit int) []byte {
 	return b[:min(len(b), limit)]
 }
 
-// NotifyMsg takes a packet. memberlist reuses it.
+// NotifyMsg takes a packet. memberlist reuses it. It may have come over a
+// connection, and then have any size.
 func (g *Gossip) NotifyMsg(b []byte) {
+	if len(b) > maxPacketBytes {
+		_, _ = g.spread.decode(b) // which counts it
+		return
+	}
 	if g.inbox.put(bytes.Clone(b)) {
 		wake(g.incoming)
 	}
@@ -68,6 +73,9 @@ const (
 	// An inbox holds as many packets, and as many bytes of them.
 	inboxPackets = 8192
 	inboxBytes   = 8 << 20
+	// takenBytes is how many bytes of them are decoded at once: decoded, they take
+	// some ten times as much.
+	takenBytes = 1 << 20
 )
 
 // inbox holds packets between memberlist and whoever delivers them.
@@ -92,11 +100,21 @@ func (i *inbox) put(b []byte) bool {
 	return true
 }
 
+// take takes out the next packets, as many as may be decoded at once: none if
+// there are none.
 func (i *inbox) take() [][]byte {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	packets := i.packets
-	i.packets, i.bytes = nil, 0
+	n, taken := 0, 0
+	for n < len(i.packets) && (n == 0 || taken+len(i.packets[n]) <= takenBytes) {
+		taken += len(i.packets[n])
+		n++
+	}
+	packets := i.packets[:n:n]
+	i.packets, i.bytes = i.packets[n:], i.bytes-taken
+	if len(i.packets) == 0 {
+		i.packets = nil
+	}
 	return packets
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/invalidation"
 )
 
@@ -25,6 +26,7 @@ type Gossip struct {
 	port    uint16
 	table   *table
 	spread  *Spread
+	network *network
 	list    *memberlist.Memberlist
 	keyring *memberlist.Keyring
 	status  atomic.Uint32 // a status
@@ -34,7 +36,7 @@ type Gossip struct {
 	// outgoing and incoming wake those who send and deliver.
 	outgoing, incoming chan struct{}
 
-	conflicts atomic.Uint64
+	conflicts, implausible atomic.Uint64
 
 	// ctx ends when the member is closed; work counts its goroutines.
 	ctx    context.Context
@@ -101,10 +103,11 @@ func (g *Gossip) create() error {
 	if err != nil {
 		return err
 	}
-	network, err := listen(bind, g.config.Logger)
+	network, err := listen(bind, len(g.config.Keys) > 0, g.config.Logger)
 	if err != nil {
 		return err
 	}
+	g.network = network
 	g.port = network.bound().Port()
 	c, err := g.listConfig(bind)
 	if err == nil {
@@ -132,7 +135,7 @@ func (g *Gossip) listConfig(bind netip.AddrPort) (*memberlist.Config, error) {
 	// Packets are small, and compressing each costs more than it saves.
 	c.EnableCompression = false
 	c.DelegateProtocolVersion, c.DelegateProtocolMin, c.DelegateProtocolMax = protocolVersion, protocolVersion, protocolVersion
-	c.Delegate, c.Events, c.Ping, c.Conflict = g, g.table, (*pings)(g), g
+	c.Delegate, c.Events, c.Alive, c.Ping, c.Conflict = g, g.table, g.table, (*pings)(g), g
 	// memberlist asks this when a member has not answered a probe, and tells so
 	// in no other way. It is to go on and try TCP.
 	c.DisableTcpPingsForNode = func(name string) bool {
@@ -247,7 +250,7 @@ func (g *Gossip) send() {
 }
 
 // Peers are the members that notices are sent to.
-func (g *Gossip) Peers() []string { return g.table.current.Load().names }
+func (g *Gossip) Peers() []string { return g.table.peers().names }
 
 // Send sends a packet to a member.
 func (g *Gossip) Send(to string, packet []byte) error {
@@ -266,8 +269,10 @@ func (g *Gossip) deliver(receive func(invalidation.Notice)) {
 			return
 		case <-g.incoming:
 		}
-		for _, n := range inOrder(g.receive(g.inbox.take())) {
-			receive(n)
+		for packets := g.inbox.take(); len(packets) > 0 && g.ctx.Err() == nil; packets = g.inbox.take() {
+			for _, n := range inOrder(g.receive(packets)) {
+				receive(n)
+			}
 		}
 	}
 }
@@ -284,10 +289,29 @@ func (g *Gossip) receive(packets [][]byte) []invalidation.Notice {
 			notices = append(notices, g.spread.deliver(p.entries)...)
 		}
 	}
+	now := time.Now()
+	for i := range notices {
+		if !plausible(&notices[i], now) {
+			g.implausible.Add(1)
+			notices[i].Record.Targets = nil
+		}
+	}
 	if g.spread.Waiting() {
 		wake(g.outgoing)
 	}
 	return notices
+}
+
+// aheadMost is how far ahead of this machine's clock a record's position may be,
+// which is a time of the store's clock.
+const aheadMost = time.Hour
+
+// plausible says whether a record can be where it says that it is. One that
+// cannot is left without its targets, so that it marks nothing and moves nobody:
+// whoever gets it asks the ledger, which knows.
+func plausible(n *invalidation.Notice, now time.Time) bool {
+	return n.Kind != invalidation.NoticeRecord ||
+		n.Record.Position <= soracache.Position(now.Add(aheadMost).UnixMicro()) //nolint:gosec // after 1970
 }
 
 // inOrder puts records that came together in the order of their positions.
@@ -394,13 +418,27 @@ type Stats struct {
 	Waiting int
 	// Conflicts is how often somebody else appeared under a name in use.
 	Conflicts uint64
-	// Members counts them by state.
-	Members map[State]int
+	// Members counts them by state, and MembersRefused those that were not
+	// admitted because there were too many.
+	Members        map[State]int
+	MembersRefused uint64
+	// Implausible are records that came with a position far ahead of the clock.
+	// They were delivered without their targets.
+	Implausible uint64
+	// PacketsRefused were not given to memberlist: without keys, what is
+	// compressed.
+	PacketsRefused uint64
+	// Streams are connections for exchanges of state.
+	Streams StreamStats
 }
 
 // Stats returns what was counted so far.
 func (g *Gossip) Stats() Stats {
-	s := Stats{SpreadStats: g.spread.Stats(), Conflicts: g.conflicts.Load(), Members: make(map[State]int)}
+	s := Stats{
+		SpreadStats: g.spread.Stats(), Conflicts: g.conflicts.Load(), Implausible: g.implausible.Load(),
+		PacketsRefused: g.network.refused.Load(), Streams: g.network.guard.stats(),
+		Members: make(map[State]int), MembersRefused: g.table.turnedAway(),
+	}
 	s.InboxDropped, s.Waiting = g.inbox.stats()
 	for _, m := range g.Members() {
 		s.Members[m.State]++

@@ -53,7 +53,7 @@ func (g *Gossip) rejoin(ctx context.Context) error {
 		}
 		joined++
 	}
-	if joined > 0 || len(g.table.current.Load().names) > 0 {
+	if joined > 0 || len(g.table.peers().names) > 0 {
 		return nil
 	}
 	return err

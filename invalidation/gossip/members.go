@@ -2,6 +2,9 @@ package gossip
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -53,6 +56,10 @@ const (
 	// Members that are gone are shown for as long, and as many of them.
 	rememberGone    = time.Hour
 	rememberGoneMax = 100
+	// maxMembers is how many there may be in a cluster, and how many names that
+	// were not known before are admitted in a minute: what memberlist keeps of the
+	// dead is bounded by that.
+	maxMembers = 8192
 	// boundOfGone is for how long the bound of a member that is gone counts: more
 	// than any bound.
 	boundOfGone = 2 * maxBound
@@ -70,7 +77,15 @@ type table struct {
 	// changes is closed and replaced at every change.
 	changes chan struct{}
 
-	// current is derived from rows whenever they change.
+	// newcomers are the names that were not known before, of the minute that began
+	// at minute.
+	newcomers int
+	minute    time.Time
+	// refused counts members that were not admitted because of the limit.
+	refused uint64
+
+	// current is derived from rows when it is asked for after they have changed:
+	// nil then. A state brings thousands of members at once.
 	current atomic.Pointer[peers]
 }
 
@@ -97,8 +112,36 @@ type peers struct {
 
 func newTable(self string, now func() time.Time) *table {
 	t := &table{self: self, now: now, rows: make(map[string]*row), changes: make(chan struct{})}
-	t.current.Store(&peers{})
 	return t
+}
+
+// NotifyAlive is asked whether to believe in a member.
+func (t *table) NotifyAlive(n *memberlist.Node) error {
+	switch {
+	case n.Name == t.self:
+		return nil
+	case n.Name == "" || len(n.Name) > 255 || !printable(n.Name):
+		return errors.New("its name cannot be one")
+	case len(n.Meta) > memberlist.MetaMaxSize:
+		return fmt.Errorf("its metadata has %d bytes, at most %d", len(n.Meta), memberlist.MetaMaxSize)
+	case len(n.Addr) != net.IPv4len && len(n.Addr) != net.IPv6len, n.Port == 0,
+		n.Addr.IsUnspecified(), n.Addr.IsMulticast(), n.Addr.Equal(net.IPv4bcast):
+		return errors.New("its address cannot be that of a member")
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rows[n.Name] != nil {
+		return nil
+	}
+	if now := t.now(); now.Sub(t.minute) >= time.Minute {
+		t.minute, t.newcomers = now, 0
+	}
+	if len(t.rows) >= maxMembers+rememberGoneMax || t.newcomers >= maxMembers {
+		t.refused++
+		return fmt.Errorf("there are %d members, or as many new ones in a minute, which is the limit", maxMembers)
+	}
+	t.newcomers++
+	return nil
 }
 
 // NotifyJoin, NotifyUpdate and NotifyLeave are memberlist's: a member came,
@@ -124,6 +167,7 @@ func (t *table) meet(n *memberlist.Node) {
 		t.rows[n.Name] = &row{Member: Member{Name: n.Name, Self: n.Name == t.self}}
 	}
 	t.mu.Unlock()
+	defer t.current.Store(nil) // its address may be another
 	t.change(n.Name, func(r *row) {
 		if !r.present {
 			r.present, r.silent = true, false
@@ -161,9 +205,11 @@ func (t *table) change(name string, f func(*row)) {
 	f(r)
 	if s := r.state(); s != r.State {
 		r.State, r.Since = s, t.now()
+		if s.Gone() {
+			t.forget()
+		}
+		t.current.Store(nil)
 	}
-	t.forget()
-	t.current.Store(t.peersLocked())
 	// Whoever waits looks anew.
 	close(t.changes)
 	t.changes = make(chan struct{})
@@ -181,6 +227,21 @@ func (r *row) state() State {
 		return StateDraining
 	}
 	return StateAlive
+}
+
+// peers are the others as they are now.
+func (t *table) peers() *peers {
+	if p := t.current.Load(); p != nil {
+		return p
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.current.Load()
+	if p == nil {
+		p = t.peersLocked()
+		t.current.Store(p)
+	}
+	return p
 }
 
 // peersLocked are those that are present. Of several at one address, which a
@@ -240,6 +301,13 @@ func (t *table) members() []Member {
 	return members
 }
 
+// turnedAway counts those that were not admitted.
+func (t *table) turnedAway() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.refused
+}
+
 // left says whether a member said of itself that it is going: it does so once it
 // serves nothing any more. That it is gone, or drained before, does not count.
 func (t *table) left(name string) bool {
@@ -271,4 +339,4 @@ func (t *table) bound() time.Duration {
 }
 
 // node is a member to send to, unless it left or is not known.
-func (t *table) node(name string) *memberlist.Node { return t.current.Load().nodes[name] }
+func (t *table) node(name string) *memberlist.Node { return t.peers().nodes[name] }

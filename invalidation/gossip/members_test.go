@@ -161,7 +161,7 @@ func TestWhoIsSentWhat(t *testing.T) {
 	table.NotifyJoin(nodeOf("suspect", 5, meta{}))
 	table.probed("suspect", false, 0)
 	table.NotifyJoin(&memberlist.Node{Name: "strange", Addr: net.IPv4(127, 0, 0, 1), Port: 6, Meta: []byte("?")})
-	if got := table.current.Load().names; !slices.Equal(got, []string{"again", "strange", "suspect"}) {
+	if got := table.peers().names; !slices.Equal(got, []string{"again", "strange", "suspect"}) {
 		t.Errorf("notices go to %v", got)
 	}
 	for name, want := range map[string]bool{"again": true, "dead": true, "left": false, "self": false, "nobody": false} {

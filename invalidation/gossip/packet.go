@@ -25,6 +25,12 @@ const (
 
 	packetNotices = 1
 	packetStatus  = 2
+
+	// A packet is at most as large, and has at most as many notices: several
+	// times what members of this version send. Whoever decodes it makes room for
+	// all of them.
+	maxPacketBytes   = 8 << 10
+	maxPacketNotices = 512
 )
 
 var (
@@ -90,6 +96,9 @@ func decodePacket(b []byte) (packet, error) {
 	if len(b) < packetHeader {
 		return packet{}, fmt.Errorf("%w: too short", errPacket)
 	}
+	if len(b) > maxPacketBytes {
+		return packet{}, fmt.Errorf("%w: %d bytes", errPacket, len(b))
+	}
 	if b[0] != protocolVersion {
 		return packet{}, fmt.Errorf("%w: %d", errPacketVersion, b[0])
 	}
@@ -115,6 +124,9 @@ func decodePacket(b []byte) (packet, error) {
 func decodeEntries(b []byte) ([]entry, error) {
 	var entries []entry
 	for len(b) > 0 {
+		if len(entries) == maxPacketNotices {
+			return nil, fmt.Errorf("%w: too many notices", errPacket)
+		}
 		e := entry{hops: b[0]}
 		b = b[1:]
 		if e.hops > 0 {

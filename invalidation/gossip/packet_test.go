@@ -216,7 +216,7 @@ func goldenMetas(t testing.TB) map[string][]byte {
 func TestMetaGolden(t *testing.T) {
 	for name, b := range goldenMetas(t) {
 		want := sampleMetas()[name]
-		want.Bound = min(want.Bound, maxBound) // no more is believed
+		want.Bound = min(want.Bound, maxBound)          // no more is believed
 		for _, tail := range [][]byte{nil, {1, 2, 3}} { // of a later version
 			if got, err := decodeMeta(append(bytes.Clone(b), tail...)); err != nil || got != want {
 				t.Errorf("%s with %x is read as %+v, %v; want %+v", name, tail, got, err, want)

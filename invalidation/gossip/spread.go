@@ -30,8 +30,8 @@ type SpreadConfig struct {
 	// Direct is up to how many members, this one among them, a notice is sent
 	// to each of them by its publisher: 64 by default.
 	Direct int
-	// Queue is how many records and acknowledgements may wait to be sent, and
-	// how many freed leases: 8,192 each by default.
+	// Queue is how many records and acknowledgements may wait to be sent, how
+	// many freed leases, and how many notices to pass on: 8,192 each by default.
 	Queue int
 }
 
@@ -58,10 +58,11 @@ type Spread struct {
 	counts
 
 	mu sync.Mutex
-	// Guarded by mu: what waits to be sent, in order. Freed leases wait apart,
-	// so that they never take a record's place.
-	queue, freed []item
-	seen         window
+	// Guarded by mu: what waits to be sent, in order. Freed leases wait apart, and
+	// so does what is passed on for others, so that neither ever takes a record's
+	// place.
+	queue, freed, passed []item
+	seen                 window
 }
 
 // item is a notice that waits to be sent.
@@ -110,7 +111,10 @@ func (s *Spread) enqueue(i item) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	queue := &s.queue
-	if i.notice.Kind == invalidation.NoticeFreed {
+	switch {
+	case i.hops > 0:
+		queue = &s.passed
+	case i.notice.Kind == invalidation.NoticeFreed:
 		queue = &s.freed
 	}
 	if len(*queue) >= s.cfg.Queue {
@@ -141,8 +145,6 @@ func (s *Spread) take(peers []string) (all, some, told []item) {
 			switch {
 			case i.to != "":
 				told = append(told, i)
-			case i.hops > 0: // passed on for somebody else
-				some = append(some, i)
 			case direct:
 				all = append(all, i)
 			case i.notice.Kind == invalidation.NoticeFreed:
@@ -155,7 +157,8 @@ func (s *Spread) take(peers []string) (all, some, told []item) {
 			}
 		}
 	}
-	s.queue, s.freed = nil, nil
+	some = append(some, s.passed...)
+	s.queue, s.freed, s.passed = nil, nil, nil
 	return all, some, told
 }
 
@@ -309,10 +312,13 @@ func (s *Spread) first(e *entry) bool {
 		s.duplicates.Add(1)
 		return false
 	}
-	if e.hops > 1 {
+	// However often it says that it may be passed on, no more than a publisher
+	// here would say. What is too large for a packet of ours is not passed on.
+	left := min(e.hops-1, hops(len(s.cfg.Transport.Peers())+1)-1)
+	if left > 0 && len(e.raw) <= s.cfg.PacketSize-packetHeader-entryOverhead {
 		s.forwarded.Add(1)
 		raw := append([]byte(nil), e.raw...)
-		s.enqueue(item{entry: entry{hops: e.hops - 1, id: e.id, raw: raw, notice: invalidation.Notice{Kind: e.notice.Kind}}})
+		s.enqueue(item{entry: entry{hops: left, id: e.id, raw: raw, notice: invalidation.Notice{Kind: e.notice.Kind}}})
 	}
 	return true
 }
@@ -321,7 +327,7 @@ func (s *Spread) first(e *entry) bool {
 func (s *Spread) Waiting() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.queue)+len(s.freed) > 0
+	return len(s.queue)+len(s.freed)+len(s.passed) > 0
 }
 
 // Stats returns what was counted so far.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,13 +30,16 @@ const (
 // memberlist's own takes 64 KiB of new memory for each packet, which at a
 // thousand small ones a second is most of what a node allocates; and its
 // connections outlive it, so that closing would wait for whoever does not
-// answer.
+// answer. What connections may make a member hold is bounded by guard.
 type network struct {
 	tcp     *net.TCPListener
 	udp     *net.UDPConn
 	packets chan *memberlist.Packet
 	streams chan net.Conn
+	guard   *guard
 	logger  *slog.Logger
+	// refused are packets that were not looked at any further.
+	refused atomic.Uint64
 
 	// ctx ends with the network; memberlist's interface has none. work counts
 	// who listens.
@@ -46,8 +50,9 @@ type network struct {
 
 var _ memberlist.NodeAwareTransport = (*network)(nil)
 
-// listen binds one port for UDP and TCP.
-func listen(bind netip.AddrPort, logger *slog.Logger) (*network, error) {
+// listen binds one port for UDP and TCP. What is not encrypted is looked into,
+// unless there are keys: then it is refused.
+func listen(bind netip.AddrPort, keyed bool, logger *slog.Logger) (*network, error) {
 	tcp, udp, err := bindBoth(bind)
 	if err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
@@ -55,7 +60,10 @@ func listen(bind netip.AddrPort, logger *slog.Logger) (*network, error) {
 	for size := receiveBuffer; udp.SetReadBuffer(size) != nil && size > 4096; {
 		size /= 2
 	}
-	n := &network{tcp: tcp, udp: udp, packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), logger: logger}
+	n := &network{
+		tcp: tcp, udp: udp, packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
+		guard: newGuard(keyed, logger), logger: logger,
+	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.work.Go(n.accept)
 	n.work.Go(n.read)
@@ -146,6 +154,9 @@ func (n *network) read() {
 			continue
 		case size == 0: // memberlist does not expect that
 			continue
+		case !n.guard.keyed && vetPacket(buffer[:size], false) != nil:
+			n.refused.Add(1)
+			continue
 		}
 		packet := &memberlist.Packet{Buf: bytes.Clone(buffer[:size]), From: net.UDPAddrFromAddrPort(from), Timestamp: at}
 		select {
@@ -175,7 +186,7 @@ func (n *network) accept() {
 		}
 		pause = 0
 		select {
-		case n.streams <- n.own(conn):
+		case n.streams <- n.guard.own(n.ctx, conn, true):
 		case <-n.ctx.Done():
 			conn.Close()
 			return
@@ -224,24 +235,7 @@ func (n *network) DialAddressTimeout(a memberlist.Address, timeout time.Duration
 	if err != nil {
 		return nil, err
 	}
-	return n.own(conn), nil
-}
-
-// own has a connection closed with the network.
-func (n *network) own(conn net.Conn) net.Conn {
-	return &ownedConn{conn, context.AfterFunc(n.ctx, func() { conn.Close() })}
-}
-
-// ownedConn is a connection that is closed with its network.
-type ownedConn struct {
-	net.Conn
-	stop func() bool
-}
-
-// Close closes a connection.
-func (c *ownedConn) Close() error {
-	c.stop()
-	return c.Conn.Close()
+	return n.guard.own(n.ctx, conn, false), nil
 }
 
 // Shutdown ends the network and waits for whoever listens.
