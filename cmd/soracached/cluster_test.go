@@ -270,7 +270,7 @@ func TestGossipKeys(t *testing.T) {
 	exchange()
 
 	old := filepath.Join(t.TempDir(), "keys")
-	if err := os.WriteFile(old, []byte(former), 0o600); err != nil {
+	if err := os.WriteFile(old, []byte(former+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	late := startMember(t, store, "--gossip-key-file", old, "--join", nodes[0].gossip(t))

@@ -11,6 +11,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"github.com/soracache/soracache/internal/server/auth"
 )
 
 // gossipKeyCmd makes a key for the nodes of a cluster.
@@ -44,10 +46,12 @@ func readKeys(name string) ([][]byte, error) {
 }
 
 // parseKeys reads keys, one a line, in base64 or hexadecimal; what follows a #
-// is a remark. Errors name a line and never show what stands there.
+// is a remark. The last line must have an end: a key that was cut off may be a
+// shorter one. Errors name a line and never show what stands there.
 func parseKeys(in io.Reader) ([][]byte, error) {
 	var keys [][]byte
 	lines := bufio.NewScanner(in)
+	lines.Split(auth.WholeLines)
 	for number := 1; lines.Scan(); number++ {
 		text, _, _ := strings.Cut(lines.Text(), "#")
 		if text = strings.TrimSpace(text); text == "" {

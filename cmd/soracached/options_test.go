@@ -250,3 +250,17 @@ func TestPasswordsAreNotShown(t *testing.T) {
 		}
 	}
 }
+
+// TestHalfWrittenKeys: a key that was cut off may be a shorter one, so that the
+// last line must have an end.
+func TestHalfWrittenKeys(t *testing.T) {
+	text := strings.Repeat("ab", 32) + "\n" + strings.Repeat("cd", 32) + "\n"
+	for size := range len(text) {
+		if keys, err := parseKeys(strings.NewReader(text[:size])); err == nil && text[size-1] != '\n' {
+			t.Errorf("%d bytes are %d keys", size, len(keys))
+		}
+	}
+	if keys, err := parseKeys(strings.NewReader(text)); len(keys) != 2 || err != nil {
+		t.Errorf("%d keys, %v", len(keys), err)
+	}
+}

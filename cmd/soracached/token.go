@@ -27,7 +27,7 @@ func (c *tokenCmd) Run(con *console) error {
 	line := strings.Join([]string{
 		hex.EncodeToString(digest[:]), c.Name, strings.Join(c.Scopes, ","), strings.Join(c.Namespaces, ","),
 	}, " ")
-	if _, err := auth.Parse(strings.NewReader(line)); err != nil {
+	if _, err := auth.Parse(strings.NewReader(line + "\n")); err != nil {
 		return usage(fmt.Errorf("that makes no token: %w", err))
 	}
 	if c.JSON {

@@ -14,7 +14,7 @@ func TestTokenFitsItsLine(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.out), &made); err != nil || got.code != 0 {
 		t.Fatal(got, err)
 	}
-	tokens, err := auth.Parse(strings.NewReader(made.Line))
+	tokens, err := auth.Parse(strings.NewReader(made.Line + "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/soracache/soracache/internal/server"
+	"github.com/soracache/soracache/internal/server/auth"
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
@@ -30,7 +31,7 @@ import (
 // digest of x.
 func writeTokens(t *testing.T, path string, lines ...string) {
 	t.Helper()
-	text := strings.Join(lines, "\n")
+	text := strings.Join(lines, "\n") + "\n"
 	for {
 		before, rest, found := strings.Cut(text, "TOKEN(")
 		if !found {
@@ -318,6 +319,19 @@ func TestReloadOfTokens(t *testing.T) {
 	err := s.server.Reload()
 	if err == nil || !strings.Contains(err.Error(), "line 2") || strings.Contains(err.Error(), "secret") {
 		t.Errorf("error %v, want one that names line 2 and not its contents", err)
+	}
+	// Nor does one that is half written: what is there of its last line is for
+	// namespace shop, which nobody has granted.
+	writeTokens(t, path, "TOKEN(new) app read *", "TOKEN(other) test read shop-test")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, text[:len(text)-len("-test\n")], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.server.Reload(); !errors.Is(err, auth.ErrCutOff) {
+		t.Errorf("a file that is half written: %v", err)
 	}
 	if code("new") != "" || code("other") != "unauthenticated" {
 		t.Error("a broken file has changed the tokens")

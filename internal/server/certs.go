@@ -1,8 +1,10 @@
 package server
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -41,7 +43,7 @@ func (f TLSFiles) names() []string {
 
 // load reads the files.
 func (f TLSFiles) load() (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+	cert, err := f.pair()
 	if err != nil {
 		return nil, fmt.Errorf("TLS certificate %s with key %s: %w", f.Cert, f.Key, err)
 	}
@@ -53,16 +55,46 @@ func (f TLSFiles) load() (*tls.Config, error) {
 	if f.ClientCA == "" {
 		return config, nil
 	}
-	pem, err := os.ReadFile(f.ClientCA)
+	authorities, err := readPEM(f.ClientCA)
 	if err != nil {
 		return nil, fmt.Errorf("TLS client CA: %w", err)
 	}
 	config.ClientCAs = x509.NewCertPool()
-	if !config.ClientCAs.AppendCertsFromPEM(pem) {
+	if !config.ClientCAs.AppendCertsFromPEM(authorities) {
 		return nil, fmt.Errorf("TLS client CA %s: no certificate in it", f.ClientCA)
 	}
 	config.ClientAuth = tls.RequireAndVerifyClientCert
 	return config, nil
+}
+
+// pair reads the certificate chain and its key, which must match.
+func (f TLSFiles) pair() (tls.Certificate, error) {
+	chain, err := readPEM(f.Cert)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := readPEM(f.Key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(chain, key)
+}
+
+// readPEM reads a file whose last block must be whole: what is read while it is
+// written would be a chain, or a list of authorities, without its end.
+func readPEM(name string) ([]byte, error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	rest := text
+	for block, after := pem.Decode(rest); block != nil; block, after = pem.Decode(rest) {
+		rest = after
+	}
+	if bytes.Contains(rest, []byte("-----BEGIN")) {
+		return nil, fmt.Errorf("%s is being written, or was cut off", name)
+	}
+	return text, nil
 }
 
 // certs is the TLS configuration that new connections are given. It can be

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -252,6 +253,16 @@ func TestReloadOfCertificates(t *testing.T) {
 	if got := serial(); got != 3 {
 		t.Errorf("serial %d, want 3 still", got)
 	}
+	// Nor does a chain that is half written: its leaf alone would be served.
+	cert, key := ca.issue(5)
+	write(t, files.Key, key)
+	write(t, files.Cert, append(slices.Clone(cert), ca.pem[:len(ca.pem)/2]...))
+	if err := s.server.Reload(); err == nil || !strings.Contains(err.Error(), "cut off") {
+		t.Errorf("half a chain: %v", err)
+	}
+	if got := serial(); got != 3 {
+		t.Errorf("serial %d, want 3 still", got)
+	}
 }
 
 func TestUnusableFiles(t *testing.T) {
@@ -261,6 +272,8 @@ func TestUnusableFiles(t *testing.T) {
 	good := ca.files(dir, 2)
 	empty := filepath.Join(dir, "empty")
 	write(t, empty, nil)
+	half := filepath.Join(dir, "half")
+	write(t, half, append(slices.Clone(ca.pem), newAuthority(t).pem[:100]...))
 	for name, c := range map[string]struct {
 		cfg  server.Config
 		want string
@@ -271,6 +284,7 @@ func TestUnusableFiles(t *testing.T) {
 		"key as certificate":    {server.Config{TLS: server.TLSFiles{Cert: good.Key, Key: good.Cert}}, "key.pem"},
 		"no such client CA":     {server.Config{TLS: server.TLSFiles{Cert: good.Cert, Key: good.Key, ClientCA: filepath.Join(dir, "nope")}}, "nope"},
 		"an empty client CA":    {server.Config{TLS: server.TLSFiles{Cert: good.Cert, Key: good.Key, ClientCA: empty}}, "no certificate"},
+		"half of a client CA":   {server.Config{TLS: server.TLSFiles{Cert: good.Cert, Key: good.Key, ClientCA: half}}, "cut off"},
 		"a key as client CA":    {server.Config{TLS: server.TLSFiles{Cert: good.Cert, Key: good.Key, ClientCA: good.Key}}, "no certificate"},
 		"a bad configuration":   {server.Config{Listen: "nowhere"}, "host:port"},
 		"exposed without files": {server.Config{Listen: "0.0.0.0:7070"}, "refusing"},

@@ -21,7 +21,7 @@ func digest(secret string) string {
 
 func parse(t *testing.T, lines ...string) *auth.Tokens {
 	t.Helper()
-	tokens, err := auth.Parse(strings.NewReader(strings.Join(lines, "\n")))
+	tokens, err := auth.Parse(strings.NewReader(strings.Join(lines, "\n") + "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestParseErrorsNameTheLineAndNeverItsContents(t *testing.T) {
 		"binary":            {"\x7fELF\x00\x01\x02\n", "line 1"},
 		"windows line ends": {digest("x") + " web read nope!\r\n", "line 1"},
 	} {
-		_, err := auth.Parse(strings.NewReader(c.text))
+		_, err := auth.Parse(strings.NewReader(c.text + "\n"))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want one with %q", name, err, c.want)
 			continue
@@ -123,6 +123,27 @@ func TestParseErrorsNameTheLineAndNeverItsContents(t *testing.T) {
 				t.Errorf("%s: the error shows what the line holds: %v", name, err)
 			}
 		}
+	}
+}
+
+// TestAHalfWrittenFileIsRefused: a file that is cut off anywhere but between two
+// lines is refused, although what remains of its last line may look whole: here
+// that would be a token for namespace shop, which nobody has granted.
+func TestAHalfWrittenFileIsRefused(t *testing.T) {
+	t.Parallel()
+	text := digest("a") + " web read *\n# a remark\n" + digest("b") + " test read,write shop-test\n"
+	for size := range len(text) + 1 {
+		_, err := auth.Parse(strings.NewReader(text[:size]))
+		switch {
+		case size == 0: // another complaint
+		case text[size-1] == '\n' && err != nil:
+			t.Errorf("%d bytes, which end with a line: %v", size, err)
+		case text[size-1] != '\n' && err == nil:
+			t.Errorf("%d bytes are accepted, the last line of which is cut off", size)
+		}
+	}
+	if _, err := auth.Parse(strings.NewReader(text[:len(text)-6])); !errors.Is(err, auth.ErrCutOff) || !strings.Contains(err.Error(), "line 3") {
+		t.Errorf("error %v, want that line 3 has no end", err)
 	}
 }
 
@@ -159,7 +180,7 @@ func TestContextWithoutPrincipalMayDoNothing(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add(digest("x") + " web read,write shop,blog\n# end\n")
-	f.Add("x y z *")
+	f.Add("x y z *\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		tokens, err := auth.Parse(strings.NewReader(text))
 		if (err == nil) != (tokens != nil && tokens.Len() > 0) {

@@ -45,13 +45,16 @@ func Load(path string) (*Tokens, error) {
 // Empty lines and lines that begin with # are skipped.
 //
 // A file without tokens is refused: it would lock everybody out, and is most
-// likely one that is being written. Errors name the line and never its
+// likely one that is being written. So is one whose last line has no end: what
+// remains of a line that was cut off may be whole in all but its meaning, such as
+// one for namespace shop instead of shop-test. Errors name the line and never its
 // contents, because people paste the token where the digest belongs.
 func Parse(r io.Reader) (*Tokens, error) {
 	tokens := &Tokens{}
 	lines := map[[sha256.Size]byte]int{}
 	scanner := bufio.NewScanner(r)
 	scanner.Buffer(nil, maxLine)
+	scanner.Split(WholeLines)
 	n := 0
 	for scanner.Scan() {
 		n++
@@ -76,6 +79,20 @@ func Parse(r io.Reader) (*Tokens, error) {
 		return nil, errors.New("no token in it")
 	}
 	return tokens, nil
+}
+
+// ErrCutOff is a file whose last line has no end.
+var ErrCutOff = errors.New("the last line has no end: the file is being written, or was cut off")
+
+// WholeLines is [bufio.ScanLines] for files that may be read while they are
+// written: the last line must have an end like all others, or the scanner's error
+// is [ErrCutOff].
+func WholeLines(data []byte, atEOF bool) (advance int, token []byte, err error) {
+	advance, token, err = bufio.ScanLines(data, atEOF)
+	if advance > 0 && data[advance-1] != '\n' {
+		return 0, nil, ErrCutOff
+	}
+	return advance, token, err
 }
 
 func parseLine(line string) (token, error) {
