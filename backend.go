@@ -168,6 +168,9 @@ type Read struct {
 	// Holder is a random number of the process that asks, by which a client
 	// whose loads fail is told from the others; zero for nobody in particular.
 	Holder uint64
+	// MinStamp, if there is one, is the least that this answer must reflect, in
+	// place of the request's.
+	MinStamp Stamps
 }
 
 // GetRequest is a batch of reads in one namespace.
@@ -176,12 +179,19 @@ type GetRequest struct {
 	Reads     []Read
 	// MinStamp is the least that answers must reflect: a local tier that has
 	// not applied it is passed over, and a store whose head is behind it gives
-	// a miss without a lease.
+	// a miss without a lease ([RefusalBehind]). It asks nothing of reads that have
+	// one of their own, nor where it lies more than [MaxAhead] ahead of what the
+	// store can have recorded: nobody can have seen that.
 	MinStamp Stamps
 	// AcceptUnconfirmed lets a node that cannot confirm its position serve
 	// what it has, flagged as stale, rather than fail.
 	AcceptUnconfirmed bool
 }
+
+// MaxAhead is how far a stamp may lie ahead of what a store has recorded, and of
+// its clock, and still be believed to come from there: a store that has lost what
+// it recorded last may also have the clock of another machine now.
+const MaxAhead = 10 * time.Second
 
 // ReadResult answers one [Read].
 type ReadResult struct {
@@ -208,6 +218,8 @@ type ReadResult struct {
 	Age time.Duration
 	// Unconfirmed marks an answer that [GetRequest.AcceptUnconfirmed] allowed.
 	Unconfirmed bool
+	// Partitions is how many the namespace has; zero if that is not known.
+	Partitions uint16
 	// Err is set when this key failed; the other keys of the batch stand.
 	Err error
 }

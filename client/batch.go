@@ -47,16 +47,25 @@ type question struct {
 	shape questionShape
 	key   string
 	min   soracache.Stamps
-	// together merges min with those of the questions that came before it in
-	// its batch.
-	together soracache.Stamps
 }
 
-// questionShape is what reads that travel together have in common.
+// questionShape is what reads that travel together have in common. What each of
+// them must reflect is its own affair.
 type questionShape struct {
 	namespace         string
-	read              soracache.Read // without its key
 	acceptUnconfirmed bool
+	readShape
+}
+
+// readShape is what is the same for all reads of a batch on the wire.
+type readShape struct {
+	lease                         bool
+	leaseFor, wait, refreshWithin time.Duration
+	holder                        uint64
+}
+
+func shapeOf(r *soracache.Read) readShape {
+	return readShape{r.Lease, r.LeaseFor, r.Wait, r.RefreshWithin, r.Holder}
 }
 
 // completion is a fill.
@@ -106,10 +115,12 @@ func (b *batched) Get(ctx context.Context, req soracache.GetRequest) ([]soracach
 		return b.Backend.Get(ctx, req)
 	}
 	q := question{
-		shape: questionShape{req.Namespace, req.Reads[0], req.AcceptUnconfirmed},
-		key:   req.Reads[0].Key, min: req.MinStamp, together: req.MinStamp,
+		shape: questionShape{req.Namespace, req.AcceptUnconfirmed, shapeOf(&req.Reads[0])},
+		key:   req.Reads[0].Key, min: req.MinStamp,
 	}
-	q.shape.read.Key = ""
+	if own := req.Reads[0].MinStamp; len(own) > 0 {
+		q.min = own
+	}
 	result, err := b.reads.do(ctx, q)
 	if err != nil {
 		return nil, err
@@ -117,39 +128,12 @@ func (b *batched) Get(ctx context.Context, req soracache.GetRequest) ([]soracach
 	return []soracache.ReadResult{result}, nil
 }
 
-// joinQuestion lets reads travel together that differ in nothing but the key,
-// and whose stamps are of the same epochs: positions of two epochs have no
-// order.
-func joinQuestion(last, q *question) bool {
-	if last.shape != q.shape {
-		return false
-	}
-	merged, ok := mergeWithinEpochs(last.together, q.min)
-	q.together = merged
-	return ok
-}
-
-func mergeWithinEpochs(a, b soracache.Stamps) (soracache.Stamps, bool) {
-	if len(b) == 0 || len(a) == len(b) && &a[0] == &b[0] { // what the session gave to both
-		return a, true
-	}
-	ahead := len(a) != len(b)
-	for _, p := range b {
-		known, ok := a.At(p.Partition)
-		if ok && known.Epoch != p.Stamp.Epoch {
-			return a, false
-		}
-		ahead = ahead || !ok || p.Stamp.Position != known.Position
-	}
-	if !ahead {
-		return a, true
-	}
-	return a.Merge(b), true
-}
+// joinQuestion lets reads travel together that ask alike.
+func joinQuestion(last, q *question) bool { return last.shape == q.shape }
 
 func (b *batched) getOne(ctx context.Context, q question) (soracache.ReadResult, error) {
 	req := q.request(1)
-	req.Reads[0] = q.read()
+	req.MinStamp, req.Reads[0] = q.min, q.read()
 	results, err := b.Backend.Get(ctx, req)
 	if err != nil || len(results) != 1 {
 		return soracache.ReadResult{}, err
@@ -159,9 +143,23 @@ func (b *batched) getOne(ctx context.Context, q question) (soracache.ReadResult,
 
 func (b *batched) getMany(ctx context.Context, batch []*request[question, soracache.ReadResult]) ([]soracache.ReadResult, error) {
 	req := batch[0].q.request(len(batch))
+	req.MinStamp = batch[0].q.min // as a rule, all have seen the same
 	for i, r := range batch {
 		req.Reads[i] = r.q.read()
-		req.MinStamp, _ = mergeWithinEpochs(req.MinStamp, r.q.min) // they agree: they joined
+		if !slices.Equal(r.q.min, req.MinStamp) {
+			return b.getApart(ctx, req, batch)
+		}
+	}
+	return b.Backend.Get(ctx, req)
+}
+
+// getApart has each read ask for what its own caller has seen. One caller's
+// demand must not become another's.
+func (b *batched) getApart(ctx context.Context, req soracache.GetRequest, batch []*request[question, soracache.ReadResult]) ([]soracache.ReadResult, error) {
+	req.MinStamp = nil
+	for i, r := range batch {
+		req.Reads[i] = r.q.read()
+		req.Reads[i].MinStamp = r.q.min
 	}
 	return b.Backend.Get(ctx, req)
 }
@@ -172,15 +170,15 @@ func (q *question) request(reads int) soracache.GetRequest {
 	return soracache.GetRequest{
 		Namespace:         q.shape.namespace,
 		Reads:             make([]soracache.Read, reads),
-		MinStamp:          q.min,
 		AcceptUnconfirmed: q.shape.acceptUnconfirmed,
 	}
 }
 
 func (q *question) read() soracache.Read {
-	read := q.shape.read
-	read.Key = q.key
-	return read
+	s := &q.shape
+	return soracache.Read{
+		Key: q.key, Lease: s.lease, LeaseFor: s.leaseFor, Wait: s.wait, RefreshWithin: s.refreshWithin, Holder: s.holder,
+	}
 }
 
 // Write lets a fill travel with others.

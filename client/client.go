@@ -42,7 +42,9 @@ type Client struct {
 
 	// kinds holds a *kind[T] for each reflect.Type T that there is a cache of.
 	kinds  sync.Map
-	spaces atomic.Uint32 // the last space given to a kind
+	spaces     atomic.Uint32 // the last space given to a kind
+	// partitions is how many the namespace has; zero until an answer has told.
+	partitions atomic.Uint32
 
 	// closing ends when Close is called, and with it all that is in progress.
 	closing context.Context
@@ -313,13 +315,31 @@ func (c *Client) get(ctx context.Context, reads []soracache.Read, accept bool) (
 	for i := range reads {
 		reads[i].Holder = c.holder
 	}
-	results, err = c.backend.Get(ctx, soracache.GetRequest{
-		Namespace: c.namespace, Reads: reads, MinStamp: c.least(ctx, seen), AcceptUnconfirmed: accept,
-	})
+	req := soracache.GetRequest{Namespace: c.namespace, Reads: reads, MinStamp: c.least(ctx, seen), AcceptUnconfirmed: accept}
+	c.demandApart(&req)
+	results, err = c.backend.Get(ctx, req)
 	if err == nil && len(results) != len(reads) {
 		err = errMiscounted(len(results), len(reads))
 	}
 	return results, seen, err
+}
+
+// demandApart has each read ask for what was seen of its own partition alone, once
+// it is known which that is.
+func (c *Client) demandApart(req *soracache.GetRequest) {
+	partitions := int(c.partitions.Load())
+	if partitions <= 1 || len(req.MinStamp) == 0 {
+		return
+	}
+	for i := range req.Reads {
+		r := &req.Reads[i]
+		r.MinStamp = nil
+		own := soracache.PartitionOf(r.Key, partitions)
+		if at := slices.IndexFunc(req.MinStamp, func(p soracache.PartitionStamp) bool { return p.Partition == own }); at >= 0 {
+			r.MinStamp = req.MinStamp[at : at+1 : at+1]
+		}
+	}
+	req.MinStamp = nil
 }
 
 // learnRead takes in what an answer to a read shows, when the client had seen so
@@ -328,6 +348,9 @@ func (c *Client) get(ctx context.Context, reads []soracache.Read, accept bool) (
 func (c *Client) learnRead(ctx context.Context, seen soracache.Stamps, r *soracache.ReadResult, asked *asking) {
 	if r.Err != nil {
 		return
+	}
+	if n := uint32(r.Partitions); n > 0 && n != c.partitions.Load() {
+		c.partitions.Store(n)
 	}
 	c.session.observe(seen, r.Stamp)
 	c.carry(ctx, r.Stamp)

@@ -173,16 +173,44 @@ func (r *remote) Get(ctx context.Context, req soracache.GetRequest) ([]soracache
 	return results, nil
 }
 
-func alike(a, b soracache.Read) bool {
-	a.Key, b.Key = "", ""
-	return a == b
+func alike(a, b soracache.Read) bool { return shapeOf(&a) == shapeOf(&b) }
+
+// minStamps are the stamps of reads that have one of their own: those that differ,
+// and for each read the number of its own, from 1.
+func minStamps(reads []soracache.Read) (different [][]byte, of []uint32) {
+	numbers := make(map[string]uint32)
+	for i := range reads {
+		if len(reads[i].MinStamp) == 0 {
+			continue
+		}
+		if of == nil {
+			of = make([]uint32, len(reads))
+		}
+		stamp := reads[i].MinStamp.Encode()
+		number, known := numbers[string(stamp)]
+		if !known {
+			different = append(different, stamp)
+			number = uint32(len(different)) //nolint:gosec // at most as many as reads
+			numbers[string(stamp)] = number
+		}
+		of[i] = number
+	}
+	return different, of
+}
+
+// leastOf is what the answer to a read must reflect.
+func leastOf(req soracache.GetRequest, read soracache.Read) soracache.Stamps {
+	if len(read.MinStamp) > 0 {
+		return read.MinStamp
+	}
+	return req.MinStamp
 }
 
 func (r *remote) getOne(ctx context.Context, req soracache.GetRequest, read soracache.Read) (soracache.ReadResult, error) {
 	answer, err := r.get.CallUnary(ctx, connect.NewRequest(&cachev1.GetRequest{
 		Namespace:         req.Namespace,
 		Key:               read.Key,
-		MinStamp:          req.MinStamp.Encode(),
+		MinStamp:          leastOf(req, read).Encode(),
 		Lease:             read.Lease,
 		Wait:              wireDuration(read.Wait),
 		RefreshWithin:     wireDuration(read.RefreshWithin),
@@ -202,6 +230,7 @@ func (r *remote) getMany(ctx context.Context, req soracache.GetRequest, reads []
 	var results []soracache.ReadResult
 	for len(results) < len(reads) {
 		rest := reads[len(results):]
+		different, of := minStamps(rest)
 		answer, err := r.batchGet.CallUnary(ctx, connect.NewRequest(&cachev1.BatchGetRequest{
 			Namespace:         req.Namespace,
 			Keys:              keysOf(rest),
@@ -212,6 +241,8 @@ func (r *remote) getMany(ctx context.Context, req soracache.GetRequest, reads []
 			LeaseFor:          wireDuration(rest[0].LeaseFor),
 			AcceptUnconfirmed: req.AcceptUnconfirmed,
 			Holder:            rest[0].Holder,
+			MinStamps:         different,
+			MinStampOf:        of,
 		}))
 		switch {
 		case err != nil:

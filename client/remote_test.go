@@ -614,3 +614,31 @@ func remote(t *testing.T, s *scripted) soracache.Backend {
 	t.Helper()
 	return client.BackendOf(dial(t, listen(t, s)))
 }
+
+// Each read of a batch asks for what its own caller has seen, in as few stamps as
+// there are different ones; and the batch tells how many partitions there are.
+func TestMinStampsOfABatch(t *testing.T) {
+	five, six := stamps(5), stamps(6)
+	b := remote(t, &scripted{batchGet: func(r *cachev1.BatchGetRequest) (*cachev1.BatchGetResponse, error) {
+		asked(t, r, &cachev1.BatchGetRequest{
+			Namespace: "shop", Keys: []string{"a", "b", "c", "d"}, MinStamp: stamps(4).Encode(),
+			MinStamps: [][]byte{five.Encode(), six.Encode()}, MinStampOf: []uint32{1, 2, 0, 1},
+		})
+		answer := &cachev1.BatchGetResponse{Partitions: 8}
+		for range r.Keys {
+			answer.Results = append(answer.Results, &cachev1.GetResponse{Status: cachev1.Status_STATUS_MISS})
+		}
+		return answer, nil
+	}})
+	got, err := b.Get(t.Context(), soracache.GetRequest{Namespace: "shop", MinStamp: stamps(4), Reads: []soracache.Read{
+		{Key: "a", MinStamp: five}, {Key: "b", MinStamp: six}, {Key: "c"}, {Key: "d", MinStamp: five},
+	}})
+	if err != nil || len(got) != 4 {
+		t.Fatal(got, err)
+	}
+	for i, r := range got {
+		if r.Partitions != 8 {
+			t.Errorf("answer %d: one of %d partitions", i, r.Partitions)
+		}
+	}
+}

@@ -157,6 +157,14 @@ func wireRefusal(r cachev1.Refusal) soracache.Refusal {
 	return soracache.Refusal(min(uint32(r), math.MaxUint8)) //nolint:gosec // bounded
 }
 
+// wirePartitions makes a number that cannot be one that is not known.
+func wirePartitions(n uint32) uint16 {
+	if n > soracache.MaxPartitions {
+		return 0
+	}
+	return uint16(n)
+}
+
 func wireTier(t cachev1.Tier) soracache.Tier {
 	switch t {
 	case cachev1.Tier_TIER_NEAR:

@@ -84,10 +84,13 @@ var (
 )
 
 func (r *answerReader) readBatch(data []byte, m *batchAnswer) error {
-	n := 0
+	n, partitions := 0, uint16(0)
 	err := eachField(data, func(f field) error {
-		if f.is(1, protowire.BytesType) {
+		switch {
+		case f.is(1, protowire.BytesType):
 			n++
+		case f.is(3, protowire.VarintType):
+			partitions = f.partitions()
 		}
 		return nil
 	})
@@ -101,6 +104,9 @@ func (r *answerReader) readBatch(data []byte, m *batchAnswer) error {
 			to := &m.results[len(m.results)-1]
 			if err := r.read(f.bytes, to); err != nil {
 				*to = soracache.ReadResult{Err: err}
+			}
+			if partitions > 0 && to.Err == nil {
+				to.Partitions = partitions
 			}
 		}
 		return nil
@@ -194,6 +200,8 @@ func (r *answerReader) take(w *wireAnswer, f field) (err error) {
 		w.leaseState = f.int32()
 	case f.is(17, protowire.VarintType):
 		w.refusal = f.int32()
+	case f.is(18, protowire.VarintType):
+		w.to.Partitions = f.partitions()
 	}
 	return err
 }
@@ -265,6 +273,10 @@ type field struct {
 func (f *field) is(id protowire.Number, kind protowire.Type) bool {
 	return f.id == id && f.kind == kind
 }
+
+// partitions returns the field as a number of partitions: zero if none can be so
+// many.
+func (f *field) partitions() uint16 { return wirePartitions(uint32(f.number)) } //nolint:gosec // as protobuf cuts it off
 
 // int32 returns the field as protobuf cuts it off.
 func (f *field) int32() int32 { return int32(f.number) } //nolint:gosec // meant

@@ -48,7 +48,7 @@ func byReflection(item []byte) (result soracache.ReadResult, err error) {
 		FreshFor: a.FreshFor.AsDuration(), KeepFor: a.KeepFor.AsDuration(),
 		Stamp: stamp, Lease: lease, LeaseFor: a.LeaseFor.AsDuration(),
 		LeaseState: wireLeaseState(a.LeaseState), Refusal: wireRefusal(a.Refusal),
-		Tier: wireTier(a.Tier), Age: wireAge(a.Age), Unconfirmed: a.Unconfirmed,
+		Tier: wireTier(a.Tier), Age: wireAge(a.Age), Unconfirmed: a.Unconfirmed, Partitions: wirePartitions(a.Partitions),
 	}, nil
 }
 
@@ -97,7 +97,9 @@ func answers() map[string]*cachev1.GetResponse {
 		{Partition: 9, Stamp: soracache.Stamp{Epoch: 1 << 51, Position: 7}},
 	}.Encode()
 	return map[string]*cachev1.GetResponse{
-		"nothing": {Status: cachev1.Status_STATUS_MISS},
+		"nothing":                {Status: cachev1.Status_STATUS_MISS},
+		"one of 8 partitions":    {Status: cachev1.Status_STATUS_MISS, Partitions: 8},
+		"more than there can be": {Status: cachev1.Status_STATUS_MISS, Partitions: 1025},
 		"a hit": {
 			Status: cachev1.Status_STATUS_HIT, Value: []byte("value"), Tags: []string{"a", "", "ü"}, Stamp: stamp,
 			FreshFor: durationpb.New(time.Hour), KeepFor: durationpb.New(time.Hour + 1), Tier: cachev1.Tier_TIER_L1,
@@ -298,8 +300,8 @@ func TestAnswersCostTheirValues(t *testing.T) {
 // A field that the contract gains has to be read in client/wireread.go too.
 func TestAnswersHaveNoFieldsThatAreNotRead(t *testing.T) {
 	for message, known := range map[proto.Message]int{
-		&cachev1.GetResponse{}:      17,
-		&cachev1.BatchGetResponse{}: 2, // the second, the stamp of all, is in the answers too
+		&cachev1.GetResponse{}:      18,
+		&cachev1.BatchGetResponse{}: 3, // the second, the stamp of all, is in the answers too
 		&cachev1.BatchError{}:       3,
 		&durationpb.Duration{}:      2,
 	} {

@@ -178,6 +178,9 @@ type ReadKey struct {
 type ReadAnswer struct {
 	Delta soracache.Delta
 	Keys  []KeyAnswer
+	// Clock is the store's clock when it answered, on which positions are given
+	// out.
+	Clock time.Time
 	Err   error
 }
 

@@ -42,6 +42,7 @@ type flight struct {
 	done   chan struct{}
 	asked  time.Duration // when its question was sent, on the node's clock
 	delta  soracache.Delta
+	clock  time.Time // the store's
 	answer l2.KeyAnswer
 	entry  *local // if answer.Found
 	err    error
@@ -213,7 +214,7 @@ func (p *partition) land(t *trip, fs []*flight, q invalidation.Question, a *l2.R
 	var kept []l1.Item[*local]
 	var lost []l2.WriteRequest
 	for i, f := range fs {
-		f.asked, f.delta, f.err = q.Sent(), a.Delta, a.Err
+		f.asked, f.delta, f.clock, f.err = q.Sent(), a.Delta, a.Clock, a.Err
 		if a.Err != nil {
 			if f.nonce != (soracache.Lease{}) { // it may have been given all the same
 				lost = append(lost, p.releaseOf(f.key, f.nonce))
@@ -285,8 +286,8 @@ func (p *partition) collect(ctx context.Context, f *flight, r *soracache.Read, r
 		Status: soracache.StatusMiss,
 		Stamp:  p.stamps(soracache.Stamp{Epoch: f.delta.Epoch, Position: f.delta.Head}),
 	}
-	want, _ := req.MinStamp.At(p.id.Index)
-	if want.Epoch == f.delta.Epoch && want.Position > f.delta.Head {
+	want := p.leastOf(r, req.MinStamp)
+	if want.Epoch == f.delta.Epoch && want.Position > f.delta.Head && want.Position <= f.utmost() {
 		// The store is behind what the caller knows: nothing it says counts.
 		p.leave(f, r)
 		if r.Lease {
@@ -302,6 +303,13 @@ func (p *partition) collect(ctx context.Context, f *flight, r *soracache.Read, r
 		return res, held{left: res.LeaseFor, asked: f.asked}
 	}
 	return res, held{}
+}
+
+// utmost is the highest position that anybody can have seen of the ledger. A
+// stamp beyond it was made up, and asks for nothing.
+func (f *flight) utmost() soracache.Position {
+	clock := soracache.Position(max(f.clock.UnixMicro(), 0)) //nolint:gosec // not negative
+	return max(f.delta.Head, clock) + soracache.Position(soracache.MaxAhead.Microseconds())
 }
 
 // fillIn copies an entry that the store found live into an answer.

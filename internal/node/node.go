@@ -300,6 +300,7 @@ func (n *Node) settle(ctx context.Context, ns *namespace, req *soracache.GetRequ
 	gone := ctx.Err() != nil
 	for i := range results {
 		r := &results[i]
+		r.Partitions = uint16(len(ns.partitions)) //nolint:gosec // at most MaxPartitions
 		if r.Lease != (soracache.Lease{}) {
 			if gone {
 				p := ns.of(req.Reads[i].Key)

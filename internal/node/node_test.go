@@ -295,6 +295,57 @@ func TestStampAheadOfTheStoreIsAMissWithoutALease(t *testing.T) {
 	})
 }
 
+// What nobody can have seen is asked for by who made it up, and costs a read of
+// the store, not a load.
+func TestStampFarAheadOfTheStoreAsksForNothing(t *testing.T) {
+	inBubble(t, 1, func(c *cluster) {
+		stamp := c.put(0, "k", "v").Stamp[0].Stamp
+		ahead := func(by time.Duration) soracache.Stamps {
+			at := soracache.Position(time.Now().Add(by).UnixMicro())
+			return soracache.Stamps{{Stamp: soracache.Stamp{Epoch: stamp.Epoch, Position: at}}}
+		}
+		beyond := soracache.Stamps{{Stamp: soracache.Stamp{Epoch: stamp.Epoch, Position: 1 << 52}}}
+		for range 2 {
+			c.want(c.get(0, soracache.Read{Key: "k", Lease: true}, beyond), soracache.StatusHit, soracache.TierL2, "v")
+			c.want(c.get(0, soracache.Read{Key: "k", Lease: true}, ahead(soracache.MaxAhead+time.Second)), soracache.StatusHit, soracache.TierL2, "v")
+			c.want(c.get(0, soracache.Read{Key: "k", Lease: true}, ahead(soracache.MaxAhead-time.Second)), soracache.StatusMiss, soracache.TierNone, "")
+		}
+		if res := c.get(0, soracache.Read{Key: "cold", Lease: true}, beyond); res.LeaseState != soracache.LeaseGranted {
+			t.Errorf("the lease of what is missing is %s (%s)", res.LeaseState, res.Refusal)
+		}
+	})
+}
+
+// One read's demand is not its neighbour's.
+func TestStampsBelongToReads(t *testing.T) {
+	inBubble(t, 1, func(c *cluster) {
+		c.put(0, "a", "v")
+		stamp := c.put(0, "b", "v").Stamp[0].Stamp
+		c.get(0, soracache.Read{Key: "a"})
+		c.get(0, soracache.Read{Key: "b"})
+		stamp.Position++
+		rs, err := c.nodes[0].Get(context.Background(), soracache.GetRequest{
+			MinStamp: soracache.Stamps{{Stamp: stamp}}, // asks nothing of reads that have their own
+			Reads: []soracache.Read{
+				{Key: "a", MinStamp: soracache.Stamps{{Stamp: soracache.Stamp{Epoch: stamp.Epoch}}}},
+				{Key: "b", MinStamp: soracache.Stamps{{Stamp: stamp}}},
+				{Key: "b"},
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.want(rs[0], soracache.StatusHit, soracache.TierL1, "v")
+		c.want(rs[1], soracache.StatusMiss, soracache.TierNone, "")
+		c.want(rs[2], soracache.StatusMiss, soracache.TierNone, "")
+		for i, r := range rs {
+			if r.Partitions != 1 {
+				t.Errorf("answer %d: one of %d partitions", i, r.Partitions)
+			}
+		}
+	})
+}
+
 func TestManyReadersOneLease(t *testing.T) {
 	inBubble(t, 2, func(c *cluster) {
 		var leases, hits atomic.Int64

@@ -155,8 +155,7 @@ func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, asking ins
 		p.touch(p.node.now())
 		return false
 	}
-	want, _ := least.At(p.id.Index)
-	checked := p.follower.Check(&c.proof, want)
+	checked := p.follower.Check(&c.proof, p.leastOf(r, least))
 	now := checked.At
 	p.touch(now)
 	flagged := asking == evenUnconfirmed && checked.Verdict == invalidation.Unconfirmed
@@ -187,6 +186,15 @@ func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, asking ins
 		p.node.meter.offer(p, r.Key, c, checked)
 	}
 	return true
+}
+
+// leastOf is what the answer to a read must reflect of the ledger.
+func (p *partition) leastOf(r *soracache.Read, ofRequest soracache.Stamps) soracache.Stamp {
+	if len(r.MinStamp) > 0 {
+		ofRequest = r.MinStamp
+	}
+	least, _ := ofRequest.At(p.id.Index)
+	return least
 }
 
 // stamps returns a stamp as callers get it.

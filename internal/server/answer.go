@@ -20,6 +20,7 @@ func getResponse(r soracache.ReadResult) *soracachev1.GetResponse {
 		Status:      soracachev1.Status(r.Status),
 		Stamp:       r.Stamp.Encode(),
 		Unconfirmed: r.Unconfirmed,
+		Partitions:  uint32(r.Partitions),
 	}
 	if r.LeaseState != soracache.LeaseNone {
 		answer.LeaseState = soracachev1.LeaseState(r.LeaseState)

@@ -55,6 +55,10 @@ func (s *cacheService) BatchGet(ctx context.Context, r *soracachev1.BatchGetRequ
 	if err := s.parser.batch(len(r.GetKeys())); err != nil {
 		return nil, err
 	}
+	least, err := minStamps(r)
+	if err != nil {
+		return nil, err
+	}
 	results := make([]soracache.ReadResult, len(r.GetKeys()))
 	var asked []int // where in results the answers to req.Reads belong
 	for i, key := range r.GetKeys() {
@@ -63,6 +67,9 @@ func (s *cacheService) BatchGet(ctx context.Context, r *soracachev1.BatchGetRequ
 			continue
 		}
 		read.Key = key
+		if least != nil {
+			read.MinStamp = least[i]
+		}
 		req.Reads = append(req.Reads, read)
 		asked = append(asked, i)
 	}
@@ -99,6 +106,9 @@ func (s *cacheService) batchGetResponse(
 	var together soracache.Stamps
 	size := 0
 	for i, result := range results {
+		if result.Partitions > 0 {
+			answer.Partitions, result.Partitions = uint32(result.Partitions), 0
+		}
 		item := getResponse(result)
 		size += weight(item)
 		if i > 0 && size > s.answer {

@@ -78,6 +78,36 @@ func (p parser) reads(ctx context.Context, namespace string, r readOptions) (sor
 	return req, read, err
 }
 
+// minStamps returns what each key's own answer must reflect, or nil where the
+// request says nothing of the kind.
+func minStamps(r *soracachev1.BatchGetRequest) ([]soracache.Stamps, error) {
+	of := r.GetMinStampOf()
+	if len(of) == 0 {
+		return nil, nil
+	}
+	if len(of) != len(r.GetKeys()) {
+		return nil, fmt.Errorf("%w: min_stamp_of has %d numbers for %d keys", soracache.ErrInvalid, len(of), len(r.GetKeys()))
+	}
+	different := make([]soracache.Stamps, len(r.GetMinStamps()))
+	for i, b := range r.GetMinStamps() {
+		var err error
+		if different[i], err = soracache.DecodeStamps(b); err != nil {
+			return nil, fmt.Errorf("min_stamps: %w", err)
+		}
+	}
+	least := make([]soracache.Stamps, len(of))
+	for i, number := range of {
+		if number == 0 {
+			continue
+		}
+		if int(number) > len(different) {
+			return nil, fmt.Errorf("%w: min_stamp_of %d of %d", soracache.ErrInvalid, number, len(different))
+		}
+		least[i] = different[number-1]
+	}
+	return least, nil
+}
+
 // fill returns the write that completes a lease.
 func (p parser) fill(r *soracachev1.FillRequest) (soracache.Write, error) {
 	w, err := p.leased(soracache.OpFill, r.GetKey(), r.GetLease())

@@ -23,7 +23,10 @@ import (
 //
 // must not happen.
 func (s *Store) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
-	answers, _ := s.read(ctx, reqs, nil)
+	answers, now := s.read(ctx, reqs, nil)
+	for i := range answers {
+		answers[i].Clock = now
+	}
 	return answers
 }
 

@@ -175,7 +175,7 @@ func (m *Model) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer
 		for _, key := range req.Keys {
 			answers[i].Keys = append(answers[i].Keys, s.read(key))
 		}
-		answers[i].Delta = s.delta()
+		answers[i].Delta, answers[i].Clock = s.delta(), s.now
 	}
 	return answers
 }

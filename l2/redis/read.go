@@ -155,7 +155,7 @@ func (s *Store) readAnswer(c *call, keys []l2.ReadKey) readAnswer {
 	if err != nil {
 		return readAnswer{ReadAnswer: l2.ReadAnswer{Err: err}}
 	}
-	out := readAnswer{ReadAnswer: l2.ReadAnswer{Delta: a.delta, Keys: make([]l2.KeyAnswer, len(keys))}}
+	out := readAnswer{ReadAnswer: l2.ReadAnswer{Delta: a.delta, Clock: time.UnixMicro(a.now), Keys: make([]l2.KeyAnswer, len(keys))}}
 	for i := range keys {
 		k, verdict := &out.Keys[i], a.body[keyBytes*i]
 		decodeLease(k, a, a.body[keyBytes*i+1:])

@@ -615,7 +615,9 @@ type GetResponse struct {
 	// What became of the wish for a lease.
 	LeaseState LeaseState `protobuf:"varint,16,opt,name=lease_state,json=leaseState,proto3,enum=soracache.v1.LeaseState" json:"lease_state,omitempty"`
 	// Why it was refused.
-	Refusal       Refusal `protobuf:"varint,17,opt,name=refusal,proto3,enum=soracache.v1.Refusal" json:"refusal,omitempty"`
+	Refusal Refusal `protobuf:"varint,17,opt,name=refusal,proto3,enum=soracache.v1.Refusal" json:"refusal,omitempty"`
+	// How many partitions the namespace has. In a batch, the batch tells.
+	Partitions    uint32 `protobuf:"varint,18,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -769,6 +771,13 @@ func (x *GetResponse) GetRefusal() Refusal {
 	return Refusal_REFUSAL_UNSPECIFIED
 }
 
+func (x *GetResponse) GetPartitions() uint32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
 // BatchError is the failure of one item of a batch.
 type BatchError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -890,8 +899,13 @@ type BatchGetRequest struct {
 	LeaseFor          *durationpb.Duration `protobuf:"bytes,7,opt,name=lease_for,json=leaseFor,proto3" json:"lease_for,omitempty"`
 	AcceptUnconfirmed bool                 `protobuf:"varint,8,opt,name=accept_unconfirmed,json=acceptUnconfirmed,proto3" json:"accept_unconfirmed,omitempty"`
 	Holder            uint64               `protobuf:"fixed64,9,opt,name=holder,proto3" json:"holder,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// In place of min_stamp, what each key's own answer must reflect: different
+	// stamps, and for each key the number of its stamp among them, counted from 1;
+	// 0 for min_stamp. There are as many numbers as keys, or none.
+	MinStamps     [][]byte `protobuf:"bytes,10,rep,name=min_stamps,json=minStamps,proto3" json:"min_stamps,omitempty"`
+	MinStampOf    []uint32 `protobuf:"varint,11,rep,packed,name=min_stamp_of,json=minStampOf,proto3" json:"min_stamp_of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BatchGetRequest) Reset() {
@@ -987,13 +1001,29 @@ func (x *BatchGetRequest) GetHolder() uint64 {
 	return 0
 }
 
+func (x *BatchGetRequest) GetMinStamps() [][]byte {
+	if x != nil {
+		return x.MinStamps
+	}
+	return nil
+}
+
+func (x *BatchGetRequest) GetMinStampOf() []uint32 {
+	if x != nil {
+		return x.MinStampOf
+	}
+	return nil
+}
+
 type BatchGetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One for each key, in order. An answer over the node's size limit ends
 	// early: the keys from results' length on are to be asked for again.
 	Results []*GetResponse `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
 	// The highest stamps of the results.
-	Stamp         []byte `protobuf:"bytes,2,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	Stamp []byte `protobuf:"bytes,2,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	// How many partitions the namespace has.
+	Partitions    uint32 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1040,6 +1070,13 @@ func (x *BatchGetResponse) GetStamp() []byte {
 		return x.Stamp
 	}
 	return nil
+}
+
+func (x *BatchGetResponse) GetPartitions() uint32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
 }
 
 type FillRequest struct {
@@ -3237,7 +3274,7 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x0erefresh_within\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rrefreshWithin\x126\n" +
 	"\tlease_for\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseFor\x12-\n" +
 	"\x12accept_unconfirmed\x18\b \x01(\bR\x11acceptUnconfirmed\x12\x16\n" +
-	"\x06holder\x18\t \x01(\x06R\x06holder\"\xa2\x05\n" +
+	"\x06holder\x18\t \x01(\x06R\x06holder\"\xc2\x05\n" +
 	"\vGetResponse\x12,\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x14.soracache.v1.StatusR\x06status\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x12\n" +
@@ -3257,14 +3294,17 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x03age\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x03age\x129\n" +
 	"\vlease_state\x18\x10 \x01(\x0e2\x18.soracache.v1.LeaseStateR\n" +
 	"leaseState\x12/\n" +
-	"\arefusal\x18\x11 \x01(\x0e2\x15.soracache.v1.RefusalR\arefusal\"k\n" +
+	"\arefusal\x18\x11 \x01(\x0e2\x15.soracache.v1.RefusalR\arefusal\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x12 \x01(\rR\n" +
+	"partitions\"k\n" +
 	"\n" +
 	"BatchError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12/\n" +
 	"\arefusal\x18\x03 \x01(\x0e2\x15.soracache.v1.RefusalR\arefusal\":\n" +
 	"\aRefused\x12/\n" +
-	"\arefusal\x18\x01 \x01(\x0e2\x15.soracache.v1.RefusalR\arefusal\"\xe6\x02\n" +
+	"\arefusal\x18\x01 \x01(\x0e2\x15.soracache.v1.RefusalR\arefusal\"\xa7\x03\n" +
 	"\x0fBatchGetRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12\x1b\n" +
@@ -3274,10 +3314,18 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x0erefresh_within\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rrefreshWithin\x126\n" +
 	"\tlease_for\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseFor\x12-\n" +
 	"\x12accept_unconfirmed\x18\b \x01(\bR\x11acceptUnconfirmed\x12\x16\n" +
-	"\x06holder\x18\t \x01(\x06R\x06holder\"]\n" +
+	"\x06holder\x18\t \x01(\x06R\x06holder\x12\x1d\n" +
+	"\n" +
+	"min_stamps\x18\n" +
+	" \x03(\fR\tminStamps\x12 \n" +
+	"\fmin_stamp_of\x18\v \x03(\rR\n" +
+	"minStampOf\"}\n" +
 	"\x10BatchGetResponse\x123\n" +
 	"\aresults\x18\x01 \x03(\v2\x19.soracache.v1.GetResponseR\aresults\x12\x14\n" +
-	"\x05stamp\x18\x02 \x01(\fR\x05stamp\"\xe3\x02\n" +
+	"\x05stamp\x18\x02 \x01(\fR\x05stamp\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x03 \x01(\rR\n" +
+	"partitions\"\xe3\x02\n" +
 	"\vFillRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
