@@ -91,7 +91,7 @@ func (e *Explanation) conclude(failed error) {
 	case e.L1.Live && (e.L1.FreshFor > 0 || failed != nil):
 		from(soracache.TierL1, &e.L1)
 	case failed != nil:
-		e.Reason = "unavailable: " + failed.Error()
+		e.Reason = "unavailable: " + l2.PublicText(failed)
 	case e.L2.Live:
 		from(soracache.TierL2, &e.L2)
 	default:

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -29,7 +28,7 @@ func (g guard) caught(then func(err error)) {
 		return
 	}
 	g.log.Error("the store panicked", "panic", p, "stack", string(debug.Stack()))
-	then(fmt.Errorf("%w: the store panicked: %v", soracache.ErrUnavailable, p))
+	then(l2.Unavailable(fmt.Errorf("the store panicked: %v", p), "the store failed"))
 }
 
 func (g guard) Read(ctx context.Context, reqs []l2.ReadRequest) (as []l2.ReadAnswer) {

@@ -3,7 +3,11 @@ package server
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"net"
+	"os"
 	"strings"
+	"syscall"
 
 	"connectrpc.com/connect"
 
@@ -45,7 +49,7 @@ func wireError(err error) *connect.Error {
 		{context.Canceled, connect.CodeCanceled},
 	} {
 		if errors.Is(err, known.err) {
-			return connect.NewError(known.code, errors.New(strings.TrimPrefix(err.Error(), known.err.Error()+": ")))
+			return connect.NewError(known.code, errors.New(strings.TrimPrefix(publicText(err), known.err.Error()+": ")))
 		}
 	}
 	return connect.NewError(connect.CodeInternal, errInternal)
@@ -60,6 +64,25 @@ func storeFull(err error) *connect.Error {
 		wire.AddDetail(detail)
 	}
 	return wire
+}
+
+// publicText is what callers may be told of a failure. What a store says of its
+// own (see l2.Failure) is for the log: it names addresses, files and scripts. So
+// is whatever the operating system or the network says.
+func publicText(err error) string {
+	var said interface{ Public() string }
+	if errors.As(err, &said) {
+		return said.Public()
+	}
+	var network net.Error
+	var path *fs.PathError
+	var call *os.SyscallError
+	var number syscall.Errno
+	if errors.As(err, &network) && !errors.Is(network, context.DeadlineExceeded) ||
+		errors.As(err, &path) || errors.As(err, &call) || errors.As(err, &number) {
+		return "the node cannot reach what it needs"
+	}
+	return err.Error()
 }
 
 // incompleteError tells in a detail that the invalidation is recorded, and who

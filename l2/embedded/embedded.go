@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/ratelog"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -128,11 +129,13 @@ func Slack(maxBytes int64) int64 { return min(maxBytes, 8<<20+maxBytes/8) }
 // performs as many as came together in one transaction. Reads run in the
 // goroutines of their callers, each in a read transaction of its own.
 type Store struct {
-	cfg   Config
-	log   *slog.Logger
-	home  *home
-	queue *queue
-	done  chan struct{} // closed when the writer has ended
+	cfg Config
+	log *slog.Logger
+	// failures limits what is logged of transactions that failed.
+	failures ratelog.Limit
+	home     *home
+	queue    *queue
+	done     chan struct{} // closed when the writer has ended
 
 	// mu is held over every write transaction, from before it begins until its
 	// effects on what mu guards have taken place. Whoever holds mu and opens a
@@ -349,13 +352,25 @@ func (s *Store) failed(err error) error {
 			s.log.Error("embedded store: a transaction ended in a fault", "dir", s.cfg.Dir, "cause", f.Error(), "stack", string(f.stack))
 		}
 		s.queue.nudge()
+		return unavailable(err)
 	}
-	return unavailable(err)
+	err = unavailable(err)
+	if f := new(l2.Failure); errors.As(err, &f) && !errors.Is(err, context.Canceled) {
+		if omitted, ok := s.failures.Allow(); ok {
+			s.log.Warn("embedded store: a transaction failed", "dir", s.cfg.Dir, "error", err, "omitted", omitted)
+		}
+	}
+	return err
 }
 
 func unavailable(err error) error {
 	if errors.Is(err, soracache.ErrUnavailable) || errors.Is(err, soracache.ErrInvalid) {
 		return err
 	}
-	return fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
+	for _, known := range []error{errFull, errPause, errClosed, errUnsettled, errNoLedger, errStaging} {
+		if errors.Is(err, known) {
+			return l2.Unavailable(err, known.Error())
+		}
+	}
+	return l2.Unavailable(err, "the embedded store failed")
 }

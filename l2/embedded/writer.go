@@ -123,7 +123,7 @@ func (s *Store) admit(ops []*op) []*op {
 			err = refusal
 		}
 		if err != nil {
-			o.end(unavailable(err))
+			o.end(s.failed(err))
 			continue
 		}
 		admitted = append(admitted, o)

@@ -17,7 +17,7 @@ import (
 var errAnswer = errors.New("malformed answer of a script")
 
 func malformed() error {
-	return fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, errAnswer)
+	return l2.Unavailable(fmt.Errorf("redis: %w", errAnswer), "the store gave an answer that cannot be read")
 }
 
 // answer is what every script answers.

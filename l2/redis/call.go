@@ -43,6 +43,7 @@ func (command) NoRetry() bool { return true }
 // does not know the scripts is sent again once to whoever is there now; what
 // may run twice is sent again once if its connection failed.
 func (s *Store) run(ctx context.Context, calls []*call) {
+	defer s.logFailures(calls)
 	pending := s.prepare(ctx, calls)
 	s.send(ctx, pending)
 	var again, unknown []*call
@@ -187,5 +188,39 @@ func failure(err error) error {
 		text, _, _ = strings.Cut(text, " script: ") // where in the script, which no caller can use
 		return fmt.Errorf("%w: %s", soracache.ErrInvalid, text)
 	}
-	return fmt.Errorf("%w: redis: %w", soracache.ErrUnavailable, err)
+	return l2.Unavailable(fmt.Errorf("redis: %w", err), reasonOf(err))
+}
+
+// reasonOf is what callers are told of an error that Redis answered, or that is
+// go-redis' own.
+func reasonOf(err error) string {
+	if errors.Is(err, goredis.ErrPoolTimeout) {
+		return "all connections to the store are in use"
+	}
+	for prefix, reason := range map[string]string{
+		"OOM": "the store is full", "MISCONF": "the store cannot write to its disk",
+		"LOADING": "the store is starting", "BUSY": "the store is busy", "READONLY": "the store is a replica",
+		"NOREPLICAS": "the store has too few replicas", "CLUSTERDOWN": "the store's cluster is down",
+		"MASTERDOWN": "the store's cluster is down", "NOAUTH": "the store refuses the node's credentials",
+		"WRONGPASS": "the store refuses the node's credentials", "NOPERM": "the store refuses the node's credentials",
+	} {
+		if goredis.HasErrorPrefix(err, prefix) {
+			return reason
+		}
+	}
+	return "the store failed"
+}
+
+// logFailures has the log tell why calls failed, of which callers are told the
+// reason alone.
+func (s *Store) logFailures(calls []*call) {
+	for _, c := range calls {
+		var f *l2.Failure
+		if !errors.As(c.err, &f) || errors.Is(f, context.Canceled) {
+			continue
+		}
+		if omitted, ok := s.failures.Allow(); ok {
+			s.config.Logger.Warn("redis: a call failed", "partition", c.Partition.String(), "error", f, "omitted", omitted)
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/ratelog"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -30,6 +31,7 @@ type Store struct {
 
 	roundTrips, corrupt, epochs atomic.Uint64
 	warnPolicy, warnRunID       sync.Once
+	failures                    ratelog.Limit // of the log
 }
 
 var _ l2.Store = (*Store)(nil)
@@ -122,14 +124,21 @@ func (s *Store) Close() error {
 // LogClient has go-redis, which has one logger for the whole process, log to
 // logger instead of standard error. It is for main functions and tests.
 func LogClient(logger *slog.Logger) {
-	goredis.SetLogger(clientLogger{logger})
+	goredis.SetLogger(&clientLogger{Logger: logger})
 }
 
-type clientLogger struct{ *slog.Logger }
+// clientLogger writes one line in a time: go-redis has one for every connection
+// that it cannot make, and without Redis that is one for every request.
+type clientLogger struct {
+	*slog.Logger
+	limit ratelog.Limit
+}
 
 // Printf is what go-redis calls.
-func (l clientLogger) Printf(ctx context.Context, format string, args ...any) {
-	l.InfoContext(ctx, "go-redis", "message", fmt.Sprintf(format, args...))
+func (l *clientLogger) Printf(ctx context.Context, format string, args ...any) {
+	if omitted, ok := l.limit.Allow(); ok {
+		l.InfoContext(ctx, "go-redis", "message", fmt.Sprintf(format, args...), "omitted", omitted)
+	}
 }
 
 // Epochs below the first that is never used, and positions up to the most that
