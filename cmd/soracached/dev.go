@@ -132,7 +132,7 @@ func (d *dev) layOut() error {
 	for i := range rpcs {
 		name := "node" + strconv.Itoa(i+1)
 		args := []string{
-			"serve", "--name", name, "--listen", rpcs[i], "--l2", d.store,
+			"serve", "--name", name, "--listen", rpcs[i],
 			"--gossip-listen", gossips[i], "--join", strings.Join(gossips, ","), "--cluster-name", cluster,
 		}
 		if d.cmd.Bound != 0 {
@@ -200,7 +200,8 @@ func (d *dev) startNode(n *devNode) error {
 		return err
 	}
 	cmd := exec.Command(self, n.args...) //nolint:gosec,noctx // this program; ended by end
-	cmd.Env = devEnvironment(os.Environ())
+	// By the environment, because it may hold a password.
+	cmd.Env = append(devEnvironment(os.Environ()), "SORACACHE_L2="+d.store)
 	n.process, err = startChild(cmd, nil, n.log)
 	n.born = time.Now()
 	return err
@@ -215,7 +216,7 @@ func devEnvironment(all []string) []string {
 		rest, ours := strings.CutPrefix(name, "SORACACHE_")
 		decided := false
 		for _, prefix := range []string{
-			"ADVERTISE", "AUTH_", "CLUSTER_", "CONFIG", "GOSSIP_", "INSECURE", "JOIN", "LISTEN", "METRICS_AUTH", "NAME", "TLS_",
+			"ADVERTISE", "AUTH_", "CLUSTER_", "CONFIG", "GOSSIP_", "INSECURE", "JOIN", "L2_URL_FILE", "LISTEN", "METRICS_AUTH", "NAME", "TLS_",
 		} {
 			decided = decided || strings.HasPrefix(rest, prefix) && rest != "NAMESPACE_PARTITIONS"
 		}

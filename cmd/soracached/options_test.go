@@ -186,6 +186,7 @@ func TestBadOptions(t *testing.T) {
 		config string
 		args   []string
 		want   string
+		not    string // what must not be shown
 	}{
 		"unknown option in the file":   {config: "lisen: a:1", want: "line 1: there is no option lisen"},
 		"unknown nested option":        {config: "tls:\n  cret: x", want: "line 2: there is no option tls-cret"},
@@ -213,6 +214,11 @@ func TestBadOptions(t *testing.T) {
 		"a store without a folder":     {args: []string{"--l2=embedded:"}, want: "directory"},
 		"embedded store with a prefix": {args: []string{"--l2=embedded:x", "--key-prefix=p"}, want: "--key-prefix"},
 		"Redis with embedded's room":   {args: []string{"--l2=redis://x", "--l2-max-bytes=1GiB"}, want: "--l2-max-bytes"},
+		"absent URL file":              {args: []string{"--l2-url-file=/absent"}, want: "/absent"},
+		"a URL and a file for it":      {args: []string{"--l2=redis://u:hunter2@x", "--l2-url-file=/absent"}, want: "a file for it too", not: "hunter2"},
+		"a password for no Redis":      {args: []string{"--l2=embedded:x", "--l2-password-file=options_test.go"}, want: "one line"},
+		"a host that is a password":    {args: []string{"--l2=redis://:hunter2"}, want: "host 1 is malformed", not: "hunter2"},
+		"a node that is none":          {args: []string{"get", "k", "--server=ftp://u:hunter2@x"}, want: "--server", not: "hunter2"},
 		"absent CA of Redis":           {args: []string{"--l2=rediss://x", "--l2-ca=/absent"}, want: "/absent"},
 		"no keys off loopback":         {args: []string{"--gossip-listen=0.0.0.0:0"}, want: "--gossip-key-file"},
 		"absent gossip keys":           {args: []string{"--join=127.0.0.1:1", "--gossip-key-file=/absent"}, want: "/absent"},
@@ -231,7 +237,7 @@ func TestBadOptions(t *testing.T) {
 				args = append(args, "--config", configFile(t, c.config))
 			}
 			got := invoke(t, "", args...)
-			if got.code != exitUsage || !strings.Contains(got.err, c.want) {
+			if got.code != exitUsage || !strings.Contains(got.err, c.want) || c.not != "" && strings.Contains(got.err, c.not) {
 				t.Errorf("code %d, message %q; want %d and %q", got.code, got.err, exitUsage, c.want)
 			}
 		})
@@ -244,6 +250,8 @@ func TestPasswordsAreNotShown(t *testing.T) {
 		"redis+sentinel://u:p@w@h:1,i:2/m":   "redis+sentinel://h:1,i:2/m",
 		"redis+cluster://h:1,i:2":            "redis+cluster://h:1,i:2",
 		"rediss://:secret@cache.example.com": "rediss://cache.example.com",
+		"redis://:se/cret@h":                 "redis://h",
+		"u:secret@h":                         "h",
 	} {
 		if got := withoutPassword(in); got != want {
 			t.Errorf("%s: %s, want %s", in, got, want)
@@ -262,5 +270,28 @@ func TestHalfWrittenKeys(t *testing.T) {
 	}
 	if keys, err := parseKeys(strings.NewReader(text)); len(keys) != 2 || err != nil {
 		t.Errorf("%d keys, %v", len(keys), err)
+	}
+}
+
+// TestSecretsFromFiles: what others must not see on the command line can come from
+// files.
+func TestSecretsFromFiles(t *testing.T) {
+	file := func(text string) string {
+		name := filepath.Join(t.TempDir(), "secret")
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	c := mustParse(t, "--l2-url-file", file("redis+sentinel://app@h/m\n"), "--l2-password-file", file("hunter2"),
+		"--l2-sentinel-password-file", file("hunter3\r\n"))
+	url, password, sentinel, err := c.l2Secrets()
+	if url != "redis+sentinel://app@h/m" || password != "hunter2" || sentinel != "hunter3" || err != nil {
+		t.Errorf("%q %q %q %v", url, password, sentinel, err)
+	}
+	for _, text := range []string{"", "\n", "two\nlines\n"} {
+		if got, err := readSecret(file(text)); err == nil {
+			t.Errorf("%q is %q", text, got)
+		}
 	}
 }

@@ -95,7 +95,7 @@ func (r remote) base() (string, error) {
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return "", fmt.Errorf("--server: %q is not an http or https URL", r.Server)
+		return "", fmt.Errorf("--server: %q is not an http or https URL", withoutPassword(r.Server))
 	}
 	return strings.TrimSuffix(u.String(), "/"), nil
 }
@@ -104,11 +104,7 @@ func (r remote) token() (string, error) {
 	if r.TokenFile == "" || r.Token != "" {
 		return r.Token, nil
 	}
-	text, err := os.ReadFile(r.TokenFile)
-	if err != nil {
-		return "", err
-	}
-	return strings.TrimSpace(string(text)), nil
+	return readSecret(r.TokenFile)
 }
 
 // clientTLS returns how to speak TLS as a client, given PEM files that may be

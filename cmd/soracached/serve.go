@@ -41,6 +41,8 @@ type serveCmd struct {
 
 type storeOptions struct {
 	L2                 string        `name:"l2" env:"SORACACHE_L2" placeholder:"STORE" help:"Where values are kept: embedded:DIR, redis://HOST, redis+cluster://HOST,HOST, redis+sentinel://HOST,HOST/MASTER, or rediss… for TLS (${store})."`
+	L2URLFile          string        `name:"l2-url-file" env:"SORACACHE_L2_URL_FILE" placeholder:"FILE" help:"File that holds the URL, in place of --l2: other users can see a command line."`
+	L2PasswordFile     string        `name:"l2-password-file" env:"SORACACHE_L2_PASSWORD_FILE" placeholder:"FILE" help:"File that holds the password for Redis (that of the URL)."`
 	L2MaxBytes         size          `name:"l2-max-bytes" env:"SORACACHE_L2_MAX_BYTES" placeholder:"SIZE" help:"Room of the embedded store (1GiB)."`
 	KeyPrefix          string        `env:"SORACACHE_KEY_PREFIX" help:"What every key in Redis begins with (sora:)."`
 	L2CA               string        `name:"l2-ca" env:"SORACACHE_L2_CA" placeholder:"FILE" help:"Authorities to trust for rediss, in PEM (the system's)."`
@@ -49,7 +51,9 @@ type storeOptions struct {
 	L2PoolSize         int           `name:"l2-pool-size" default:"0" env:"SORACACHE_L2_POOL_SIZE" placeholder:"N" help:"Most connections to each Redis server (64)."`
 	L2Timeout          time.Duration `name:"l2-timeout" default:"2s" env:"SORACACHE_L2_TIMEOUT" help:"How long to wait for the store (${default})."`
 	L2SentinelUser     string        `name:"l2-sentinel-user" env:"SORACACHE_L2_SENTINEL_USER" help:"User for the sentinels themselves."`
-	L2SentinelPassword string        `name:"l2-sentinel-password" env:"SORACACHE_L2_SENTINEL_PASSWORD" help:"Password for the sentinels themselves."`
+	L2SentinelPassword string        `name:"l2-sentinel-password" env:"SORACACHE_L2_SENTINEL_PASSWORD" help:"Password for the sentinels themselves (other users can see a command line: prefer the environment or a file)."`
+
+	L2SentinelPasswordFile string `name:"l2-sentinel-password-file" env:"SORACACHE_L2_SENTINEL_PASSWORD_FILE" placeholder:"FILE" help:"File that holds it."`
 }
 
 type cacheOptions struct {
@@ -230,7 +234,10 @@ func (c *serveCmd) validate() error {
 
 // openStore opens the second tier, and says in words where it is.
 func (c *serveCmd) openStore(ctx context.Context, log *slog.Logger) (l2.Store, string, error) {
-	url := c.L2
+	url, password, sentinelPassword, err := c.l2Secrets()
+	if err != nil {
+		return nil, "", usage(err)
+	}
 	if url == "" {
 		dir, err := defaultStoreDir()
 		if err != nil {
@@ -260,8 +267,8 @@ func (c *serveCmd) openStore(ctx context.Context, log *slog.Logger) (l2.Store, s
 	}
 	redis.LogClient(log)
 	store, err := redis.Open(ctx, redis.Config{
-		URL: url, Prefix: c.KeyPrefix, TLS: tlsConfig, PoolSize: c.L2PoolSize, Timeout: c.L2Timeout,
-		SentinelUsername: c.L2SentinelUser, SentinelPassword: c.L2SentinelPassword, Logger: log,
+		URL: url, Password: password, Prefix: c.KeyPrefix, TLS: tlsConfig, PoolSize: c.L2PoolSize, Timeout: c.L2Timeout,
+		SentinelUsername: c.L2SentinelUser, SentinelPassword: sentinelPassword, Logger: log,
 	})
 	if err != nil {
 		return nil, "", err
@@ -288,15 +295,56 @@ func defaultStoreText() string {
 	return embeddedScheme + dir
 }
 
-// withoutPassword leaves out what comes before the hosts of a URL.
-func withoutPassword(url string) string {
-	scheme, rest, _ := strings.Cut(url, "://")
-	authority, path, _ := strings.Cut(rest, "/")
-	hosts := authority[strings.LastIndexByte(authority, '@')+1:]
-	if path != "" {
-		path = "/" + path
+// l2Secrets are the URL of the store and the passwords that come with it, from
+// the options or the files that stand for them.
+func (c *serveCmd) l2Secrets() (url, password, sentinelPassword string, err error) {
+	for _, s := range []struct {
+		name, given, file string
+		to                *string
+	}{
+		{"--l2", c.L2, c.L2URLFile, &url},
+		{"a password", "", c.L2PasswordFile, &password},
+		{"--l2-sentinel-password", c.L2SentinelPassword, c.L2SentinelPasswordFile, &sentinelPassword},
+	} {
+		if *s.to = s.given; s.file == "" {
+			continue
+		}
+		if s.given != "" {
+			return "", "", "", fmt.Errorf("%s is given, and a file for it too: %s", s.name, s.file)
+		}
+		if *s.to, err = readSecret(s.file); err != nil {
+			return "", "", "", err
+		}
 	}
-	return scheme + "://" + hosts + path
+	if password != "" && (url == "" || strings.HasPrefix(url, embeddedScheme)) {
+		return "", "", "", errors.New("--l2-password-file is for Redis only")
+	}
+	return url, password, sentinelPassword, nil
+}
+
+// readSecret reads a file of one line, whose end may be missing.
+func readSecret(name string) (string, error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return "", err
+	}
+	secret := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
+	if secret == "" || strings.ContainsAny(secret, "\r\n") {
+		return "", fmt.Errorf("%s: want one line", name)
+	}
+	return secret, nil
+}
+
+// withoutPassword leaves out what comes before the hosts of a URL, however it is
+// malformed.
+func withoutPassword(url string) string {
+	scheme, rest, found := strings.Cut(url, "://")
+	if !found {
+		scheme, rest = "", url
+	} else {
+		scheme += "://"
+	}
+	return scheme + rest[strings.LastIndexByte(rest, '@')+1:]
 }
 
 func (c *serveCmd) limits() soracache.Limits {

@@ -33,6 +33,8 @@ type Config struct {
 	// or the same with rediss in place of redis, for TLS. The user is one of
 	// Redis' ACL users; a password alone is the default user's.
 	URL string
+	// Password is used in place of one in the URL, for those who keep it apart.
+	Password string
 	// SentinelUsername and SentinelPassword are for the sentinels themselves.
 	SentinelUsername, SentinelPassword string
 	// Prefix comes before every key; default [DefaultPrefix]. It may hold
@@ -67,6 +69,8 @@ var prefixPattern = regexp.MustCompile(`^[A-Za-z0-9._/:-]{1,64}$`)
 func (c Config) Validate() error {
 	e, err := parseURL(c.URL)
 	switch {
+	case err == nil && c.Password != "" && e.password != "":
+		return fmt.Errorf("%w: there is a password in the URL, and another apart from it", soracache.ErrInvalid)
 	case err != nil:
 		return err
 	case c.TLS != nil && !e.tls:

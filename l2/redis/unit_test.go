@@ -55,10 +55,32 @@ func TestParseURL(t *testing.T) {
 func TestURLErrorsKeepThePassword(t *testing.T) {
 	for _, raw := range []string{
 		"redis://u:hunter2@h:x", "redis://u:hunter2@a,b", "redis://u:hunter2%zz@h", "gopher://u:hunter2@h", "redis://u:hunter2@h/x?y",
+		"redis://:hunter2", "redis://u:hunter2", "redis://h/hunter2", "redis://:hunter2/x@h", "redis://:x/hunter2@h", "redis+sentinel://a/m/hunter2",
 	} {
 		if _, err := parseURL(raw); err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%v", err)
 		}
+	}
+}
+
+// TestPasswordApart: a password may be kept apart from the URL, but not be in both.
+func TestPasswordApart(t *testing.T) {
+	c := Config{URL: "redis://app@localhost", Password: "hunter2"}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	e, err := parseURL(c.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := e.client(c.withDefaults()).(*goredis.Client)
+	defer client.Close()
+	if o := client.Options(); o.Username != "app" || o.Password != "hunter2" {
+		t.Errorf("it presents itself as %s with %q", o.Username, o.Password)
+	}
+	c.URL = "redis://app:other@localhost"
+	if err := c.Validate(); !errors.Is(err, soracache.ErrInvalid) || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "other@") {
+		t.Errorf("two passwords: %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -51,6 +52,9 @@ func parseURL(raw string) (endpoint, error) {
 		return endpoint{}, badURL("takes no parameters")
 	}
 	authority, path, _ := strings.Cut(rest, "/")
+	if strings.Contains(path, "@") {
+		return endpoint{}, badURL("a / in the user or the password must be written as %2F")
+	}
 	var user, hosts string
 	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
 		user, hosts = authority[:i+1], authority[i+1:]
@@ -66,7 +70,8 @@ func parseURL(raw string) (endpoint, error) {
 	for host := range strings.SplitSeq(hosts, ",") {
 		addr, ok := address(host, defaultPorts[e.mode])
 		if !ok {
-			return endpoint{}, badURL(fmt.Sprintf("malformed host %.80q", host))
+			// It is not repeated: with an @ forgotten, it is the password.
+			return endpoint{}, badURL(fmt.Sprintf("host %d is malformed", len(e.addrs)+1))
 		}
 		e.addrs = append(e.addrs, addr)
 	}
@@ -127,7 +132,7 @@ func (e *endpoint) readPath(path string) string {
 	}
 	n, err := strconv.Atoi(db)
 	if err != nil || n < 0 || strconv.Itoa(n) != db {
-		return fmt.Sprintf("database %.20q must be a number", db)
+		return "the database must be a number"
 	}
 	if e.mode == cluster && n != 0 {
 		return "a cluster has database 0 only"
@@ -144,7 +149,7 @@ func (e endpoint) client(c Config) goredis.UniversalClient {
 		MasterName:            e.master,
 		DB:                    e.db,
 		Username:              e.username,
-		Password:              e.password,
+		Password:              cmp.Or(c.Password, e.password),
 		SentinelUsername:      c.SentinelUsername,
 		SentinelPassword:      c.SentinelPassword,
 		Dialer:                c.Dial,
