@@ -7,9 +7,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -255,28 +257,84 @@ func TestDrainOfHTTP2(t *testing.T) {
 // once for each change.
 func TestReadiness(t *testing.T) {
 	t.Parallel()
-	n := newFakeNode()
-	var down error
-	n.onReady = func(context.Context) error { return down }
-	var out logs
-	s := newServer(t, server.Config{}, n, server.Hooks{Log: textLog(&out)})
-	if got := ask(t, s, http.MethodGet, "/readyz", ""); got.status != 200 || got.body != "ready\n" {
-		t.Errorf("ready: %d %s", got.status, got.body)
-	}
-	down = fmt.Errorf("%w: dial tcp 10.1.2.3:6379", soracache.ErrUnavailable)
-	for range 3 {
-		got := ask(t, s, http.MethodGet, "/readyz", "")
-		if got.status != 503 || got.body != "not ready: the store cannot be reached\n" {
-			t.Errorf("down: %d %s", got.status, got.body)
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNode()
+		var down error
+		n.onReady = func(context.Context) error { return down }
+		var out logs
+		s := newServer(t, server.Config{}, n, server.Hooks{Log: textLog(&out)})
+		if got := ask(t, s, http.MethodGet, "/readyz", ""); got.status != 200 || got.body != "ready\n" {
+			t.Errorf("ready: %d %s", got.status, got.body)
 		}
-	}
-	down = nil
-	if got := ask(t, s, http.MethodGet, "/readyz", ""); got.status != 200 {
-		t.Errorf("ready again: %d %s", got.status, got.body)
-	}
-	if log := out.String(); strings.Count(log, "not ready") != 1 || strings.Count(log, "ready again") != 1 || !strings.Contains(log, "10.1.2.3") {
-		t.Errorf("the log says:\n%s", log)
-	}
+		down = fmt.Errorf("%w: dial tcp 10.1.2.3:6379", soracache.ErrUnavailable)
+		for range 3 {
+			time.Sleep(500 * time.Millisecond) // what was said is told for as long
+			got := ask(t, s, http.MethodGet, "/readyz", "")
+			if got.status != 503 || got.body != "not ready: the store cannot be reached\n" {
+				t.Errorf("down: %d %s", got.status, got.body)
+			}
+		}
+		down = nil
+		time.Sleep(500 * time.Millisecond)
+		if got := ask(t, s, http.MethodGet, "/readyz", ""); got.status != 200 {
+			t.Errorf("ready again: %d %s", got.status, got.body)
+		}
+		if log := out.String(); strings.Count(log, "not ready") != 1 || strings.Count(log, "ready again") != 1 || !strings.Contains(log, "10.1.2.3") {
+			t.Errorf("the log says:\n%s", log)
+		}
+	})
+}
+
+// TestOneQuestionForAll: however many ask whether the node is ready, the node asks
+// its store once, and not again for half a second. Who asked first and went away
+// takes the answer from nobody, and one that drains says so at once.
+func TestOneQuestionForAll(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNode()
+		var asked atomic.Int64
+		n.onReady = func(ctx context.Context) error {
+			asked.Add(1)
+			select {
+			case <-time.After(100 * time.Millisecond): // the store's round trip
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		s := newServer(t, server.Config{}, n, server.Hooks{})
+		get := func(ctx context.Context) int {
+			w := httptest.NewRecorder()
+			s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/readyz", nil))
+			return w.Code
+		}
+		gone, leave := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer leave()
+		var callers sync.WaitGroup
+		callers.Go(func() {
+			if code := get(gone); code != 503 {
+				t.Errorf("who went away: %d", code)
+			}
+		})
+		for range 200 {
+			callers.Go(func() {
+				if code := get(t.Context()); code != 200 {
+					t.Errorf("%d", code)
+				}
+			})
+		}
+		callers.Wait()
+		for time.Sleep(299 * time.Millisecond); get(t.Context()) != 200; {
+			t.Error("not ready")
+		}
+		if got := asked.Load(); got != 1 {
+			t.Errorf("the node was asked %d times", got)
+		}
+		time.Sleep(101 * time.Millisecond)
+		if code := get(t.Context()); code != 200 || asked.Load() != 2 {
+			t.Errorf("later: %d, asked %d times", code, asked.Load())
+		}
+	})
 }
 
 // A node that does not answer is not ready, and does not hold the question up.

@@ -116,6 +116,9 @@ func TestGRPCHealth(t *testing.T) {
 		t.Errorf("an unknown service: error %v, want NotFound", err)
 	}
 	close(down)
+	// What a server was told is remembered for half a second: another one asks.
+	s = serve(t, server.Config{}, n, server.Hooks{})
+	health = healthpb.NewHealthClient(dialGRPC(t, s.addr, nil))
 	for _, service := range services {
 		if got := check(service); got != healthpb.HealthCheckResponse_NOT_SERVING {
 			t.Errorf("%q is %v", service, got)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -23,11 +24,54 @@ var (
 	errUnreachable = errors.New("the store cannot be reached")
 )
 
+// readyFor is how long an answer of the node's is told to others who ask: no
+// longer than the node itself takes before it holds its store to be silent.
+const readyFor = 500 * time.Millisecond
+
+// readiness is the last that the node said of itself, which all who ask within
+// readyFor are told, and the one question that is under way: anybody may ask, and
+// each question is a round trip to the store.
+type readiness struct {
+	mu sync.Mutex
+	// Guarded by mu. asking is closed when the question that is under way has been
+	// answered; nil if there is none. asked is when the last one was sent.
+	asking chan struct{}
+	asked  time.Time
+	err    error
+}
+
 // ready reports why the server is not to be sent requests: nil if it is.
 func (s *Server) ready(ctx context.Context) error {
 	if s.draining.Load() {
 		return errDraining
 	}
+	r := &s.readiness
+	r.mu.Lock()
+	asking := r.asking
+	if asking == nil && (r.asked.IsZero() || time.Since(r.asked) >= readyFor) {
+		asking = make(chan struct{})
+		r.asking, r.asked = asking, time.Now()
+		// Whoever asked first may go away; the others still want to know.
+		go s.askNode(context.WithoutCancel(ctx), asking)
+	}
+	err := r.err
+	r.mu.Unlock()
+	if asking == nil {
+		return err
+	}
+	select {
+	case <-asking:
+	case <-ctx.Done():
+		return errUnreachable
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// askNode asks the node whether it is ready, for all who wait on asking.
+func (s *Server) askNode(ctx context.Context, asking chan struct{}) {
+	defer close(asking)
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	err := s.node.Ready(ctx)
@@ -35,9 +79,12 @@ func (s *Server) ready(ctx context.Context) error {
 		s.logReadiness(err)
 	}
 	if err != nil {
-		return errUnreachable
+		err = errUnreachable
 	}
-	return nil
+	r := &s.readiness
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asking, r.err = nil, err
 }
 
 func (s *Server) logReadiness(err error) {

@@ -26,6 +26,7 @@ import (
 	"connectrpc.com/grpcreflect"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/ratelog"
 	"github.com/soracache/soracache/internal/server/auth"
 	rpc "github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
 )
@@ -82,7 +83,8 @@ type Server struct {
 	draining atomic.Bool
 	// unready is the last that the node said of itself, so that only changes
 	// are logged.
-	unready atomic.Bool
+	unready   atomic.Bool
+	readiness readiness
 	// files is what the files looked like before they were first read. Only
 	// watchFiles changes it.
 	files []fileState
@@ -227,7 +229,8 @@ func (s *Server) newHTTP() *http.Server {
 			MaxConcurrentStreams: maxStreams,
 			SendPingTimeout:      s.cfg.IdleTimeout / 2,
 		},
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		// Anybody can fail a handshake as often as they like.
+		ErrorLog: ratelog.Logger(s.log, slog.LevelWarn, "a connection failed"),
 	}
 }
 

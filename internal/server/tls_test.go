@@ -295,3 +295,24 @@ func TestUnusableFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestFailedHandshakes: strangers who fail to speak TLS do not fill the log.
+func TestFailedHandshakes(t *testing.T) {
+	t.Parallel()
+	var out logs
+	s := serve(t, server.Config{TLS: newAuthority(t).files(t.TempDir(), 2)}, newFakeNode(), server.Hooks{Log: textLog(&out)})
+	for range 100 {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte("GET / HTTP/1.1\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, conn) // until the server has had enough
+		conn.Close()
+	}
+	if got := strings.Count(out.String(), "TLS handshake"); got != 1 {
+		t.Errorf("%d lines", got)
+	}
+}

@@ -26,6 +26,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/exemplar"
 
 	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/internal/ratelog"
 	"github.com/soracache/soracache/invalidation/gossip"
 )
 
@@ -154,7 +155,8 @@ func (m *Metrics) Ended(procedure, protocol, code string, took time.Duration) {
 // Handler serves the metrics to Prometheus.
 func (m *Metrics) Handler(log *slog.Logger) http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
-		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		// Whoever hangs up in the middle makes it log each line that it had to write.
+		ErrorLog:      ratelog.Logger(log, slog.LevelWarn, "metrics could not be written"),
 		ErrorHandling: promhttp.ContinueOnError,
 	})
 }

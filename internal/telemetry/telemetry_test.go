@@ -1,6 +1,7 @@
 package telemetry_test
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"log/slog"
@@ -286,5 +287,27 @@ func BenchmarkEnded(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		m.Ended("/soracache.v1.CacheService/Get", "connect", "ok", time.Millisecond)
+	}
+}
+
+// hungUp is a caller that has gone once it has been sent something.
+type hungUp struct{ http.ResponseWriter }
+
+func (hungUp) Write([]byte) (int, error) { return 0, errors.New("write tcp: broken pipe") }
+
+// TestAbortedScrapes: callers that hang up in the middle of metrics do not fill the
+// log.
+func TestAbortedScrapes(t *testing.T) {
+	var out bytes.Buffer
+	m, err := telemetry.New(telemetry.Build{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := m.Handler(slog.New(slog.NewTextHandler(&out, nil)))
+	for range 200 {
+		h.ServeHTTP(hungUp{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	}
+	if lines := strings.Count(out.String(), "\n"); lines != 1 {
+		t.Errorf("%d lines: %.500s", lines, out.String())
 	}
 }
