@@ -216,7 +216,7 @@ func devEnvironment(all []string) []string {
 		rest, ours := strings.CutPrefix(name, "SORACACHE_")
 		decided := false
 		for _, prefix := range []string{
-			"ADVERTISE", "AUTH_", "CLUSTER_", "CONFIG", "GOSSIP_", "INSECURE", "JOIN", "L2_URL_FILE", "LISTEN", "METRICS_AUTH", "NAME", "TLS_",
+			"ADMIN_", "ADVERTISE", "AUTH_", "CLUSTER_", "CONFIG", "GOSSIP_", "INSECURE", "JOIN", "L2_URL_FILE", "LISTEN", "METRICS_AUTH", "NAME", "TLS_",
 		} {
 			decided = decided || strings.HasPrefix(rest, prefix) && rest != "NAMESPACE_PARTITIONS"
 		}

@@ -28,8 +28,10 @@ import (
 type serveCmd struct {
 	Config string `env:"SORACACHE_CONFIG" placeholder:"FILE" help:"YAML file with options of this command."`
 
-	Listen string `default:"127.0.0.1:7070" env:"SORACACHE_LISTEN" placeholder:"ADDR" help:"Address to serve on (${default})."`
-	Name   string `env:"SORACACHE_NAME" help:"The node's name (the host's and the port)."`
+	Listen      string `default:"127.0.0.1:7070" env:"SORACACHE_LISTEN" placeholder:"ADDR" help:"Address to serve on (${default})."`
+	AdminListen string `env:"SORACACHE_ADMIN_LISTEN" placeholder:"ADDR" help:"Address for /healthz, /readyz and /metrics, which are then served on it alone (that of --listen)."`
+
+	Name string `env:"SORACACHE_NAME" help:"The node's name (the host's and the port)."`
 
 	storeOptions   `group:"Store"`
 	cacheOptions   `group:"Cache"`
@@ -364,7 +366,7 @@ func (c *serveCmd) partitionsOf(namespace string) int {
 func (c *serveCmd) serverConfig() server.Config {
 	version, _ := buildVersion()
 	return server.Config{
-		Listen: c.Listen, Name: c.nodeName(), Version: version,
+		Listen: c.Listen, AdminListen: c.AdminListen, Name: c.nodeName(), Version: version,
 		TLS:        server.TLSFiles{Cert: c.TLSCert, Key: c.TLSKey, ClientCA: c.TLSClientCA},
 		AuthTokens: c.AuthTokens, MetricsAuth: c.MetricsAuth, Insecure: c.Insecure, ReloadEvery: c.ReloadEvery,
 		MessageBytes: int(c.MaxMessageBytes), AnswerBytes: int(c.MaxAnswerBytes), MaxWait: c.MaxWait,

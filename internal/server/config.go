@@ -19,6 +19,10 @@ type Config struct {
 	// Listen is the address to serve on, as host:port. Off loopback it takes
 	// TLS and AuthTokens, or Insecure.
 	Listen string
+	// AdminListen, if not empty, is the address on which /healthz, /readyz and
+	// /metrics are served, and then only there. It needs what Listen needs: off
+	// loopback TLS and AuthTokens, or Insecure; and the same certificates.
+	AdminListen string
 	// Name and Version are what ClusterService tells of the node.
 	Name, Version string
 	// Advertise is the URL by which clients and operators reach the node. It is
@@ -125,7 +129,13 @@ func (c Config) Validate() error {
 	if err != nil || port == "" {
 		return fmt.Errorf("the address to listen on must be host:port: %q", c.Listen)
 	}
-	return c.checkExposure(c.Listen, isLoopback(host))
+	if err := c.checkExposure(c.Listen, isLoopback(host)); err != nil || c.AdminListen == "" {
+		return err
+	}
+	if host, port, err = net.SplitHostPort(c.AdminListen); err != nil || port == "" {
+		return fmt.Errorf("the address for health and metrics must be host:port: %q", c.AdminListen)
+	}
+	return c.checkExposure(c.AdminListen, isLoopback(host))
 }
 
 // checkExposure refuses to serve off loopback without TLS and tokens.

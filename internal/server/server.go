@@ -85,6 +85,7 @@ type Server struct {
 	// are logged.
 	unready   atomic.Bool
 	readiness readiness
+	adminAddr atomic.Pointer[net.Addr]
 	// files is what the files looked like before they were first read. Only
 	// watchFiles changes it.
 	files []fileState
@@ -208,9 +209,9 @@ func (s *Server) recovered(_ context.Context, spec connect.Spec, _ http.Header, 
 // newHTTP returns the HTTP server around the handlers.
 func (s *Server) newHTTP() *http.Server {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", s.serveHealthz)
-	mux.HandleFunc("GET /readyz", s.serveReadyz)
-	mux.HandleFunc("GET /metrics", s.serveMetrics)
+	if s.cfg.AdminListen == "" {
+		s.handleAdmin(mux)
+	}
 	mux.HandleFunc("POST /", s.serveRPC)
 
 	protocols := new(http.Protocols)
@@ -293,6 +294,10 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	if err := s.checkAddress(listener.Addr()); err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	endAdmin, err := s.serveAdmin(ctx)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	watchCtx, stopWatching := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() {
@@ -302,7 +307,6 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	served := make(chan error, 1)
 	go func() { served <- s.accept(listener) }()
 
-	var err error
 	select {
 	case err = <-served:
 		// The listener broke: nobody new can come, but those who are here are
@@ -316,7 +320,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	}
 	stopWatching()
 	<-watched
-	return err
+	return errors.Join(err, endAdmin())
 }
 
 func (s *Server) accept(listener net.Listener) error {
