@@ -66,13 +66,31 @@ func (p Partition) String() string { return fmt.Sprintf("%s/%d", p.Namespace, p.
 // it has forgotten what settled, everything settles until the last of it would
 // have. If all of a partition was lost, that is forgotten too.
 //
+// Whoever holds a lease may end it with an outcome: the load has left nothing
+// ([WriteRequest.Outcome]). The store remembers that under the key for a while
+// (Remember, at most [MaxRemember]; zero: not at all), together with whose lease
+// it was. Until then, or until something is stored under the key,
+//
+//   - whoever finds no live entry and the lease held is refused it
+//     ([soracache.RefusalPassed]) instead of being told to wait. A lease that is
+//     free is granted as always;
+//   - the lease of the one whose load left nothing is taken over by whoever else
+//     asks for it: one process that always fails does not keep a key from the
+//     others. Nobody else's lease is.
+//
+// A store without room refuses leases ([soracache.RefusalStoreFull]), fills and
+// puts ([soracache.ErrStoreFull]); such a fill ends its lease, as a release does
+// with [soracache.LoadNotStorable]. Everything else goes on: reads, renewals,
+// releases, invalidations.
+//
 // A ledger that a later version of this package has written, in a form that is
 // not known here, is left as it is: [LaterError], never a new epoch. So nodes of
 // two versions can run over one store without making each other begin anew.
 //
 // Err in an answer concerns that request alone. It wraps
 // soracache.ErrUnavailable when the engine could not answer (the operation may
-// or may not have happened) and soracache.ErrInvalid when it can never
+// or may not have happened), soracache.ErrStoreFull when it has no room for what
+// was to be stored, and soracache.ErrInvalid when it can never
 // succeed, such as a partition count that differs from the ledger's.
 type Store interface {
 	// Read returns for each key the live entry, or a lease, and the delta.
@@ -196,14 +214,22 @@ type KeyAnswer struct {
 	KeepFor  time.Duration
 	L1       time.Duration
 
+	// Lease is what became of the wish for a lease, and Refusal why it was refused.
+	// A lease that is granted while an outcome is remembered goes with
+	// [soracache.RefusalPassed]: that is what others are told who asked with the
+	// same nonce.
 	Lease      soracache.LeaseState
-	Refusal    soracache.Refusal // refused: why
-	LeaseStamp soracache.Stamp   // granted: how much of the ledger a value loaded under it reflects
-	LeaseFor   time.Duration     // granted or held: how long it still lasts
+	Refusal    soracache.Refusal
+	LeaseStamp soracache.Stamp // granted: how much of the ledger a value loaded under it reflects
+	LeaseFor   time.Duration   // granted or held: how long it still lasts
 }
 
+// MaxRemember is the longest that an outcome is remembered.
+const MaxRemember = time.Minute
+
 // WriteRequest is one write. Entry and Lifetime serve fill and put, Nonce
-// serves fill, renew and release, LeaseFor serves renew, Outcome serves release.
+// serves fill, renew and release, LeaseFor serves renew, Outcome serves release,
+// Remember serves release and fill.
 type WriteRequest struct {
 	Partition Partition
 	Since     soracache.Stamp
@@ -213,6 +239,7 @@ type WriteRequest struct {
 	Nonce     soracache.Lease
 	LeaseFor  time.Duration
 	Outcome   soracache.LoadOutcome
+	Remember  time.Duration
 	Entry     soracache.Entry
 	Lifetime  soracache.Lifetime
 }

@@ -2,8 +2,10 @@ package embedded
 
 import (
 	"maps"
+	"os"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +23,10 @@ func TestAgreement(t *testing.T) {
 		t.Cleanup(func() { checkInvariants(t, h.store) }) // before the store is closed
 		return h.Harness
 	}, 12367203835896978057)
+}
+
+func TestConformanceFull(t *testing.T) {
+	l2test.RunFull(t, func(t *testing.T, o l2test.Options) l2test.Harness { return newHarness(t, o).Harness })
 }
 
 func TestHammer(t *testing.T) {
@@ -69,6 +75,7 @@ func newHarness(t *testing.T, o l2test.Options) *harness {
 		Reopen:   h.reopen,
 		Tamper:   h.tamper,
 		Snapshot: h.snapshot,
+		Full:     h.full,
 		LoseRegistrations: func(at l2.Partition) {
 			h.store.followers.mu.Lock()
 			defer h.store.followers.mu.Unlock()
@@ -106,6 +113,18 @@ func (h *harness) change(fn func(t *txn)) {
 	defer h.store.mu.Unlock()
 	if err := h.store.update(fn); err != nil {
 		h.t.Fatal(err)
+	}
+}
+
+// full has the disk have space for what needs next to none, and nothing else.
+func (h *harness) full(full bool) {
+	h.store.mu.Lock()
+	defer h.store.mu.Unlock()
+	h.store.db.allocate = reserve
+	if full {
+		size, _, _ := h.store.db.pages()
+		h.store.db.reserved = size + headroom
+		h.store.db.allocate = func(*os.File, int64, int64) error { return syscall.ENOSPC }
 	}
 }
 
@@ -173,10 +192,11 @@ type kept struct {
 func (h *harness) snapshot() (restore func()) {
 	var saved [bucketCount]kept
 	var leases map[leaseKey]lease
+	var left map[leaseKey]passed
 	followers := h.followers()
 	h.change(func(t *txn) {
 		for b := range bucketCount {
-			leases = maps.Clone(h.store.leases)
+			leases, left = maps.Clone(h.store.leases), maps.Clone(h.store.passed)
 			saved[b] = kept{sequence: t.bucket(b).Sequence(), rows: map[string][]byte{}}
 			t.bucket(b).ForEach(func(k, v []byte) error {
 				saved[b].rows[string(k)] = slices.Clone(v)
@@ -197,7 +217,7 @@ func (h *harness) snapshot() (restore func()) {
 					t.put(b, []byte(k), v)
 				}
 			}
-			h.store.leases = maps.Clone(leases)
+			h.store.leases, h.store.passed = maps.Clone(leases), maps.Clone(left)
 			h.store.followers.lists = maps.Clone(followers)
 		})
 	}

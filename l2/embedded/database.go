@@ -26,6 +26,8 @@ type database struct {
 	// reserved is up to where the disk is known to have space for the file. It is
 	// the writer's.
 	reserved int64
+	// allocate makes the disk set space aside for a part of the file.
+	allocate func(file *os.File, from, size int64) error
 }
 
 // boltTx is a transaction of bbolt and its number.
@@ -61,7 +63,7 @@ func guard(fn func() error) (err error) {
 // of free pages, which can be long, is not written with every commit, only at an
 // orderly end; after any other, bbolt finds it anew.
 func openDatabase(path string, mapped int64) (*database, error) {
-	d := new(database)
+	d := &database{allocate: reserve}
 	options := &bbolt.Options{
 		Timeout:        time.Second, // the directory's lock is held: nobody should have it
 		PageSize:       pageSize,
@@ -166,7 +168,7 @@ func (d *database) reserve(need int64) (err error) {
 		return nil
 	}
 	for _, more := range []int64{need + reserveStep, need} {
-		if err = reserve(d.file, size, more); err == nil {
+		if err = d.allocate(d.file, size, more); err == nil {
 			d.reserved = size + more
 			return nil
 		}

@@ -142,6 +142,11 @@ type Store struct {
 	// read transaction therefore sees the very latest.
 	mu     sync.Mutex
 	leases map[leaseKey]lease
+	// passed holds that loads left nothing; guarded by mu.
+	passed map[leaseKey]passed
+	// fullUntil is until when leases are refused because there was no room for an
+	// entry; guarded by mu.
+	fullUntil time.Time
 	// txid is the last committed transaction. A reader that saw this one saw
 	// the latest.
 	txid int
@@ -154,9 +159,10 @@ type Store struct {
 	db   *database // nil when closed, or when a damaged one could not be replaced
 
 	// The fields below are the writer's own.
-	staging map[uint64]struct{} // chunk ids of values that are being written
-	pause   time.Time           // until when not to try writing, after a failure
-	trimmed []byte              // the row of the ledger that was last looked at for trimming
+	staging    map[uint64]struct{} // chunk ids of values that are being written
+	pause      time.Time           // until when not to try writing, after a failure
+	pausedFull bool                // because the disk is full
+	trimmed    []byte              // the row of the ledger that was last looked at for trimming
 	// complainAfter is when the log is next told that entries cannot be stored.
 	complainAfter time.Time
 	// inspectAfter is when a fault is next taken as a reason to look at the file.
@@ -203,6 +209,7 @@ func Open(cfg Config) (*Store, error) {
 		queue:   newQueue(),
 		done:    make(chan struct{}),
 		leases:  make(map[leaseKey]lease),
+		passed:  make(map[leaseKey]passed),
 		staging: make(map[uint64]struct{}),
 	}
 	if s.db, err = home.open(); err != nil {

@@ -248,18 +248,35 @@ func (r *reading) grant() (done bool) {
 
 // grant grants one lease, or tells for how long it is held. mu is held.
 func (s *Store) grant(w wish, now time.Time) {
-	k := leaseKey{w.ledger.partition, w.key.Key}
+	k, a := leaseKey{w.ledger.partition, w.key.Key}, w.answer
 	held, ok := s.leases[k]
-	if !ok || !held.holds(w.ledger, now) {
+	ok = ok && held.holds(w.ledger, now)
+	failed, pass := s.remembered(k, now)
+	if ok && pass && failed != 0 && held.nonce.Holder() == failed && w.key.Nonce.Holder() != failed {
+		ok = false // taken over
+	}
+	if !ok && s.isFull(now) {
+		a.Lease, a.Refusal = soracache.LeaseRefused, soracache.RefusalStoreFull
+		return
+	}
+	if !ok {
 		held = lease{nonce: w.key.Nonce, stamp: w.ledger.stamp(), until: now.Add(w.key.LeaseFor)}
 		s.leases[k] = held
 	}
-	w.answer.LeaseFor = held.until.Sub(now)
-	if held.nonce != w.key.Nonce {
-		w.answer.Lease = soracache.LeaseHeld
-		return
+	// Beside a live entry nobody waits, so that there is nothing to pass: the
+	// others must not all load because a refresh failed.
+	pass = pass && !a.Found
+	switch {
+	case held.nonce == w.key.Nonce:
+		a.Lease, a.LeaseStamp, a.LeaseFor = soracache.LeaseGranted, held.stamp, held.until.Sub(now)
+	case pass:
+		a.Lease = soracache.LeaseRefused
+	default:
+		a.Lease, a.LeaseFor = soracache.LeaseHeld, held.until.Sub(now)
 	}
-	w.answer.Lease, w.answer.LeaseStamp = soracache.LeaseGranted, held.stamp
+	if pass {
+		a.Refusal = soracache.RefusalPassed
+	}
 }
 
 // Explain implements [l2.Store].

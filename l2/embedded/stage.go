@@ -19,6 +19,7 @@ var errStaging = errors.New("a large value could not be written")
 type staged struct {
 	id   uint64 // 0 before the first piece
 	over bool   // no further piece is to be written
+	why  error  // of the piece that failed, if one did
 }
 
 // stage returns the ops that write a value piece by piece, with the last op,
@@ -36,7 +37,10 @@ func (s *Store) stage(f *fresh, last *op) []*op {
 		ops = append(ops, &op{
 			size: len(piece),
 			run:  func(t *txn) { t.stage(st, uint32(from/chunkBytes), piece) }, //nolint:gosec // small
-			fail: func(error) { end() },
+			fail: func(err error) {
+				st.why = err
+				end()
+			},
 		})
 	}
 	last.size = chunkBytes // the rest is there already

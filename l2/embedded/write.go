@@ -21,6 +21,11 @@ func (s *Store) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAns
 	if err := s.queue.do(ctx, ops); err != nil {
 		return failedWrites(len(reqs), err)
 	}
+	for i := range answers {
+		if errors.Is(answers[i].Err, soracache.ErrStoreFull) {
+			s.refused(reqs[i])
+		}
+	}
 	return answers
 }
 
@@ -76,6 +81,9 @@ func (t *txn) write(req l2.WriteRequest, f *fresh) (l2.WriteAnswer, error) {
 		return l2.WriteAnswer{}, fmt.Errorf("%w: unknown write %d", soracache.ErrInvalid, req.Op)
 	}
 	if f != nil && f.staged != nil && !t.s.isStaging(f.staged.id) {
+		if errors.Is(f.staged.why, soracache.ErrStoreFull) {
+			return l2.WriteAnswer{}, f.staged.why
+		}
 		return l2.WriteAnswer{}, unavailable(errStaging)
 	}
 	l, err := t.ledger(req.Partition, req.Since)
@@ -131,6 +139,10 @@ func (t *txn) putEntry(l *ledger, req l2.WriteRequest, f *fresh) l2.WriteAnswer 
 func (t *txn) keep(l *ledger, req l2.WriteRequest, f *fresh, stamp soracache.Stamp) l2.WriteAnswer {
 	ttl := req.Lifetime.TTL.Microseconds()
 	keep := max(req.Lifetime.Keep.Microseconds(), ttl)
+	if k := (leaseKey{l.partition, req.Key}); len(t.s.passed) > 0 {
+		t.rememberPassed(k)
+		delete(t.s.passed, k)
+	}
 	if l.longestKeep < keep {
 		l.longestKeep, l.changed = keep, true
 	}
@@ -156,11 +168,15 @@ func (t *txn) renew(l *ledger, req l2.WriteRequest) l2.WriteAnswer {
 }
 
 func (t *txn) release(l *ledger, req l2.WriteRequest) l2.WriteAnswer {
-	k, _, ok := t.holding(l, req)
+	k, held, ok := t.holding(l, req)
 	if !ok {
 		return l2.WriteAnswer{Reason: soracache.ReasonLeaseLost}
 	}
 	t.endLease(k)
+	if req.Outcome != soracache.LoadHandedBack {
+		t.rememberPassed(k)
+		t.s.leftNothing(k, held, req.Remember, t.now)
+	}
 	return l2.WriteAnswer{}
 }
 

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/l2"
 )
 
 // The bounds of one write transaction, which keep it to a few milliseconds.
@@ -95,7 +97,7 @@ func (s *Store) perform(ops []*op) (rest []*op) {
 
 func (o *op) end(err error) {
 	if err != nil {
-		o.fail(err)
+		o.fail(o.refusal(err))
 	}
 	if o.after != nil {
 		o.after()
@@ -117,18 +119,34 @@ func (s *Store) admit(ops []*op) []*op {
 		switch {
 		case o.call.ctx.Err() != nil:
 			err = o.call.ctx.Err()
+		case paused && s.pausedFull && o.size > 0:
+			err = errFull
 		case paused:
 			err = errPause
 		case o.size > 0:
 			err = refusal
 		}
 		if err != nil {
-			o.end(s.failed(err))
+			o.end(err)
 			continue
 		}
 		admitted = append(admitted, o)
 	}
 	return admitted
+}
+
+// refusal is what the caller of an op is told of an error. That there is no room
+// for what it adds is no failure of the store.
+func (o *op) refusal(err error) error {
+	if o.size > 0 && (errors.Is(err, errFull) || isNoSpace(err)) {
+		return fmt.Errorf("%w: %s", soracache.ErrStoreFull, l2.PublicText(unavailable(err))) // not unavailable, as it may say
+	}
+	return unavailable(err)
+}
+
+// isNoSpace tells whether the disk, or what a process may have of it, is full.
+func isNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
 func sizeOf(ops []*op) (size int) {
@@ -220,7 +238,7 @@ const (
 // trying must not become what the process spends its time on.
 func (s *Store) holdOff(err error, cost time.Duration) {
 	pause := min(max(leastPause, 4*cost), mostPause)
-	s.pause = time.Now().Add(pause)
+	s.pause, s.pausedFull = time.Now().Add(pause), isNoSpace(err)
 	s.log.Error("embedded store: cannot write", "dir", s.cfg.Dir, "error", err, "next_attempt_in", pause)
 }
 
@@ -285,6 +303,7 @@ func (s *Store) replace() error {
 		return err
 	}
 	clear(s.leases)
+	clear(s.passed)
 	clear(s.staging)
 	s.gate.Lock()
 	s.db = db

@@ -45,7 +45,7 @@ func Agree(t *testing.T, open Open, kept ...uint64) {
 	}
 	t.Logf("%d histories: %v", len(seeds), seen)
 	for _, what := range []string{
-		"live", "dead", "granted", "held", "stored", "superseded", "lease lost",
+		"live", "dead", "granted", "held", "passed", "stored", "superseded", "lease lost",
 		"deltas", "cut-off deltas", "resets", "new epochs", "followers", "lists born",
 		"settling", "guests turned away",
 	} {
@@ -224,6 +224,7 @@ func (a *agreement) nonce() soracache.Lease {
 		for i := range n {
 			n[i] = byte(a.rng.Uint32())
 		}
+		n = n.HeldBy(a.rng.Uint64N(4)) // of a few processes, or nobody in particular
 		a.nonces = append(a.nonces, n)
 		return n
 	}
@@ -310,7 +311,7 @@ func (a *agreement) sameKey(at l2.Partition, req l2.ReadKey, e, m l2.KeyAnswer) 
 	a.Helper()
 	same := e.Found == m.Found && sameEntry(e.Entry, m.Entry) && a.pair(at, e.Stamp, m.Stamp) &&
 		near(e.FreshFor, m.FreshFor) && near(e.KeepFor, m.KeepFor) && e.L1 == m.L1 &&
-		e.Lease == m.Lease && a.pair(at, e.LeaseStamp, m.LeaseStamp) && near(e.LeaseFor, m.LeaseFor)
+		e.Lease == m.Lease && e.Refusal == m.Refusal && a.pair(at, e.LeaseStamp, m.LeaseStamp) && near(e.LeaseFor, m.LeaseFor)
 	if !same {
 		a.disagree(fmt.Sprintf("read of %+v", req), e, m)
 	}
@@ -321,6 +322,7 @@ func (a *agreement) sameKey(at l2.Partition, req l2.ReadKey, e, m l2.KeyAnswer) 
 	}
 	a.count(m.Lease == soracache.LeaseGranted, "granted")
 	a.count(m.Lease == soracache.LeaseHeld, "held")
+	a.count(m.Lease == soracache.LeaseRefused, "passed")
 }
 
 func (a *agreement) count(met bool, what string) {
@@ -345,6 +347,7 @@ func (a *agreement) write() {
 			Op: choose(a.rng, soracache.OpFill, soracache.OpFill, soracache.OpFill, soracache.OpFill,
 				soracache.OpPut, soracache.OpRenew, soracache.OpRelease),
 			Key: by.key, Nonce: by.nonce, LeaseFor: time.Hour, Entry: a.entry(),
+			Outcome: soracache.LoadOutcome(a.rng.IntN(3)), Remember: choose(a.rng, 0, l2.MaxRemember), //nolint:gosec // small
 			Lifetime: soracache.Lifetime{
 				TTL:  choose(a.rng, time.Hour, 2*time.Hour),
 				Keep: choose(a.rng, 0, 5*time.Hour),

@@ -294,7 +294,7 @@ func (r *records) after(position soracache.Position, kind soracache.TargetKind) 
 // other. Entries, and the list of epochs left, are never changed in place.
 func (p *partition) clone() *partition {
 	c := &partition{
-		entries: maps.Clone(p.entries), leases: maps.Clone(p.leases),
+		entries: maps.Clone(p.entries), leases: maps.Clone(p.leases), passed: maps.Clone(p.passed),
 		registered: p.registered.clone(), attach: p.attach, settling: maps.Clone(p.settling), later: p.later,
 	}
 	if p.ledger != nil {

@@ -34,6 +34,7 @@ type Model struct {
 	config ModelConfig
 
 	mu         sync.Mutex // guards what follows
+	full       bool       // see SetFull
 	partitions map[place]*partition
 	counters   l2.Counters
 }
@@ -53,6 +54,8 @@ type partition struct {
 	ledger  *ledger
 	entries map[string]entry
 	leases  map[string]lease
+	// passed holds, by key, that a load left nothing.
+	passed map[string]passed
 	// registered is nil before somebody registers and after the list was lost.
 	registered *followers
 	// attach makes the next step take a new epoch.
@@ -76,6 +79,12 @@ type lease struct {
 	until time.Time
 }
 
+// passed says whose load left nothing, and until when that is remembered.
+type passed struct {
+	holder uint64
+	until  time.Time
+}
+
 // NewModel returns an empty model.
 func NewModel(config ModelConfig) *Model {
 	if config.Retention == (l2.Retention{}) {
@@ -89,6 +98,16 @@ func NewModel(config ModelConfig) *Model {
 	}
 	return &Model{config: config, partitions: make(map[place]*partition)}
 }
+
+// SetFull has the store be without room, or have room again.
+func (m *Model) SetFull(full bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.full = full
+}
+
+// errFull is what a store answers that has no room.
+func (m *Model) errFull() error { return fmt.Errorf("%w: the model", soracache.ErrStoreFull) }
 
 // step is one atomic step: a partition whose ledger is there and shares its
 // history with the caller, at one moment.
@@ -146,7 +165,7 @@ func (m *Model) reach(ctx context.Context, at l2.Partition) (*partition, error) 
 func (m *Model) partition(at l2.Partition) *partition {
 	p := m.partitions[place{at.Namespace, at.Index}]
 	if p == nil {
-		p = &partition{entries: make(map[string]entry), leases: make(map[string]lease)}
+		p = &partition{entries: make(map[string]entry), leases: make(map[string]lease), passed: make(map[string]passed)}
 		m.partitions[place{at.Namespace, at.Index}] = p
 	}
 	return p
@@ -192,16 +211,31 @@ func (s step) read(req l2.ReadKey) l2.KeyAnswer {
 		return a
 	}
 	held, ok := s.lease(req.Key)
+	left, remembered := s.passed[req.Key]
+	remembered = remembered && s.now.Before(left.until)
+	if ok && remembered && left.holder != 0 && held.nonce.Holder() == left.holder && req.Nonce.Holder() != left.holder {
+		ok = false // taken over from whoever failed
+	}
+	if !ok && s.m.full {
+		a.Lease, a.Refusal = soracache.LeaseRefused, soracache.RefusalStoreFull
+		return a
+	}
 	if !ok {
 		held = lease{nonce: req.Nonce, stamp: s.ledger.stamp(), until: s.now.Add(req.LeaseFor)}
 		s.leases[req.Key] = held
 	}
-	a.LeaseFor = held.until.Sub(s.now)
-	if held.nonce != req.Nonce {
-		a.Lease = soracache.LeaseHeld
-		return a
+	mine, pass := held.nonce == req.Nonce, remembered && !a.Found
+	switch {
+	case mine:
+		a.Lease, a.LeaseStamp, a.LeaseFor = soracache.LeaseGranted, held.stamp, held.until.Sub(s.now)
+	case pass:
+		a.Lease = soracache.LeaseRefused
+	default:
+		a.Lease, a.LeaseFor = soracache.LeaseHeld, held.until.Sub(s.now)
 	}
-	a.Lease, a.LeaseStamp = soracache.LeaseGranted, held.stamp
+	if pass {
+		a.Refusal = soracache.RefusalPassed
+	}
 	return a
 }
 
@@ -256,8 +290,11 @@ func (m *Model) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAns
 func (s step) write(req l2.WriteRequest) (l2.WriteAnswer, error) {
 	switch req.Op {
 	case soracache.OpFill:
-		return s.fill(req), nil
+		return s.fill(req)
 	case soracache.OpPut:
+		if s.m.full {
+			return l2.WriteAnswer{}, s.m.errFull()
+		}
 		return s.put(req), nil
 	case soracache.OpRenew:
 		return s.renew(req), nil
@@ -271,20 +308,31 @@ func (s step) write(req l2.WriteRequest) (l2.WriteAnswer, error) {
 // decides who that is: two leases can have the same stamp, and the later one's
 // value must stand. A fill that lost to a record ends the lease too, for
 // nothing can come of it.
-func (s step) fill(req l2.WriteRequest) l2.WriteAnswer {
+func (s step) fill(req l2.WriteRequest) (l2.WriteAnswer, error) {
 	held, ok := s.leases[req.Key]
 	if !ok || held.nonce != req.Nonce || !s.now.Before(held.until) {
-		return l2.WriteAnswer{Reason: soracache.ReasonLeaseLost}
+		return l2.WriteAnswer{Reason: soracache.ReasonLeaseLost}, nil
 	}
 	delete(s.leases, req.Key)
 	if reason, by := s.ledger.judge(held.stamp, req.Key, req.Entry.Tags); reason != "" {
-		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: by}
+		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: by}, nil
 	}
 	if by, ok := s.settles(req.Key, req.Entry.Tags); ok {
-		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: by}
+		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: by}, nil
+	}
+	if s.m.full {
+		s.remember(req.Key, held, req.Remember)
+		return l2.WriteAnswer{}, s.m.errFull()
 	}
 	s.store(req, held.stamp)
-	return l2.WriteAnswer{Stamp: held.stamp}
+	return l2.WriteAnswer{Stamp: held.stamp}, nil
+}
+
+// remember notes that the load under a lease left nothing.
+func (s step) remember(key string, held lease, d time.Duration) {
+	if d > 0 {
+		s.passed[key] = passed{holder: held.nonce.Holder(), until: s.now.Add(min(d, l2.MaxRemember))}
+	}
 }
 
 // put names the key in a record of its own, so that whatever was begun before
@@ -298,6 +346,7 @@ func (s step) put(req l2.WriteRequest) l2.WriteAnswer {
 func (s step) store(req l2.WriteRequest, stamp soracache.Stamp) {
 	kept := max(req.Lifetime.Keep, req.Lifetime.TTL)
 	s.ledger.longestKeep = max(s.ledger.longestKeep, kept)
+	delete(s.passed, req.Key)
 	s.entries[req.Key] = entry{
 		Entry:      req.Entry,
 		stamp:      stamp,
@@ -323,6 +372,9 @@ func (s step) release(req l2.WriteRequest) l2.WriteAnswer {
 		return l2.WriteAnswer{Reason: soracache.ReasonLeaseLost}
 	}
 	delete(s.leases, req.Key)
+	if req.Outcome != soracache.LoadHandedBack {
+		s.remember(req.Key, held, req.Remember)
+	}
 	return l2.WriteAnswer{}
 }
 

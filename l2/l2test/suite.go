@@ -53,6 +53,8 @@ type Harness struct {
 	// Snapshot returns a function that puts all the store's data back as it is
 	// now.
 	Snapshot func() (restore func())
+	// Full has the store be without room, or have room again. See [RunFull].
+	Full func(full bool)
 }
 
 // Open opens an empty store for one test and arranges for its end (t.Cleanup).
@@ -68,11 +70,9 @@ type check struct {
 // Run is the suite of behaviour that every engine must show: the documentation
 // of [l2.Store] as tests.
 func Run(t *testing.T, open Open) {
-	groups := []struct {
-		name   string
-		checks []check
-	}{
+	runGroups(t, open, []group{
 		{"Leases", leaseChecks()},
+		{"Outcomes", outcomeChecks()},
 		{"Lifetimes", lifetimeChecks()},
 		{"Rule", ruleChecks()},
 		{"Deltas", deltaChecks()},
@@ -88,7 +88,21 @@ func Run(t *testing.T, open Open) {
 		{"TagSets", tagSetChecks()},
 		{"Explain", explainChecks()},
 		{"Concurrency", concurrencyChecks()},
-	}
+	})
+}
+
+// RunFull is the part of the suite for which the store must be without room
+// ([Harness.Full]): it is to have a server of its own.
+func RunFull(t *testing.T, open Open) {
+	runGroups(t, open, []group{{"Full", fullChecks()}})
+}
+
+type group struct {
+	name   string
+	checks []check
+}
+
+func runGroups(t *testing.T, open Open, groups []group) {
 	for _, group := range groups {
 		t.Run(group.name, func(t *testing.T) {
 			for _, c := range group.checks {

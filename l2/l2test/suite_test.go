@@ -46,6 +46,8 @@ func modelHarness(t *testing.T, m *Model, clock *fakeClock) Harness {
 		Later:    map[string]func(l2.Partition) func(){"ledger": m.Later},
 		Snapshot: m.Snapshot,
 
+		Full: m.SetFull,
+
 		LoseRegistrations: m.LoseRegistrations,
 		Dump: func(at l2.Partition, key string) func() {
 			restore, ok := m.Dump(at, key)
@@ -60,6 +62,8 @@ func modelHarness(t *testing.T, m *Model, clock *fakeClock) Harness {
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestModel(t *testing.T) { Run(t, openModel) }
+
+func TestFullModel(t *testing.T) { RunFull(t, openModel) }
 
 // TestModelAgreesWithItself tests what compares: a model must agree with one
 // that chooses other epochs, and the histories must get about.

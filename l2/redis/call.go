@@ -188,6 +188,9 @@ func failure(err error) error {
 		text, _, _ = strings.Cut(text, " script: ") // where in the script, which no caller can use
 		return fmt.Errorf("%w: %s", soracache.ErrInvalid, text)
 	}
+	if goredis.HasErrorPrefix(err, "OOM") {
+		return fmt.Errorf("%w: redis is at its maxmemory", soracache.ErrStoreFull)
+	}
 	return l2.Unavailable(fmt.Errorf("redis: %w", err), reasonOf(err))
 }
 
@@ -198,7 +201,7 @@ func reasonOf(err error) string {
 		return "all connections to the store are in use"
 	}
 	for prefix, reason := range map[string]string{
-		"OOM": "the store is full", "MISCONF": "the store cannot write to its disk",
+		"MISCONF": "the store cannot write to its disk",
 		"LOADING": "the store is starting", "BUSY": "the store is busy", "READONLY": "the store is a replica",
 		"NOREPLICAS": "the store has too few replicas", "CLUSTERDOWN": "the store's cluster is down",
 		"MASTERDOWN": "the store's cluster is down", "NOAUTH": "the store refuses the node's credentials",

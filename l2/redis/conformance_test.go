@@ -43,6 +43,22 @@ func TestConformanceSentinel(t *testing.T) {
 	})
 }
 
+// A Redis that may not evict is at its maxmemory.
+func TestConformanceFull(t *testing.T) {
+	server := redistest.Standalone(t)
+	admin := server.Client(t)
+	l2test.RunFull(t, func(t *testing.T, o l2test.Options) l2test.Harness {
+		h := harness(t, Config{URL: server.URL(), Retention: o.Retention}, admin)
+		h.Full = func(full bool) {
+			limit := map[bool]string{true: "1", false: "0"}[full]
+			if err := admin.ConfigSet(t.Context(), "maxmemory", limit).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return h
+	})
+}
+
 // harness describes a store to the conformance suite.
 func harness(t *testing.T, c Config, admin goredis.UniversalClient) l2test.Harness {
 	c.Prefix = prefixOf(t)

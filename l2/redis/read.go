@@ -123,6 +123,10 @@ func leaseMicros(d time.Duration) uint64 {
 	return uint64(max(d.Microseconds(), 1))
 }
 
+// leasePassed is what a script answers for a lease that is granted while it is
+// remembered that an earlier load left nothing.
+const leasePassed = uint8(soracache.LeaseRefused) + 1
+
 // keyBytes is what a script answers for each key: verdict, lease, the lease's
 // stamp and end.
 const keyBytes = 1 + 1 + 8 + 8
@@ -219,6 +223,9 @@ func (s *Store) fetch(ctx context.Context, large []*largeEntry) {
 // decodeLease reads what a script answers about a lease.
 func decodeLease(k *l2.KeyAnswer, a answer, b []byte) {
 	k.Lease = soracache.LeaseState(b[0])
+	if b[0] == leasePassed {
+		k.Lease, k.Refusal = soracache.LeaseGranted, soracache.RefusalPassed
+	}
 	switch k.Lease {
 	case soracache.LeaseGranted:
 		k.LeaseStamp = soracache.Stamp{

@@ -68,8 +68,12 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"LEASE_HELD":    uint8(soracache.LeaseHeld),
 		"LEASE_REFUSED": uint8(soracache.LeaseRefused),
 
+		"LEASE_PASSED": leasePassed,
+
 		"REFUSAL_STORE_FULL": uint8(soracache.RefusalStoreFull),
 		"REFUSAL_LIMIT":      uint8(soracache.RefusalLimit),
+		"REFUSAL_PASSED":     uint8(soracache.RefusalPassed),
+		"LOAD_NOT_STORABLE":  uint8(soracache.LoadNotStorable),
 
 		"STORED":     uint8(soracache.ReasonNone),
 		"SUPERSEDED": uint8(soracache.ReasonSuperseded),
@@ -87,6 +91,10 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"MAX_LEASE":      soracache.MaxLease.Microseconds(),
 		"NONCE_BYTES":    len(soracache.Lease{}),
 		"LEASE_BYTES":    len(soracache.Lease{}) + 3*8,
+		"HOLDER_BYTES":   8,
+		"NOBODY":         strings.Repeat(`\0`, 8),
+		"OUTCOME_BYTES":  1 + 8 + 2*8,
+		"MOST_REMEMBER":  l2.MaxRemember.Microseconds(),
 		"WISH_BYTES":     wishBytes,
 		"HEAD_BYTES":     l2.HeadBytes,
 		"FIXED_BYTES":    l2.HeadBytes + 13, // and what precedes the key

@@ -262,7 +262,7 @@ func TestOutOfMemory(t *testing.T) {
 	nonce := u.lease("leased", 1)
 	u.do("CONFIG", "SET", "maxmemory", "1mb")
 	u.hit("live", "v")
-	if a := u.ask(l2.ReadKey{Key: "absent", Nonce: soracache.Lease{2}}); a.Found || a.Lease != soracache.LeaseNone {
+	if a := u.ask(l2.ReadKey{Key: "absent", Nonce: soracache.Lease{2}}); a.Found || a.Lease != soracache.LeaseRefused || a.Refusal != soracache.RefusalStoreFull {
 		t.Errorf("a miss: %+v", a)
 	}
 	ctx := t.Context()
@@ -271,9 +271,12 @@ func TestOutOfMemory(t *testing.T) {
 		{Op: soracache.OpPut, Key: "live", Lifetime: hour},
 	} {
 		w.Partition = u.at
-		if a := u.Write(ctx, []l2.WriteRequest{w})[0]; !isUnavailable(a.Err) {
+		if a := u.Write(ctx, []l2.WriteRequest{w})[0]; !errors.Is(a.Err, soracache.ErrStoreFull) || isUnavailable(a.Err) {
 			t.Errorf("write %d: %+v", w.Op, a)
 		}
+	}
+	if u.do("EXISTS", u.name("l:leased")) != int64(0) {
+		t.Error("a fill that was refused has kept its lease")
 	}
 	u.hit("live", "v")
 	u.invalidate(soracache.Tag("u"), soracache.Key("x"))

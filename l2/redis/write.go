@@ -45,10 +45,12 @@ func (s *Store) writeCall(req l2.WriteRequest) *call {
 		c.addEntry(req)
 	case soracache.OpRenew:
 		c = s.newCallBy(req.Register, req.Partition, req.Since, scriptRenew)
-		c.argv = []any{req.Nonce[:], req.Key, binary.BigEndian.AppendUint64(nil, leaseMicros(req.LeaseFor))}
+		c.argv = []any{req.Nonce[:], req.Key, append(binary.BigEndian.AppendUint64(nil, leaseMicros(req.LeaseFor)), make([]byte, 1+8)...)}
 	case soracache.OpRelease:
 		c = s.newCallBy(req.Register, req.Partition, req.Since, scriptRenew)
-		c.argv = []any{req.Nonce[:], req.Key, make([]byte, 8)}
+		end := make([]byte, 8, 8+1+8)
+		end = append(end, byte(req.Outcome))
+		c.argv = []any{req.Nonce[:], req.Key, binary.BigEndian.AppendUint64(end, rememberMicros(req))}
 	default:
 		return &call{err: fmt.Errorf("%w: unknown write %d", soracache.ErrInvalid, req.Op)}
 	}
@@ -56,6 +58,15 @@ func (s *Store) writeCall(req l2.WriteRequest) *call {
 		c.err = err
 	}
 	return c
+}
+
+// rememberMicros returns for how long it is to be remembered that a load left
+// nothing, in microseconds. That a lease was handed back is not.
+func rememberMicros(req l2.WriteRequest) uint64 {
+	if req.Op == soracache.OpRelease && req.Outcome == soracache.LoadHandedBack {
+		return 0
+	}
+	return uint64(max(min(req.Remember, l2.MaxRemember).Microseconds(), 0)) //nolint:gosec // not negative
 }
 
 // mostNames is how long an entry's key and tags may be together, so that the
@@ -82,16 +93,16 @@ func (c *call) addEntry(req l2.WriteRequest) {
 	if c.err != nil {
 		return
 	}
-	how := make([]byte, 0, 18)
+	how := make([]byte, 0, 18+8)
 	how = binary.BigEndian.AppendUint64(how, uint64(ttl.Microseconds()))  //nolint:gosec // positive
 	how = binary.BigEndian.AppendUint64(how, uint64(keep.Microseconds())) //nolint:gosec // positive
 	how = append(how, tags.Exponent(keep))
 	if size := l2.BodySize(req.Key, e); size < stagedBytes {
 		body := l2.AppendBody(make([]byte, 0, size), req.Key, e, req.Lifetime.L1)
-		c.argv = append(c.argv, append(how, 0), body, req.Key)
+		c.argv = append(c.argv, binary.BigEndian.AppendUint64(append(how, 0), rememberMicros(req)), body, req.Key)
 	} else {
 		entry := make([]byte, l2.HeadBytes, l2.HeadBytes+size)
-		c.argv = append(c.argv, append(how, 1), c.setAside(l2.AppendBody(entry, req.Key, e, req.Lifetime.L1)), req.Key)
+		c.argv = append(c.argv, binary.BigEndian.AppendUint64(append(how, 1), rememberMicros(req)), c.setAside(l2.AppendBody(entry, req.Key, e, req.Lifetime.L1)), req.Key)
 	}
 	for _, t := range e.Tags {
 		c.argv = append(c.argv, t)

@@ -1,5 +1,6 @@
 -- fill: completes a lease. ARGV: 2 nonce, 3 and 4 see store.lua, 5 key, then
--- tags.
+-- tags. After what is of store.lua, 3 has for how long it is to be remembered if
+-- there is no room for the entry.
 -- Answers the outcome, the entry's stamp, and of the record that a superseded
 -- fill lost to its position and which target it named: 0 unknown, 1 the key,
 -- 2 everything, 3 and on the entry's tags. If it lost to a target that settles,
@@ -52,7 +53,10 @@ end
 
 local found, position, target = outcome()
 if found == STORED then
-  store(key, stamp, ARGV[3], ARGV[4], tags)
+  if not store(key, stamp, ARGV[3], ARGV[4], tags) then
+    finish(key, holder, LOAD_NOT_STORABLE, unbox('>I8', ARGV[3], 19))
+    return redis.error_reply('OOM no room for an entry')
+  end
 else
   if found == SUPERSEDED then
     call('DEL', BASE .. 'l:' .. key)

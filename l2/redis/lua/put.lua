@@ -15,7 +15,9 @@ APPENDING = true
 local key = ARGV[4]
 local tags = {}
 for i = 5, #ARGV do tags[#tags + 1] = ARGV[i] end
-store(key, math.max(HEAD + 1, NOW), ARGV[2], ARGV[3], tags)
+if not store(key, math.max(HEAD + 1, NOW), ARGV[2], ARGV[3], tags) then
+  return redis.error_reply('OOM no room for an entry')
+end
 BODY = pack('>I8', append({}, {'k' .. key}, false))
 
 --@include answer

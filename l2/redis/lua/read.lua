@@ -52,18 +52,27 @@ for i = 3, #ARGV do
       if not lease then
         --@include lease
 
-        lease = function(wanted, asked, long)
-          local holder, given, until_, epoch = lease_of(wanted)
-          if holder == '' then return LEASE_REFUSED, REFUSAL_LIMIT, 0 end -- a later version's
-          if holder and binding(given, epoch) then
-            return holder == asked and LEASE_GRANTED or LEASE_HELD, given, until_
+        -- Beside a live entry nobody waits, so that there is nothing to pass: the
+        -- others must not all load because a refresh failed.
+        lease = function(wanted, asked, long, live)
+          local nonce, given, until_, epoch, failed = lease_of(wanted)
+          if nonce == '' then return LEASE_REFUSED, REFUSAL_LIMIT, 0 end -- a later version's
+          local passed = failed and not live
+          if nonce and nonce ~= asked and binding(given, epoch) then
+            local its = holder_of(nonce)
+            if failed ~= its or its == NOBODY or its == holder_of(asked) then
+              if passed then return LEASE_REFUSED, REFUSAL_PASSED, 0 end
+              return LEASE_HELD, given, until_
+            end
+          elseif nonce == asked and binding(given, epoch) then
+            return passed and LEASE_PASSED or LEASE_GRANTED, given, until_
           end
           until_ = give(wanted, asked, HEAD, long)
           if not until_ then return LEASE_REFUSED, REFUSAL_STORE_FULL, 0 end
-          return LEASE_GRANTED, HEAD, until_
+          return passed and LEASE_PASSED or LEASE_GRANTED, HEAD, until_
         end
       end
-      state, stamp, ends = lease(key, sub(ARGV[2], at + 17, at + WISH_BYTES), duration)
+      state, stamp, ends = lease(key, sub(ARGV[2], at + 17, at + WISH_BYTES), duration, verdict == LIVE)
     end
   end
   ARGV[i] = state == LEASE_NONE and verdict == LIVE and NOTHING_TO_TELL or pack('>BBI8I8', verdict, state, stamp, ends)

@@ -1,5 +1,6 @@
 -- renew and release: ARGV 2 nonce, 3 key, 4 how long the lease is to last from
--- now (0: hand it back). Answers the outcome and the lease's stamp.
+-- now (0: hand it back), and then what became of the load and for how long that
+-- is to be remembered. Answers the outcome and the lease's stamp.
 
 --@include ledger
 
@@ -9,16 +10,18 @@ local ASK = {''}
 --@include lease
 
 local key = ARGV[3]
-local duration = unbox('>I8', ARGV[4])
+local duration, outcome, remember = unbox('>I8BI8', ARGV[4])
 local holder, stamp, _, epoch = lease_of(key)
 if holder ~= ARGV[2] or not binding(stamp, epoch) then
   BODY = pack('>BI8', LEASE_LOST, 0)
 else
   if duration == 0 then
-    call('DEL', BASE .. 'l:' .. key)
-    WROTE = true
-  elseif not give(key, holder, stamp, duration) then
-    return redis.error_reply('OOM no memory to renew a lease')
+    finish(key, holder, outcome, remember)
+  else
+    -- A Redis without memory lets a script finish that has written, and the lease
+    -- takes no more than it did.
+    call('PEXPIRE', BASE .. 'l:' .. key, text(math.ceil(duration / 1000)))
+    give(key, holder, stamp, duration)
   end
   BODY = pack('>BI8', STORED, stamp)
 end

@@ -4,20 +4,27 @@
 -- from now, the exponent of the width of its tags' buckets, and whether body
 -- names a staging key under which the entry already stands, with room for its
 -- head; else body is the entry without the head.
--- The entry is written first: it is what a Redis without memory refuses.
+-- The entry is written first: it is what a Redis without memory refuses, and then
+-- nothing has happened and this is false. A staging key that is gone was refused
+-- before, or had to make room.
 local function store(key, stamp, how, body, tags)
   local fresh, keep, exponent, staged = unbox('>I8I8BB', how)
   local name, expiry = BASE .. 'e:' .. key, text(math.ceil(keep / 1000))
   local head = 'sc\1\0' .. pack('>I8I8I8I8', EPOCH, stamp, NOW + fresh, NOW + keep)
   head = head .. pack('>I4', tonumber(sub(redis.sha1hex(head), 1, 8), 16))
   if staged == 1 then
+    if call('EXISTS', BASE .. body) == 0 then return false end
     call('RENAME', BASE .. body, name)
     call('SETRANGE', name, '0', head)
     call('PEXPIRE', name, expiry)
   else
-    call('SET', name, head .. body, 'PX', expiry)
+    local done = try('SET', name, head .. body, 'PX', expiry)
+    if done.err then
+      if string.find(done.err, '^OOM') then return false end
+      error(done)
+    end
   end
-  call('DEL', BASE .. 'l:' .. key)
+  call('DEL', BASE .. 'l:' .. key, BASE .. 'o:' .. key)
   WROTE = true
   if #tags > 0 and keep > LONGEST then
     LONGEST = keep
@@ -28,4 +35,5 @@ local function store(key, stamp, how, body, tags)
   for _, tag in ipairs(#tags > 0 and tags or {''}) do
     remember(tag, key, exponent, NOW + keep)
   end
+  return true
 end
