@@ -43,10 +43,10 @@ type Notice struct {
 	// From names the node that sent a NoticeApplied, or that waits for them.
 	From string
 
-	// Of NoticeFreed: [KeyHash] of the key, and whether the lease ended because
-	// an invalidation overtook it.
-	Key  uint64
-	Lost bool
+	// Of NoticeFreed: [KeyHash] of the key, whether the lease ended because an
+	// invalidation overtook it, and whether because the load left nothing.
+	Key          uint64
+	Lost, Passed bool
 
 	// Of NoticeApplied.
 	Stamp soracache.Stamp
@@ -79,6 +79,7 @@ var ErrNotice = errors.New("malformed notice")
 const (
 	acknowledgeFlag = 1 // of a record
 	lostFlag        = 1 // of a freed key
+	passedFlag      = 2 // of a freed key
 )
 
 // AppendNotice appends the bytes of a notice.
@@ -101,6 +102,9 @@ func AppendNotice(b []byte, n *Notice) []byte {
 		}
 	case NoticeFreed:
 		body = appendFlag(binary.BigEndian.AppendUint64(body, n.Key), lostFlag, n.Lost)
+		if n.Passed {
+			body[len(body)-1] |= passedFlag
+		}
 	case NoticeApplied:
 		body = binary.BigEndian.AppendUint64(body, uint64(n.Stamp.Epoch))
 		body = binary.BigEndian.AppendUint64(body, uint64(n.Stamp.Position))
@@ -160,7 +164,8 @@ func (r *noticeReader) notice() Notice {
 		}
 	case NoticeFreed:
 		n.Key = r.uint64()
-		n.Lost = r.byte()&lostFlag != 0
+		flags := r.byte()
+		n.Lost, n.Passed = flags&lostFlag != 0, flags&passedFlag != 0
 	case NoticeApplied:
 		n.Stamp.Epoch, n.Stamp.Position = soracache.Epoch(r.uint64()), soracache.Position(r.uint64())
 		n.From = r.name()

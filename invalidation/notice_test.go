@@ -57,6 +57,12 @@ var notices = map[string]invalidation.Notice{
 	"freed": {
 		Kind: invalidation.NoticeFreed, Namespace: "shop", Partition: 3, Key: invalidation.KeyHash("product:42"),
 	},
+	"freed-lost": {
+		Kind: invalidation.NoticeFreed, Namespace: "shop", Partition: 3, Key: invalidation.KeyHash("product:42"), Lost: true,
+	},
+	"freed-passed": {
+		Kind: invalidation.NoticeFreed, Namespace: "shop", Partition: 3, Key: invalidation.KeyHash("product:42"), Passed: true,
+	},
 	"applied": {
 		Kind: invalidation.NoticeApplied, Namespace: "shop", Partition: 3,
 		Stamp: soracache.Stamp{Epoch: 77, Position: 1_790_000_000_000_001}, From: "node-2:7070-11aa22bb",
@@ -163,7 +169,7 @@ func randomNotice(rng *rand.Rand) invalidation.Notice {
 		}
 		n.Appended, n.Acknowledge, n.From = rng.Int64(), rng.IntN(2) == 0, name()
 	case invalidation.NoticeFreed:
-		n.Key = rng.Uint64()
+		n.Key, n.Lost, n.Passed = rng.Uint64(), rng.IntN(2) == 0, rng.IntN(2) == 0
 	case invalidation.NoticeApplied:
 		n.Stamp = soracache.Stamp{Epoch: soracache.Epoch(rng.Uint64()), Position: soracache.Position(rng.Int64())}
 		n.From = name()

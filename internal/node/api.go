@@ -77,8 +77,12 @@ type Stats struct {
 	StalenessBuckets [7]uint64
 	// Reclaimed entries, and errors of the store.
 	Reclaimed, StoreErrors uint64
-	L1                     l1.Stats
-	L2                     l2.Counters
+	// RefusedForRoom are leases, fills and puts that the store refused because it
+	// has no room left, and StoreFull tells whether it has none now.
+	RefusedForRoom uint64
+	StoreFull      bool
+	L1             l1.Stats
+	L2             l2.Counters
 }
 
 // Observer is told of what a node does, for metrics. Every field may be nil.

@@ -27,13 +27,18 @@ type flight struct {
 	key string
 
 	// Guarded by the partition's mu.
-	nonce         soracache.Lease // what to ask a lease with; zero: nobody wants one
-	leaseFor      time.Duration   // the longest that anybody asked for
-	refreshWithin time.Duration   // the widest that anybody asked for
-	joiners       int             // readers that have neither collected nor left
-	wanting       int             // those of them that want a lease
-	taken         bool            // the lease was collected, or handed back
-	trip          *trip           // nil until sent
+	// nonce is what to ask a lease with; zero: nobody wants one. It is the lease of
+	// whoever wanted one first, for an outcome must not be put down to others: who
+	// is of another holder is told that it is held, and reads again. If those who
+	// may have it left before it was sent, it is nobody's in particular.
+	nonce         soracache.Lease
+	leaseFor      time.Duration // the longest that anybody asked for
+	refreshWithin time.Duration // the widest that anybody asked for
+	joiners       int           // readers that have neither collected nor left
+	wanting       int           // those of them that want a lease
+	entitled      int           // those of them that may have this one
+	taken         bool          // the lease was collected, or handed back
+	trip          *trip         // nil until sent
 	// overtaken means that the key was filled while the flight was under way:
 	// what it brings may be older, and is not to be kept.
 	overtaken bool
@@ -100,14 +105,22 @@ func (p *partition) joinLocked(r *soracache.Read) *flight {
 	}
 	f.joiners++
 	if r.Lease {
-		f.wanting++
-		if f.nonce == (soracache.Lease{}) {
+		if f.wanting++; f.wanting == 1 {
 			f.nonce = p.node.newLease(r.Holder)
+		}
+		if f.entitles(r) {
+			f.entitled++
 		}
 		f.leaseFor = max(f.leaseFor, leaseFor(r.LeaseFor))
 		f.refreshWithin = max(f.refreshWithin, r.RefreshWithin)
 	}
 	return f
+}
+
+// entitles tells whether the flight's lease may be a reader's.
+func (f *flight) entitles(r *soracache.Read) bool {
+	holder := f.nonce.Holder()
+	return r.Lease && (holder == 0 || holder == r.Holder)
 }
 
 // leaseFor is how long a lease is to last that was asked for like this.
@@ -135,8 +148,11 @@ func (p *partition) depart() {
 		keys := make([]l2.ReadKey, len(fs))
 		for i, f := range fs {
 			f.trip = t
-			if f.wanting == 0 {
+			switch {
+			case f.wanting == 0:
 				f.nonce = soracache.Lease{} // who wanted it has left
+			case f.entitled == 0:
+				f.nonce, f.entitled = f.nonce.HeldBy(0), f.wanting
 			}
 			keys[i] = l2.ReadKey{Key: f.key, Nonce: f.nonce, LeaseFor: f.leaseFor, RefreshWithin: f.refreshWithin}
 		}
@@ -222,6 +238,7 @@ func (p *partition) land(t *trip, fs []*flight, q invalidation.Question, a *l2.R
 			continue
 		}
 		f.answer = a.Keys[i]
+		p.node.roomFor(f.answer.Lease, f.answer.Refusal, q.Sent())
 		if f.answer.Found {
 			var keep bool
 			if f.entry, keep = p.local(q, a.Delta, f.key, &f.answer); keep {
@@ -325,18 +342,22 @@ func (p *partition) fillIn(res *soracache.ReadResult, c *local) {
 }
 
 // claim tells a reader what became of its wish for a lease, and counts it out.
-// The lease that a flight was given goes to the first reader that wants it; for
-// the others it is held from then on.
+// The lease that a flight was given goes to the first reader that it entitles. For
+// the others it is held from then on, or, if an earlier load left nothing, to be
+// passed.
 func (p *partition) claim(f *flight, r *soracache.Read, res *soracache.ReadResult) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if r.Lease && (f.entry == nil || f.answer.FreshFor <= r.RefreshWithin || f.answer.FreshFor <= 0) {
 		res.LeaseState, res.Refusal = f.answer.Lease, f.answer.Refusal
 		switch {
-		case res.LeaseState == soracache.LeaseGranted && !f.taken:
+		case res.LeaseState == soracache.LeaseGranted && !f.taken && f.entitles(r):
 			f.taken = true
+			res.Refusal = soracache.RefusalNone
 			res.Lease, res.LeaseFor = f.nonce, f.answer.LeaseFor
 			res.Stamp = p.stamps(f.answer.LeaseStamp)
+		case res.LeaseState == soracache.LeaseGranted && res.Refusal == soracache.RefusalPassed && f.entry == nil:
+			res.LeaseState = soracache.LeaseRefused
 		case res.LeaseState == soracache.LeaseGranted || res.LeaseState == soracache.LeaseHeld:
 			res.LeaseState = soracache.LeaseHeld
 			res.LeaseFor = max(f.answer.LeaseFor, time.Millisecond)
@@ -365,6 +386,9 @@ func (p *partition) countOut(f *flight, r *soracache.Read) {
 	if r.Lease {
 		f.wanting--
 	}
+	if f.entitles(r) {
+		f.entitled--
+	}
 	p.dropLease(f)
 }
 
@@ -376,7 +400,7 @@ func (p *partition) dropLease(f *flight) {
 	default:
 		return
 	}
-	if f.err == nil && f.wanting == 0 && !f.taken && f.answer.Lease == soracache.LeaseGranted {
+	if f.err == nil && f.entitled == 0 && !f.taken && f.answer.Lease == soracache.LeaseGranted {
 		f.taken = true
 		p.handBack([]l2.WriteRequest{p.releaseOf(f.key, f.nonce)})
 	}

@@ -75,6 +75,11 @@ type Config struct {
 	// watcher that is slow (default 4096). One that has more loses all of them,
 	// and begins anew with a reset.
 	WatchQueue int
+	// HitForMiss is how long it is remembered that a load left nothing: it failed,
+	// or what it brought may not be stored. Meanwhile nobody waits for who loads the
+	// key, and each client loads for itself (default 3s, at most [l2.MaxRemember];
+	// negative: it is not remembered).
+	HitForMiss time.Duration
 	// Logger defaults to discarding.
 	Logger *slog.Logger
 	// Observer is told of store calls, waits and records.
@@ -99,6 +104,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("%w: L1 size must not be negative", soracache.ErrInvalid)
 	case c.Bound != 0 && (c.Bound < 10*time.Millisecond || c.Bound > l2.MaxBound):
 		return fmt.Errorf("%w: bound must be 10ms to %v", soracache.ErrInvalid, l2.MaxBound)
+	case c.HitForMiss > l2.MaxRemember:
+		return fmt.Errorf("%w: hit-for-miss must be at most %v", soracache.ErrInvalid, l2.MaxRemember)
 	case len(c.Name) > 255:
 		return fmt.Errorf("%w: a node's name has at most 255 bytes", soracache.ErrInvalid)
 	case c.StoreTimeout < 0 || c.IdleAfter < 0 || c.SweepEvery < 0 || c.ReclaimAfter < 0 || c.MaxPartitions < 0 || c.WatchQueue < 0:
@@ -144,6 +151,9 @@ func (c Config) withDefaults() Config {
 	if c.ReclaimAfter == 0 {
 		c.ReclaimAfter = 100 * time.Millisecond
 	}
+	if c.HitForMiss == 0 {
+		c.HitForMiss = 3 * time.Second
+	}
 	if c.SweepEvery == 0 {
 		c.SweepEvery = 2 * time.Second
 	}
@@ -180,6 +190,7 @@ type Node struct {
 	// registration is what makes the store remember that this node follows.
 	registration l2.Registration
 	acks         acks  // of invalidations of this node's
+	room         room  // whether the store has any
 	meter        meter // how stale hits in L1 were
 
 	requests  hold.Gate     // open while requests are taken
@@ -340,7 +351,7 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 		asked[i] = p.follower.Ask()
 		reqs[i] = l2.WriteRequest{
 			Partition: p.id, Since: asked[i].Since, Register: n.registration, Op: w.Op, Key: w.Key, Nonce: w.Lease,
-			LeaseFor: w.LeaseFor, Outcome: w.Outcome, Entry: w.Entry, Lifetime: w.Lifetime,
+			LeaseFor: w.LeaseFor, Outcome: w.Outcome, Remember: max(n.cfg.HitForMiss, 0), Entry: w.Entry, Lifetime: w.Lifetime,
 		}
 	}
 	answers := callStore(ctx, n, "write", func(ctx context.Context) ([]l2.WriteAnswer, error) {
@@ -629,7 +640,7 @@ func callStore[A any](ctx context.Context, n *Node, kind string, call func(conte
 	defer cancel()
 	began := n.now()
 	a, err := call(ctx)
-	if err != nil {
+	if err != nil && !errors.Is(err, soracache.ErrStoreFull) {
 		n.totals.storeErrors.Add(1)
 	}
 	if n.cfg.Observer.StoreCall != nil {

@@ -21,10 +21,11 @@ type parking struct {
 type woken uint8
 
 const (
-	wokenRead  woken = iota // read again
-	wokenLost               // an invalidation ended the lease, or beat its fill
-	wokenDrain              // the node is draining
-	wokenGone               // the reader's context ended
+	wokenRead   woken = iota // read again
+	wokenPassed              // read again: the load left nothing
+	wokenLost                // an invalidation ended the lease, or beat its fill
+	wokenDrain               // the node is draining
+	wokenGone                // the reader's context ended
 )
 
 // Polls begin at pollFirst and grow twofold to pollMost. They are what wakes

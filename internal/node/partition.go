@@ -69,8 +69,9 @@ type local struct {
 	staleUntil time.Duration
 	bytes      int // of memory, see footprint
 	// heldUntil is until when no refresh lease need be asked for, because
-	// somebody else was seen to hold it.
+	// somebody else was seen to hold it, or because it was refused, and why.
 	heldUntil atomic.Int64
+	refusal   soracache.Refusal
 }
 
 // size is how much memory an entry takes in L1.
@@ -176,6 +177,9 @@ func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, asking ins
 	if fresh <= 0 || flagged {
 		res.Status = soracache.StatusStale
 	}
+	if c.refusal != soracache.RefusalNone && asking == usual && r.Lease && fresh <= r.RefreshWithin {
+		res.LeaseState, res.Refusal = soracache.LeaseRefused, c.refusal // a moment ago
+	}
 	res.Entry = c.entry
 	res.FreshFor, res.KeepFor = fresh, c.keepUntil-now
 	res.Stamp = p.stamps(checked.Seen)
@@ -263,7 +267,7 @@ func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.
 			if lost++; lost >= maxLost {
 				again.Lease = false
 			}
-		case wokenRead:
+		case wokenRead, wokenPassed:
 		}
 		var hit soracache.ReadResult
 		if p.fromL1(&again, req.MinStamp, usual, &hit) {
@@ -353,7 +357,11 @@ func (p *partition) local(q invalidation.Question, d soracache.Delta, key string
 		c.until = asked + k.L1
 	}
 	c.staleUntil = p.node.now() + refreshPatience
-	if k.Lease == soracache.LeaseHeld {
+	switch k.Lease {
+	case soracache.LeaseRefused:
+		c.refusal = k.Refusal
+		c.heldUntil.Store(int64(p.node.now() + refreshPatience))
+	case soracache.LeaseHeld:
 		c.heldUntil.Store(int64(p.node.now() + min(k.LeaseFor, refreshPatience)))
 	}
 	c.proof, keep = p.follower.Prove(q, d, key, k.Entry.Tags)
@@ -424,9 +432,18 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 		defer p.fillAnswered(w.Key, f)
 	}
 	if a.Err != nil {
+		if errors.Is(a.Err, soracache.ErrStoreFull) {
+			p.node.refusedForRoom()
+			if w.Op == soracache.OpFill {
+				p.freed(w.Key, wokenPassed)
+			}
+		}
 		return soracache.WriteResult{Err: a.Err}
 	}
 	p.learn(q, a.Delta, a.Record)
+	if a.Reason == soracache.ReasonNone && (w.Op == soracache.OpFill || w.Op == soracache.OpPut) {
+		p.node.foundRoom(q.Sent())
+	}
 	res := soracache.WriteResult{
 		Stored: a.Reason == soracache.ReasonNone, Reason: a.Reason, SupersededBy: a.SupersededBy,
 		Stamp: p.stamps(soracache.Stamp{Epoch: a.Delta.Epoch, Position: a.Delta.Head}),
@@ -463,7 +480,11 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 		}
 	case soracache.OpRelease:
 		t.releases.Add(1)
-		p.freed(w.Key, wokenRead)
+		if w.Outcome == soracache.LoadHandedBack {
+			p.freed(w.Key, wokenRead)
+		} else {
+			p.freed(w.Key, wokenPassed)
+		}
 	}
 	return res
 }

@@ -61,6 +61,8 @@ func (n *Node) Receive(notice invalidation.Notice) {
 		p.received(notice)
 	case notice.Kind == invalidation.NoticeFreed && notice.Lost:
 		p.wakeHash(notice.Key, wokenLost)
+	case notice.Kind == invalidation.NoticeFreed && notice.Passed:
+		p.wakeHash(notice.Key, wokenPassed)
 	case notice.Kind == invalidation.NoticeFreed:
 		p.wakeHash(notice.Key, wokenRead)
 	default: // of a later version: whatever it says, the ledger knows
@@ -122,7 +124,7 @@ func (p *partition) freed(key string, why woken) {
 	p.wake(key, why)
 	p.node.cfg.Peers.Publish(invalidation.Notice{
 		Kind: invalidation.NoticeFreed, Namespace: p.id.Namespace, Partition: p.id.Index,
-		Key: invalidation.KeyHash(key), Lost: why == wokenLost,
+		Key: invalidation.KeyHash(key), Lost: why == wokenLost, Passed: why == wokenPassed,
 	})
 }
 

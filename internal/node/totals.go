@@ -17,6 +17,7 @@ type totals struct {
 	confirmations, resets, reclaimed, storeErrors, errors atomic.Uint64
 	recordsPushed, recordsRepaired, gaps, pulls           atomic.Uint64
 	acknowledged, stragglers                              atomic.Uint64
+	refusedForRoom                                        atomic.Uint64
 	watchItems, watchResets, watchOverflows               atomic.Uint64
 	watchers                                              atomic.Int64 // now
 }
@@ -62,6 +63,7 @@ func (n *Node) Stats() Stats {
 		Acked: t.acknowledged.Load(), Stragglers: t.stragglers.Load(),
 		StalenessChecked: n.meter.checked.Load(), StalenessBuckets: n.meter.counts(),
 		Reclaimed: t.reclaimed.Load(), StoreErrors: t.storeErrors.Load(),
+		RefusedForRoom: t.refusedForRoom.Load(), StoreFull: n.StoreFull(),
 		L1: n.l1.Stats(), L2: n.cfg.Store.Counters(),
 	}
 }

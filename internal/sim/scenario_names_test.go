@@ -67,6 +67,9 @@ func (n *names) notice(x *invalidation.Notice) string {
 		if x.Lost {
 			return "the lease of " + n.keys[x.Key] + " has lost to an invalidation"
 		}
+		if x.Passed {
+			return "the load of " + n.keys[x.Key] + " has left nothing"
+		}
 		return "the lease of " + n.keys[x.Key] + " has ended"
 	case invalidation.NoticeApplied:
 		return n.stamp(x.Stamp) + " is applied"
