@@ -40,6 +40,7 @@ var (
 // Why a loaded value was not stored, as Hooks.OnNotStored is told.
 var (
 	errNoLease     = errors.New("somebody else holds the lease")
+	errPassed      = errors.New("an earlier load left nothing a moment ago, so nobody waits for who loads now")
 	errServiceDown = errors.New("the service could not be asked")
 	errDoNotCache  = errors.New("the loader said not to cache it")
 	errTooLong     = fmt.Errorf("%w: longer than the policy's MaxBytes", soracache.ErrTooLarge)
@@ -47,6 +48,19 @@ var (
 	errForeign     = errors.New("an ingredient belongs to another client's namespace")
 	errUnproven    = errors.New("an ingredient is of another partition, or not proven as new as the lease")
 )
+
+// whyNoLease tells why a read was given no lease.
+func whyNoLease(read *soracache.ReadResult) error {
+	switch {
+	case read.LeaseState != soracache.LeaseRefused:
+		return errNoLease
+	case read.Refusal == soracache.RefusalStoreFull:
+		return soracache.ErrStoreFull
+	case read.Refusal == soracache.RefusalPassed:
+		return errPassed
+	}
+	return fmt.Errorf("no lease was to be had: %s", read.Refusal)
+}
 
 // refusal tells whether the service answered with an error that asking again
 // would not change.

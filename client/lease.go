@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -26,6 +27,8 @@ type lease struct {
 	renewing     sync.WaitGroup
 	// done means that the service was told of the lease's end.
 	done bool
+	// outcome is what became of the load, if the lease is handed back.
+	outcome soracache.LoadOutcome
 }
 
 // hold begins to renew a lease that an answer granted.
@@ -75,12 +78,24 @@ func (l *lease) fill(limit time.Duration, e soracache.Entry, lifetime soracache.
 	return result, err
 }
 
+// outcomeOf is what became of a load whose loader returned so, if nothing of it is
+// stored. That everybody has gone who wanted it is no failure of the loader's.
+func outcomeOf(ctx context.Context, err error) soracache.LoadOutcome {
+	switch {
+	case err == nil || errors.Is(err, ErrNotFound):
+		return soracache.LoadNotStorable
+	case ctx.Err() != nil:
+		return soracache.LoadHandedBack
+	}
+	return soracache.LoadFailed
+}
+
 // release hands the lease back, unless it was filled, so that whoever waits
 // need not wait for it to run out.
 func (l *lease) release(limit time.Duration) {
 	l.endRenewal()
 	if !l.done {
-		_, _ = l.write(limit, soracache.Write{Op: soracache.OpRelease, Key: l.key, Lease: l.id}, nil)
+		_, _ = l.write(limit, soracache.Write{Op: soracache.OpRelease, Key: l.key, Lease: l.id, Outcome: l.outcome}, nil)
 	}
 }
 

@@ -109,7 +109,7 @@ func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.
 		limited.end()
 		if first.err == nil && first.read.Lease == (soracache.Lease{}) && first.read.Status != soracache.StatusMiss {
 			first.decoded = true
-			if first.there, first.readable = l.decoded(first.read); first.readable {
+			if first.there, first.readable = l.decoded(first.read); first.readable && !l.unattended(&first.read, first.there) {
 				l.keepNear(first.read, first.there)
 				return l.serve(first.there, StaleRefreshing), nil, nil
 			}
@@ -171,6 +171,9 @@ func (l *loading[T]) readOrLoad(ctx context.Context, first *answer[T]) (outcome[
 		switch {
 		case readable && leased:
 			return l.refresh(ctx, read, there)
+		case readable && l.unattended(&read, there):
+			l.client.observer.miss(l.key)
+			return l.wait(ctx, &work[T]{loading: l, why: whyNoLease(&read), fill: l.newFill(ctx)}, there)
 		case readable:
 			l.keepNear(read, there)
 			return l.serve(there, StaleRefreshing), nil
@@ -182,7 +185,7 @@ func (l *loading[T]) readOrLoad(ctx context.Context, first *answer[T]) (outcome[
 			if p := &l.settings.policy; l.waited && p.HardTimeout > 0 && p.wait() == p.HardTimeout {
 				return outcome[T]{}, l.tooSlow()
 			}
-			return l.loadUnfenced(ctx, errNoLease)
+			return l.loadUnfenced(ctx, whyNoLease(&read))
 		case attempt == 2 || l.remove(ctx) != nil:
 			return l.loadUnfenced(ctx, errNoLease)
 		}
@@ -243,6 +246,12 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 // is worth it.
 func waitable(read *soracache.ReadResult) bool {
 	return read.Status == soracache.StatusMiss && read.LeaseState == soracache.LeaseHeld
+}
+
+// unattended tells whether a value is stale that nobody refreshes, because no
+// lease can be given, and that may not be served for that reason.
+func (l *loading[T]) unattended(read *soracache.ReadResult, there *standby[T]) bool {
+	return read.LeaseState == soracache.LeaseRefused && !there.fresh() && !l.settings.policy.revalidates(there.freshFor)
 }
 
 // maxWaits is how often one load waits for another's.

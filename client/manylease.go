@@ -104,13 +104,13 @@ func (l *manyLeases) ended(key string) {
 	delete(l.held, key)
 }
 
-// release hands back some leases, so that whoever waits need not wait for them to
-// run out.
-func (l *manyLeases) release(limit time.Duration, keys []string) {
-	writes := make([]soracache.Write, 0, len(keys))
-	for _, key := range keys {
+// release hands back some leases, with what became of the loads, so that whoever
+// waits need not wait for them to run out.
+func (l *manyLeases) release(limit time.Duration, outcomes map[string]soracache.LoadOutcome) {
+	writes := make([]soracache.Write, 0, len(outcomes))
+	for key, outcome := range outcomes {
 		if id, ok := l.of(key); ok {
-			writes = append(writes, soracache.Write{Op: soracache.OpRelease, Key: key, Lease: id})
+			writes = append(writes, soracache.Write{Op: soracache.OpRelease, Key: key, Lease: id, Outcome: outcome})
 			l.ended(key)
 		}
 	}

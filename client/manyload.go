@@ -31,8 +31,10 @@ type loaded[T any] struct {
 	work *work[T]
 	o    outcome[T]
 	err  error
-	// deposit is what the lease is to be completed with, if it is.
+	// deposit is what the lease is to be completed with, if it is, and outcome what
+	// became of the load if not.
 	deposit *deposit[T]
+	outcome soracache.LoadOutcome
 	stored  bool
 }
 
@@ -131,6 +133,7 @@ func (l *manyLoad[T]) part(ctx context.Context, claims []claim[T]) (results []lo
 	for i := range results {
 		r := &results[i]
 		value, ok := values[r.key]
+		r.outcome = outcomeOf(ctx, errorOf(err, r.key))
 		r.settle(value, ok, errorOf(err, r.key))
 		l.client.observer.loaded(r.key, took, cmp.Or(r.err, r.o.marker))
 	}
@@ -201,7 +204,7 @@ func (l *manyLoad[T]) store(results []loaded[T]) {
 		fills  []*loaded[T]
 		writes []soracache.Write
 		asked  []*asking
-		rest   []string
+		rest   = make(map[string]soracache.LoadOutcome)
 	)
 	for i := range results {
 		r := &results[i]
@@ -209,7 +212,7 @@ func (l *manyLoad[T]) store(results []loaded[T]) {
 		switch {
 		case !held:
 		case r.deposit == nil:
-			rest = append(rest, r.key)
+			rest[r.key] = r.outcome
 		default:
 			fills = append(fills, r)
 			writes = append(writes, soracache.Write{
@@ -226,7 +229,7 @@ func (l *manyLoad[T]) store(results []loaded[T]) {
 		if result.Err == nil || !refusal(result.Err) {
 			l.leases.ended(r.key) // or the service would not answer a release either
 		} else {
-			rest = append(rest, r.key)
+			rest[r.key] = soracache.LoadNotStorable
 		}
 	}
 	l.leases.release(l.patience(), rest)

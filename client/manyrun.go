@@ -231,6 +231,8 @@ func (m *many[T]) sort(s *sorted[T], l *loading[T], r soracache.ReadResult, aske
 		} else {
 			m.take(l.key, l.serve(there, StaleThrottled))
 		}
+	case readable && l.unattended(&r, there):
+		s.claims = append(s.claims, claim[T]{loading: l, why: whyNoLease(&r), there: there})
 	case readable:
 		if there.fresh() {
 			keep(asked, there.value, keptFrom(r, m.settings.policy))
@@ -243,7 +245,7 @@ func (m *many[T]) sort(s *sorted[T], l *loading[T], r soracache.ReadResult, aske
 	case waitable(&r):
 		s.others = append(s.others, l.key)
 	default:
-		s.claims = append(s.claims, claim[T]{loading: l, why: errNoLease})
+		s.claims = append(s.claims, claim[T]{loading: l, why: whyNoLease(&r)})
 	}
 }
 

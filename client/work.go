@@ -55,8 +55,10 @@ func (w *work[T]) do(ctx context.Context) (outcome[T], error) {
 		return l.finish(w, nil, value, err)
 	}
 	lease := l.client.hold(ctx, l.key, w.granted)
+	lease.outcome = soracache.LoadFailed
 	defer func() { lease.release(l.patience()) }()
 	value, err := l.runLoader(ctx, w.fill)
+	lease.outcome = outcomeOf(ctx, err)
 	return l.finish(w, func(d deposit[T]) { l.fill(lease, d) }, value, err)
 }
 
