@@ -69,6 +69,10 @@ type Config struct {
 	// Bound is the longest that memory is trusted without confirmation by the
 	// second tier (default 1 s, 10 ms to 1 min).
 	Bound time.Duration
+	// HitForMiss is how long nobody waits for who loads a key after a load of it
+	// that left nothing: the loader failed, or its value may not be stored (default
+	// 3 s, at most 1 min; negative: everybody always waits).
+	HitForMiss time.Duration
 	// StoreTimeout is how long to wait for the second tier (default 2 s).
 	StoreTimeout time.Duration
 	// Partitions is how many a namespace has (default 1), except those of
@@ -329,7 +333,7 @@ func (c Config) gossip(name string, log *slog.Logger) gossip.Config {
 func (c Config) node(name string, log *slog.Logger) node.Config {
 	return node.Config{
 		Name: name, L1MaxBytes: c.L1MaxBytes, Bound: c.Bound, Limits: c.Limits, StoreTimeout: c.StoreTimeout,
-		Partitions: c.partitionsOf, Logger: log,
+		Partitions: c.partitionsOf, HitForMiss: c.HitForMiss, Logger: log,
 	}
 }
 

@@ -61,6 +61,7 @@ type storeOptions struct {
 type cacheOptions struct {
 	L1MaxBytes          size           `name:"l1-max-bytes" default:"256MiB" env:"SORACACHE_L1_MAX_BYTES" placeholder:"SIZE" help:"Room of the in-process tier (${default})."`
 	Bound               time.Duration  `default:"1s" env:"SORACACHE_BOUND" help:"Longest that the in-process tier is trusted without confirmation (${default})."`
+	HitForMiss          time.Duration  `default:"3s" env:"SORACACHE_HIT_FOR_MISS" help:"How long nobody waits for who loads a key after a load of it that left nothing, at most 1m (${default}; 0: always wait)."`
 	Partitions          int            `default:"1" env:"SORACACHE_PARTITIONS" placeholder:"N" help:"Partitions of a namespace; fixed once it has been used (${default})."`
 	NamespacePartitions map[string]int `env:"SORACACHE_NAMESPACE_PARTITIONS" placeholder:"NS=N;…" help:"Partitions of particular namespaces."`
 }
@@ -129,9 +130,17 @@ func (c *serveCmd) serveOver(ctx context.Context, con *console, log *slog.Logger
 	}
 	err = c.serveNode(ctx, con, log, listener, cl, node.Config{
 		Store: store, Name: name, Peers: cl.peers(), L1MaxBytes: int64(c.L1MaxBytes), Bound: c.Bound, Limits: c.limits(),
-		Partitions: c.partitionsOf, StoreTimeout: c.L2Timeout, Logger: log,
+		Partitions: c.partitionsOf, StoreTimeout: c.L2Timeout, HitForMiss: orNever(c.HitForMiss), Logger: log,
 	}, where)
 	return errors.Join(err, cl.close())
+}
+
+// orNever turns an option of zero, which means never, into the node's word for it.
+func orNever(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }
 
 // serveNode runs the node until ctx ends. Then readiness goes off and the other

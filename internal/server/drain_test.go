@@ -274,10 +274,10 @@ func TestReadiness(t *testing.T) {
 				t.Errorf("down: %d %s", got.status, got.body)
 			}
 		}
-		down = nil
+		down, n.full = nil, true
 		time.Sleep(500 * time.Millisecond)
-		if got := ask(t, s, http.MethodGet, "/readyz", ""); got.status != 200 {
-			t.Errorf("ready again: %d %s", got.status, got.body)
+		if got := ask(t, s, http.MethodGet, "/readyz", ""); got.status != 200 || !strings.Contains(got.body, "ready, but the store is full") {
+			t.Errorf("ready again, and full: %d %s", got.status, got.body)
 		}
 		if log := out.String(); strings.Count(log, "not ready") != 1 || strings.Count(log, "ready again") != 1 || !strings.Contains(log, "10.1.2.3") {
 			t.Errorf("the log says:\n%s", log)

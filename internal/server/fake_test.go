@@ -16,6 +16,7 @@ import (
 // arrive as they were meant. It records them, and each method can be replaced.
 type fakeNode struct {
 	limits soracache.Limits
+	full   bool
 
 	onGet        func(context.Context, soracache.GetRequest) ([]soracache.ReadResult, error)
 	onWrite      func(context.Context, soracache.WriteRequest) ([]soracache.WriteResult, error)
@@ -176,6 +177,8 @@ func (f *fakeNode) ListKeys(_ context.Context, namespace, tag, token string, lim
 }
 
 func (f *fakeNode) Limits() soracache.Limits { return f.limits }
+
+func (f *fakeNode) StoreFull() bool { return f.full }
 
 func (f *fakeNode) Ready(ctx context.Context) error {
 	if f.onReady != nil {

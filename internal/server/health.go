@@ -107,6 +107,10 @@ func (s *Server) serveReadyz(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}
+	if s.node.StoreFull() {
+		_, _ = fmt.Fprintln(w, "ready, but the store is full: nothing new is cached")
+		return
+	}
 	_, _ = fmt.Fprintln(w, "ready")
 }
 

@@ -15,6 +15,9 @@ type Node interface {
 	Limits() soracache.Limits
 	// Ready reports why the node cannot serve now: nil if it can.
 	Ready(ctx context.Context) error
+	// StoreFull reports whether the store has no room for anything new. The node
+	// is ready all the same.
+	StoreFull() bool
 	// Drain ends the waits of parked readers with a miss, at once, and hands
 	// back the leases that the node holds for others.
 	Drain(ctx context.Context) error

@@ -85,6 +85,13 @@ func following() []total {
 		{name: "soracache.partitions", help: "Partitions that the node follows.", gauge: true, series: one(func(s *node.Stats) uint64 { return uint64(max(s.Partitions, 0)) })},
 		{name: "soracache.reclaimed.entries", help: "Dead entries deleted from L2.", series: one(func(s *node.Stats) uint64 { return s.Reclaimed })},
 		{name: "soracache.l2.errors", help: "Calls to L2 that failed.", series: one(func(s *node.Stats) uint64 { return s.StoreErrors })},
+		{name: "soracache.l2.full", help: "Whether L2 has no room for anything new (1) or has (0).", gauge: true, series: one(func(s *node.Stats) uint64 {
+			if s.StoreFull {
+				return 1
+			}
+			return 0
+		})},
+		{name: "soracache.l2.refusals", help: "Leases, fills and puts that L2 refused because it has no room.", series: one(func(s *node.Stats) uint64 { return s.RefusedForRoom })},
 	}
 }
 

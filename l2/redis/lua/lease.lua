@@ -7,23 +7,26 @@
 --            load it was, since when and for how long
 
 -- lease_of returns the nonce, stamp, end and epoch of the lease under a key
--- that has not run out, or nil; and then whose load has left nothing, if that is
--- remembered. Of a later version's lease the nonce is empty, for what it means is
--- not known: it is nobody's here, and no other is given.
+-- that has not run out, or nil. Of a later version's lease the nonce is empty, for
+-- what it means is not known: it is nobody's here, and no other is given.
 local function lease_of(key)
-  local found = call('MGET', BASE .. 'l:' .. key, BASE .. 'o:' .. key) -- of another type: as good as lost
-  local raw, last, failed = found[1], found[2], nil
-  if last and #last == OUTCOME_BYTES then
-    local since, lasts = unbox('>I8I8', last, HOLDER_BYTES + 2)
-    -- The clock may have been set back.
-    if since <= NOW and NOW < since + math.min(lasts, MOST_REMEMBER) then failed = sub(last, 2, HOLDER_BYTES + 1) end
-  end
-  if not raw or #raw < LEASE_BYTES then return nil, 0, 0, 0, failed end
+  local raw = try('GET', BASE .. 'l:' .. key)
+  if type(raw) ~= 'string' or #raw < LEASE_BYTES then return nil end
   local version, epoch, stamp, ends = unbox('>BI7I8I8', raw, NONCE_BYTES + 1)
-  if ends <= NOW then return nil, 0, 0, 0, failed end
-  if version > 0 then return ends <= NOW + MAX_LEASE and '' or nil, 0, 0, 0, failed end
-  if #raw > LEASE_BYTES then return nil, 0, 0, 0, failed end
-  return sub(raw, 1, NONCE_BYTES), stamp, ends, epoch, failed
+  if ends <= NOW then return nil end
+  if version > 0 then return ends <= NOW + MAX_LEASE and '' or nil end
+  if #raw > LEASE_BYTES then return nil end
+  return sub(raw, 1, NONCE_BYTES), stamp, ends, epoch
+end
+
+-- failed_of returns whose load of a key has left nothing, if that is remembered.
+local function failed_of(key)
+  local raw = try('GET', BASE .. 'o:' .. key)
+  if type(raw) ~= 'string' or #raw ~= OUTCOME_BYTES then return nil end
+  local since, lasts = unbox('>I8I8', raw, HOLDER_BYTES + 2)
+  -- The clock may have been set back.
+  if since > NOW or NOW >= since + math.min(lasts, MOST_REMEMBER) then return nil end
+  return sub(raw, 2, HOLDER_BYTES + 1)
 end
 
 -- holder_of returns whose a nonce is.

@@ -55,7 +55,8 @@ for i = 3, #ARGV do
         -- Beside a live entry nobody waits, so that there is nothing to pass: the
         -- others must not all load because a refresh failed.
         lease = function(wanted, asked, long, live)
-          local nonce, given, until_, epoch, failed = lease_of(wanted)
+          local nonce, given, until_, epoch = lease_of(wanted)
+          local failed = failed_of(wanted)
           if nonce == '' then return LEASE_REFUSED, REFUSAL_LIMIT, 0 end -- a later version's
           local passed = failed and not live
           if nonce and nonce ~= asked and binding(given, epoch) then
