@@ -114,9 +114,13 @@ type Store interface {
 	// to go on (empty: done) and how many entries it deleted. With a tag it
 	// walks the keys of that tag; with an empty tag, the whole partition.
 	Reclaim(ctx context.Context, partition Partition, tag, cursor string) (next string, deleted int, err error)
-	// Sweep does one small step of housekeeping that is due by time, such as
-	// tag-set buckets past their expiry, and reports whether more is due.
-	Sweep(ctx context.Context, partition Partition) (more bool, err error)
+	// Sweep does one small step of the housekeeping that is due by time, of
+	// whichever partitions: what has expired goes, and records, history and
+	// followers that nobody needs any more. A ledger ends, all of it in one step,
+	// once nobody can need it: some minutes after its last use, and not before all
+	// that was stored in it has expired, all has settled, and nobody is registered.
+	// Whoever comes back to it finds a new epoch. Sweep reports whether more is due.
+	Sweep(ctx context.Context) (more bool, err error)
 
 	// Ping reports whether the store can answer.
 	Ping(ctx context.Context) error
@@ -154,6 +158,9 @@ const MaxBound = time.Minute
 // requests write, and so that a store's clock may jump ahead by half the slack
 // without anybody being forgotten who still serves.
 const RegistrationSlack = 10 * time.Second
+
+// LedgerQuiet is for how long at least nothing was recorded in a ledger that ends.
+const LedgerQuiet = 2 * time.Minute
 
 // Validate reports what is wrong with a registration; nothing is with that of
 // nobody. The error wraps [soracache.ErrInvalid].

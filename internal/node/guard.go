@@ -72,11 +72,11 @@ func (g guard) Reclaim(ctx context.Context, p l2.Partition, tag, cursor string) 
 	return g.Store.Reclaim(ctx, p, tag, cursor)
 }
 
-func (g guard) Sweep(ctx context.Context, p l2.Partition) (more bool, err error) {
+func (g guard) Sweep(ctx context.Context) (more bool, err error) {
 	defer g.caught(func(panicked error) { err = panicked })
 	ctx, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
-	return g.Store.Sweep(ctx, p)
+	return g.Store.Sweep(ctx)
 }
 
 func (g guard) Ping(ctx context.Context) (err error) {

@@ -110,7 +110,8 @@ func (n *Node) ask(ctx context.Context, parts []*partition) ([]soracache.Delta, 
 	return deltas, failed
 }
 
-// housekeep does what is due by time in the store.
+// housekeep does what is due by time in the store, of whichever partitions: the
+// nodes of a cluster share that work.
 func (n *Node) housekeep() {
 	tick := time.NewTicker(n.cfg.SweepEvery)
 	defer tick.Stop()
@@ -120,18 +121,10 @@ func (n *Node) housekeep() {
 			return
 		case <-tick.C:
 		}
-		var active []l2.Partition
-		n.each(func(p *partition) {
-			if p.active.Load() && p.down() == nil {
-				active = append(active, p.id)
-			}
-		})
-		for _, at := range active {
-			for more := true; more && n.ctx.Err() == nil; {
-				var err error
-				if more, err = n.cfg.Store.Sweep(n.ctx, at); err != nil {
-					break // due again at the next tick
-				}
+		for more := true; more && n.ctx.Err() == nil; {
+			var err error
+			if more, err = n.cfg.Store.Sweep(n.ctx); err != nil {
+				break // due again at the next tick
 			}
 		}
 	}

@@ -362,10 +362,10 @@ func (l link) Reclaim(ctx context.Context, at l2.Partition, tag, cursor string) 
 }
 
 // Sweep implements l2.Store.
-func (l link) Sweep(ctx context.Context, at l2.Partition) (bool, error) {
+func (l link) Sweep(ctx context.Context) (bool, error) {
 	var more bool
 	var err error
-	failed := l.other(ctx, at, "sweep", func() { more, err = l.b.w.model.Sweep(context.Background(), at) })
+	failed := l.other(ctx, l.b.w.partition(0), "sweep", func() { more, err = l.b.w.model.Sweep(context.Background()) })
 	if failed != nil {
 		return false, failed
 	}

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -115,16 +116,38 @@ func (f *followers) list(at l2.Partition, a *l2.InvalidateAnswer, now time.Time)
 	a.RegisteredFor = max(now.Sub(l.born), 0)
 }
 
-// forget drops the lists on which everybody's registration is over.
+// followed reports whether somebody's registration with a ledger was not over yet
+// at a time.
+func (f *followers) followed(p place, at time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.lists[p]
+	if l == nil {
+		return false
+	}
+	for _, m := range l.members {
+		if at.Before(m.until) {
+			return true
+		}
+	}
+	return false
+}
+
+// drop forgets who followed a ledger that has ended.
+func (f *followers) drop(p place) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.lists, p)
+}
+
+// forget drops those whose registrations have been over for as long as a lease
+// lasts, and the lists on which there is nobody else.
 func (f *followers) forget(now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for at, l := range f.lists {
-		standing := false
-		for _, m := range l.members {
-			standing = standing || now.Before(m.until)
-		}
-		if !standing && now.Sub(l.born) > l2.MaxBound+l2.RegistrationSlack {
+		maps.DeleteFunc(l.members, func(_ string, m member) bool { return !now.Before(m.until.Add(soracache.MaxLease)) })
+		if len(l.members) == 0 && now.Sub(l.born) > l2.MaxBound+l2.RegistrationSlack {
 			delete(f.lists, at)
 		}
 	}

@@ -103,6 +103,7 @@ func TestFollowersAreForgotten(t *testing.T) {
 	clock.advance(l2.MaxBound)
 	register(at, "c")
 	clock.advance(l2.RegistrationSlack + time.Second)
+	clock.advance(soracache.MaxLease)
 	s.followers.forget(clock.now())
 	if len(s.followers.lists) != 1 || s.followers.lists[placeOf(at)] == nil {
 		t.Fatalf("%d lists are kept, want that of c", len(s.followers.lists))

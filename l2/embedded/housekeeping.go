@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"encoding/binary"
+	"math"
 	"slices"
 	"time"
 
@@ -17,6 +18,7 @@ const (
 	stepEntries = 64  // deleted
 	stepLeases  = 256 // looked at
 	stepKeys    = 256 // looked at by a walk
+	stepLedgers = 128 // looked at
 )
 
 // keepHouse does one small step of everything that is due, and reports whether
@@ -36,7 +38,7 @@ func (s *Store) keepHouse() (more bool) {
 	err := s.transact(stepRoom, func(t *txn) {
 		more = t.expire()
 		more = t.dropGarbage(stepRows) >= stepRows || more
-		t.trimNext()
+		more = t.trimSome() || more
 	})
 	return more && err == nil
 }
@@ -74,17 +76,69 @@ func (t *txn) dropDue(due []byte) (f found, dropped bool) {
 	return found{}, false
 }
 
-// trimNext trims one ledger, the next after the one that was trimmed last.
-func (t *txn) trimNext() {
-	prefix := []byte{'n'}
-	keys, _ := t.after(bLedger, prefix, t.s.trimmed, 1)
+// trimSome looks after some ledgers, those that follow the one that it came to
+// last: it records what has settled, trims, and ends those that nobody can need any
+// more. It reports whether there was more to trim than is done in one step.
+func (t *txn) trimSome() (more bool) {
+	prefix, began := []byte{'n'}, t.work
+	keys, others := t.after(bLedger, prefix, t.s.trimmed, stepLedgers)
 	t.s.trimmed = nil
-	if len(keys) == 0 {
-		return
+	for i, k := range keys {
+		key := slices.Clone(k)
+		l := t.findKey(key)
+		if l == nil {
+			continue // damaged: whoever comes next begins it anew
+		}
+		t.settle(l)
+		if t.overdue(l) {
+			more = t.trim(l, stepRows) || more
+		}
+		if t.over(l) {
+			t.endLedger(l)
+		}
+		if others || i+1 < len(keys) {
+			t.s.trimmed = key[1:]
+		}
+		if t.work-began >= stepRows {
+			break
+		}
 	}
-	t.s.trimmed = append([]byte(nil), keys[0][1:]...)
-	if l := t.findKey(append([]byte(nil), keys[0]...)); l != nil && t.overdue(l) {
-		t.trim(l, stepRows)
+	return more
+}
+
+// over reports whether nobody can need a ledger any more: nothing was recorded
+// lately, nothing is stored, leased or settles, and nobody has been registered for
+// as long as a lease lasts.
+func (t *txn) over(l *ledger) bool {
+	if l.head > t.before(l2.LedgerQuiet) || l.settling > 0 {
+		return false
+	}
+	if stored, _ := t.after(bEntry, be32(nil, l.partition), nil, 1); len(stored) > 0 {
+		return false
+	}
+	at, ok := l.place()
+	if !ok || t.s.followers.followed(at, t.now.Add(-soracache.MaxLease)) {
+		return false
+	}
+	for k, held := range t.s.leases {
+		if k.partition == l.partition && t.now.Before(held.until) {
+			return false
+		}
+	}
+	return true
+}
+
+// endLedger deletes all that there is of a ledger; its records in small steps.
+func (t *txn) endLedger(l *ledger) {
+	t.put(bGarbage, be32([]byte{'g'}, l.generation), nil)
+	for _, b := range []bucket{bEpoch, bMember} {
+		t.deletePrefix(b, be32(nil, l.partition), math.MaxInt)
+	}
+	t.delete(bLedger, partitionKey(l.partition))
+	t.delete(bLedger, l.key)
+	delete(t.ledgers, string(l.key))
+	if at, ok := l.place(); ok {
+		t.s.followers.drop(at)
 	}
 }
 
@@ -166,29 +220,15 @@ func (s *Store) evict() (dropped int) {
 }
 
 // Sweep implements [l2.Store]. What has outlived its time is found in one order
-// for all partitions, so that a step for one serves the others.
-func (s *Store) Sweep(ctx context.Context, at l2.Partition) (more bool, err error) {
-	var failure error
+// for all partitions; ledgers are looked after in turn.
+func (s *Store) Sweep(ctx context.Context) (more bool, err error) {
 	err = s.change(ctx, func(t *txn) {
-		l, err := t.find(at)
-		if err != nil {
-			failure = err
-			return
-		}
-		if l != nil {
-			t.settle(l)
-		}
 		more = t.expire()
 		more = t.dropGarbage(stepRows) >= stepRows || more
-		if l != nil && t.overdue(l) {
-			more = t.trim(l, stepRows) || more
-		}
+		more = t.trimSome() || more
 		t.s.dropLeases()
 	})
-	if err != nil {
-		return false, err
-	}
-	return more, failure
+	return more && err == nil, err
 }
 
 // The walks that cursors belong to.

@@ -135,6 +135,15 @@ func ledgerKey(at l2.Partition) []byte {
 	return binary.BigEndian.AppendUint16(append(b, 0), at.Index)
 }
 
+// place is where the ledger is, as its row's key tells.
+func (l *ledger) place() (place, bool) {
+	end := len(l.key) - 3
+	if end < 1 || l.key[end] != 0 {
+		return place{}, false
+	}
+	return place{string(l.key[1:end]), binary.BigEndian.Uint16(l.key[end+1:])}, true
+}
+
 func partitionKey(partition uint32) []byte { return be32([]byte{'p'}, partition) }
 
 // find returns a partition's ledger, or nil if there is none or it is damaged.

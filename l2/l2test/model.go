@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -59,8 +60,10 @@ type partition struct {
 	// registered is nil before somebody registers and after the list was lost.
 	registered *followers
 	// attach makes the next step take a new epoch.
-	attach   bool
-	settling settling // beside the ledger, so that it outlives that
+	attach bool
+	// keptUntil is until when the last of what was ever stored is kept.
+	keptUntil time.Time
+	settling  settling // beside the ledger, so that it outlives that
 	// later: the ledger is in a form of a later version.
 	later bool
 }
@@ -347,6 +350,9 @@ func (s step) store(req l2.WriteRequest, stamp soracache.Stamp) {
 	kept := max(req.Lifetime.Keep, req.Lifetime.TTL)
 	s.ledger.longestKeep = max(s.ledger.longestKeep, kept)
 	delete(s.passed, req.Key)
+	if until := s.now.Add(kept); until.After(s.keptUntil) {
+		s.partition.keptUntil = until
+	}
 	s.entries[req.Key] = entry{
 		Entry:      req.Entry,
 		stamp:      stamp,
@@ -587,25 +593,49 @@ func parsePage(cursor string) (string, error) {
 	return string(key), nil
 }
 
-// Sweep implements [l2.Store]: it deletes what has outlived its time.
-func (m *Model) Sweep(ctx context.Context, at l2.Partition) (more bool, err error) {
+// Sweep implements [l2.Store]. It does everything that is due.
+func (m *Model) Sweep(ctx context.Context) (more bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s, err := m.begin(ctx, at, soracache.Stamp{}, l2.Registration{})
-	if err != nil {
-		return false, err
+	m.counters.RoundTrips++
+	if err := ctx.Err(); err != nil {
+		return false, fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
 	}
-	for key, e := range s.entries {
-		if !s.now.Before(e.keepUntil) {
-			delete(s.entries, key)
+	for at, p := range m.partitions {
+		if p.later {
+			continue
 		}
-	}
-	for key, l := range s.leases {
-		if !s.now.Before(l.until) {
-			delete(s.leases, key)
+		s := step{partition: p, m: m, now: m.config.Now()}
+		if s.sweep(); s.over() {
+			delete(m.partitions, at)
 		}
 	}
 	return false, nil
+}
+
+// sweep forgets what nobody needs any more.
+func (s step) sweep() {
+	maps.DeleteFunc(s.entries, func(_ string, e entry) bool { return !s.now.Before(e.keepUntil) })
+	maps.DeleteFunc(s.leases, func(_ string, l lease) bool { return !s.now.Before(l.until) })
+	maps.DeleteFunc(s.passed, func(_ string, p passed) bool { return !s.now.Before(p.until) })
+	if s.registered != nil {
+		s.registered.forget(s.now.Add(-soracache.MaxLease))
+	}
+	if s.ledger == nil || s.attach {
+		return
+	}
+	s.settle()
+	if !s.now.Before(s.keptUntil) {
+		s.ledger.longestKeep = 0
+	}
+	s.ledger.trim(s.now, s.m.config.Retention)
+}
+
+// over reports whether nobody can need the partition any more.
+func (s step) over() bool {
+	quiet := s.ledger == nil || s.ledger.head <= positionAt(s.now.Add(-l2.LedgerQuiet))
+	followed := s.registered != nil && len(s.registered.members) > 0
+	return quiet && !followed && !s.now.Before(s.keptUntil) && len(s.leases) == 0 && len(s.settling) == 0
 }
 
 // Ping implements [l2.Store].

@@ -55,11 +55,16 @@ func (s step) register(r l2.Registration) {
 // listFollowers answers who is registered, and forgets those who are no more.
 func (s step) listFollowers(a *l2.InvalidateAnswer) {
 	list := s.followers()
-	maps.DeleteFunc(list.members, func(_ string, m follower) bool { return !s.now.Before(m.until) })
+	list.forget(s.now)
 	for _, name := range slices.Sorted(maps.Keys(list.members)) {
 		a.Registered = append(a.Registered, l2.Registration{Name: name, Bound: list.members[name].bound})
 	}
 	a.RegisteredFor = max(s.now.Sub(list.born), 0)
+}
+
+// forget drops those whose registrations were over at a time.
+func (f *followers) forget(at time.Time) {
+	maps.DeleteFunc(f.members, func(_ string, m follower) bool { return !at.Before(m.until) })
 }
 
 func (f *followers) clone() *followers {

@@ -28,6 +28,9 @@ type Harness struct {
 	// Wait lets a time pass on the store's clock; nil means that it passes by
 	// itself.
 	Wait func(time.Duration)
+	// Overdue has the store look after a partition at its next sweep; nil means that
+	// it does so anyway.
+	Overdue func(at l2.Partition)
 	// Reopen closes the store in good order and opens it on the same data. That
 	// may lose registrations.
 	Reopen func() l2.Store
@@ -88,6 +91,7 @@ func Run(t *testing.T, open Open) {
 		{"TagSets", tagSetChecks()},
 		{"Explain", explainChecks()},
 		{"Concurrency", concurrencyChecks()},
+		{"Ends", endChecks()},
 	})
 }
 
@@ -97,12 +101,20 @@ func RunFull(t *testing.T, open Open) {
 	runGroups(t, open, []group{{"Full", fullChecks()}})
 }
 
+// RunTimed is the part of [Run] that is about the passing of time, for a store
+// whose clock can be moved, and a harness that has Wait.
+func RunTimed(t *testing.T, open Open) {
+	runGroups(t, open, []group{{"Ends", endChecks()}})
+}
+
+// group is the checks of one subject.
 type group struct {
 	name   string
 	checks []check
 }
 
 func runGroups(t *testing.T, open Open, groups []group) {
+	t.Helper()
 	for _, group := range groups {
 		t.Run(group.name, func(t *testing.T) {
 			for _, c := range group.checks {

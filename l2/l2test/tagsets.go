@@ -51,8 +51,11 @@ func (f *fixture) reclaim(tag string) (deleted int) {
 // sweep does all the housekeeping that is due.
 func (f *fixture) sweep() {
 	f.Helper()
+	if f.Overdue != nil {
+		f.Overdue(f.at)
+	}
 	for range 10_000 {
-		more, err := f.Store.Sweep(f.Context(), f.at)
+		more, err := f.Store.Sweep(f.Context())
 		if err != nil {
 			f.Fatalf("sweep: %v", err)
 		}

@@ -36,7 +36,15 @@ type partition struct {
 	// serving is the process that answered last; nil until the partition is
 	// first used.
 	serving atomic.Pointer[process]
+	// enterAfter is when the partition is next to be entered in the index, on a
+	// clock that begins with the process.
+	enterAfter atomic.Int64
 }
+
+// mostPartitions bounds what is remembered of partitions, half of it. Whoever uses
+// more at a time pays for making their names, and for entering them in the index,
+// again and again.
+const mostPartitions = 512
 
 func (s *Store) partition(p l2.Partition) *partition {
 	s.mu.RLock()
@@ -50,12 +58,23 @@ func (s *Store) partition(p l2.Partition) *partition {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if known = s.partitions[p]; known == nil {
-		base := fmt.Sprintf("%s{%s/%d}", s.config.Prefix, p.Namespace, p.Index)
-		known = &partition{Partition: p, base: base, keys: [3]any{base + "t", base + "k", base + "h"}}
-		s.partitions[p] = known
+	if known = s.partitions[p]; known != nil {
+		return known
 	}
+	if known = s.older[p]; known == nil {
+		known = newPartition(s.config.Prefix, p)
+	}
+	if len(s.partitions) >= mostPartitions {
+		s.older, s.partitions = s.partitions, make(map[l2.Partition]*partition)
+	}
+	s.partitions[p] = known
 	return known
+}
+
+// newPartition names a partition's keys.
+func newPartition(prefix string, p l2.Partition) *partition {
+	base := fmt.Sprintf("%s{%s/%d}", prefix, p.Namespace, p.Index)
+	return &partition{Partition: p, base: base, keys: [3]any{base + "t", base + "k", base + "h"}}
 }
 
 func checkPartition(p l2.Partition) error {

@@ -25,6 +25,8 @@ type call struct {
 	followers bool
 	argv      []any // after the one that all scripts share
 	before    []any // a command to send just before it; may be nil
+	// enter goes with it, and enters its ledger in the index; nil if that is not due.
+	enter *command
 	// process is where it was sent last; cmd holds the outcome.
 	process *process
 	cmd     command
@@ -69,6 +71,7 @@ func (s *Store) run(ctx context.Context, calls []*call) {
 			c.err = c.failure()
 		}
 	}
+	s.entered(ctx, pending)
 }
 
 // failure maps the error of a call that was sent to a sentinel.
@@ -107,8 +110,9 @@ func (s *Store) send(ctx context.Context, calls []*call) {
 	s.roundTrips.Add(1)
 	for _, c := range calls {
 		c.cmd = command{goredis.NewCmd(ctx, s.arguments(c)...)}
+		c.enter = s.enters(c)
 	}
-	if len(calls) == 1 && calls[0].before == nil {
+	if len(calls) == 1 && calls[0].before == nil && calls[0].enter == nil {
 		_ = s.client.Process(ctx, calls[0].cmd) // its error is the command's
 		return
 	}
@@ -118,6 +122,9 @@ func (s *Store) send(ctx context.Context, calls []*call) {
 			_ = pipe.Process(ctx, command{goredis.NewCmd(ctx, c.before...)}) // only queues
 		}
 		_ = pipe.Process(ctx, c.cmd) // only queues
+		if c.enter != nil {
+			_ = pipe.Process(ctx, c.enter) // only queues
+		}
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 }

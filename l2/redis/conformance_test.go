@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -28,6 +29,18 @@ func TestConformanceCluster(t *testing.T) {
 	admin := servers.Client(t)
 	l2test.Run(t, func(t *testing.T, o l2test.Options) l2test.Harness {
 		return harness(t, Config{URL: servers.URL(), Retention: o.Retention}, admin)
+	})
+}
+
+// What is about the passing of time, on a server whose clock the test moves.
+func TestConformanceClock(t *testing.T) {
+	clock := redistest.NewClock(t)
+	server := redistest.Standalone(t, redistest.WithClock(clock))
+	admin := server.Client(t)
+	l2test.RunTimed(t, func(t *testing.T, o l2test.Options) l2test.Harness {
+		h := harness(t, Config{URL: server.URL(), Retention: o.Retention}, admin)
+		h.Now, h.Wait = clock.Now, func(d time.Duration) { clock.Move(t, d) }
+		return h
 	})
 }
 
@@ -88,6 +101,7 @@ func harness(t *testing.T, c Config, admin goredis.UniversalClient) l2test.Harne
 		return func() { must(admin.RestoreReplace(ctx, name, max(left, 0), value).Err()) }
 	}
 	return l2test.Harness{
+		Overdue: func(p l2.Partition) { must(overdue(admin, c.Prefix, p)) },
 		Store:   openAt(t, c),
 		Another: func() l2.Store { return openAt(t, c) },
 		Reopen:  func() l2.Store { return openAt(t, c) },
@@ -129,6 +143,12 @@ func harness(t *testing.T, c Config, admin goredis.UniversalClient) l2test.Harne
 			}
 		},
 	}
+}
+
+// overdue has a ledger looked after at the next sweep, if it is in the index.
+func overdue(admin goredis.UniversalClient, prefix string, p l2.Partition) error {
+	ledger := goredis.Z{Member: fmt.Sprintf("%s/%d", p.Namespace, p.Index)}
+	return admin.ZAddXX(context.Background(), prefix+"ledgers", ledger).Err()
 }
 
 // keysOf lists all keys with a prefix.

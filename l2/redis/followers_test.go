@@ -93,13 +93,13 @@ func TestFollowersAfterTheClockIsSetBack(t *testing.T) {
 }
 
 // The hash goes by itself when nobody registers any more, but not before the
-// last registration is over.
+// last registration, and any lease of who registered, is over.
 func TestFollowersExpire(t *testing.T) {
 	u := newUser(t)
 	left := func() time.Duration { return u.admin.PTTL(t.Context(), u.name("r")).Val() }
 	for range 2 {
 		u.register(l2.Registration{Name: "a", Bound: l2.MaxBound})
-		if least := l2.MaxBound + l2.RegistrationSlack - time.Second; left() < least || left() > least+2*time.Second {
+		if least := l2.MaxBound + l2.RegistrationSlack + soracache.MaxLease - time.Second; left() < least || left() > least+2*time.Second {
 			t.Fatalf("the hash is kept for %v", left())
 		}
 		u.do("PERSIST", u.name("r"))
@@ -166,9 +166,9 @@ func TestCommandsOfRegistering(t *testing.T) {
 		want string
 	}{
 		{"nobody registers", l2.Registration{}, fmt.Sprintf(plain, "")},
-		{"the first registration", a, fmt.Sprintf(plain, "hmget:1 hset:1 pexpire:1 ")},
+		{"the first registration", a, fmt.Sprintf(plain, "exists:1 hmget:1 hset:1 pexpire:1 ")},
 		{"registered already", a, fmt.Sprintf(plain, "hmget:1 ")},
-		{"another's", l2.Registration{Name: "b", Bound: time.Second}, fmt.Sprintf(plain, "hmget:1 hset:1 pexpire:1 ")},
+		{"another's", l2.Registration{Name: "b", Bound: time.Second}, fmt.Sprintf(plain, "exists:1 hlen:1 hmget:1 hscan:1 hset:1 pexpire:1 ")},
 	} {
 		got := strings.Fields(read(c.by))
 		want := strings.Fields(c.want)

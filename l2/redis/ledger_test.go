@@ -144,7 +144,7 @@ func TestReplicaRefuses(t *testing.T) {
 	}
 	_, errs["explain"] = r.Explain(ctx, r.at, "k")
 	_, _, errs["list"] = r.ListKeys(ctx, r.at, "t", "", 1)
-	_, errs["sweep"] = r.Sweep(ctx, r.at)
+	_, errs["sweep"] = r.Sweep(ctx)
 	for what, err := range errs {
 		if !isUnavailable(err) {
 			t.Errorf("%s on a replica: %v", what, err)

@@ -25,10 +25,16 @@ type Store struct {
 	// owned tells whether Close closes the client.
 	owned bool
 
-	mu         sync.RWMutex // guards the maps
-	partitions map[l2.Partition]*partition
-	servers    map[string]*server // by address
+	// index stands for the index of all ledgers: see lua/due.lua.
+	index *partition
 
+	mu sync.RWMutex // guards the maps
+	// partitions are the last that were used, and older those that were used
+	// before these: at most mostPartitions each.
+	partitions, older map[l2.Partition]*partition
+	servers           map[string]*server // by address
+
+	began                       time.Time
 	roundTrips, corrupt, epochs atomic.Uint64
 	warnPolicy, warnRunID       sync.Once
 	failures                    ratelog.Limit // of the log
@@ -68,8 +74,10 @@ func New(client goredis.UniversalClient, c Config) (*Store, error) {
 	s := &Store{
 		config:     c,
 		client:     client,
+		began:      time.Now(),
 		partitions: make(map[l2.Partition]*partition),
 		servers:    make(map[string]*server),
+		index:      newIndex(c.Prefix),
 	}
 	switch client := client.(type) {
 	case *goredis.Client:

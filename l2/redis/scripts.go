@@ -30,6 +30,7 @@ const (
 	scriptList
 	scriptReclaim
 	scriptSweep
+	scriptDue
 	scriptCount
 )
 
@@ -39,7 +40,7 @@ var luaFiles embed.FS
 var scriptNames = [scriptCount]string{
 	scriptRead: "read", scriptSince: "since", scriptInvalidate: "invalidate", scriptFill: "fill", scriptPut: "put",
 	scriptRenew: "renew", scriptExplain: "explain", scriptPurge: "purge", scriptList: "list",
-	scriptReclaim: "reclaim", scriptSweep: "sweep",
+	scriptReclaim: "reclaim", scriptSweep: "sweep", scriptDue: "due",
 }
 
 // constants are written into the scripts in the place of their names: sharing a
@@ -109,10 +110,19 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 
 		"MAX_BOUND":        l2.MaxBound.Microseconds(),
 		"FOLLOWERS_SLACK":  l2.RegistrationSlack.Microseconds(),
-		"FOLLOWERS_EXPIRY": (l2.MaxBound + l2.RegistrationSlack).Milliseconds(),
+		"FOLLOWERS_EXPIRY": (l2.MaxBound + l2.RegistrationSlack + soracache.MaxLease).Milliseconds(),
 
 		"SLACK":      (10 * time.Minute).Milliseconds(),
 		"SWEEP_STEP": 32, // buckets
+
+		"UNUSED_EXPIRY": (5 * time.Minute).Milliseconds(),
+		"QUIET":         l2.LedgerQuiet.Microseconds(),
+		"TRIM_STEP":     1000, // records
+		// A bucket ends at most an eighth after the longest keep time.
+		"BUCKETS_MOST": (366 * 24 * time.Hour * 9 / 8).Milliseconds(),
+		"LOOK_LEAST":   lookLeast.Milliseconds(),
+		"LOOK_MOST":    time.Hour.Milliseconds(),
+		"HELD":         time.Minute.Milliseconds(),
 	}
 }
 
@@ -121,7 +131,7 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 // only makes more things dead; a second fill or put could bury a newer value.
 var mayRepeat = [scriptCount]bool{
 	scriptRead: true, scriptSince: true, scriptInvalidate: true, scriptExplain: true, scriptPurge: true,
-	scriptList: true, scriptReclaim: true, scriptSweep: true,
+	scriptList: true, scriptReclaim: true, scriptSweep: true, scriptDue: true,
 }
 
 // process is a Redis process with all scripts loaded into it. Their text holds

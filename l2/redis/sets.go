@@ -77,18 +77,6 @@ func (s *Store) Reclaim(ctx context.Context, p l2.Partition, tag, cursor string)
 	return then.Encode(), deleted, nil
 }
 
-// Sweep implements [l2.Store].
-func (s *Store) Sweep(ctx context.Context, p l2.Partition) (more bool, err error) {
-	a, err := s.walk(ctx, s.newCall(p, scriptSweep))
-	if err != nil {
-		return false, err
-	}
-	if len(a.body) != 1 {
-		return false, malformed()
-	}
-	return a.body[0] != 0, nil
-}
-
 // setCall goes over the sets of a tag from a place on.
 func (s *Store) setCall(p l2.Partition, script script, tag string, at tags.Cursor, step int) *call {
 	c := s.newCall(p, script)

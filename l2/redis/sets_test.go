@@ -65,9 +65,12 @@ func (u *user) reclaimAll(tag string) (steps, deleted int) {
 
 func (u *user) sweepAll() {
 	u.Helper()
+	if err := overdue(u.admin, u.config.Prefix, u.at); err != nil {
+		u.Fatal(err)
+	}
 	for more := true; more; {
 		var err error
-		if more, err = u.Sweep(context.Background(), u.at); err != nil {
+		if more, err = u.Sweep(context.Background()); err != nil {
 			u.Fatal(err)
 		}
 	}

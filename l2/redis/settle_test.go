@@ -176,6 +176,7 @@ func TestCommandsOfSettling(t *testing.T) {
 	load := func() { u.fill("k", u.lease("k", 1), "v") }
 	invalidate()
 	load()
+	u.do("DEL", u.name("e:k"))
 	for what, c := range map[string]struct {
 		do   func()
 		want string

@@ -95,7 +95,7 @@ func TestGarbageUnderTagSets(t *testing.T) {
 	for _, step := range []func() error{
 		func() error { _, _, err := u.ListKeys(ctx, u.at, "t", "", 10); return err },
 		func() error { _, _, err := u.Reclaim(ctx, u.at, "t", ""); return err },
-		func() error { _, err := u.Sweep(ctx, u.at); return err },
+		func() error { _, err := u.Sweep(ctx); return err },
 	} {
 		if err := step(); err != nil {
 			t.Error(err)
@@ -320,9 +320,9 @@ func TestACLUser(t *testing.T) {
 	admin, server := own(t,
 		redistest.User("cache", "secret", "~sora:*", "-@all",
 			"+evalsha", "+script|load", "+ping", "+time", "+get", "+set", "+getrange", "+exists", "+del", "+unlink",
-			"+pttl", "+pexpire", "+pexpireat", "+rename", "+setrange", "+zadd", "+zrem", "+zrange", "+zcard", "+zcount", "+zscore", "+zmscore",
-			"+zremrangebyrank", "+zremrangebyscore", "+sadd", "+srem", "+sscan", "+scan",
-			"+hmget", "+hset", "+hgetall", "+hdel"))
+			"+persist", "+pttl", "+pexpire", "+pexpireat", "+rename", "+setrange", "+zadd", "+zrem", "+zrange", "+zrank", "+zcard", "+zcount", "+zscore", "+zmscore",
+			"+zremrangebyrank", "+zremrangebyscore", "+sadd", "+srem", "+sscan",
+			"+hmget", "+hset", "+hgetall", "+hdel", "+hlen", "+hscan"))
 	var log bytes.Buffer
 	s := openAt(t, Config{URL: server.URL(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	u := &user{t, s, l2.Partition{Namespace: "shop", Count: 1}, nil}
@@ -345,7 +345,7 @@ func TestACLUser(t *testing.T) {
 			t.Errorf("reclaim %q: %v", tag, err)
 		}
 	}
-	if _, err := u.Sweep(t.Context(), u.at); err != nil {
+	if _, err := u.Sweep(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if err := u.Ping(t.Context()); err != nil {

@@ -42,7 +42,7 @@ if not whole then born = NOW end
 local stands = name == ''
 if not stands and known[2] and #known[2] == 16 then
   local last, ends = unbox('>I8I8', known[2])
-  stands = last >= bound and ends - NOW >= bound + FOLLOWERS_SLACK / 2
+  stands = last >= bound and ends - NOW >= bound + FOLLOWERS_SLACK / 2 and ends - NOW <= last + FOLLOWERS_SLACK
 end
 
 if wants == 1 or not whole or not stands then
@@ -61,8 +61,30 @@ if wants == 1 or not whole or not stands then
     WROTE, fields = true, {}
   end
   if not whole then set('!', EPOCH, NOW) end
-  if not stands then set('n' .. name, bound, NOW + bound + FOLLOWERS_SLACK) end
+  if not stands then
+    -- Whoever registers also sees to it that former ones go. While there is much to
+    -- forget it registers for just so long that it comes again with its next request.
+    --@include followers
+
+    local slack = FOLLOWERS_SLACK
+    if known[1] then
+      local gone, others, _, looked = forget_some(0, 64)
+      if others and (gone > looked / 4 or looked < 8) then
+        gone, others = forget_some(0, CHUNK)
+        if others and gone > 0 then slack = slack / 2 end
+      end
+    end
+    set('n' .. name, bound, NOW + bound + slack)
+  end
   write()
+  if not stands and call('EXISTS', BASE .. 'd') == 0 then
+    -- A ledger that stores nothing was born to expire, and stays while it is
+    -- followed. If an older version took its expiry away, it stays as a whole.
+    local expires = call('PTTL', T) >= 0
+    for _, key in ipairs({T, K, H, BASE .. 'x'}) do
+      if expires then call('PEXPIRE', key, UNUSED_EXPIRY) else call('PERSIST', key) end
+    end
+  end
 
   if wants == 1 then
     local all, gone, listed = call('HGETALL', R), {}, {}

@@ -27,6 +27,12 @@ if not whole or APPENDING or not shown_here and SHOWN_EPOCH ~= 0 or shown_here a
   -- known tells whether the ledger left an epoch, or was shown it.
   local function known(epoch) return tonumber(try('ZSCORE', X, text(epoch))) end
 
+  -- expire has a ledger that stores nothing expire if nobody comes again. What is
+  -- stored first takes that away: see sets.lua.
+  local function expire()
+    for _, key in ipairs({T, K, H, X}) do call('PEXPIRE', key, UNUSED_EXPIRY) end
+  end
+
   -- mint starts a new life of the ledger. What it left and what it was shown
   -- is remembered, so that two callers cannot make each other mint for ever.
   local function mint()
@@ -67,6 +73,7 @@ if not whole or APPENDING or not shown_here and SHOWN_EPOCH ~= 0 or shown_here a
     call('ZADD', H, '-1', mark, head, 'p' .. head)
     call('ZADD', K, '-1', mark)
     call('ZADD', T, '-1', STATE)
+    if call('EXISTS', BASE .. 'd') == 0 then expire() end
     MINTED, WROTE, RESET = true, true, SHOWN_EPOCH ~= 0
   end
 

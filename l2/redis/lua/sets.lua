@@ -56,6 +56,10 @@ local function remember(tag, key, exponent, keep)
   if sure('SADD', set, key) == 0 then return end
   if sure('ZADD', index, 'NX', text(ends), bucket) == 0 then return end
   call('PEXPIREAT', set, text(ends + SLACK))
+  if call('EXISTS', BASE .. 'd') == 0 then
+    -- The first that is stored: a ledger without entries may be there to expire.
+    for _, key in ipairs({T, K, H, BASE .. 'x'}) do call('PERSIST', key) end
+  end
   sure('ZADD', BASE .. 'd', text(ends), bucket .. ':' .. tag)
   outlive(index, ends + SLACK)
   ended(2)
