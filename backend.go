@@ -319,8 +319,10 @@ type InvalidateResult struct {
 
 // HeadResult says how far a backend has followed a namespace.
 type HeadResult struct {
+	// Stamp names every partition that could be confirmed: those are left out
+	// that a part of the store holds which does not answer.
 	Stamp Stamps
-	// Age is how long ago that was confirmed.
+	// Age is how long ago the oldest of them was confirmed.
 	Age time.Duration
 }
 

@@ -122,7 +122,12 @@ type Store interface {
 	// Whoever comes back to it finds a new epoch. Sweep reports whether more is due.
 	Sweep(ctx context.Context) (more bool, err error)
 
-	// Ping reports whether the store can answer.
+	// Part names what of the store holds a partition now, so far as that is known
+	// without asking: partitions of one part are reached, and fail, together. A
+	// store that is one has a single part, the empty name.
+	Part(partition Partition) string
+
+	// Ping reports whether the store can answer: one of several parts is enough.
 	Ping(ctx context.Context) error
 	// Counters returns the store's running totals.
 	Counters() Counters

@@ -77,8 +77,9 @@ func (w *ackWait) expect(parts []*partition, answers []l2.InvalidateAnswer) {
 			parts[i].id.Namespace, parts[i].id.Index,
 			soracache.Stamp{Epoch: a.Record.Epoch, Position: a.Record.Position},
 		}}
-		longest := max(w.node.cfg.Bound, w.node.cfg.Peers.Bound())
+		longest := max(w.node.cfg.Bound, min(w.node.cfg.Peers.Bound(), l2.MaxBound))
 		for _, f := range a.Registered {
+			f.Bound = min(f.Bound, l2.MaxBound)
 			longest = max(longest, f.Bound)
 			if f.Name != w.node.cfg.Name && !w.node.cfg.Peers.Left(f.Name) {
 				r.missing[f.Name] = f.Bound

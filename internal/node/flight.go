@@ -39,6 +39,7 @@ type flight struct {
 	entitled      int           // those of them that may have this one
 	taken         bool          // the lease was collected, or handed back
 	trip          *trip         // nil until sent
+	since         time.Duration // when the first reader joined, on the node's clock
 	// overtaken means that the key was filled while the flight was under way:
 	// what it brings may be older, and is not to be kept.
 	overtaken bool
@@ -97,7 +98,7 @@ func (p *partition) joinAll(joining func(join func(*soracache.Read) *flight)) {
 func (p *partition) joinLocked(r *soracache.Read) *flight {
 	f := p.flights.collecting[r.Key]
 	if f == nil {
-		f = &flight{key: r.Key, done: make(chan struct{})}
+		f = &flight{key: r.Key, since: p.node.now(), done: make(chan struct{})}
 		p.flights.collecting[r.Key] = f
 		p.flights.queue = append(p.flights.queue, f)
 	} else {
@@ -210,22 +211,37 @@ func (p *partition) fly(t *trip, keys []l2.ReadKey) {
 	})
 	flights := t.flights
 	for i := range answers {
-		p.land(t, flights[:len(reqs[i].Keys)], q, &answers[i])
+		p.land(flights[:len(reqs[i].Keys)], q, &answers[i])
 		flights = flights[len(reqs[i].Keys):]
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.flights.flying--
+	if err := answers[0].Err; err != nil && t.ctx.Err() == nil {
+		p.giveUp(err)
+	}
 	p.depart()
 }
 
+// giveUp fails the flights that have waited behind one that failed for as long as a
+// call may take: their readers are not to wait for another. It holds mu.
+func (p *partition) giveUp(err error) {
+	fl, now := &p.flights, p.node.now()
+	fl.queue = slices.DeleteFunc(fl.queue, func(f *flight) bool {
+		if now-f.since < p.node.cfg.StoreTimeout {
+			return false
+		}
+		delete(fl.collecting, f.key)
+		f.err = err
+		close(f.done)
+		return true
+	})
+}
+
 // land takes in one answer, keeps what it brought, and wakes the readers.
-func (p *partition) land(t *trip, fs []*flight, q invalidation.Question, a *l2.ReadAnswer) {
+func (p *partition) land(fs []*flight, q invalidation.Question, a *l2.ReadAnswer) {
 	if a.Err == nil {
-		p.answered()
 		p.answer(q, a.Delta, 0)
-	} else if t.ctx.Err() == nil {
-		p.failed(a.Err)
 	}
 	var kept []l1.Item[*local]
 	var lost []l2.WriteRequest

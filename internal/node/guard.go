@@ -2,21 +2,23 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"slices"
 	"time"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
 )
 
 // guard turns a panic of the store into an error, so that it is one to its
-// callers and leaves nothing locked, and bounds the calls that have no other
-// bound.
+// callers and leaves nothing locked, bounds the calls that have no other bound,
+// and notes which parts of the store answer.
 type guard struct {
 	l2.Store
 
+	parts   *parts
 	log     *slog.Logger
 	timeout time.Duration
 }
@@ -31,24 +33,91 @@ func (g guard) caught(then func(err error)) {
 	then(l2.Unavailable(fmt.Errorf("the store panicked: %v", p), "the store failed"))
 }
 
-func (g guard) Read(ctx context.Context, reqs []l2.ReadRequest) (as []l2.ReadAnswer) {
-	defer g.caught(func(err error) { as = slices.Repeat([]l2.ReadAnswer{{Err: err}}, len(reqs)) })
-	return g.Store.Read(ctx, reqs)
+// heard is one part of the store in the course of one call.
+type heard struct {
+	part     *part
+	sent     time.Duration
+	answered bool
 }
 
-func (g guard) Write(ctx context.Context, reqs []l2.WriteRequest) (as []l2.WriteAnswer) {
-	defer g.caught(func(err error) { as = slices.Repeat([]l2.WriteAnswer{{Err: err}}, len(reqs)) })
-	return g.Store.Write(ctx, reqs)
+// meet adds the part that holds a partition to those of a call, and returns where
+// it is.
+func (g guard) meet(calls []heard, at l2.Partition) ([]heard, int) {
+	name := g.Store.Part(at)
+	for i := range calls {
+		if calls[i].part.name == name {
+			return calls, i
+		}
+	}
+	return append(calls, heard{part: g.parts.named(name)}), len(calls)
 }
 
-func (g guard) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) (as []l2.InvalidateAnswer) {
-	defer g.caught(func(err error) { as = slices.Repeat([]l2.InvalidateAnswer{{Err: err}}, len(reqs)) })
-	return g.Store.Invalidate(ctx, reqs)
+// answered tells whether an answer came at all: a refusal is one.
+func answered(err error) bool { return !errors.Is(err, soracache.ErrUnavailable) }
+
+// guarded makes a call for a batch. Owed means that it says something of the store
+// if there is no answer: what is small and can be asked at any time. What is not,
+// such as a fill of many bytes, counts only if it is answered.
+func guarded[Q, A any](
+	ctx context.Context, g guard, owed bool, reqs []Q, call func(context.Context, []Q) []A,
+	at func(*Q) l2.Partition, errOf func(*A) *error,
+) (as []A) {
+	var room [4]heard
+	calls := room[:0]
+	for i := range reqs {
+		calls, _ = g.meet(calls, at(&reqs[i]))
+	}
+	if owed {
+		for i := range calls {
+			calls[i].sent = calls[i].part.asks()
+		}
+	}
+	defer func() {
+		for i := range as {
+			if ctx.Err() == nil && answered(*errOf(&as[i])) { // in time
+				_, which := g.meet(calls, at(&reqs[i]))
+				if which < len(calls) { // it was not moved meanwhile
+					calls[which].answered = true
+				}
+			}
+		}
+		for _, c := range calls {
+			if c.answered {
+				c.part.answers()
+			}
+			if owed {
+				c.part.ends(ctx, c.sent, c.answered)
+			}
+		}
+	}()
+	defer g.caught(func(err error) {
+		as = make([]A, len(reqs))
+		for i := range as {
+			*errOf(&as[i]) = err
+		}
+	})
+	return call(ctx, reqs)
 }
 
-func (g guard) Since(ctx context.Context, reqs []l2.SinceRequest) (as []l2.SinceAnswer) {
-	defer g.caught(func(err error) { as = slices.Repeat([]l2.SinceAnswer{{Err: err}}, len(reqs)) })
-	return g.Store.Since(ctx, reqs)
+func (g guard) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
+	return guarded(ctx, g, true, reqs, g.Store.Read,
+		func(r *l2.ReadRequest) l2.Partition { return r.Partition }, func(a *l2.ReadAnswer) *error { return &a.Err })
+}
+
+func (g guard) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAnswer {
+	return guarded(ctx, g, false, reqs, g.Store.Write,
+		func(r *l2.WriteRequest) l2.Partition { return r.Partition }, func(a *l2.WriteAnswer) *error { return &a.Err })
+}
+
+func (g guard) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l2.InvalidateAnswer {
+	return guarded(ctx, g, false, reqs, g.Store.Invalidate,
+		func(r *l2.InvalidateRequest) l2.Partition { return r.Partition }, func(a *l2.InvalidateAnswer) *error { return &a.Err })
+}
+
+// Since of a guest is refused where there is no ledger, which says nothing.
+func (g guard) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
+	return guarded(ctx, g, len(reqs) > 0 && !reqs[0].Guest, reqs, g.Store.Since,
+		func(r *l2.SinceRequest) l2.Partition { return r.Partition }, func(a *l2.SinceAnswer) *error { return &a.Err })
 }
 
 func (g guard) Explain(ctx context.Context, p l2.Partition, key string) (e l2.Explanation, err error) {

@@ -8,6 +8,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -17,6 +18,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -189,9 +191,10 @@ type Node struct {
 
 	// registration is what makes the store remember that this node follows.
 	registration l2.Registration
-	acks         acks  // of invalidations of this node's
-	room         room  // whether the store has any
-	meter        meter // how stale hits in L1 were
+	parts        *parts // of the store
+	acks         acks   // of invalidations of this node's
+	room         room   // whether the store has any
+	meter        meter  // how stale hits in L1 were
 
 	requests  hold.Gate     // open while requests are taken
 	notices   hold.Gate     // open while notices are taken in
@@ -231,7 +234,6 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	cfg.Store = guard{cfg.Store, cfg.Logger, cfg.StoreTimeout}
 	var seed [16]byte
 	if _, err := io.ReadFull(cfg.Rand, seed[:]); err != nil {
 		return nil, fmt.Errorf("node: random seed: %w", err)
@@ -258,6 +260,8 @@ func New(cfg Config) (*Node, error) {
 		acks:         acks{waits: map[ackKey][]*ackWait{}},
 		meter:        newMeter(cfg.MeterEvery),
 	}
+	n.parts = newParts(n)
+	n.cfg.Store = guard{cfg.Store, n.parts, cfg.Logger, cfg.StoreTimeout}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.wg.Go(n.follow)
 	n.wg.Go(n.housekeep)
@@ -325,7 +329,7 @@ func (n *Node) settle(ctx context.Context, ns *namespace, req *soracache.GetRequ
 	}
 }
 
-// Write performs every write in one call to the store.
+// Write performs every write, in one call to each part of the store.
 func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
 	ns, err := n.begin(req.Namespace)
 	if err != nil {
@@ -336,9 +340,11 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 	asked := make([]invalidation.Question, len(req.Writes))
 	writes := slices.Clone(req.Writes) // the caller's stay as they are
 	fills := make([]*filling, len(writes))
+	parts := make([]*partition, len(writes))
 	for i := range writes {
 		w := &writes[i]
 		p := ns.of(w.Key)
+		parts[i] = p
 		p.touch(n.now())
 		w.Entry.Tags = soracache.NormalizeTags(w.Entry.Tags)
 		w.LeaseFor = leaseFor(w.LeaseFor)
@@ -354,14 +360,20 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 			LeaseFor: w.LeaseFor, Outcome: w.Outcome, Remember: max(n.cfg.HitForMiss, 0), Entry: w.Entry, Lifetime: w.Lifetime,
 		}
 	}
-	answers := callStore(ctx, n, "write", func(ctx context.Context) ([]l2.WriteAnswer, error) {
-		as := n.cfg.Store.Write(ctx, reqs)
-		return as, firstError(as, func(a *l2.WriteAnswer) error { return a.Err })
+	results := make([]soracache.WriteResult, len(reqs))
+	together(apart(parts), func(which []int) {
+		some := make([]l2.WriteRequest, len(which))
+		for k, i := range which {
+			some[k] = reqs[i]
+		}
+		answers := callStore(ctx, n, "write", func(ctx context.Context) ([]l2.WriteAnswer, error) {
+			as := n.cfg.Store.Write(ctx, some)
+			return as, firstError(as, func(a *l2.WriteAnswer) error { return a.Err })
+		})
+		for k, i := range which {
+			results[i] = parts[i].written(&writes[i], asked[i], &answers[k], fills[i])
+		}
 	})
-	results := make([]soracache.WriteResult, len(answers))
-	for i := range answers {
-		results[i] = ns.of(writes[i].Key).written(&writes[i], asked[i], &answers[i], fills[i])
-	}
 	return results, nil
 }
 
@@ -457,61 +469,105 @@ func (ns *namespace) spread(now time.Duration, targets []soracache.Target) ([]*p
 }
 
 // Head tells how far the node has followed a namespace: the stamp of every
-// partition, and the age of the oldest confirmation among them. What is not
-// confirmed is confirmed first.
+// partition that it could confirm, and the age of the oldest confirmation among
+// them. What is not confirmed is confirmed first. If a part of the store does not
+// answer, the partitions that it holds are left out; it is an error if no others
+// are left.
 func (n *Node) Head(ctx context.Context, namespace string) (soracache.HeadResult, error) {
 	ns, err := n.begin(namespace)
 	if err != nil {
 		return soracache.HeadResult{}, err
 	}
 	defer n.leave(ns)
-	var res soracache.HeadResult
+	for _, p := range ns.partitions {
+		p.touch(n.now())
+	}
+	failed := fmt.Errorf("%w: position cannot be confirmed", soracache.ErrUnavailable)
 	for range 3 {
-		res = soracache.HeadResult{}
-		var stale []*partition
-		for _, p := range ns.partitions {
-			p.touch(n.now())
-			s := p.follower.State()
-			if s.Age < 0 {
-				stale = append(stale, p)
-			}
-			res.Age = max(res.Age, s.Age)
-			res.Stamp = append(res.Stamp, soracache.PartitionStamp{
-				Partition: p.id.Index, Stamp: soracache.Stamp{Epoch: s.Epoch, Position: s.Applied},
-			})
-		}
-		if len(stale) == 0 {
+		res, unconfirmed := ns.head()
+		if len(unconfirmed) == 0 {
 			return res, nil
 		}
-		if err := n.confirm(ctx, stale); err != nil {
-			return soracache.HeadResult{}, err
+		var asking []*partition
+		for _, p := range unconfirmed {
+			if err := p.down(); err != nil {
+				failed = err
+				continue
+			}
+			asking = append(asking, p)
+		}
+		if len(asking) == 0 {
+			break
+		}
+		patience := n.cfg.Bound
+		if len(res.Stamp) > 0 {
+			patience /= 3 // whoever can be answered already must not wait for long
+		}
+		if _, err := n.ask(ctx, asking, patience); err != nil {
+			failed = err
+			break
 		}
 	}
-	return soracache.HeadResult{}, fmt.Errorf("%w: position cannot be confirmed", soracache.ErrUnavailable)
+	if res, _ := ns.head(); len(res.Stamp) > 0 {
+		return res, nil
+	}
+	return soracache.HeadResult{}, failed
+}
+
+// head returns how far the partitions have been followed that are confirmed, and
+// those that are not.
+func (ns *namespace) head() (res soracache.HeadResult, unconfirmed []*partition) {
+	for _, p := range ns.partitions {
+		s := p.follower.State()
+		if s.Age < 0 {
+			unconfirmed = append(unconfirmed, p)
+			continue
+		}
+		res.Age = max(res.Age, s.Age)
+		res.Stamp = append(res.Stamp, soracache.PartitionStamp{
+			Partition: p.id.Index, Stamp: soracache.Stamp{Epoch: s.Epoch, Position: s.Applied},
+		})
+	}
+	return res, unconfirmed
 }
 
 // Ready reports whether the node can do its work: it is not draining, and the
-// store answers. That it has not answered for a while is known without asking.
+// store answers. That it has not answered for a while is known without asking. If
+// the store has several parts it is enough that one answers: see [Node.Silent].
 func (n *Node) Ready(ctx context.Context) error {
 	select {
 	case <-n.draining:
 		return errDraining
 	default:
 	}
-	silence := max(n.cfg.Bound, leastSilence)
-	var silent error
-	n.each(func(p *partition) {
-		if p.active.Load() && p.silentFor() > silence {
-			silent = fmt.Errorf("%w: partition %s: the store has not answered for %v", soracache.ErrUnavailable, p.id, p.silentFor().Round(time.Millisecond))
-		}
-	})
-	if silent != nil {
-		return silent
+	if silent, all := n.silent(); len(silent) > 0 && all {
+		return fmt.Errorf("%w: the store has not answered: %s", soracache.ErrUnavailable, strings.Join(silent, ", "))
 	}
-	ctx, cancel := context.WithTimeout(ctx, silence)
+	ctx, cancel := context.WithTimeout(ctx, n.silence())
 	defer cancel()
 	return n.cfg.Store.Ping(ctx)
 }
+
+// Silent names the parts of the store, such as masters of a Redis Cluster, that
+// have not answered for longer than the bound, each with for how long. What they
+// hold is not available; a node is ready as long as others answer.
+func (n *Node) Silent() []string {
+	silent, _ := n.silent()
+	return silent
+}
+
+func (n *Node) silent() (silent []string, all bool) {
+	parts := n.parts.list()
+	for _, pt := range parts {
+		if d := pt.silentFor(); d > n.silence() {
+			silent = append(silent, fmt.Sprintf("%s for %v", cmp.Or(pt.name, "all of it"), d.Round(time.Millisecond)))
+		}
+	}
+	return silent, len(silent) == len(parts)
+}
+
+// silence is for how long the store may owe an answer before that is told.
+func (n *Node) silence() time.Duration { return max(n.cfg.Bound, leastSilence) }
 
 // leastSilence is how long the store may take whatever the bound.
 const leastSilence = 500 * time.Millisecond

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -28,11 +27,9 @@ type partition struct {
 
 	active  atomic.Bool  // followed by the node's confirmations
 	lastUse atomic.Int64 // on the node's clock, in nanoseconds
-	// failures counts store reads that failed in a row. At two, readers are
-	// refused at once until a confirmation succeeds again.
-	failures   atomic.Int32
-	lastAnswer atomic.Int64  // on the node's clock, in nanoseconds
-	heard      atomic.Uint64 // the highest position heard of, for measurement only
+	// lastPart is the part of the store that held it when that was last looked up.
+	lastPart atomic.Pointer[part]
+	heard    atomic.Uint64 // the highest position heard of, for measurement only
 
 	// seen caches the last stamp as callers get it, so that a hit in L1 does
 	// not allocate one.
@@ -108,7 +105,6 @@ func newPartition(n *Node, ns *namespace, id l2.Partition) *partition {
 	p.follower = invalidation.NewFollower(invalidation.Config{
 		Marks: n.marks, Space: uint64(space), Bound: n.cfg.Bound, Now: n.now, Feed: p.feed.tell,
 	})
-	p.answered()
 	return p
 }
 
@@ -130,7 +126,6 @@ func (p *partition) touch(now time.Duration) {
 	}
 	p.lastUse.Store(int64(now))
 	if !active {
-		p.lastAnswer.Store(int64(now)) // nothing was asked, so nothing was answered
 		p.active.Store(true)
 	}
 }
@@ -642,29 +637,4 @@ func (p *partition) catchUp() bool {
 		}
 	}
 	return false
-}
-
-// failed and answered keep count of the store's failures.
-func (p *partition) failed(err error) {
-	if errors.Is(err, soracache.ErrUnavailable) {
-		p.failures.Add(1)
-	}
-}
-
-func (p *partition) answered() {
-	p.failures.Store(0)
-	p.lastAnswer.Store(int64(p.node.now()))
-}
-
-// silentFor is how long ago the store last answered.
-func (p *partition) silentFor() time.Duration {
-	return p.node.now() - time.Duration(p.lastAnswer.Load())
-}
-
-// down returns why readers are refused at once, or nil.
-func (p *partition) down() error {
-	if p.failures.Load() >= 2 {
-		return fmt.Errorf("%w: partition %s: the store does not answer", soracache.ErrUnavailable, p.id)
-	}
-	return nil
 }

@@ -39,18 +39,43 @@ func (n *Node) follow() {
 				return
 			case time.Duration(p.lastUse.Load()) < idleSince:
 				p.active.Store(false)
-				p.answered()
 				return
 			}
 			p.ns.pin()
 			active = append(active, p)
 		})
-		if len(active) > 0 {
-			_ = n.confirm(n.ctx, active) // what failed is counted, and asked again
+		for _, which := range apart(active) {
+			ps := make([]*partition, len(which))
+			for k, i := range which {
+				ps[k] = active[i]
+			}
+			n.confirmPart(ps)
 		}
-		for _, p := range active {
-			p.ns.unpin()
+	}
+}
+
+// confirmPart has the partitions confirmed that one part of the store holds, unless
+// the part is down: then a probe asks. It takes over a pin of each. That one part is
+// slow must not keep the others from being asked in time, so it does not wait: if
+// the part is still being asked, it is asked again right after that.
+func (n *Node) confirmPart(ps []*partition) {
+	pt := ps[0].part()
+	ps, idle := pt.due(ps)
+	if !idle {
+		unpin(ps)
+		return
+	}
+	n.wg.Go(func() {
+		for ; len(ps) > 0; ps = pt.confirmed() {
+			_ = n.confirm(n.ctx, ps) // what failed is counted, and asked again
+			unpin(ps)
 		}
+	})
+}
+
+func unpin(ps []*partition) {
+	for _, p := range ps {
+		p.ns.unpin()
 	}
 }
 
@@ -66,48 +91,37 @@ func (n *Node) each(do func(*partition)) {
 
 // confirm asks for the deltas of partitions.
 func (n *Node) confirm(ctx context.Context, parts []*partition) error {
-	_, err := n.ask(ctx, parts)
+	_, err := n.ask(ctx, parts, n.cfg.Bound)
 	return err
 }
 
-// ask asks for the deltas of partitions, all in one round trip, and takes them
-// in. An answer that takes longer than the bound would confirm nothing, so none
-// is awaited.
-func (n *Node) ask(ctx context.Context, parts []*partition) ([]soracache.Delta, error) {
-	reqs := make([]l2.SinceRequest, len(parts))
-	asked := make([]invalidation.Question, len(parts))
-	for i, p := range parts {
-		asked[i] = p.follower.Ask()
-		reqs[i] = l2.SinceRequest{Partition: p.id, Since: asked[i].Since, Register: n.registration}
-	}
-	cut := false // by the bound
-	answers := callStore(ctx, n, "since", func(ctx context.Context) ([]l2.SinceAnswer, error) {
-		bounded, cancel := context.WithTimeout(ctx, n.cfg.Bound)
-		defer cancel()
-		as := n.cfg.Store.Since(bounded, reqs)
-		cut = bounded.Err() != nil
-		return as, firstError(as, func(a *l2.SinceAnswer) error { return a.Err })
-	})
-	deltas := make([]soracache.Delta, len(parts))
-	var failed error
-	for i, p := range parts {
-		if err := answers[i].Err; err != nil {
-			// That the caller has gone says nothing of the store, and neither
-			// does an answer that is late for a short bound.
-			switch {
-			case !errors.Is(err, soracache.ErrUnavailable):
-				p.answered() // a refusal is an answer
-			case ctx.Err() == nil && (!cut || p.silentFor() > n.cfg.StoreTimeout):
-				p.failed(err)
-			}
-			failed = errors.Join(failed, err)
-			continue
+// ask asks for the deltas of partitions, all at once, and takes each in when it is
+// there. It waits for no longer than patience; what comes later than the bound
+// would confirm nothing.
+func (n *Node) ask(ctx context.Context, ps []*partition, patience time.Duration) ([]soracache.Delta, error) {
+	deltas := make([]soracache.Delta, len(ps))
+	errs := make([]error, len(ps))
+	together(apart(ps), func(which []int) {
+		reqs := make([]l2.SinceRequest, len(which))
+		asked := make([]invalidation.Question, len(which))
+		for k, i := range which {
+			asked[k] = ps[i].follower.Ask()
+			reqs[k] = l2.SinceRequest{Partition: ps[i].id, Since: asked[k].Since, Register: n.registration}
 		}
-		p.answered()
-		deltas[i] = answers[i].Delta
-		p.answer(asked[i], deltas[i], 0)
-	}
-	return deltas, failed
+		answers := callStore(ctx, n, "since", func(ctx context.Context) ([]l2.SinceAnswer, error) {
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			as := n.cfg.Store.Since(ctx, reqs)
+			return as, firstError(as, func(a *l2.SinceAnswer) error { return a.Err })
+		})
+		for k, i := range which {
+			if errs[i] = answers[k].Err; errs[i] == nil {
+				deltas[i] = answers[k].Delta
+				ps[i].answer(asked[k], deltas[i], 0)
+			}
+		}
+	})
+	return deltas, errors.Join(errs...)
 }
 
 // housekeep does what is due by time in the store, of whichever partitions: the

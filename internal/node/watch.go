@@ -311,7 +311,7 @@ func (w *watch) catchUp(ctx context.Context, parts []*watched) error {
 		asking = append(asking, d.p)
 	}
 	for len(asking) > 0 {
-		deltas, err := w.node.ask(ctx, asking)
+		deltas, err := w.node.ask(ctx, asking, w.node.cfg.Bound)
 		if err != nil {
 			return err
 		}

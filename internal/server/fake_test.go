@@ -24,6 +24,7 @@ type fakeNode struct {
 	onHead       func(context.Context, string) (soracache.HeadResult, error)
 	onWatch      func(context.Context, soracache.WatchRequest, func([]soracache.WatchItem) error) error
 	onExplain    func(context.Context, string, string) (node.Explanation, error)
+	silent       []string
 	onReady      func(context.Context) error
 	onDrain      func(context.Context) error
 
@@ -179,6 +180,8 @@ func (f *fakeNode) ListKeys(_ context.Context, namespace, tag, token string, lim
 func (f *fakeNode) Limits() soracache.Limits { return f.limits }
 
 func (f *fakeNode) StoreFull() bool { return f.full }
+
+func (f *fakeNode) Silent() []string { return f.silent }
 
 func (f *fakeNode) Ready(ctx context.Context) error {
 	if f.onReady != nil {

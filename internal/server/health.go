@@ -112,6 +112,9 @@ func (s *Server) serveReadyz(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_, _ = fmt.Fprintln(w, "ready")
+	if len(s.node.Silent()) > 0 {
+		_, _ = fmt.Fprintln(w, "but a part of the store does not answer")
+	}
 }
 
 // Check implements [grpchealth.Checker]: every service is as ready as the

@@ -18,6 +18,8 @@ type Node interface {
 	// StoreFull reports whether the store has no room for anything new. The node
 	// is ready all the same.
 	StoreFull() bool
+	// Silent names the parts of the store that do not answer, though others do.
+	Silent() []string
 	// Drain ends the waits of parked readers with a miss, at once, and hands
 	// back the leases that the node holds for others.
 	Drain(ctx context.Context) error

@@ -372,6 +372,9 @@ func (l link) Sweep(ctx context.Context) (bool, error) {
 	return more, err
 }
 
+// Part implements l2.Store.
+func (link) Part(l2.Partition) string { return "" }
+
 // Ping implements l2.Store.
 func (l link) Ping(ctx context.Context) error {
 	return l.other(ctx, l.b.w.partition(0), "ping", func() {})

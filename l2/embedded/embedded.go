@@ -237,6 +237,9 @@ func (s *Store) begin() (err error) {
 	})
 }
 
+// Part implements [l2.Store]: there is one.
+func (*Store) Part(l2.Partition) string { return "" }
+
 // Ping implements [l2.Store].
 func (s *Store) Ping(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {

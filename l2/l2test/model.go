@@ -638,6 +638,9 @@ func (s step) over() bool {
 	return quiet && !followed && !s.now.Before(s.keptUntil) && len(s.leases) == 0 && len(s.settling) == 0
 }
 
+// Part implements [l2.Store]: there is one.
+func (*Model) Part(l2.Partition) string { return "" }
+
 // Ping implements [l2.Store].
 func (m *Model) Ping(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {

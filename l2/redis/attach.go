@@ -21,6 +21,8 @@ type server struct {
 	// current is that process as last seen; nil at first. It may be another by
 	// now, in which case its scripts are not known there.
 	current atomic.Pointer[process]
+	// client is what it was last reached by; nil at first.
+	client atomic.Pointer[goredis.Client]
 }
 
 // partition is what the store remembers of an [l2.Partition]: the names of its
@@ -123,15 +125,33 @@ func (s *Store) process(ctx context.Context, client *goredis.Client, stale *proc
 		return nil, true, err
 	}
 	at.current.Store(found)
+	at.client.Store(client)
 	return found, true, nil
 }
 
 // primary returns the client of the server that a partition's keys live on.
 func (s *Store) primary(ctx context.Context, p *partition) (*goredis.Client, error) {
-	if s.cluster != nil {
-		return s.cluster.MasterForKey(ctx, p.base)
+	if s.cluster == nil {
+		return s.single, nil
 	}
-	return s.single, nil
+	client, err := s.cluster.MasterForKey(ctx, p.base)
+	if err == nil {
+		s.mapped.Store(true)
+	}
+	return client, err
+}
+
+// Part implements [l2.Store]: in a cluster, it is the address of the master that
+// holds the slot, once the client knows who does.
+func (s *Store) Part(at l2.Partition) string {
+	if !s.mapped.Load() {
+		return ""
+	}
+	client, err := s.primary(context.Background(), s.partition(at))
+	if err != nil {
+		return ""
+	}
+	return client.Options().Addr
 }
 
 func (s *Store) server(addr string) *server {

@@ -34,7 +34,11 @@ type Store struct {
 	partitions, older map[l2.Partition]*partition
 	servers           map[string]*server // by address
 
-	began                       time.Time
+	began time.Time
+	// mapped: the client of a cluster knows which master has which slots, so that
+	// it looks that up without asking.
+	mapped atomic.Bool
+
 	roundTrips, corrupt, epochs atomic.Uint64
 	warnPolicy, warnRunID       sync.Once
 	failures                    ratelog.Limit // of the log
@@ -90,26 +94,72 @@ func New(client goredis.UniversalClient, c Config) (*Store, error) {
 	return s, nil
 }
 
-// Ping implements [l2.Store]. In a cluster, every master must answer. The first
-// Ping also loads the scripts, so that no request has to wait for that.
+// Ping implements [l2.Store]. In a cluster it is enough that one master answers.
+// The first Ping also loads the scripts into all that do, so that no request has
+// to wait for that.
 func (s *Store) Ping(ctx context.Context) error {
-	ping := func(ctx context.Context, client *goredis.Client) error {
-		if _, asked, err := s.process(ctx, client, nil); asked || err != nil {
-			return err
+	if s.cluster == nil {
+		if err := s.ping(ctx, s.single); err != nil {
+			return failure(err)
 		}
-		s.roundTrips.Add(1)
-		return client.Ping(ctx).Err()
+		return nil
 	}
-	var err error
-	if s.cluster != nil {
-		err = s.cluster.ForEachMaster(ctx, ping)
-	} else {
-		err = ping(ctx, s.single)
+	if s.anyAnswers(ctx, s.met()) {
+		return nil
 	}
-	if err != nil {
+	var some atomic.Bool
+	err := s.cluster.ForEachMaster(ctx, func(ctx context.Context, client *goredis.Client) error {
+		err := s.ping(ctx, client)
+		if err == nil {
+			some.Store(true)
+		}
+		return err
+	})
+	if err != nil && !some.Load() {
 		return failure(err)
 	}
 	return nil
+}
+
+func (s *Store) ping(ctx context.Context, client *goredis.Client) error {
+	if _, asked, err := s.process(ctx, client, nil); asked || err != nil {
+		return err
+	}
+	s.roundTrips.Add(1)
+	return client.Ping(ctx).Err()
+}
+
+// pingPatience is how long a Ping waits for the masters that have answered before.
+// Whoever hangs must not make it take long.
+const pingPatience = 100 * time.Millisecond
+
+// anyAnswers pings masters, and reports whether one of them answers soon.
+func (s *Store) anyAnswers(ctx context.Context, masters []*goredis.Client) bool {
+	ctx, cancel := context.WithTimeout(ctx, pingPatience)
+	defer cancel()
+	var some atomic.Bool
+	var wg sync.WaitGroup
+	for _, client := range masters {
+		wg.Go(func() {
+			if s.ping(ctx, client) == nil {
+				some.Store(true)
+			}
+		})
+	}
+	wg.Wait()
+	return some.Load()
+}
+
+// met returns the clients of the masters that have answered before.
+func (s *Store) met() (clients []*goredis.Client) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, at := range s.servers {
+		if client := at.client.Load(); client != nil {
+			clients = append(clients, client)
+		}
+	}
+	return clients
 }
 
 // Counters implements [l2.Store].
