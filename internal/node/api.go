@@ -129,4 +129,7 @@ type PartitionState struct {
 	// whether that is so lately that the node follows it.
 	UsedAgo time.Duration
 	Active  bool
+	// Eager tells whether it is confirmed without being asked for: it is watched, or
+	// was used within the last few bounds. The first read of another goes to the store.
+	Eager bool
 }

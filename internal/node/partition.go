@@ -121,13 +121,25 @@ func (p *partition) background(do func()) {
 // touch notes that the partition is in use.
 func (p *partition) touch(now time.Duration) {
 	active := p.active.Load()
-	if active && now-time.Duration(p.lastUse.Load()) <= p.node.cfg.IdleAfter/8 {
+	if active && now-time.Duration(p.lastUse.Load()) <= min(p.node.cfg.IdleAfter/8, p.node.cfg.Bound/4) {
 		return
 	}
 	p.lastUse.Store(int64(now))
 	if !active {
 		p.active.Store(true)
 	}
+}
+
+// eagerFor is for how many bounds after its last use a partition is confirmed without
+// being asked for.
+const eagerFor = 5
+
+// eager tells whether the partition is to be confirmed though nobody asks. The
+// first read after a while goes to the store instead, which confirms it and
+// registers this node in the same step: nothing is served first and confirmed
+// behind that.
+func (p *partition) eager(now time.Duration) bool {
+	return p.feed.watched() || p.active.Load() && now-time.Duration(p.lastUse.Load()) <= eagerFor*p.node.cfg.Bound
 }
 
 // insistence is what else may be served from L1 because the store was asked and

@@ -77,7 +77,7 @@ func (n *Node) Partitions() []PartitionState {
 		all = append(all, PartitionState{
 			Namespace: p.id.Namespace, Partition: int(p.id.Index), Epoch: s.Epoch,
 			Applied: s.Applied, Head: max(s.Applied, soracache.Position(p.heard.Load())), ConfirmedAgo: s.Age,
-			UsedAgo: now - time.Duration(p.lastUse.Load()), Active: p.active.Load(),
+			UsedAgo: now - time.Duration(p.lastUse.Load()), Active: p.active.Load(), Eager: p.eager(now),
 		})
 	})
 	return all

@@ -11,8 +11,8 @@ import (
 	"github.com/soracache/soracache/l2"
 )
 
-// follow confirms every active partition three times in each bound, and stops
-// following those that nobody uses. It is the one owner of that clockwork.
+// follow confirms every partition that was used of late three times in each bound.
+// It is the one owner of that clockwork.
 func (n *Node) follow() {
 	tick := time.NewTicker(n.cfg.Bound / 3)
 	defer tick.Stop()
@@ -30,15 +30,17 @@ func (n *Node) follow() {
 			n.l1.Clear() // its expiry was counted on a clock that stood still
 		}
 		var active []*partition
-		idleSince := n.now() - n.cfg.IdleAfter
+		now := n.now()
 		n.each(func(p *partition) {
 			switch {
 			case p.feed.watched():
-				p.touch(n.now())
+				p.touch(now)
 			case !p.active.Load():
 				return
-			case time.Duration(p.lastUse.Load()) < idleSince:
+			case time.Duration(p.lastUse.Load()) < now-n.cfg.IdleAfter:
 				p.active.Store(false)
+				return
+			case !p.eager(now):
 				return
 			}
 			p.ns.pin()

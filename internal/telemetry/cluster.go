@@ -150,7 +150,7 @@ func (m *Metrics) observePartitions(meter metric.Meter) error {
 		return err
 	}
 	unconfirmed, err := meter.Int64ObservableGauge("soracache.partitions.unconfirmed",
-		metric.WithDescription("Partitions in use that are not confirmed: their reads go to L2."))
+		metric.WithDescription("Partitions read of late that are not confirmed: their reads go to L2."))
 	if err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (m *Metrics) observePartitions(meter metric.Meter) error {
 		for i, p := range active {
 			behind := lagOf(p)
 			worst = max(worst, behind)
-			if p.ConfirmedAgo < 0 {
+			if p.Eager && p.ConfirmedAgo < 0 {
 				without++
 			}
 			if i >= maxPartitionSeries {

@@ -226,7 +226,7 @@ func TestPartitionSeriesAreBounded(t *testing.T) {
 		for i := range 1000 {
 			all = append(all, node.PartitionState{
 				Namespace: "shop", Partition: i, Applied: 5, Head: 5 + soracache.Position(i), Active: i < 900,
-				UsedAgo: time.Duration(1000-i) * time.Second, ConfirmedAgo: time.Duration(i%2) - 1,
+				UsedAgo: time.Duration(1000-i) * time.Second, ConfirmedAgo: time.Duration(i%2) - 1, Eager: true,
 			})
 		}
 		return all
