@@ -42,7 +42,7 @@ type Client struct {
 
 	// kinds holds a *kind[T] for each reflect.Type T that there is a cache of.
 	kinds  sync.Map
-	spaces     atomic.Uint32 // the last space given to a kind
+	spaces atomic.Uint32 // the last space given to a kind
 	// partitions is how many the namespace has; zero until an answer has told.
 	partitions atomic.Uint32
 

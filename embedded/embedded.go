@@ -76,8 +76,8 @@ type Config struct {
 	// StoreTimeout is how long to wait for the second tier (default 2 s).
 	StoreTimeout time.Duration
 	// Partitions is how many a namespace has (default 1), except those of
-	// NamespacePartitions. It is fixed once a namespace has been used, and all
-	// nodes must agree on it.
+	// NamespacePartitions. It belongs to the namespace, so all nodes must be told
+	// the same: one that was told another refuses the namespace, and is not ready.
 	Partitions          int
 	NamespacePartitions map[string]int
 	// Limits bounds keys, tags and values (default [soracache.DefaultLimits]).

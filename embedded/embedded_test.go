@@ -226,6 +226,9 @@ func TestCloseLetsReadsEnd(t *testing.T) {
 	if err := n.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := n.Backend().Get(t.Context(), soracache.GetRequest{}); err != nil { // asks for the number of partitions
+		t.Fatal(err)
+	}
 	proxy.Stall(true)
 	proxy.Reset()
 	answered := make(chan error, 1)

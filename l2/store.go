@@ -18,9 +18,9 @@ import (
 	"github.com/soracache/soracache"
 )
 
-// Partition names one ledger: a numbered part of a namespace. Count is how
-// many parts the namespace has. It is fixed when the ledger is created; a
-// store refuses a partition whose ledger was created with another count.
+// Partition names one ledger: a numbered part of a namespace. Count is how many
+// parts the caller believes that the namespace has; a store refuses it if the
+// namespace has another number ([ErrPartitions]).
 type Partition struct {
 	Namespace string
 	Index     uint16
@@ -83,15 +83,22 @@ func (p Partition) String() string { return fmt.Sprintf("%s/%d", p.Namespace, p.
 // with [soracache.LoadNotStorable]. Everything else goes on: reads, renewals,
 // releases, invalidations.
 //
+// The number of partitions belongs to the namespace. Whoever is the first to ask
+// for it ([Store.Partitions]), or to use one of its ledgers, gives it; a ledger
+// that is not there is begun only for one whose count that is, looked up in that
+// very step. It is kept through new epochs. If it is lost, it is as many as the ledgers
+// say that are there; a caller's word counts only where there are none. Once nobody
+// has asked for [PartitionsExpiry], and no ledger is left, it is forgotten.
+//
 // A ledger that a later version of this package has written, in a form that is
 // not known here, is left as it is: [LaterError], never a new epoch. So nodes of
 // two versions can run over one store without making each other begin anew.
 //
 // Err in an answer concerns that request alone. It wraps
 // soracache.ErrUnavailable when the engine could not answer (the operation may
-// or may not have happened), soracache.ErrStoreFull when it has no room for what
-// was to be stored, and soracache.ErrInvalid when it can never
-// succeed, such as a partition count that differs from the ledger's.
+// or may not have happened), [ErrPartitions] among them, soracache.ErrStoreFull
+// when it has no room for what was to be stored, and soracache.ErrInvalid when it
+// can never succeed.
 type Store interface {
 	// Read returns for each key the live entry, or a lease, and the delta.
 	Read(ctx context.Context, reqs []ReadRequest) []ReadAnswer
@@ -126,6 +133,23 @@ type Store interface {
 	// without asking: partitions of one part are reached, and fail, together. A
 	// store that is one has a single part, the empty name.
 	Part(partition Partition) string
+
+	// Partitions tells how many partitions namespaces have, and gives those their
+	// number that have none. It is refused by a replica.
+	Partitions(ctx context.Context, reqs []PartitionsRequest) []PartitionsAnswer
+	// Repartition makes the number of partitions of a namespace another, as far as
+	// that can be done now, and returns how long to wait before it is to be called
+	// again; nothing is left to do when it returns zero.
+	//
+	// First every ledger of the namespace is put an end to, and from then on every
+	// step on any is refused with [ErrPartitions], whatever number its caller
+	// believes in. After [ChangeTakes], when nobody serves any more what it kept
+	// of them, the number is another, and ledgers are begun anew. So all entries
+	// are dead. It can be called any number of times, by anybody; who wants another
+	// number begins the change anew. One that is interrupted leaves
+	// the namespace refused to all until it is repeated. (Where the store serves
+	// one process, and that ends, the old number is in force again.)
+	Repartition(ctx context.Context, namespace string, count int) (wait time.Duration, err error)
 
 	// Ping reports whether the store can answer: one of several parts is enough.
 	Ping(ctx context.Context) error

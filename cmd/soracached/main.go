@@ -29,21 +29,22 @@ Exit codes: 0 success; 1 no such value; 2 wrong usage or input; 3 unavailable; 4
 
 // cli is the grammar of the command line.
 type cli struct {
-	Serve      serveCmd      `cmd:"" default:"withargs" help:"Run a cache node (the default command)."`
-	Get        getCmd        `cmd:"" help:"Print the value under a key."`
-	Set        setCmd        `cmd:"" help:"Write a value under a key."`
-	Rm         rmCmd         `cmd:"" help:"Invalidate keys."`
-	Invalidate invalidateCmd `cmd:"" help:"Invalidate everything that carries a tag."`
-	Clear      clearCmd      `cmd:"" help:"Invalidate everything in a namespace."`
-	Keys       keysCmd       `cmd:"" help:"List the keys that carry a tag."`
-	Explain    explainCmd    `cmd:"" help:"Tell why a key is a hit, a miss or stale."`
-	Watch      watchCmd      `cmd:"" help:"Print invalidations as they happen."`
-	Members    membersCmd    `cmd:"" help:"List the nodes of the cluster, as one of them knows it."`
-	Stats      statsCmd      `cmd:"" help:"Print the running totals of a node, or of all nodes of its cluster."`
-	Dev        devCmd        `cmd:"" help:"Run a cluster on this machine, to try it."`
-	GossipKey  gossipKeyCmd  `cmd:"" help:"Create a key by which the nodes of a cluster encrypt what they tell each other."`
-	Token      tokenCmd      `cmd:"" help:"Create an access token, and its line for the tokens file."`
-	Version    versionCmd    `cmd:"" help:"Print the version."`
+	Serve       serveCmd       `cmd:"" default:"withargs" help:"Run a cache node (the default command)."`
+	Get         getCmd         `cmd:"" help:"Print the value under a key."`
+	Set         setCmd         `cmd:"" help:"Write a value under a key."`
+	Rm          rmCmd          `cmd:"" help:"Invalidate keys."`
+	Invalidate  invalidateCmd  `cmd:"" help:"Invalidate everything that carries a tag."`
+	Clear       clearCmd       `cmd:"" help:"Invalidate everything in a namespace."`
+	Keys        keysCmd        `cmd:"" help:"List the keys that carry a tag."`
+	Explain     explainCmd     `cmd:"" help:"Tell why a key is a hit, a miss or stale."`
+	Watch       watchCmd       `cmd:"" help:"Print invalidations as they happen."`
+	Members     membersCmd     `cmd:"" help:"List the nodes of the cluster, as one of them knows it."`
+	Stats       statsCmd       `cmd:"" help:"Print the running totals of a node, or of all nodes of its cluster."`
+	Repartition repartitionCmd `cmd:"" help:"Change how many partitions a namespace has."`
+	Dev         devCmd         `cmd:"" help:"Run a cluster on this machine, to try it."`
+	GossipKey   gossipKeyCmd   `cmd:"" help:"Create a key by which the nodes of a cluster encrypt what they tell each other."`
+	Token       tokenCmd       `cmd:"" help:"Create an access token, and its line for the tokens file."`
+	Version     versionCmd     `cmd:"" help:"Print the version."`
 }
 
 // console is what a command reads from and writes to.

@@ -62,7 +62,7 @@ type cacheOptions struct {
 	L1MaxBytes          size           `name:"l1-max-bytes" default:"256MiB" env:"SORACACHE_L1_MAX_BYTES" placeholder:"SIZE" help:"Room of the in-process tier (${default})."`
 	Bound               time.Duration  `default:"1s" env:"SORACACHE_BOUND" help:"Longest that the in-process tier is trusted without confirmation (${default})."`
 	HitForMiss          time.Duration  `default:"3s" env:"SORACACHE_HIT_FOR_MISS" help:"How long nobody waits for who loads a key after a load of it that left nothing, at most 1m (${default}; 0: always wait)."`
-	Partitions          int            `default:"1" env:"SORACACHE_PARTITIONS" placeholder:"N" help:"Partitions of a namespace; fixed once it has been used (${default})."`
+	Partitions          int            `default:"1" env:"SORACACHE_PARTITIONS" placeholder:"N" help:"Partitions of a namespace; the same on all nodes (${default}; see soracached repartition)."`
 	NamespacePartitions map[string]int `env:"SORACACHE_NAMESPACE_PARTITIONS" placeholder:"NS=N;…" help:"Partitions of particular namespaces."`
 }
 

@@ -75,6 +75,9 @@ type Stats struct {
 	// stale they turned out to be: see [StalenessBounds].
 	StalenessChecked uint64
 	StalenessBuckets [7]uint64
+	// Refused is how many namespaces are refused now, because they have another
+	// number of partitions than this node was told.
+	Refused int
 	// Reclaimed entries, and errors of the store.
 	Reclaimed, StoreErrors uint64
 	// RefusedForRoom are leases, fills and puts that the store refused because it

@@ -16,7 +16,7 @@ import (
 
 // Explain tells what a Get would say now, and why.
 func (n *Node) Explain(ctx context.Context, namespace, key string) (Explanation, error) {
-	ns, err := n.begin(namespace)
+	ns, err := n.begin(ctx, namespace)
 	if err != nil {
 		return Explanation{}, err
 	}
@@ -110,7 +110,7 @@ func (e *Explanation) conclude(failed error) {
 // of the next page (empty at the end). A key that is there during the whole
 // listing is listed; one may be listed twice.
 func (n *Node) ListKeys(ctx context.Context, namespace, tag, pageToken string, limit int) ([]string, string, error) {
-	ns, err := n.begin(namespace)
+	ns, err := n.begin(ctx, namespace)
 	if err != nil {
 		return nil, "", err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -14,10 +15,12 @@ import (
 
 // guard turns a panic of the store into an error, so that it is one to its
 // callers and leaves nothing locked, bounds the calls that have no other bound,
-// and notes which parts of the store answer.
+// has the node doubt the numbers of partitions that are refused, and notes which
+// parts of the store answer.
 type guard struct {
 	l2.Store
 
+	node    *Node
 	parts   *parts
 	log     *slog.Logger
 	timeout time.Duration
@@ -96,7 +99,9 @@ func guarded[Q, A any](
 			*errOf(&as[i]) = err
 		}
 	})
-	return call(ctx, reqs)
+	as = call(ctx, reqs)
+	counted(g.node, reqs, as, func(r *Q) string { return at(r).Namespace }, func(a *A) error { return *errOf(a) })
+	return as
 }
 
 func (g guard) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
@@ -153,4 +158,16 @@ func (g guard) Ping(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
 	return g.Store.Ping(ctx)
+}
+
+func (g guard) Partitions(ctx context.Context, reqs []l2.PartitionsRequest) (as []l2.PartitionsAnswer) {
+	defer g.caught(func(err error) { as = slices.Repeat([]l2.PartitionsAnswer{{Err: err}}, len(reqs)) })
+	return g.Store.Partitions(ctx, reqs)
+}
+
+func (g guard) Repartition(ctx context.Context, namespace string, count int) (left time.Duration, err error) {
+	defer g.caught(func(panicked error) { err = panicked })
+	ctx, cancel := context.WithTimeout(ctx, g.timeout)
+	defer cancel()
+	return g.Store.Repartition(ctx, namespace, count)
 }

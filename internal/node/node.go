@@ -52,9 +52,10 @@ type Config struct {
 	// [soracache.DefaultLimits]); the node answers with it when asked, and
 	// itself checks namespaces and bounds leases.
 	Limits soracache.Limits
-	// Partitions says how many partitions a namespace has (default 1). It must
-	// never change for a namespace and be the same on all nodes; the store
-	// refuses what differs.
+	// Partitions says how many partitions a namespace has (default 1). It has to be
+	// the same on all nodes: the number belongs to the namespace, and a node that
+	// was told another refuses the namespace, as unavailable, and is not ready. It
+	// may be called often.
 	Partitions func(namespace string) int
 	// MaxPartitions bounds how many partitions are followed (default 16,384).
 	MaxPartitions int
@@ -187,6 +188,7 @@ type Node struct {
 	mu         sync.RWMutex
 	namespaces map[string]*namespace // guarded by mu
 	count      int                   // partitions in namespaces; guarded by mu
+	numbers    numbers               // of partitions, of namespaces
 	spaces     atomic.Uint32         // the last space given to a partition
 
 	// registration is what makes the store remember that this node follows.
@@ -219,6 +221,11 @@ type namespace struct {
 	// a forgotten one learns is lost on its successor. The first pin is taken with
 	// the node's mu held; whoever holds one may take more.
 	pins atomic.Int64
+	gone chan struct{} // closed when it is given up: see numbers
+	// numbered is when its number of partitions was last looked up, on the node's
+	// clock; doubted: it is being looked up because a ledger refused it.
+	numbered atomic.Int64
+	doubted  atomic.Bool
 }
 
 func (ns *namespace) pin()   { ns.pins.Add(1) }
@@ -255,15 +262,17 @@ func New(cfg Config) (*Node, error) {
 		namespaces: map[string]*namespace{},
 		draining:   make(chan struct{}),
 		chores:     newChores(),
+		numbers:    numbers{asking: map[string]*asking{}, refused: map[string]*refusal{}},
 
 		registration: l2.Registration{Name: cfg.Name, Bound: cfg.Bound},
 		acks:         acks{waits: map[ackKey][]*ackWait{}},
 		meter:        newMeter(cfg.MeterEvery),
 	}
 	n.parts = newParts(n)
-	n.cfg.Store = guard{cfg.Store, n.parts, cfg.Logger, cfg.StoreTimeout}
+	n.cfg.Store = guard{cfg.Store, n, n.parts, cfg.Logger, cfg.StoreTimeout}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.wg.Go(n.follow)
+	n.wg.Go(n.recount)
 	n.wg.Go(n.housekeep)
 	n.wg.Go(n.reclaim)
 	n.wg.Go(n.measure)
@@ -286,7 +295,7 @@ func (n *Node) Limits() soracache.Limits { return n.cfg.Limits }
 // given a lease answers at once and waits for no other key: whoever computes
 // one key must not be made to wait for another.
 func (n *Node) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
-	ns, err := n.begin(req.Namespace)
+	ns, err := n.begin(ctx, req.Namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -331,7 +340,7 @@ func (n *Node) settle(ctx context.Context, ns *namespace, req *soracache.GetRequ
 
 // Write performs every write, in one call to each part of the store.
 func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
-	ns, err := n.begin(req.Namespace)
+	ns, err := n.begin(ctx, req.Namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -386,7 +395,7 @@ func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) 
 	if len(req.Targets) == 0 {
 		return soracache.InvalidateResult{}, fmt.Errorf("%w: nothing to invalidate", soracache.ErrInvalid)
 	}
-	ns, err := n.begin(req.Namespace)
+	ns, err := n.begin(ctx, req.Namespace)
 	if err != nil {
 		return soracache.InvalidateResult{}, err
 	}
@@ -474,7 +483,7 @@ func (ns *namespace) spread(now time.Duration, targets []soracache.Target) ([]*p
 // answer, the partitions that it holds are left out; it is an error if no others
 // are left.
 func (n *Node) Head(ctx context.Context, namespace string) (soracache.HeadResult, error) {
-	ns, err := n.begin(namespace)
+	ns, err := n.begin(ctx, namespace)
 	if err != nil {
 		return soracache.HeadResult{}, err
 	}
@@ -543,6 +552,9 @@ func (n *Node) Ready(ctx context.Context) error {
 	if silent, all := n.silent(); len(silent) > 0 && all {
 		return fmt.Errorf("%w: the store has not answered: %s", soracache.ErrUnavailable, strings.Join(silent, ", "))
 	}
+	if err := n.refusals(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, n.silence())
 	defer cancel()
 	return n.cfg.Store.Ping(ctx)
@@ -605,7 +617,7 @@ func (n *Node) Close() error {
 
 // begin enters a request and returns its namespace, pinned. On success the
 // caller must leave it.
-func (n *Node) begin(name string) (*namespace, error) {
+func (n *Node) begin(ctx context.Context, name string) (*namespace, error) {
 	if name == "" {
 		name = soracache.DefaultNamespace
 	}
@@ -615,7 +627,7 @@ func (n *Node) begin(name string) (*namespace, error) {
 	if ns := n.pinned(name); ns != nil {
 		return ns, nil
 	}
-	ns, err := n.open(name)
+	ns, err := n.open(ctx, name)
 	if err != nil {
 		n.requests.Leave()
 		return nil, err
@@ -640,14 +652,18 @@ func (n *Node) pinned(name string) *namespace {
 	return ns
 }
 
-// open starts to follow a namespace, and returns it pinned.
-func (n *Node) open(name string) (*namespace, error) {
+// open starts to follow a namespace, once the store has said that it has as many
+// partitions as this node was told, and returns it pinned.
+func (n *Node) open(ctx context.Context, name string) (*namespace, error) {
 	if err := soracache.CheckNamespace(name); err != nil {
 		return nil, err
 	}
 	count := n.cfg.Partitions(name)
 	if count < 1 || count > soracache.MaxPartitions {
 		return nil, fmt.Errorf("%w: namespace %s has %d partitions: 1 to %d can be", soracache.ErrInvalid, name, count, soracache.MaxPartitions)
+	}
+	if err := n.agree(ctx, name); err != nil {
+		return nil, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -658,7 +674,8 @@ func (n *Node) open(name string) (*namespace, error) {
 	if n.count+count > n.cfg.MaxPartitions && !n.forgetIdle(count) {
 		return nil, fmt.Errorf("%w: more than %d partitions in use", soracache.ErrTooLarge, n.cfg.MaxPartitions)
 	}
-	ns := &namespace{name: name}
+	ns := &namespace{name: name, gone: make(chan struct{})}
+	ns.numbered.Store(int64(n.now()))
 	for i := range count {
 		ns.partitions = append(ns.partitions, newPartition(n, ns, l2.Partition{
 			Namespace: name, Index: uint16(i), Count: uint16(count),

@@ -53,7 +53,8 @@ func (n *Node) Receive(notice invalidation.Notice) {
 	}
 	defer ns.unpin()
 	if int(notice.Partition) >= len(ns.partitions) {
-		return // the other node has another number of partitions: what it means is not known here
+		n.doubt(notice.Namespace) // the other node counts otherwise: what it means is not known here
+		return
 	}
 	p := ns.partitions[notice.Partition]
 	switch {

@@ -61,6 +61,7 @@ func (n *Node) Stats() Stats {
 		Watchers: int(t.watchers.Load()), WatchItems: t.watchItems.Load(),
 		WatchResets: t.watchResets.Load(), WatchOverflows: t.watchOverflows.Load(),
 		Acked: t.acknowledged.Load(), Stragglers: t.stragglers.Load(),
+		Refused:          n.refusedCount(),
 		StalenessChecked: n.meter.checked.Load(), StalenessBuckets: n.meter.counts(),
 		Reclaimed: t.reclaimed.Load(), StoreErrors: t.storeErrors.Load(),
 		RefusedForRoom: t.refusedForRoom.Load(), StoreFull: n.StoreFull(),

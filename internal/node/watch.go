@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -55,7 +56,8 @@ func (f *feed) leave(d *watched) {
 // watch is one watcher of a namespace.
 type watch struct {
 	node   *Node
-	all    []*watched // every partition, by its index; immutable
+	gone   <-chan struct{} // closed when the namespace is given up
+	all    []*watched      // every partition, by its index; immutable
 	wakeup chan struct{}
 
 	mu sync.Mutex
@@ -173,7 +175,7 @@ func sizeOf(records []soracache.Record) (targets int) {
 // What was lost because too much waited is the same beginning from 1, without
 // the chain: the ledger has no use for whoever is too slow already.
 func (n *Node) Watch(ctx context.Context, req soracache.WatchRequest, deliver func([]soracache.WatchItem) error) error {
-	ns, err := n.begin(req.Namespace)
+	ns, err := n.begin(ctx, req.Namespace)
 	if err != nil {
 		return err
 	}
@@ -207,7 +209,7 @@ func (n *Node) Watch(ctx context.Context, req soracache.WatchRequest, deliver fu
 
 // joinFeeds begins a watch of all partitions of a namespace. It must be ended.
 func (n *Node) joinFeeds(ns *namespace) *watch {
-	w := &watch{node: n, wakeup: make(chan struct{}, 1)}
+	w := &watch{node: n, gone: ns.gone, wakeup: make(chan struct{}, 1)}
 	for _, p := range ns.partitions {
 		d := &watched{p: p, watch: w}
 		w.all = append(w.all, d)
@@ -216,6 +218,9 @@ func (n *Node) joinFeeds(ns *namespace) *watch {
 	}
 	return w
 }
+
+// errGivenUp ends a watch of a namespace that the node refuses now.
+var errGivenUp = fmt.Errorf("%w: the namespace was given up", l2.ErrPartitions)
 
 func (w *watch) end() {
 	for _, d := range w.all {
@@ -230,6 +235,8 @@ func (w *watch) await(ctx context.Context) error {
 		return ctx.Err()
 	case <-w.node.draining:
 		return errDraining
+	case <-w.gone:
+		return errGivenUp
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -354,6 +361,8 @@ func (w *watch) rest(ctx context.Context) error {
 		return nil
 	case <-w.node.draining:
 		return errDraining
+	case <-w.gone:
+		return errGivenUp
 	case <-ctx.Done():
 		return ctx.Err()
 	}

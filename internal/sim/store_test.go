@@ -347,6 +347,17 @@ func (l link) ListKeys(ctx context.Context, at l2.Partition, tag, cursor string,
 	return keys, next, err
 }
 
+// Partitions implements l2.Store. What a node asks before it has anything to do
+// with a namespace is no part of a history: it is answered at once.
+func (l link) Partitions(_ context.Context, reqs []l2.PartitionsRequest) []l2.PartitionsAnswer {
+	return l.b.w.model.Partitions(context.Background(), reqs)
+}
+
+// Repartition implements l2.Store. Nodes do not call it.
+func (l link) Repartition(context.Context, string, int) (time.Duration, error) {
+	return 0, errRefused
+}
+
 // Reclaim implements l2.Store.
 func (l link) Reclaim(ctx context.Context, at l2.Partition, tag, cursor string) (string, int, error) {
 	var next string

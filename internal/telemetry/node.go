@@ -83,6 +83,7 @@ func following() []total {
 		{name: "soracache.staleness.checks", help: "Hits in L1 that were checked against L2 afterwards.", series: one(func(s *node.Stats) uint64 { return s.StalenessChecked })},
 		{name: "soracache.staleness.hits", help: "The same by how stale they turned out to be, each counted once: not at all (0s), up to so much, or beyond the bound.", series: staleness()},
 		{name: "soracache.partitions", help: "Partitions that the node follows.", gauge: true, series: one(func(s *node.Stats) uint64 { return uint64(max(s.Partitions, 0)) })},
+		{name: "soracache.namespaces.refused", help: "Namespaces that the node refuses now, because they have another number of partitions than it was told.", gauge: true, series: one(func(s *node.Stats) uint64 { return uint64(max(s.Refused, 0)) })},
 		{name: "soracache.reclaimed.entries", help: "Dead entries deleted from L2.", series: one(func(s *node.Stats) uint64 { return s.Reclaimed })},
 		{name: "soracache.l2.errors", help: "Calls to L2 that failed.", series: one(func(s *node.Stats) uint64 { return s.StoreErrors })},
 		{name: "soracache.l2.full", help: "Whether L2 has no room for anything new (1) or has (0).", gauge: true, series: one(func(s *node.Stats) uint64 {

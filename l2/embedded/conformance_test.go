@@ -76,6 +76,11 @@ func newHarness(t *testing.T, o l2test.Options) *harness {
 		Tamper:   h.tamper,
 		Snapshot: h.snapshot,
 		Full:     h.full,
+		LoseNumber: func(namespace string) {
+			h.store.numbers.mu.Lock()
+			defer h.store.numbers.mu.Unlock()
+			delete(h.store.numbers.of, namespace)
+		},
 		LoseRegistrations: func(at l2.Partition) {
 			h.store.followers.mu.Lock()
 			defer h.store.followers.mu.Unlock()
@@ -194,6 +199,7 @@ func (h *harness) snapshot() (restore func()) {
 	var leases map[leaseKey]lease
 	var left map[leaseKey]passed
 	followers := h.followers()
+	numbers := maps.Clone(h.store.numbers.of)
 	h.change(func(t *txn) {
 		for b := range bucketCount {
 			leases, left = maps.Clone(h.store.leases), maps.Clone(h.store.passed)
@@ -219,6 +225,7 @@ func (h *harness) snapshot() (restore func()) {
 			}
 			h.store.leases, h.store.passed = maps.Clone(leases), maps.Clone(left)
 			h.store.followers.lists = maps.Clone(followers)
+			h.store.numbers.of = maps.Clone(numbers)
 		})
 	}
 }

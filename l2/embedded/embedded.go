@@ -152,6 +152,7 @@ type Store struct {
 	txid int
 
 	followers followers
+	numbers   numbers
 
 	// gate is held shared over every read transaction, and alone to replace db
 	// or to wait for readers. Lock order: mu, gate.

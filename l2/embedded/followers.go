@@ -140,6 +140,23 @@ func (f *followers) drop(p place) {
 	delete(f.lists, p)
 }
 
+// last returns when the last registration with a namespace is over.
+func (f *followers) last(namespace string) (last time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for at, l := range f.lists {
+		if at.namespace != namespace {
+			continue
+		}
+		for _, m := range l.members {
+			if m.until.After(last) {
+				last = m.until
+			}
+		}
+	}
+	return last
+}
+
 // forget drops those whose registrations have been over for as long as a lease
 // lasts, and the lists on which there is nobody else.
 func (f *followers) forget(now time.Time) {

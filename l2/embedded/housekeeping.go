@@ -35,6 +35,7 @@ func (s *Store) keepHouse() (more bool) {
 	s.dropLeases()
 	s.mu.Unlock()
 	s.followers.forget(s.cfg.Now())
+	s.numbers.forget(s.cfg.Now())
 	err := s.transact(stepRoom, func(t *txn) {
 		more = t.expire()
 		more = t.dropGarbage(stepRows) >= stepRows || more

@@ -156,8 +156,8 @@ func (t *txn) find(at l2.Partition) (*ledger, error) {
 	if l == nil && isLater(key, t.get(bLedger, key)) {
 		return nil, l2.LaterError(at)
 	}
-	if l != nil && l.count != at.Count {
-		return nil, fmt.Errorf("%w: partition %s is one of %d, not of %d", soracache.ErrInvalid, at, l.count, at.Count)
+	if err := t.counts(at, l); err != nil {
+		return nil, err
 	}
 	return l, nil
 }
@@ -220,6 +220,7 @@ func (t *txn) ledger(at l2.Partition, shown soracache.Stamp) (*ledger, error) {
 		l = &ledger{key: ledgerKey(at), count: at.Count, partition: uint32(t.next(bLedger))} //nolint:gosec // partitions ever made
 		t.put(bLedger, partitionKey(l.partition), l.key)
 		t.keepLedger(l)
+		t.s.numbers.keep(at.Namespace, int(at.Count), t.now)
 		t.takeSettling(l)
 		t.mint(l, shown)
 	case t.differs(l, shown):

@@ -94,7 +94,7 @@ func guestChecks() []check {
 		{name: "a guest of another number of partitions is refused", run: func(f *fixture) {
 			f.head()
 			g := f.in(l2.Partition{Namespace: f.at.Namespace, Count: 2})
-			if a := g.guest(soracache.Stamp{}); !errors.Is(a.Err, soracache.ErrInvalid) {
+			if a := g.guest(soracache.Stamp{}); !errors.Is(a.Err, l2.ErrPartitions) {
 				f.Fatalf("a guest: %+v", a)
 			}
 		}},

@@ -3,6 +3,7 @@ package l2test
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -26,6 +27,14 @@ func (m *Model) Later(at l2.Partition) (restore func()) {
 	}
 	set(true)
 	return func() { set(false) }
+}
+
+// LoseNumber makes a namespace forget how many partitions it has, and nothing
+// else.
+func (m *Model) LoseNumber(namespace string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.numbers, namespace)
 }
 
 // LoseRegistrations makes a partition forget who is registered, and nothing
@@ -63,6 +72,7 @@ func (m *Model) Flush() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.partitions)
+	clear(m.numbers)
 }
 
 // Snapshot returns a function that brings everything back to what it is now,
@@ -71,11 +81,11 @@ func (m *Model) Flush() {
 func (m *Model) Snapshot() (restore func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	saved := clonePartitions(m.partitions)
+	saved, numbers := clonePartitions(m.partitions), maps.Clone(m.numbers)
 	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.partitions = clonePartitions(saved)
+		m.partitions, m.numbers = clonePartitions(saved), maps.Clone(numbers)
 	}
 }
 

@@ -37,6 +37,7 @@ type Model struct {
 	mu         sync.Mutex // guards what follows
 	full       bool       // see SetFull
 	partitions map[place]*partition
+	numbers    map[string]number // of partitions, by namespace
 	counters   l2.Counters
 }
 
@@ -64,6 +65,8 @@ type partition struct {
 	// keptUntil is until when the last of what was ever stored is kept.
 	keptUntil time.Time
 	settling  settling // beside the ledger, so that it outlives that
+	// tomb stands in the ledger's place after the number of partitions was changed.
+	tomb tomb
 	// later: the ledger is in a form of a later version.
 	later bool
 }
@@ -99,7 +102,7 @@ func NewModel(config ModelConfig) *Model {
 	if config.Random == nil {
 		config.Random = rand.Uint64
 	}
-	return &Model{config: config, partitions: make(map[place]*partition)}
+	return &Model{config: config, partitions: make(map[place]*partition), numbers: make(map[string]number)}
 }
 
 // SetFull has the store be without room, or have room again.
@@ -134,6 +137,11 @@ func (m *Model) begin(ctx context.Context, at l2.Partition, since soracache.Stam
 		return step{}, err
 	}
 	now := m.config.Now()
+	if p.ledger == nil {
+		if err := m.counts(at); err != nil {
+			return step{}, err
+		}
+	}
 	if p.ledger == nil || p.attach || p.ledger.differs(since) {
 		p.ledger = p.ledger.mint(m.epoch(), at.Count, now, since)
 		p.attach = false
@@ -157,9 +165,11 @@ func (m *Model) reach(ctx context.Context, at l2.Partition) (*partition, error) 
 	if p.later {
 		return nil, l2.LaterError(at)
 	}
+	if p.tomb.stands(m.config.Now()) {
+		return nil, l2.ChangingError(at.Namespace)
+	}
 	if p.ledger != nil && p.ledger.count != at.Count {
-		return nil, fmt.Errorf("%w: partition %s is one of %d, not of %d",
-			soracache.ErrInvalid, at, p.ledger.count, at.Count)
+		return nil, l2.CountError(at.Namespace, int(p.ledger.count), int(at.Count))
 	}
 	return p, nil
 }
@@ -602,7 +612,7 @@ func (m *Model) Sweep(ctx context.Context) (more bool, err error) {
 		return false, fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
 	}
 	for at, p := range m.partitions {
-		if p.later {
+		if p.later || p.tomb.stands(m.config.Now()) {
 			continue
 		}
 		s := step{partition: p, m: m, now: m.config.Now()}

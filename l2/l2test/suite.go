@@ -47,6 +47,11 @@ type Harness struct {
 	// AgeRegistrations makes registrations of a partition look so much older than
 	// they are. Nil with Wait set means that Wait can serve for it.
 	AgeRegistrations func(at l2.Partition, by time.Duration)
+	// LoseNumber loses how many partitions a namespace has, and nothing else.
+	LoseNumber func(namespace string)
+	// AgeChange makes a change of the number of partitions look as if it had begun
+	// so much earlier. Nil with Wait set means that Wait can serve for it.
+	AgeChange func(namespace string, by time.Duration)
 	// Tamper replaces the bytes stored under a key by what change makes of
 	// them; nil stands for none.
 	Tamper func(at l2.Partition, key string, change func(stored []byte) []byte)
@@ -87,6 +92,7 @@ func Run(t *testing.T, open Open) {
 		{"Damage", damageChecks()},
 		{"Versions", versionChecks()},
 		{"Partitions", partitionChecks()},
+		{"Numbers", numberChecks()},
 		{"Names", nameChecks()},
 		{"TagSets", tagSetChecks()},
 		{"Explain", explainChecks()},

@@ -49,6 +49,7 @@ func modelHarness(t *testing.T, m *Model, clock *fakeClock) Harness {
 		Full: m.SetFull,
 
 		LoseRegistrations: m.LoseRegistrations,
+		LoseNumber:        m.LoseNumber,
 		Dump: func(at l2.Partition, key string) func() {
 			restore, ok := m.Dump(at, key)
 			if !ok {

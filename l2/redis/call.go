@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -27,6 +26,9 @@ type call struct {
 	before    []any // a command to send just before it; may be nil
 	// enter goes with it, and enters its ledger in the index; nil if that is not due.
 	enter *command
+	// lookedUp is when the namespace was found to have so many partitions, on
+	// Redis' clock; 0: it was not looked up for this call.
+	lookedUp uint64
 	// process is where it was sent last; cmd holds the outcome.
 	process *process
 	cmd     command
@@ -66,6 +68,7 @@ func (s *Store) run(ctx context.Context, calls []*call) {
 	if len(unknown) > 0 {
 		s.send(ctx, s.prepare(ctx, unknown))
 	}
+	s.begin(ctx, pending)
 	for _, c := range pending {
 		if c.err == nil && c.cmd.Err() != nil {
 			c.err = c.failure()
@@ -77,8 +80,15 @@ func (s *Store) run(ctx context.Context, calls []*call) {
 // failure maps the error of a call that was sent to a sentinel.
 func (c *call) failure() error {
 	err := c.cmd.Err()
-	if goredis.HasErrorPrefix(err, "SORALATER") {
+	switch {
+	case goredis.HasErrorPrefix(err, "SORALATER"):
 		return l2.LaterError(c.Partition)
+	case goredis.HasErrorPrefix(err, "SORABURIED"):
+		return l2.ChangingError(c.Namespace)
+	case goredis.HasErrorPrefix(err, "SORACOUNT"):
+		count := 0
+		_, _ = fmt.Sscanf(err.Error(), "SORACOUNT %d", &count)
+		return l2.CountError(c.Namespace, count, int(c.Count))
 	}
 	return failure(err)
 }
@@ -131,7 +141,7 @@ func (s *Store) send(ctx context.Context, calls []*call) {
 
 // commonBytes is how long the argument that all scripts share is, if nobody
 // registers or wants to know who did.
-const commonBytes = 8 + 8 + 8 + 2
+const commonBytes = 8 + 8 + 8 + 2 + 8
 
 func (s *Store) arguments(c *call) []any {
 	common := make([]byte, 0, commonBytes+1+8+len(c.follower.Name))
@@ -139,6 +149,7 @@ func (s *Store) arguments(c *call) []any {
 	common = binary.BigEndian.AppendUint64(common, uint64(c.since.Epoch))
 	common = binary.BigEndian.AppendUint64(common, uint64(c.since.Position))
 	common = binary.BigEndian.AppendUint16(common, c.Count)
+	common = binary.BigEndian.AppendUint64(common, c.lookedUp)
 	if c.followers || c.follower.Name != "" {
 		wants := byte(0)
 		if c.followers {
@@ -191,10 +202,6 @@ func (s *Store) reloadTopology(ctx context.Context) {
 
 // failure maps an error of Redis or of the way there to a sentinel.
 func failure(err error) error {
-	if text, ok := strings.CutPrefix(err.Error(), "SORACOUNT "); ok {
-		text, _, _ = strings.Cut(text, " script: ") // where in the script, which no caller can use
-		return fmt.Errorf("%w: %s", soracache.ErrInvalid, text)
-	}
 	if goredis.HasErrorPrefix(err, "OOM") {
 		return fmt.Errorf("%w: redis is at its maxmemory", soracache.ErrStoreFull)
 	}

@@ -149,7 +149,7 @@ func TestPartitionCount(t *testing.T) {
 		t.Errorf("the right one: %+v", answers[0])
 	}
 	err := answers[1].Err
-	if !errors.Is(err, soracache.ErrInvalid) || !strings.HasSuffix(err.Error(), "partitions: 1") {
+	if !errors.Is(err, l2.ErrPartitions) || !strings.Contains(err.Error(), "shop has 1") {
 		t.Errorf("the wrong one: %v", err)
 	}
 }

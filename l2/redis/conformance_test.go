@@ -11,6 +11,7 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/redistest"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/l2test"
@@ -110,6 +111,12 @@ func harness(t *testing.T, c Config, admin goredis.UniversalClient) l2test.Harne
 		},
 		Later:             map[string]func(l2.Partition) func(){"tag records": later("t"), "key records": later("k")},
 		LoseRegistrations: lose("r"),
+		LoseNumber:        func(namespace string) { must(admin.Del(ctx, c.Prefix+"{"+namespace+"}n").Err()) },
+		AgeChange: func(namespace string, by time.Duration) {
+			for i := range soracache.MaxPartitions {
+				ageBuried(do, base(c.Prefix, l2.Partition{Namespace: namespace, Index: uint16(i)})+"t", by)
+			}
+		},
 		AgeRegistrations: func(p l2.Partition, by time.Duration) {
 			name := base(c.Prefix, p) + "r"
 			fields, err := admin.HGetAll(ctx, name).Result()
@@ -149,6 +156,19 @@ func harness(t *testing.T, c Config, admin goredis.UniversalClient) l2test.Harne
 func overdue(admin goredis.UniversalClient, prefix string, p l2.Partition) error {
 	ledger := goredis.Z{Member: fmt.Sprintf("%s/%d", p.Namespace, p.Index)}
 	return admin.ZAddXX(context.Background(), prefix+"ledgers", ledger).Err()
+}
+
+// ageBuried makes what was buried look as if it had been for longer.
+func ageBuried(do func(args ...any) any, name string, by time.Duration) {
+	first := do("ZRANGE", name, 0, 0).([]any)
+	if len(first) == 0 || !seen(first[0].(string)).buried {
+		return
+	}
+	state := []byte(first[0].(string))
+	since := binary.BigEndian.Uint64(state[17:]) - uint64(by.Microseconds())
+	binary.BigEndian.PutUint64(state[17:], since)
+	do("ZREM", name, first[0])
+	do("ZADD", name, -1, state)
 }
 
 // keysOf lists all keys with a prefix.

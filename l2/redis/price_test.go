@@ -195,6 +195,7 @@ func TestPingedIsReady(t *testing.T) {
 		"cluster":    {URL: redistest.Cluster(t, redistest.Through(proxy)).URL()},
 	} {
 		s, ctx := openAt(t, c), context.Background()
+		openAt(t, c).Since(ctx, []l2.SinceRequest{{Partition: l2.Partition{Namespace: "shop", Count: 1}}}) // so that there is a ledger
 		if err := s.Ping(ctx); err != nil {
 			t.Fatal(name, err)
 		}

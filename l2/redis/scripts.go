@@ -31,6 +31,8 @@ const (
 	scriptReclaim
 	scriptSweep
 	scriptDue
+	scriptNumber
+	scriptBury
 	scriptCount
 )
 
@@ -41,7 +43,11 @@ var scriptNames = [scriptCount]string{
 	scriptRead: "read", scriptSince: "since", scriptInvalidate: "invalidate", scriptFill: "fill", scriptPut: "put",
 	scriptRenew: "renew", scriptExplain: "explain", scriptPurge: "purge", scriptList: "list",
 	scriptReclaim: "reclaim", scriptSweep: "sweep", scriptDue: "due",
+	scriptNumber: "number", scriptBury: "bury",
 }
+
+// stateBytes is how long a ledger's state is of which nothing settles.
+const stateBytes = 1 + 7*8 + 2
 
 // constants are written into the scripts in the place of their names: sharing a
 // variable costs a script more than it seems.
@@ -82,9 +88,9 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 
 		"CHUNK":          4000, // arguments of one command; Lua can pass some 8,000
 		"COMMON_BYTES":   commonBytes,
-		"STATE_BYTES":    59,
-		"SETTLING_BYTES": 59 + 3*8, // of a state while something settles,
-		"MARKED":         2*8 + 1,  // of whose last 24 bytes these begin the last 8
+		"STATE_BYTES":    stateBytes,
+		"SETTLING_BYTES": stateBytes + 3*8, // of a state while something settles,
+		"MARKED":         2*8 + 1,          // of whose last 24 bytes these begin the last 8
 		"SETTLING_MOST":  l2.MaxSettling,
 		"LATER_SETTLING": 31, // the version of a later form of w: text is none
 		"MAX_SETTLE":     soracache.MaxSettle.Microseconds(),
@@ -112,6 +118,10 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"FOLLOWERS_SLACK":  l2.RegistrationSlack.Microseconds(),
 		"FOLLOWERS_EXPIRY": (l2.MaxBound + l2.RegistrationSlack + soracache.MaxLease).Milliseconds(),
 
+		"BURIED":        buried,
+		"LOOKED_UP_FOR": lookedUpFor.Microseconds(),
+		"NUMBER_EXPIRY": strconv.FormatInt(l2.PartitionsExpiry.Milliseconds(), 10),
+
 		"SLACK":      (10 * time.Minute).Milliseconds(),
 		"SWEEP_STEP": 32, // buckets
 
@@ -132,6 +142,7 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 var mayRepeat = [scriptCount]bool{
 	scriptRead: true, scriptSince: true, scriptInvalidate: true, scriptExplain: true, scriptPurge: true,
 	scriptList: true, scriptReclaim: true, scriptSweep: true, scriptDue: true,
+	scriptNumber: true, scriptBury: true,
 }
 
 // process is a Redis process with all scripts loaded into it. Their text holds

@@ -54,7 +54,13 @@ func (s *Store) enters(c *call) *command {
 }
 
 // opens tells which scripts may begin a ledger.
-func opens(s script) bool { return s != scriptPurge && s != scriptSweep && s != scriptDue }
+func opens(s script) bool {
+	switch s {
+	case scriptPurge, scriptSweep, scriptDue, scriptNumber, scriptBury:
+		return false
+	}
+	return true
+}
 
 // entered notes which ledgers were entered. One that was begun by a call is
 // entered again if it was in the index already: whoever ended the former one may be

@@ -5,6 +5,7 @@ import (
 	"crypto/sha1"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -142,11 +143,11 @@ func TestLaterFormsAreLeftAlone(t *testing.T) {
 			}
 			restore := laterMember(u.do, u.name(kind), more)
 			was := u.dumps()
-			append_ := u.Invalidate(context.Background(), []l2.InvalidateRequest{{
+			appended := u.Invalidate(context.Background(), []l2.InvalidateRequest{{
 				Partition: u.at, Targets: []soracache.Target{soracache.Key("k")}, Settle: time.Minute,
 			}})[0].Err
-			if !isUnavailable(append_) {
-				t.Errorf("%s: appended: %v", kind, append_)
+			if !isUnavailable(appended) {
+				t.Errorf("%s: appended: %v", kind, appended)
 			}
 			stranger := u.Since(context.Background(), []l2.SinceRequest{{Partition: u.at, Since: soracache.Stamp{Epoch: 5, Position: 5}}})[0].Err
 			if !isUnavailable(stranger) {
@@ -303,4 +304,131 @@ func TestDamagedStateTakesANewEpoch(t *testing.T) {
 		}
 		u.miss("k")
 	}
+}
+
+// The forms of a namespace's number, and of what stands in the place of a ledger
+// that was put an end to. Nodes from before these take the latter for a ledger of
+// 65,535 partitions, and refuse it.
+func TestGoldenNumberForms(t *testing.T) {
+	u := newUser(t)
+	u.at.Count = 4
+	place := u.config.Prefix + "{shop}n"
+	before := u.head()
+	expires := func(name string) bool { return u.admin.PTTL(t.Context(), name).Val() > 0 }
+	if got := u.do("GET", place); got != "1:4" || !expires(place) {
+		t.Errorf("the number is %v, expiring %v", got, expires(place))
+	}
+	if _, err := u.Repartition(t.Context(), "shop", 2); err != nil {
+		t.Fatal(err)
+	}
+	if got := u.do("GET", place); got != "1:4>2" || expires(place) {
+		t.Errorf("while it changes, the number is %v, expiring %v", got, expires(place))
+	}
+	first := func() string { return u.do("ZRANGE", u.name("t"), 0, 0).([]any)[0].(string) }
+	state := first()
+	head, since := binary.BigEndian.Uint64([]byte(state[9:])), binary.BigEndian.Uint64([]byte(state[17:]))
+	want := bytesOfForm("!", uint64(0), head, since, uint64(0), uint64(0), uint64(0), uint64(0), "\xff\xff")
+	if state != want || head <= uint64(before.Position) || expires(u.name("t")) {
+		t.Errorf("what is buried is\n%x, want\n%x, expiring %v", state, want, expires(u.name("t")))
+	}
+	for _, kind := range []string{"k", "h"} {
+		if u.do("EXISTS", u.name(kind)) != int64(0) {
+			t.Errorf("%s of what is buried is there", kind)
+		}
+	}
+	u.at.Index = 2
+	for i := range uint16(4) {
+		ageBuried(u.do, base(u.config.Prefix, l2.Partition{Namespace: "shop", Index: i})+"t", l2.ChangeTakes)
+	}
+	u.at.Index = 0
+	// Of the ledgers to come nothing is left; one that is not wanted any more would
+	// stand for a while yet.
+	if left, err := u.Repartition(t.Context(), "shop", 2); err != nil || left != 0 {
+		t.Fatal(left, err)
+	}
+	if got := u.do("GET", place); got != "1:2" || !expires(place) {
+		t.Errorf("then the number is %v, expiring %v", got, expires(place))
+	}
+	if u.do("EXISTS", u.name("t")) != int64(0) {
+		t.Error("the ledger to come is still buried")
+	}
+	// A later version's number is left alone.
+	for _, later := range []string{"2:4", "17:whatever"} {
+		u.do("SET", place, later)
+		a := u.Partitions(t.Context(), []l2.PartitionsRequest{{Namespace: "shop", Want: 2}})[0]
+		if !isUnavailable(a.Err) || errors.Is(a.Err, l2.ErrPartitions) || u.do("GET", place) != later {
+			t.Errorf("%s: %+v, and then it is %v", later, a, u.do("GET", place))
+		}
+		if _, err := u.Repartition(t.Context(), "shop", 4); !isUnavailable(err) || u.do("GET", place) != later {
+			t.Errorf("%s changed: %v", later, err)
+		}
+	}
+	// What is no number is as good as lost.
+	for _, damaged := range [][]any{{"SET", place, "1:0"}, {"SET", place, "1:4>"}, {"SET", place, "garbage"}, {"SET", place, "1:04"}, {"SET", place, ""}, {"HSET", place, "a", "b"}} {
+		u.do("DEL", place)
+		u.do(damaged...)
+		if a := u.Partitions(t.Context(), []l2.PartitionsRequest{{Namespace: "shop", Want: 2}})[0]; a.Err != nil || a.Count != 2 || u.do("GET", place) != "1:2" {
+			t.Errorf("%v: %+v, and then it is %v", damaged, a, u.do("GET", place))
+		}
+	}
+}
+
+// What stands in the place of ledgers that nobody will begin any more expires,
+// and so does the number: nothing is left of a namespace that nobody uses.
+func TestNothingIsLeftOfAChange(t *testing.T) {
+	u := newUser(t)
+	u.at = l2.Partition{Namespace: "shop", Index: 3, Count: 4}
+	u.head()
+	err := l2.Repartition(t.Context(), u, "shop", 1, func(d time.Duration) error {
+		ageBuried(u.do, u.name("t"), d)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range keysOf(t, u.admin, u.config.Prefix) {
+		if left := u.admin.PTTL(t.Context(), name).Val(); left <= 0 || left > l2.PartitionsExpiry {
+			t.Errorf("%s expires in %v", name, left)
+		}
+	}
+	for what, p := range map[string]l2.Partition{"the old number": u.at, "another number": {Namespace: "shop", Index: 3, Count: 8}} {
+		if a := u.Since(t.Context(), []l2.SinceRequest{{Partition: p}})[0]; !errors.Is(a.Err, l2.ErrPartitions) {
+			t.Errorf("%s: %v", what, a.Err)
+		}
+	}
+	// The number is lost, and no ledger of it is there: what is buried knows.
+	u.do("DEL", u.config.Prefix+"{shop}n")
+	if a := u.Partitions(t.Context(), []l2.PartitionsRequest{{Namespace: "shop", Want: 4}})[0]; a.Err != nil || a.Count != 1 {
+		t.Errorf("after the loss of the number: %+v", a)
+	}
+}
+
+// A step that would begin a ledger and was on its way for long does not, however
+// sure its caller was when it set out.
+func TestLedgerIsNotBegunOnAnOldNumber(t *testing.T) {
+	u := newUser(t)
+	for age, begins := range map[time.Duration]bool{time.Second: true, lookedUpFor + time.Second: false} {
+		u.at.Namespace = fmt.Sprint("age-", int(age.Seconds()))
+		c := u.newCall(u.at, scriptSince)
+		c.lookedUp = uint64(time.Now().Add(-age).UnixMicro())
+		u.send(t.Context(), u.prepare(t.Context(), []*call{c}))
+		if err := c.cmd.Err(); (err == nil) != begins {
+			t.Errorf("looked up %v ago: %v", age, err)
+		}
+		if n := u.do("EXISTS", u.name("t")); (n == int64(1)) != begins {
+			t.Errorf("looked up %v ago: %v ledgers", age, n)
+		}
+	}
+}
+
+// A Redis without memory goes on with the namespaces that it has.
+func TestNumberWithoutMemory(t *testing.T) {
+	u, _ := own(t)
+	u.put("k", "v")
+	u.do("CONFIG", "SET", "maxmemory", "1")
+	u.do("DEL", u.config.Prefix+"{shop}n")
+	if a := u.Partitions(t.Context(), []l2.PartitionsRequest{{Namespace: "shop", Want: 4}})[0]; a.Err != nil || a.Count != 1 {
+		t.Errorf("%+v", a)
+	}
+	u.hit("k", "v")
 }

@@ -36,8 +36,9 @@
 -- KEYS are t, k and h. The other keys of the partition share their hash tag and
 -- are derived here: most cannot be known before the script runs.
 -- ARGV[1] is the same for every script: a random candidate for a new epoch, the
--- epoch and position that the caller shows, and the number of partitions; more
--- of it is for follow.lua.
+-- epoch and position that the caller shows, the number of partitions, and when the
+-- namespace was looked up to have that many (0: not for this call); more of it is
+-- for follow.lua.
 --
 -- A script makes its functions anew each time that it runs, and pays for each
 -- and for each variable that it shares. So what always happens is written
@@ -50,7 +51,7 @@ local sub, byte = string.sub, string.byte
 
 local T, K, H = KEYS[1], KEYS[2], KEYS[3]
 local BASE = sub(T, 1, -2)
-local CANDIDATE, SHOWN_EPOCH, SHOWN, PARTITIONS = unbox('>I8I8I8I2', ARGV[1])
+local CANDIDATE, SHOWN_EPOCH, SHOWN, PARTITIONS, LOOKED_UP = unbox('>I8I8I8I2I8', ARGV[1])
 
 local clock = call('TIME')
 local NOW = clock[1] * 1000000 + clock[2]

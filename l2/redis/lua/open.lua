@@ -3,14 +3,14 @@
 -- holds the scores of ASK. What a later version has written is left as it is.
 
 STATE = try('ZRANGE', T, '0', '0')[1]
-local FOUND, whole = {}, false
+local FOUND, whole, counted = {}, false, false
 if STATE and (#STATE == STATE_BYTES or #STATE == SETTLING_BYTES) and sub(STATE, 1, 2) == '!\0' then
   local partitions
   EPOCH, HEAD, FLOOR_K, FLOOR_T, CLEAR, LONGEST, PROCESS, partitions = unbox('>I8I8I8I8I8I8I8I2', STATE, 2)
   if partitions ~= PARTITIONS then
-    return redis.error_reply(
-      'SORACOUNT this namespace was created with another number of partitions: ' .. partitions)
+    return redis.error_reply((partitions == BURIED and 'SORABURIED ' or 'SORACOUNT ') .. partitions)
   end
+  counted = true
   ASK[1] = sub(STATE, 1, MARK_BYTES)
   FOUND = scores(K, ASK)
   whole = FOUND[1] and (RUN == 0 or RUN == PROCESS)
@@ -112,6 +112,9 @@ if not whole or APPENDING or not shown_here and SHOWN_EPOCH ~= 0 or shown_here a
     if not whole or not found[1] then return redis.error_reply('SORAGUEST the ledger is to be begun anew') end
     RESET = other or RESET
   elseif other then
+    -- How many partitions there are stands in another slot, so it cannot be looked
+    -- up here. What the ledger itself does not say was looked up just before this.
+    if not counted and NOW - LOOKED_UP > LOOKED_UP_FOR then return redis.error_reply('SORANUMBER') end
     mint()
   end
 end

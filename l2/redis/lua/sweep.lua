@@ -29,6 +29,7 @@ local more, look, quiet = false, LOOK_MOST * 1000, true
 if sound then
   local mark = sub(state, 1, MARK_BYTES)
   PARTITIONS = unbox('>I2', state, 58)
+  if PARTITIONS == BURIED then return {0, LOOK_MOST} end -- see bury.lua: it is to stand for as long as it says
   sound = (RUN == 0 or RUN == unbox('>I8', state, 50)) and scores(K, {mark})[1] and scores(H, {mark})[1]
 end
 if sound then
