@@ -60,6 +60,10 @@ type Stats struct {
 	// many partitions are active.
 	Confirmations, Resets uint64
 	Partitions            int
+	// Namespaces that were forgotten because nobody used them, or had to make room
+	// for others; and requests that were refused because all partitions that may be
+	// followed were in use.
+	Forgotten, Crowded uint64
 	// Records of other nodes that arrived as notices, and those that the ledger
 	// had to be asked for; notices that showed that others are missing; and
 	// questions sent to catch up.

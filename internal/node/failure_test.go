@@ -633,12 +633,64 @@ func TestNamespacesAreBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := get("d"); !errors.Is(err, soracache.ErrTooLarge) {
-			t.Errorf("a fourth: %v", err)
+		for i := range 100 { // one that was read, and is not in use, makes room for another
+			if err := get(fmt.Sprint("other", i)); err != nil {
+				t.Fatal(err)
+			}
+			if n.Stats().Partitions > 3 {
+				t.Fatalf("%d partitions are followed", n.Stats().Partitions)
+			}
 		}
-		time.Sleep(2 * time.Minute) // nobody uses them
+
+		// Only those that are in use do not.
+		ctx, end := context.WithCancel(context.Background())
+		for _, ns := range []string{"a", "b", "c"} {
+			go func() {
+				_ = n.Watch(ctx, soracache.WatchRequest{Namespace: ns}, func([]soracache.WatchItem) error { return nil })
+			}()
+			synctest.Wait()
+		}
+		if err := get("d"); !errors.Is(err, soracache.ErrTooLarge) || n.Stats().Crowded != 1 {
+			t.Errorf("a fourth: %v, counted %d times", err, n.Stats().Crowded)
+		}
+		end()
+		synctest.Wait()
 		if err := get("d"); err != nil {
-			t.Errorf("after the others fell idle: %v", err)
+			t.Errorf("when they are not in use any more: %v", err)
+		}
+		time.Sleep(5 * time.Minute)
+		if s := n.Stats(); s.Partitions != 0 {
+			t.Errorf("five minutes later, %d partitions are followed", s.Partitions)
+		}
+	})
+}
+
+// Whoever tries names does not push out those that are in use.
+func TestNamesTriedPushOutEachOther(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 4 << 20, MaxPartitions: 64, MeterEvery: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close() }()
+		get := func(ns string) soracache.ReadResult {
+			req := rd("k")
+			req.Namespace = ns
+			return one(t, n, context.Background(), req)
+		}
+		if _, err := n.Write(context.Background(), soracache.WriteRequest{Namespace: "used", Writes: []soracache.Write{{
+			Op: soracache.OpPut, Key: "k", Lifetime: soracache.Lifetime{TTL: time.Hour},
+		}}}); err != nil {
+			t.Fatal(err)
+		}
+		get("used")
+		time.Sleep(20 * time.Second)
+		get("used") // it is in use, not only tried
+		for i := range 1000 {
+			get(fmt.Sprint("tried", i))
+			if r := get("used"); r.Tier != soracache.TierL1 {
+				t.Fatalf("after %d names, read from %s", i, r.Tier)
+			}
 		}
 	})
 }

@@ -57,12 +57,14 @@ type Config struct {
 	// was told another refuses the namespace, as unavailable, and is not ready. It
 	// may be called often.
 	Partitions func(namespace string) int
-	// MaxPartitions bounds how many partitions are followed (default 16,384).
+	// MaxPartitions bounds how many partitions are followed (default 16,384). For
+	// others there is room as long as there are some that nobody is using at that
+	// moment.
 	MaxPartitions int
 	// StoreTimeout bounds each call to the store (default 2s).
 	StoreTimeout time.Duration
 	// IdleAfter is how long after its last use a partition is followed
-	// (default 1 min).
+	// (default 1 min). After four times as long its namespace is forgotten.
 	IdleAfter time.Duration
 	// ReclaimAfter is how long after an invalidation the deleting of what it
 	// killed begins, so that a burst of invalidations makes one walk (default
@@ -671,8 +673,9 @@ func (n *Node) open(ctx context.Context, name string) (*namespace, error) {
 		ns.pin()
 		return ns, nil
 	}
-	if n.count+count > n.cfg.MaxPartitions && !n.forgetIdle(count) {
-		return nil, fmt.Errorf("%w: more than %d partitions in use", soracache.ErrTooLarge, n.cfg.MaxPartitions)
+	if n.count+count > n.cfg.MaxPartitions && !n.makeRoom(count) {
+		n.totals.crowded.Add(1)
+		return nil, fmt.Errorf("%w: this node cannot follow namespace %s: more than %d partitions are in use at this moment", soracache.ErrTooLarge, name, n.cfg.MaxPartitions)
 	}
 	ns := &namespace{name: name, gone: make(chan struct{})}
 	ns.numbered.Store(int64(n.now()))
@@ -687,24 +690,72 @@ func (n *Node) open(ctx context.Context, name string) (*namespace, error) {
 	return ns, nil
 }
 
-// forgetIdle drops namespaces that nobody has used lately, and nobody works on,
-// until there is room for count partitions. It holds mu. What a forgotten partition left in L1 is
-// never found again, because a reopened one has another space.
-func (n *Node) forgetIdle(count int) bool {
-	for name, ns := range n.namespaces {
-		idle := ns.pins.Load() == 0
-		for _, p := range ns.partitions {
-			idle = idle && !p.active.Load()
+// makeRoom forgets namespaces that nobody works on until count more partitions
+// may be followed, or reports that there is none left. It holds mu. Those that
+// were used only for a moment go first, such as what somebody reads who tries
+// names, and then those that have not been used for longest; some more than must
+// go at a time, so that not everybody who comes looks through all of them. What a
+// forgotten partition left in L1 is never found again, because a reopened one has
+// another space.
+func (n *Node) makeRoom(count int) bool {
+	free := n.unpinned(func(*namespace) bool { return true })
+	moment := n.cfg.IdleAfter / 8 // see touch
+	slices.SortFunc(free, func(a, b *namespace) int {
+		aFirst, aUsed := a.used()
+		bFirst, bUsed := b.used()
+		aBrief, bBrief := aUsed-aFirst <= moment, bUsed-bFirst <= moment
+		if aBrief != bBrief {
+			return map[bool]int{true: -1, false: 1}[aBrief]
 		}
-		if idle {
-			delete(n.namespaces, name)
-			n.count -= len(ns.partitions)
-		}
-		if n.count+count <= n.cfg.MaxPartitions {
-			return true
+		return cmp.Compare(aUsed, bUsed)
+	})
+	for i := 0; i < len(free) && n.count+max(count, n.cfg.MaxPartitions/16) > n.cfg.MaxPartitions; i++ {
+		n.forget(free[i])
+	}
+	return n.count+count <= n.cfg.MaxPartitions
+}
+
+// forgetIdle forgets the namespaces that have not been used for so long that what
+// L1 still has of them is hardly worth keeping.
+func (n *Node) forgetIdle() {
+	since := n.now() - forgetAfter*n.cfg.IdleAfter
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, ns := range n.unpinned(func(ns *namespace) bool { _, last := ns.used(); return last < since }) {
+		n.forget(ns)
+	}
+}
+
+// forgetAfter is after how many times IdleAfter a namespace is forgotten.
+const forgetAfter = 4
+
+// unpinned returns the namespaces that nobody works on and that are so. mu is held.
+func (n *Node) unpinned(so func(*namespace) bool) (free []*namespace) {
+	for _, ns := range n.namespaces {
+		if ns.pins.Load() == 0 && so(ns) {
+			free = append(free, ns)
 		}
 	}
-	return false
+	return free
+}
+
+// forget holds mu.
+func (n *Node) forget(ns *namespace) {
+	delete(n.namespaces, ns.name)
+	n.count -= len(ns.partitions)
+	n.totals.forgotten.Add(1)
+}
+
+// used is when the namespace was first and last used, on the node's clock, to
+// within an eighth of IdleAfter; zero before its first use.
+func (ns *namespace) used() (first, last time.Duration) {
+	for _, p := range ns.partitions {
+		if at := time.Duration(p.firstUse.Load()); first == 0 || at != 0 && at < first {
+			first = at
+		}
+		last = max(last, time.Duration(p.lastUse.Load()))
+	}
+	return first, last
 }
 
 // callStore makes one bounded call to the store and reports it.

@@ -25,8 +25,9 @@ type partition struct {
 	follower *invalidation.Follower
 	feed     feed // of the follower, to those who watch
 
-	active  atomic.Bool  // followed by the node's confirmations
-	lastUse atomic.Int64 // on the node's clock, in nanoseconds
+	active   atomic.Bool  // followed by the node's confirmations
+	firstUse atomic.Int64 // on the node's clock, in nanoseconds; zero before
+	lastUse  atomic.Int64 // on the node's clock, in nanoseconds
 	// lastPart is the part of the store that held it when that was last looked up.
 	lastPart atomic.Pointer[part]
 	heard    atomic.Uint64 // the highest position heard of, for measurement only
@@ -124,6 +125,7 @@ func (p *partition) touch(now time.Duration) {
 	if active && now-time.Duration(p.lastUse.Load()) <= min(p.node.cfg.IdleAfter/8, p.node.cfg.Bound/4) {
 		return
 	}
+	p.firstUse.CompareAndSwap(0, max(int64(now), 1))
 	p.lastUse.Store(int64(now))
 	if !active {
 		p.active.Store(true)

@@ -19,6 +19,7 @@ type totals struct {
 	acknowledged, stragglers                              atomic.Uint64
 	refusedForRoom                                        atomic.Uint64
 	watchItems, watchResets, watchOverflows               atomic.Uint64
+	forgotten, crowded                                    atomic.Uint64
 	watchers                                              atomic.Int64 // now
 }
 
@@ -56,6 +57,7 @@ func (n *Node) Stats() Stats {
 		Invalidations: t.invalidations.Load(), InvalidatedTargets: t.targets.Load(),
 		Flights: t.flights.Load(), FlightKeys: t.flightKeys.Load(), FlightJoins: t.flightJoins.Load(),
 		Confirmations: t.confirmations.Load(), Resets: t.resets.Load(), Partitions: partitions,
+		Forgotten: t.forgotten.Load(), Crowded: t.crowded.Load(),
 		RecordsGossip: t.recordsPushed.Load(), RecordsRepaired: t.recordsRepaired.Load(),
 		Gaps: t.gaps.Load(), Pulls: t.pulls.Load(),
 		Watchers: int(t.watchers.Load()), WatchItems: t.watchItems.Load(),

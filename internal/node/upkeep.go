@@ -127,7 +127,8 @@ func (n *Node) ask(ctx context.Context, ps []*partition, patience time.Duration)
 }
 
 // housekeep does what is due by time in the store, of whichever partitions: the
-// nodes of a cluster share that work.
+// nodes of a cluster share that work. It also forgets the namespaces that nobody
+// uses.
 func (n *Node) housekeep() {
 	tick := time.NewTicker(n.cfg.SweepEvery)
 	defer tick.Stop()
@@ -137,6 +138,7 @@ func (n *Node) housekeep() {
 			return
 		case <-tick.C:
 		}
+		n.forgetIdle()
 		for more := true; more && n.ctx.Err() == nil; {
 			var err error
 			if more, err = n.cfg.Store.Sweep(n.ctx); err != nil {
