@@ -188,6 +188,10 @@ const MaxBound = time.Minute
 // without anybody being forgotten who still serves.
 const RegistrationSlack = 10 * time.Second
 
+// MaxKeep is the longest that an entry can be kept. One that would be kept for
+// longer was written before the store's clock was set back, and is dead.
+const MaxKeep = 366 * 24 * time.Hour
+
 // LedgerQuiet is for how long at least nothing was recorded in a ledger that ends.
 const LedgerQuiet = 2 * time.Minute
 
@@ -220,7 +224,9 @@ type ReadKey struct {
 	// Asking again with the nonce that holds the lease is granted again, with
 	// the lease's own stamp.
 	Nonce soracache.Lease
-	// LeaseFor is how long the lease is to last.
+	// LeaseFor is how long the lease is to last, at most [soracache.MaxLease]. A
+	// lease that would last for longer, because the store's clock was set back,
+	// keeps nobody from the key; whoever has its nonce may still fill.
 	LeaseFor time.Duration
 	// RefreshWithin wants the lease also beside an entry that is live but
 	// fresh for no longer than this. (A live entry that is stale counts as

@@ -83,7 +83,7 @@ func following() []total {
 		{name: "soracache.staleness.checks", help: "Hits in L1 that were checked against L2 afterwards.", series: one(func(s *node.Stats) uint64 { return s.StalenessChecked })},
 		{name: "soracache.staleness.hits", help: "The same by how stale they turned out to be, each counted once: not at all (0s), up to so much, or beyond the bound.", series: staleness()},
 		{name: "soracache.partitions", help: "Partitions that the node follows.", gauge: true, series: one(func(s *node.Stats) uint64 { return uint64(max(s.Partitions, 0)) })},
-		{name: "soracache.namespaces.shut.out", help: "Namespaces that the node refuses now, because they have another number of partitions than it was told.", gauge: true, series: one(func(s *node.Stats) uint64 { return uint64(max(s.Refused, 0)) })},
+		{name: "soracache.namespaces.shut_out", help: "Namespaces that the node refuses now, because they have another number of partitions than it was told.", gauge: true, series: one(func(s *node.Stats) uint64 { return uint64(max(s.Refused, 0)) })},
 		{name: "soracache.namespaces.forgotten", help: "Namespaces that the node stopped following because nobody used them, or others needed the room.", series: one(func(s *node.Stats) uint64 { return s.Forgotten })},
 		{name: "soracache.namespaces.refused", help: "Requests refused because as many partitions were in use as the node may follow.", series: one(func(s *node.Stats) uint64 { return s.Crowded })},
 		{name: "soracache.reclaimed.entries", help: "Dead entries deleted from L2.", series: one(func(s *node.Stats) uint64 { return s.Reclaimed })},

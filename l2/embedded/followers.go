@@ -53,6 +53,15 @@ type member struct {
 	until time.Time
 }
 
+// possible returns a registration that stands for no longer than it can: the clock
+// may have been set back.
+func (m member) possible(now time.Time) member {
+	if most := now.Add(m.bound + l2.RegistrationSlack); m.until.After(most) {
+		m.until = most
+	}
+	return m
+}
+
 // at returns the list of a partition, and makes it if there is none. mu is held.
 func (f *followers) at(p place, now time.Time) *list {
 	l := f.lists[p]
@@ -78,7 +87,7 @@ func (f *followers) register(at l2.Partition, r l2.Registration, now time.Time) 
 	defer f.mu.Unlock()
 	l := f.at(placeOf(at), now)
 	m, ok := l.members[r.Name]
-	if !ok || m.bound < r.Bound || m.until.Sub(now) < r.Bound+l2.RegistrationSlack/2 {
+	if !ok || m.bound < r.Bound || m.until.Sub(now) < r.Bound+l2.RegistrationSlack/2 || m.until.Sub(now) > m.bound+l2.RegistrationSlack {
 		l.members[r.Name] = member{r.Bound, now.Add(r.Bound + l2.RegistrationSlack)}
 	}
 }
@@ -111,9 +120,13 @@ func (f *followers) list(at l2.Partition, a *l2.InvalidateAnswer, now time.Time)
 			delete(l.members, name)
 			continue
 		}
+		l.members[name] = m.possible(now)
 		a.Registered = append(a.Registered, l2.Registration{Name: name, Bound: m.bound})
 	}
-	a.RegisteredFor = max(now.Sub(l.born), 0)
+	if l.born.After(now) { // the clock was set back
+		l.born = now
+	}
+	a.RegisteredFor = now.Sub(l.born)
 }
 
 // followed reports whether somebody's registration with a ledger was not over yet
@@ -163,6 +176,9 @@ func (f *followers) forget(now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for at, l := range f.lists {
+		for name, m := range l.members {
+			l.members[name] = m.possible(now)
+		}
 		maps.DeleteFunc(l.members, func(_ string, m member) bool { return !now.Before(m.until.Add(soracache.MaxLease)) })
 		if len(l.members) == 0 && now.Sub(l.born) > l2.MaxBound+l2.RegistrationSlack {
 			delete(f.lists, at)

@@ -111,7 +111,8 @@ func (t *txn) trimSome() (more bool) {
 // lately, nothing is stored, leased or settles, and nobody has been registered for
 // as long as a lease lasts.
 func (t *txn) over(l *ledger) bool {
-	if l.head > t.before(l2.LedgerQuiet) || l.settling > 0 {
+	// (A head that is far ahead was given out before the clock was set back.)
+	if l.head > t.before(l2.LedgerQuiet) && l.head <= t.before(-l2.LedgerQuiet) || l.settling > 0 {
 		return false
 	}
 	if stored, _ := t.after(bEntry, be32(nil, l.partition), nil, 1); len(stored) > 0 {
@@ -223,6 +224,7 @@ func (s *Store) evict() (dropped int) {
 // Sweep implements [l2.Store]. What has outlived its time is found in one order
 // for all partitions; ledgers are looked after in turn.
 func (s *Store) Sweep(ctx context.Context) (more bool, err error) {
+	s.followers.forget(s.cfg.Now())
 	err = s.change(ctx, func(t *txn) {
 		more = t.expire()
 		more = t.dropGarbage(stepRows) >= stepRows || more

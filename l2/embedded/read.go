@@ -250,7 +250,7 @@ func (r *reading) grant() (done bool) {
 func (s *Store) grant(w wish, now time.Time) {
 	k, a := leaseKey{w.ledger.partition, w.key.Key}, w.answer
 	held, ok := s.leases[k]
-	ok = ok && held.holds(w.ledger, now)
+	ok = ok && held.holds(w.ledger, now) && held.until.Sub(now) <= soracache.MaxLease // else the clock was set back
 	failed, pass := s.remembered(k, now)
 	if ok && pass && failed != 0 && held.nonce.Holder() == failed && w.key.Nonce.Holder() != failed {
 		ok = false // taken over
@@ -260,7 +260,7 @@ func (s *Store) grant(w wish, now time.Time) {
 		return
 	}
 	if !ok {
-		held = lease{nonce: w.key.Nonce, stamp: w.ledger.stamp(), until: now.Add(w.key.LeaseFor)}
+		held = lease{nonce: w.key.Nonce, stamp: w.ledger.stamp(), until: now.Add(min(w.key.LeaseFor, soracache.MaxLease))}
 		s.leases[k] = held
 	}
 	// Beside a live entry nobody waits, so that there is nothing to pass: the

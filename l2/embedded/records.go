@@ -180,7 +180,7 @@ const trimEvery = 256
 func (t *txn) trimIfDue(l *ledger) {
 	r := t.s.cfg.Retention
 	often := uint32(max(1, min(trimEvery, r.TagRecords/8, r.KeyRecords/8)))
-	if l.untrimmed >= often || t.micros()-l.trimmedAt >= (r.Age/8).Microseconds() {
+	if l.untrimmed >= often || t.micros()-l.trimmedAt >= (r.Age/8).Microseconds() || t.micros() < l.trimmedAt {
 		t.trim(l, 64+2*int(l.untrimmed))
 	}
 }

@@ -55,7 +55,7 @@ func (d death) record(l *ledger) soracache.Record {
 // judgeHead is as much of judge as an entry's head is enough for.
 func (t *txn) judgeHead(l *ledger, h l2.EntryHead) death {
 	switch {
-	case h.KeepUntil <= t.micros():
+	case h.KeepUntil <= t.micros(), h.KeepUntil-t.micros() > l2.MaxKeep.Microseconds():
 		return death{cause: expired}
 	case h.Stamp.Epoch != l.epoch:
 		return death{cause: otherEpoch}

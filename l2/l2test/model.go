@@ -224,6 +224,7 @@ func (s step) read(req l2.ReadKey) l2.KeyAnswer {
 		return a
 	}
 	held, ok := s.lease(req.Key)
+	ok = ok && held.until.Sub(s.now) <= soracache.MaxLease // else the clock was set back
 	left, remembered := s.passed[req.Key]
 	remembered = remembered && s.now.Before(left.until)
 	if ok && remembered && left.holder != 0 && held.nonce.Holder() == left.holder && req.Nonce.Holder() != left.holder {
@@ -234,7 +235,7 @@ func (s step) read(req l2.ReadKey) l2.KeyAnswer {
 		return a
 	}
 	if !ok {
-		held = lease{nonce: req.Nonce, stamp: s.ledger.stamp(), until: s.now.Add(req.LeaseFor)}
+		held = lease{nonce: req.Nonce, stamp: s.ledger.stamp(), until: s.now.Add(min(req.LeaseFor, soracache.MaxLease))}
 		s.leases[req.Key] = held
 	}
 	mine, pass := held.nonce == req.Nonce, remembered && !a.Found
@@ -265,7 +266,7 @@ func (s step) live(key string) (entry, bool) {
 // judge says why an entry is dead, and which record killed it if one did. The
 // reason is empty if it is live.
 func (s step) judge(key string, e entry) (string, soracache.Record) {
-	if !s.now.Before(e.keepUntil) {
+	if !s.now.Before(e.keepUntil) || e.keepUntil.Sub(s.now) > l2.MaxKeep {
 		return "expired", soracache.Record{}
 	}
 	return s.ledger.judge(e.stamp, key, e.Tags)
@@ -629,7 +630,7 @@ func (s step) sweep() {
 	maps.DeleteFunc(s.leases, func(_ string, l lease) bool { return !s.now.Before(l.until) })
 	maps.DeleteFunc(s.passed, func(_ string, p passed) bool { return !s.now.Before(p.until) })
 	if s.registered != nil {
-		s.registered.forget(s.now.Add(-soracache.MaxLease))
+		s.registered.forget(s.now.Add(-soracache.MaxLease), s.now)
 	}
 	if s.ledger == nil || s.attach {
 		return
@@ -643,7 +644,9 @@ func (s step) sweep() {
 
 // over reports whether nobody can need the partition any more.
 func (s step) over() bool {
-	quiet := s.ledger == nil || s.ledger.head <= positionAt(s.now.Add(-l2.LedgerQuiet))
+	// (A head that is far ahead was given out before the clock was set back.)
+	quiet := s.ledger == nil || s.ledger.head <= positionAt(s.now.Add(-l2.LedgerQuiet)) ||
+		s.ledger.head > positionAt(s.now.Add(l2.LedgerQuiet))
 	followed := s.registered != nil && len(s.registered.members) > 0
 	return quiet && !followed && !s.now.Before(s.keptUntil) && len(s.leases) == 0 && len(s.settling) == 0
 }

@@ -46,7 +46,7 @@ func (s step) register(r l2.Registration) {
 	}
 	list := s.followers()
 	known, ok := list.members[r.Name]
-	if ok && known.bound >= r.Bound && known.until.Sub(s.now) >= r.Bound+l2.RegistrationSlack/2 {
+	if ok && known.bound >= r.Bound && known.until.Sub(s.now) >= r.Bound+l2.RegistrationSlack/2 && known.until.Sub(s.now) <= known.bound+l2.RegistrationSlack {
 		return
 	}
 	list.members[r.Name] = follower{r.Bound, s.now.Add(r.Bound + l2.RegistrationSlack)}
@@ -55,15 +55,24 @@ func (s step) register(r l2.Registration) {
 // listFollowers answers who is registered, and forgets those who are no more.
 func (s step) listFollowers(a *l2.InvalidateAnswer) {
 	list := s.followers()
-	list.forget(s.now)
+	list.forget(s.now, s.now)
 	for _, name := range slices.Sorted(maps.Keys(list.members)) {
 		a.Registered = append(a.Registered, l2.Registration{Name: name, Bound: list.members[name].bound})
 	}
-	a.RegisteredFor = max(s.now.Sub(list.born), 0)
+	if list.born.After(s.now) { // the clock was set back
+		list.born = s.now
+	}
+	a.RegisteredFor = s.now.Sub(list.born)
 }
 
-// forget drops those whose registrations were over at a time.
-func (f *followers) forget(at time.Time) {
+// forget drops those whose registrations were over at a time. What would stand for
+// longer than it can, because the clock was set back, stands for as long as it can.
+func (f *followers) forget(at, now time.Time) {
+	for name, m := range f.members {
+		if most := now.Add(m.bound + l2.RegistrationSlack); m.until.After(most) {
+			f.members[name] = follower{m.bound, most}
+		}
+	}
 	maps.DeleteFunc(f.members, func(_ string, m follower) bool { return !at.Before(m.until) })
 }
 

@@ -25,8 +25,8 @@ type Harness struct {
 	Another func() l2.Store
 	// Now is the store's clock; nil means time.Now.
 	Now func() time.Time
-	// Wait lets a time pass on the store's clock; nil means that it passes by
-	// itself.
+	// Wait lets a time pass on the store's clock, or sets it back if the time is
+	// negative; nil means that it passes by itself.
 	Wait func(time.Duration)
 	// Overdue has the store look after a partition at its next sweep; nil means that
 	// it does so anyway.
@@ -98,6 +98,7 @@ func Run(t *testing.T, open Open) {
 		{"Explain", explainChecks()},
 		{"Concurrency", concurrencyChecks()},
 		{"Ends", endChecks()},
+		{"Clocks", clockChecks()},
 	})
 }
 
@@ -110,7 +111,7 @@ func RunFull(t *testing.T, open Open) {
 // RunTimed is the part of [Run] that is about the passing of time, for a store
 // whose clock can be moved, and a harness that has Wait.
 func RunTimed(t *testing.T, open Open) {
-	runGroups(t, open, []group{{"Ends", endChecks()}})
+	runGroups(t, open, []group{{"Ends", endChecks()}, {"Clocks", clockChecks()}})
 }
 
 // group is the checks of one subject.

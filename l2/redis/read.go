@@ -120,7 +120,7 @@ func leaseMicros(d time.Duration) uint64 {
 	if d <= 0 {
 		d = soracache.DefaultLease
 	}
-	return uint64(max(d.Microseconds(), 1))
+	return uint64(max(min(d, soracache.MaxLease).Microseconds(), 1))
 }
 
 // leasePassed is what a script answers for a lease that is granted while it is

@@ -129,7 +129,8 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"QUIET":         l2.LedgerQuiet.Microseconds(),
 		"TRIM_STEP":     1000, // records
 		// A bucket ends at most an eighth after the longest keep time.
-		"BUCKETS_MOST": (366 * 24 * time.Hour * 9 / 8).Milliseconds(),
+		"BUCKETS_MOST": (l2.MaxKeep * 9 / 8).Milliseconds(),
+		"MAX_KEEP":     l2.MaxKeep.Microseconds(),
 		"LOOK_LEAST":   lookLeast.Milliseconds(),
 		"LOOK_MOST":    time.Hour.Milliseconds(),
 		"HELD":         time.Minute.Milliseconds(),

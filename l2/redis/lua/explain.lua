@@ -13,7 +13,7 @@ local ASK = {'', 'k' .. key}
 --@include lease
 
 local holder, leased_at, ends, lease_epoch = lease_of(key)
-local leased = holder and binding(leased_at, lease_epoch)
+local leased = holder and binding(leased_at, lease_epoch, ends)
 local lease = pack('>BI8I8', leased and 1 or 0, leased and leased_at or 0, leased and ends or 0)
 
 local raw, record = try('GET', BASE .. 'e:' .. key), FOUND[2]

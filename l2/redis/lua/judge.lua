@@ -28,7 +28,7 @@ end
 if found == CORRUPT then -- or of a version not known here
 elseif epoch ~= EPOCH then
   found = FOREIGN_EPOCH
-elseif keep <= NOW then
+elseif keep <= NOW or keep > NOW + MAX_KEEP then -- (that was written before the clock was set back)
   found = EXPIRED
 elseif stamp > HEAD then
   found = AHEAD

@@ -45,9 +45,11 @@ local function finish(key, nonce, outcome, remember)
 end
 
 -- binding tells whether a lease still keeps others from the key. One that the
--- rule has ended already (another epoch, everything invalidated) does not.
-local function binding(stamp, epoch)
-  return epoch == EPOCH and stamp >= CLEAR and stamp <= HEAD
+-- rule has ended already (another epoch, everything invalidated) does not. Neither
+-- does one that, where its end is asked about, would last longer than any can: the
+-- clock was set back. Its holder may still fill, until it is given to another.
+local function binding(stamp, epoch, ends)
+  return epoch == EPOCH and stamp >= CLEAR and stamp <= HEAD and (not ends or ends <= NOW + MAX_LEASE)
 end
 
 -- give stores a lease. It returns false if Redis has no memory left.

@@ -59,13 +59,13 @@ for i = 3, #ARGV do
           local failed = failed_of(wanted)
           if nonce == '' then return LEASE_REFUSED, REFUSAL_LIMIT, 0 end -- a later version's
           local passed = failed and not live
-          if nonce and nonce ~= asked and binding(given, epoch) then
+          if nonce and nonce ~= asked and binding(given, epoch, until_) then
             local its = holder_of(nonce)
             if failed ~= its or its == NOBODY or its == holder_of(asked) then
               if passed then return LEASE_REFUSED, REFUSAL_PASSED, 0 end
               return LEASE_HELD, given, until_
             end
-          elseif nonce == asked and binding(given, epoch) then
+          elseif nonce == asked and binding(given, epoch, until_) then
             return passed and LEASE_PASSED or LEASE_GRANTED, given, until_
           end
           until_ = give(wanted, asked, HEAD, long)
