@@ -3,8 +3,10 @@ package client
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/flight"
 )
 
 // Cache is a typed view of a client's namespace under one policy. It holds
@@ -114,7 +116,7 @@ func (c *Cache[T]) getOrLoad(ctx context.Context, outer *Fill, key string, load 
 		return value, fmt.Errorf("client: %w", err)
 	}
 	ctx, end := c.client.observer.start(ctx, OpGetOrSet, key)
-	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: s, caller: ctx}
+	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: s, due: dueOf(ctx), came: time.Now(), inside: flight.RunOf(ctx)}
 	o, err := l.share(ctx)
 	outer.absorb(c.client, o.ingredient)
 	if err == nil {
@@ -161,7 +163,7 @@ func (c *Cache[T]) Get(ctx context.Context, key string, opts ...CallOption) (val
 
 // get asks the service.
 func (c *Cache[T]) get(ctx context.Context, key string, s *settings) (o outcome[T], found bool, err error) {
-	err = c.client.within(ctx, patience(ctx, c.client.timeout), func(ctx context.Context) error {
+	err = c.client.within(ctx, dueOf(ctx).patience(c.client.timeout), func(ctx context.Context) error {
 		asked := c.client.near.ask(c.kind.space, key)
 		defer asked.end()
 		read, err := c.client.read(ctx, soracache.Read{Key: key}, asked)

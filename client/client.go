@@ -39,6 +39,7 @@ type Client struct {
 	holder       uint64               // whose leases are this client's; random
 	// background bounds the loaders that nobody waits for.
 	background slots
+	loads      loads
 
 	// kinds holds a *kind[T] for each reflect.Type T that there is a cache of.
 	kinds  sync.Map

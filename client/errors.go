@@ -13,8 +13,15 @@ import (
 var (
 	// ErrClosed is what calls get once the client is closed.
 	ErrClosed = errors.New("client is closed")
-	// ErrCycle is what a loader gets that asks for the key it is loading.
-	ErrCycle = errors.New("a loader asked for the key that it is loading")
+	// ErrCycle is what a loader gets that asks, under its own context, for the key
+	// that it is loading, or for one whose loader waits for it: by itself, or by way
+	// of further loaders. It gets that at once, and nobody else does: what its load
+	// then fails with is the loader's to say.
+	ErrCycle = flight.ErrCycle
+	// ErrWait is what callers get who waited, for as long as [Policy].Wait says, for
+	// a load of this same process that began before they came, and goes on. The
+	// error also wraps [context.DeadlineExceeded].
+	ErrWait = errors.New("the load in this process takes longer than the policy waits")
 )
 
 // PanicError is what the callers of a loader get when it panicked: the panic's

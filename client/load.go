@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/flight"
 )
 
 // outcome is what the callers of one load share: the value, and what it brings
@@ -21,6 +22,8 @@ type outcome[T any] struct {
 	marker error
 	// how tells where it comes from.
 	how Outcome
+	// stored means that it was loaded and is stored now.
+	stored bool
 }
 
 // give is what one caller gets.
@@ -59,9 +62,12 @@ type loading[T any] struct {
 	key      string
 	load     func(context.Context) (T, error)
 	settings *settings // not changed
-	// caller is the context of the first caller. Only its deadline is of use,
-	// for knowing how long to wait for the service; its end means nothing.
-	caller context.Context
+	// due is when the callers have to have an answer, for knowing how long the
+	// service may take, and came is when the first of them came.
+	due  due
+	came time.Time
+	// inside is the run that the first of them is inside of, if any.
+	inside *flight.Run
 	// asked is the last read, as the near cache knows it.
 	asked *asking
 	// waited means that somebody else was waited for, as long as the policy says.
@@ -82,11 +88,52 @@ func (l *loading[T]) share(ctx context.Context) (outcome[T], error) {
 	if more := l.client.carriedMore(ctx); more != nil {
 		id += "\x00" + string(more.Encode())
 	}
-	o, err := l.kind.flights.Lead(ctx, id, l.lead)
+	most := l.settings.policy.waitHere()
+	o, shared, err := l.kind.flights.Lead(ctx, id, most, l.lead)
+	if shared && errors.Is(err, ErrCycle) && flight.RunOf(ctx) == nil {
+		// The run began inside of a loader, which is why it fails. This caller is in
+		// none, so its own may well succeed.
+		o, _, err = l.kind.flights.Lead(ctx, id, most, l.anew(ctx).lead)
+	}
+	switch tired, ok := err.(*flight.WaitError); { //nolint:errorlint // not one that a loader returned
+	case ok:
+		o, err = l.anew(ctx).outwaited(ctx, tired.Waited, err)
+	case err == flight.ErrCycle: //nolint:errorlint // itself
+		err = fmt.Errorf("client: %w: %q", ErrCycle, l.key)
+	}
 	for _, proof := range o.proofs {
 		l.client.carry(ctx, proof)
 	}
 	return o, err
+}
+
+// anew is the load for one caller alone, where the other goes on without it.
+func (l *loading[T]) anew(ctx context.Context) *loading[T] {
+	return &loading[T]{client: l.client, kind: l.kind, pace: l.pace, key: l.key, load: l.load, settings: l.settings, due: dueOf(ctx), came: l.came, inside: flight.RunOf(ctx)}
+}
+
+// outwaited is for callers who waited long enough for a load of this process. They
+// do not begin one of their own beside it: the one that runs may be waiting for them.
+func (l *loading[T]) outwaited(ctx context.Context, waited time.Duration, cause error) (outcome[T], error) {
+	if p := &l.settings.policy; p.FailSafe > 0 {
+		if ctx, leave, err := l.client.enter(ctx); err == nil {
+			defer leave()
+			if there, err := l.again(ctx, true); err == nil && there != nil && p.allows(there.freshFor) {
+				return l.serve(there, StaleSlowLoader), nil
+			} else if o, ok := l.nearby(ctx); err != nil && ok {
+				return o, nil
+			}
+		}
+	}
+	return outcome[T]{}, l.tooLong(waited, cause)
+}
+
+// tooLong is what they get otherwise.
+func (l *loading[T]) tooLong(waited time.Duration, cause error) error {
+	if p := &l.settings.policy; p.HardTimeout > 0 && waited == p.HardTimeout {
+		return l.tooSlow()
+	}
+	return fmt.Errorf("client: %q: %w (%s): %w", l.key, ErrWait, waited, cause)
 }
 
 // lead is called once. Nearly always a value is there, and it returns that.
@@ -96,6 +143,7 @@ func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.
 	if err := l.client.admit(); err != nil {
 		return o, nil, err
 	}
+	l.board(ctx)
 	defer func() {
 		if rest == nil {
 			l.asked.end()
@@ -150,15 +198,15 @@ func (l *loading[T]) goOn(ctx context.Context, first *answer[T]) (outcome[T], er
 func (l *loading[T]) readOrLoad(ctx context.Context, first *answer[T]) (outcome[T], error) {
 	for attempt := 1; ; attempt++ {
 		if first == nil {
-			limited, end := context.WithTimeout(ctx, l.patience())
+			limited := l.client.limited(ctx, l.patience())
 			first = l.first(limited)
-			end()
+			limited.end()
 		}
 		known := first
 		first = nil
 		read, err := l.waitOn(ctx, known)
 		switch {
-		case errors.Is(err, soracache.ErrInvalid):
+		case errors.Is(err, soracache.ErrInvalid), errors.Is(err, ErrCycle):
 			return outcome[T]{}, err
 		case err != nil:
 			return l.failOpen(ctx, err)
@@ -184,6 +232,9 @@ func (l *loading[T]) readOrLoad(ctx context.Context, first *answer[T]) (outcome[
 			l.client.observer.miss(l.key)
 			if p := &l.settings.policy; l.waited && p.HardTimeout > 0 && p.wait() == p.HardTimeout {
 				return outcome[T]{}, l.tooSlow()
+			}
+			if _, here := l.client.loads.of(l.key); here && waitable(&read) {
+				return l.outwaited(ctx, l.settings.policy.waitHere(), context.DeadlineExceeded)
 			}
 			return l.loadUnfenced(ctx, whyNoLease(&read))
 		case attempt == 2 || l.remove(ctx) != nil:
@@ -230,7 +281,22 @@ func (l *loading[T]) first(ctx context.Context) *answer[T] {
 // everybody load at once; but not for ever with a service that never waits.
 func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.ReadResult, error) {
 	ask, read, err := first.asked, first.read, first.err
-	end := time.Now().Add(l.settings.policy.wait())
+	if err != nil || !waitable(&read) {
+		return read, err
+	}
+	wait := l.settings.policy.wait()
+	if run, here := l.client.loads.of(l.key); here {
+		ended, err := flight.RunOf(ctx).Await(run)
+		if err != nil {
+			return read, fmt.Errorf("client: %w: %q", err, l.key)
+		}
+		defer ended()
+		wait = l.settings.policy.waitHere()
+	}
+	end := time.Now().Add(wait)
+	if came := l.came.Add(wait); time.Now().Before(came) { // what was waited in this process counts
+		end = came
+	}
 	for range maxWaits {
 		ask.Wait = time.Until(end)
 		if err != nil || ask.Wait <= 0 || !waitable(&read) {
@@ -259,9 +325,9 @@ const maxWaits = 3
 
 // ask asks, for as long as the client is to be patient beyond the wait.
 func (l *loading[T]) ask(ctx context.Context, read soracache.Read) (soracache.ReadResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, read.Wait+l.patience())
-	defer cancel()
-	return l.question(ctx, read)
+	limited := l.client.limited(ctx, read.Wait+l.patience())
+	defer limited.end()
+	return l.question(limited, read)
 }
 
 // question asks within the time of the context, which is for nothing else.
@@ -279,15 +345,20 @@ func (l *loading[T]) keepNear(read soracache.ReadResult, there *standby[T]) {
 	}
 }
 
+// due is when an answer has to be there; zero: whenever.
+type due time.Time
+
+func dueOf(ctx context.Context) due {
+	at, _ := ctx.Deadline()
+	return due(at)
+}
+
 // patience is how long to let the service take: the client's timeout, but no
-// more than half of what the caller has left, so that its loader has the rest.
-func patience(caller context.Context, timeout time.Duration) time.Duration {
-	deadline, ok := caller.Deadline()
-	if !ok {
-		return timeout
-	}
-	left := time.Until(deadline)
-	if left <= 0 { // the first caller has gone; the others are not told of theirs
+// more than half of what is left until an answer is due, so that the loader has
+// the rest. If nothing is left, who wants the answer came later.
+func (d due) patience(timeout time.Duration) time.Duration {
+	left := time.Until(time.Time(d))
+	if time.Time(d).IsZero() || left <= 0 {
 		return timeout
 	}
 	return min(timeout, left/2)
@@ -297,7 +368,15 @@ func (l *loading[T]) patience() time.Duration {
 	if l.adrift != nil && l.adrift.Load() {
 		return l.client.timeout
 	}
-	return patience(l.caller, l.client.timeout)
+	return l.due.patience(l.client.timeout)
+}
+
+// board finds out what is due to whom, if this is a run for several callers.
+func (l *loading[T]) board(ctx context.Context) {
+	if run := flight.RunOf(ctx); run != nil && run != l.inside {
+		at, _ := run.Latest()
+		l.due = due(at)
+	}
 }
 
 // remove makes room for a value that can be read.

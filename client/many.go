@@ -17,7 +17,8 @@ import (
 // loads it at a time: load is called with the keys that nobody else is loading,
 // and only when what it returned is stored does the call wait for those that
 // somebody else is. So callers with the same keys in different orders never wait
-// for each other in a circle.
+// for each other in a circle. Within the process, what is being found or loaded is
+// shared with other calls, for many keys or for one.
 //
 // A key that the result of load lacks does not exist: it is absent from the
 // result of the call, and remembered as such under a policy with a NotFoundTTL.
@@ -25,7 +26,7 @@ import (
 // what it returned beside it counts only if the error is a [*ManyError], which
 // names the keys that failed; values of keys that it was not called with count for
 // nothing. The context of load has the caller's values, no
-// deadline, and ends when the caller has gone. What load says by [FillFrom] holds
+// deadline, and ends when nobody wants any of its keys any more. What load says by [FillFrom] holds
 // for all its keys; see [Fill.For] for one of them. Whatever it reads from the
 // same client becomes an ingredient of each of its values.
 //

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/flight"
 )
 
 // manyLoad is the loading of some keys, in one call of the loader or in several.
@@ -108,6 +109,12 @@ func (l *manyLoad[T]) each(do func(*loaded[T])) {
 
 // part calls the loader once, and stores what it returns.
 func (l *manyLoad[T]) part(ctx context.Context, claims []claim[T]) (results []loaded[T]) {
+	for i := range claims {
+		if claims[i].leased() {
+			l.client.loads.begin(claims[i].key, flight.RunOf(ctx))
+			defer l.client.loads.end(claims[i].key)
+		}
+	}
 	defer func() {
 		if p := recover(); p != nil { // a hook's; the loader's does not come here
 			results = results[:0]

@@ -8,13 +8,16 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/flight"
 )
 
-// many is one call for many keys. It belongs to the goroutine of its caller. What
-// may outlast the call, a [manyLoad], shares nothing with it that changes.
+// many is one call for many keys, and belongs to the goroutine of its caller; or one
+// run for the keys of several such calls, and then has their turns. What may outlast
+// it, a [manyLoad], shares nothing with it that changes.
 type many[T any] struct {
 	manyCall[T]
-	outer *Fill
+	caller context.Context //nolint:containedctx // lasts as long as the call
+	outer  *Fill
 	// warming means that nobody wants the values: what is there need not be read,
 	// what others load not waited for, and what cannot be stored not loaded.
 	warming bool
@@ -26,6 +29,13 @@ type many[T any] struct {
 	found  map[string]outcome[T]
 	failed map[string]error
 	count  Progress
+
+	// turns has, in a run, those of its keys: each ends with the key's outcome.
+	turns map[string]*flight.Turn[outcome[T]]
+	// tired are the keys that were waited for long enough, and retried means that
+	// keys were asked for once more.
+	tired   map[string]error
+	retried bool
 }
 
 // manyCall is what a call for many keys and its loads have in common. It never
@@ -36,9 +46,13 @@ type manyCall[T any] struct {
 	pace     *pace
 	load     func(context.Context, []string) (map[string]T, error)
 	settings settings
-	// caller is the context of whoever waits, for knowing how long the service may
-	// take.
-	caller context.Context //nolint:containedctx // its deadline alone is of use
+	// due is when whoever waits has to have an answer, for knowing how long the
+	// service may take.
+	due due
+	// came is when the first of those came, and inside the run that it is inside of,
+	// if any.
+	came   time.Time
+	inside *flight.Run
 }
 
 // claim is a key that this caller is to load: under the lease that came with an
@@ -55,7 +69,8 @@ func (c *claim[T]) leased() bool { return c.granted.Lease != soracache.Lease{} }
 
 func (c *Cache[T]) many(ctx context.Context, load func(context.Context, []string) (map[string]T, error), opts []CallOption) *many[T] {
 	return &many[T]{
-		manyCall: manyCall[T]{client: c.client, kind: c.kind, pace: c.pace, load: load, settings: c.settings.with(opts), caller: ctx},
+		manyCall: manyCall[T]{client: c.client, kind: c.kind, pace: c.pace, load: load, settings: c.settings.with(opts), due: dueOf(ctx), came: time.Now(), inside: flight.RunOf(ctx)},
+		caller:   ctx,
 		outer:    FillFrom(ctx),
 		found:    map[string]outcome[T]{},
 		failed:   map[string]error{},
@@ -65,19 +80,12 @@ func (c *Cache[T]) many(ctx context.Context, load func(context.Context, []string
 // of returns what one key's own calls would be, for what they have in common
 // with calls for many.
 func (m *manyCall[T]) of(key string) *loading[T] {
-	return &loading[T]{client: m.client, kind: m.kind, pace: m.pace, key: key, settings: &m.settings, caller: m.caller}
+	return &loading[T]{client: m.client, kind: m.kind, pace: m.pace, key: key, settings: &m.settings, due: m.due, came: m.came, inside: m.inside}
 }
 
-func (m *manyCall[T]) patience() time.Duration { return patience(m.caller, m.client.timeout) }
+func (m *manyCall[T]) patience() time.Duration { return m.due.patience(m.client.timeout) }
 
-// run finds or loads the keys:
-//
-//  1. Those that are near are taken from there.
-//  2. All others are asked for, and nobody waits for anything. Each has a value,
-//     or this caller is given its lease, or somebody else has it.
-//  3. Those whose lease this caller has are loaded and stored.
-//  4. Only now, when nobody can be waiting for this caller, the rest is waited
-//     for. Where a lease comes free, 3 and 4 begin again.
+// run has the keys found or loaded, together with whoever else wants them.
 func (m *many[T]) run(ctx context.Context, keys []string) {
 	defer func() {
 		m.count.Failed = len(m.failed)
@@ -99,13 +107,45 @@ func (m *many[T]) run(ctx context.Context, keys []string) {
 		m.loadSingly(inside, rest)
 		return
 	}
-	others, claims := m.ask(inside, rest, 0)
-	m.loadAll(inside, claims)
+	m.shareAll(inside, rest)
+}
+
+// findOrLoad finds or loads the keys of a run:
+//
+//  1. All are asked for, and nobody waits for anything. Each has a value, or this
+//     client is given its lease, or somebody else has it.
+//  2. Those whose lease this client has are loaded and stored.
+//  3. Only now, when nobody can be waiting for this run, the rest is waited for.
+//     Where a lease comes free, 2 and 3 begin again.
+func (m *many[T]) findOrLoad(ctx context.Context, keys []string) {
+	waited := time.Since(m.came)
+	others, claims := m.ask(ctx, keys, 0)
+	m.loadAll(ctx, claims)
 	if m.warming {
-		m.count.Elsewhere += len(others)
-	} else {
-		m.await(inside, others, len(claims) > 0)
+		for _, key := range others {
+			m.end(key, outcome[T]{}, flight.ErrElsewhere)
+		}
+		return
 	}
+	m.await(ctx, m.circles(ctx, others), waited, len(claims) > 0)
+}
+
+// circles fails the keys that this client loads in a run which waits for this one,
+// and returns the others.
+func (m *many[T]) circles(ctx context.Context, keys []string) []string {
+	return slices.DeleteFunc(keys, func(key string) bool {
+		run, here := m.client.loads.of(key)
+		if !here {
+			return false
+		}
+		ended, err := flight.RunOf(ctx).Await(run)
+		if err != nil {
+			m.fail(key, fmt.Errorf("client: %w: %q", err, key))
+			return true
+		}
+		context.AfterFunc(ctx, ended)
+		return false
+	})
 }
 
 // nearest takes what is in the application's own memory, and returns the other
@@ -143,6 +183,7 @@ func (m *many[T]) nearest(ctx context.Context, keys []string) (rest []string) {
 // to load.
 func (m *many[T]) ask(ctx context.Context, keys []string, wait time.Duration) (others []string, claims []claim[T]) {
 	sorted := m.askOnce(ctx, keys, wait, true)
+	sorted.claims = append(sorted.claims, m.spare(ctx, sorted.spared)...)
 	if again := append(sorted.unreadable, sorted.again...); len(again) > 0 {
 		second := m.askOnce(ctx, m.removed(ctx, sorted.unreadable, again), wait, false)
 		sorted.others = append(sorted.others, second.others...)
@@ -152,6 +193,33 @@ func (m *many[T]) ask(ctx context.Context, keys []string, wait time.Duration) (o
 		}
 	}
 	return sorted.others, sorted.claims
+}
+
+// spare takes values that nobody can confirm in place of loaders that are to be left
+// alone, and returns the keys for which there is none.
+func (m *many[T]) spare(ctx context.Context, spared []claim[T]) (rest []claim[T]) {
+	p := &m.settings.policy
+	if p.FailSafe == 0 {
+		return spared
+	}
+	open := make(pending[T])
+	for i := range spared {
+		if c := &spared[i]; !m.takeUnconfirmed(ctx, c.key) {
+			open[c.key] = c
+		}
+	}
+	if len(open) == 0 {
+		return nil
+	}
+	now, _ := m.again(ctx, open, true)
+	for key, c := range open {
+		if there := now[key]; there != nil && p.allows(there.freshFor) {
+			m.take(key, c.serve(there, StaleServiceDown))
+		} else {
+			rest = append(rest, *c)
+		}
+	}
+	return rest
 }
 
 // removed makes room for values that can be read, and returns the keys that are
@@ -180,6 +248,9 @@ type sorted[T any] struct {
 	others     []string // somebody else loads them
 	unreadable []string // their entry has to be removed
 	again      []string // they were asked for in vain without their lease
+	// spared are those that could not be asked for, and whose loader is to be left
+	// alone.
+	spared []claim[T]
 }
 
 // askOnce asks for keys in one go. Keys whose loader failed a moment ago are asked
@@ -211,7 +282,12 @@ func (m *many[T]) sort(s *sorted[T], l *loading[T], r soracache.ReadResult, aske
 		m.fail(l.key, r.Err)
 		return
 	case r.Err != nil:
-		s.claims = append(s.claims, claim[T]{loading: l, granted: soracache.ReadResult{Err: r.Err}, why: errServiceDown})
+		c := claim[T]{loading: l, granted: soracache.ReadResult{Err: r.Err}, why: errServiceDown}
+		if wanted {
+			s.claims = append(s.claims, c)
+		} else {
+			s.spared = append(s.spared, c)
+		}
 		return
 	}
 	if m.warming && !leased {
@@ -254,6 +330,7 @@ func (m *many[T]) sortUnread(s *sorted[T], key string, status soracache.Status) 
 	if status == soracache.StatusHit {
 		m.count.Hits++
 		m.client.observer.hit(key, soracache.TierL2)
+		m.end(key, outcome[T]{how: Outcome{Tier: soracache.TierL2}}, nil)
 	} else {
 		s.others = append(s.others, key)
 	}
@@ -276,8 +353,20 @@ const waitAtOnce = time.Second
 
 // await waits for what others load, and loads what they do not. What takes too
 // long is loaded without being stored.
-func (m *many[T]) await(ctx context.Context, others []string, later bool) {
-	end := time.Now().Add(m.settings.policy.wait())
+//
+// What was waited in this process already counts, unless that was all of the wait:
+// then those who are left came later.
+func (m *many[T]) await(ctx context.Context, others []string, waited time.Duration, later bool) {
+	wait := m.settings.policy.wait()
+	for _, key := range others {
+		if _, here := m.client.loads.of(key); here {
+			wait = m.settings.policy.waitHere()
+		}
+	}
+	if waited < wait {
+		wait -= waited
+	}
+	end := time.Now().Add(wait)
 	for idle := 0; len(others) > 0 && idle < maxWaits; {
 		rounds := 1 + (len(others)-1)/(requestsAtOnce*mostTogether) // of requests
 		wait := min(time.Until(end), waitAtOnce/time.Duration(rounds))
@@ -294,28 +383,38 @@ func (m *many[T]) await(ctx context.Context, others []string, later bool) {
 		}
 	}
 	p := &m.settings.policy
-	tooLong := p.HardTimeout > 0 && p.wait() == p.HardTimeout && time.Until(end) <= 0 && ctx.Err() == nil
+	timedOut := p.HardTimeout > 0 && p.wait() == p.HardTimeout && time.Until(end) <= 0 && ctx.Err() == nil
 	claims := make([]claim[T], 0, len(others))
 	for _, key := range others {
 		l := m.of(key)
-		if tooLong { // as long as a loader may take
+		if timedOut { // as long as a loader may take
 			m.client.observer.miss(key)
 			m.fail(key, l.tooSlow())
+			continue
+		}
+		if _, here := m.client.loads.of(key); here {
+			m.client.observer.miss(key)
+			m.tire(key, context.DeadlineExceeded)
 			continue
 		}
 		claims = append(claims, claim[T]{loading: l, why: errNoLease})
 	}
 	m.loadAll(ctx, claims)
+	m.outwaited(ctx)
 }
 
 // take notes the outcome of a key.
 func (m *many[T]) take(key string, o outcome[T]) {
+	m.end(key, o, nil)
 	m.found[key] = o
+	if o.stored {
+		m.count.Stored++
+	}
 	switch {
 	case errors.Is(o.marker, ErrNotFound):
 		m.count.NotFound++
 	case o.marker != nil:
-		m.fail(key, o.marker)
+		m.failed[key] = o.marker
 	case o.how.Loaded:
 		m.count.Loaded++
 	default:
@@ -323,7 +422,17 @@ func (m *many[T]) take(key string, o outcome[T]) {
 	}
 }
 
-func (m *many[T]) fail(key string, err error) { m.failed[key] = err }
+func (m *many[T]) fail(key string, err error) {
+	m.end(key, outcome[T]{}, err)
+	m.failed[key] = err
+}
+
+// end gives those who share a run what became of a key.
+func (m *many[T]) end(key string, o outcome[T], err error) {
+	if turn := m.turns[key]; turn != nil {
+		turn.End(o, err)
+	}
+}
 
 func (m *many[T]) failAll(ctx context.Context, keys []string, err error) {
 	for _, key := range keys {

@@ -23,6 +23,9 @@ func (m *many[T]) loadAll(ctx context.Context, claims []claim[T]) {
 	}
 	for i := range claims {
 		c := &claims[i]
+		if turn := m.turns[c.key]; turn != nil && !c.leased() {
+			turn.Alone()
+		}
 		if c.granted.Err != nil && ctx.Err() == nil {
 			m.client.observer.failOpen(c.key, c.granted.Err)
 		} else {
@@ -34,6 +37,16 @@ func (m *many[T]) loadAll(ctx context.Context, claims []claim[T]) {
 
 // pending are the keys of a load that have no outcome yet.
 type pending[T any] map[string]*claim[T]
+
+// leased tells whether any of them is loaded under a lease.
+func (p pending[T]) leased() bool {
+	for _, c := range p {
+		if c.leased() {
+			return true
+		}
+	}
+	return false
+}
 
 // wait runs the loader and waits for it: no longer than the caller does, nor than
 // the policy says.
@@ -63,8 +76,8 @@ func (m *many[T]) wait(ctx context.Context, claims []claim[T]) {
 			soft = nil
 			m.standIn(ctx, l, open)
 		case <-hard:
-			if !l.letGo() {
-				l.cancel()
+			if !open.leased() || !l.letGo() {
+				l.cancel() // what it would load could not be stored
 			}
 			m.tooSlow(ctx, open)
 		}
@@ -93,10 +106,8 @@ func (m *many[T]) takePart(ctx context.Context, open pending[T], part []loaded[T
 		delete(open, r.key)
 		switch {
 		case r.err == nil:
+			r.o.stored = r.stored
 			m.take(r.key, r.o)
-			if r.stored {
-				m.count.Stored++
-			}
 			continue
 		case ctx.Err() == nil:
 			r.pause()
@@ -165,7 +176,8 @@ func (m *many[T]) rescue(ctx context.Context, lost pending[T], errorOf func(key 
 			} else {
 				m.take(key, c.serve(there, why))
 			}
-		case !unknown[key] || !m.takeUnconfirmed(ctx, key):
+		case unknown[key] && (m.takeUnconfirmed(ctx, key) || m.takeInHand(c)):
+		default:
 			m.fail(key, m.client.blame(ctx, errorOf(key)))
 		}
 	}
@@ -190,6 +202,17 @@ func (m *many[T]) again(ctx context.Context, open pending[T], accept bool) (now 
 		}
 	}
 	return now, unknown
+}
+
+// takeInHand takes the value that was there when the load began, if this client has
+// heard of nothing that came after it.
+func (m *many[T]) takeInHand(c *claim[T]) bool {
+	if c.there == nil || !m.settings.policy.allows(c.there.freshFor) || m.client.session.heardMore(c.there.stamps) {
+		return false
+	}
+	c.there.how.Stale, c.there.taint = true, errStale
+	m.take(c.key, c.serve(c.there, StaleServiceDown))
+	return true
 }
 
 // takeUnconfirmed takes a value that is near, that nothing is known against, and
@@ -222,7 +245,7 @@ func (m *many[T]) refreshBehind(ctx context.Context, claims []claim[T]) (rest []
 		return rest
 	}
 	call := m.manyCall
-	call.caller = context.Background()
+	call.due = due{}
 	if !behind[0].inBackground(ctx, func(ctx context.Context) { call.reload(ctx, behind) }) {
 		behind, rest = m.noRoom(ctx, behind, rest)
 	}
@@ -282,28 +305,28 @@ func (m *manyCall[T]) reload(ctx context.Context, claims []claim[T]) {
 
 // refreshNear has values refreshed in the background that were found near and are
 // close to their end, unless somebody does it already.
-func (m *many[T]) refreshNear(ctx context.Context, due []string, within map[string]time.Duration) {
+func (m *many[T]) refreshNear(ctx context.Context, soon []string, within map[string]time.Duration) {
 	now, r := m.client.now(), &m.kind.refreshes
-	due = slices.DeleteFunc(due, func(key string) bool {
+	soon = slices.DeleteFunc(soon, func(key string) bool {
 		return r.quiet.has(key, now) || m.kind.failing.has(key, now) || !r.begin(key)
 	})
-	if len(due) == 0 {
+	if len(soon) == 0 {
 		return
 	}
 	call := m.manyCall
-	call.caller = context.Background()
-	begun := call.of(due[0]).inBackground(ctx, func(ctx context.Context) {
+	call.due = due{}
+	begun := call.of(soon[0]).inBackground(ctx, func(ctx context.Context) {
 		defer func() {
-			for _, key := range due {
+			for _, key := range soon {
 				r.end(key)
 				r.quiet.add(key, m.client.now(), leaveAlone(within[key]))
 			}
 		}()
-		if claims := call.claimDue(ctx, due, within); len(claims) > 0 {
+		if claims := call.claimDue(ctx, soon, within); len(claims) > 0 {
 			call.reload(ctx, claims)
 		}
 	})
-	for _, key := range due {
+	for _, key := range soon {
 		if !begun {
 			r.end(key)
 		}

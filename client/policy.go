@@ -282,6 +282,19 @@ func (p *Policy) throttle() time.Duration {
 // longestWait is for ever: no lease lasts as long. More could overflow.
 const longestWait = 24 * time.Hour
 
+// waitHere is how long to wait for a load of this process. A policy that does not
+// wait for others shares loads with its own callers all the same.
+func (p *Policy) waitHere() time.Duration {
+	wait := p.wait()
+	if wait == 0 {
+		wait = DefaultWait
+		if p.HardTimeout > 0 {
+			wait = min(wait, p.HardTimeout)
+		}
+	}
+	return wait
+}
+
 // wait is how long to wait behind another's lease.
 func (p Policy) wait() time.Duration {
 	wait := min(max(p.Wait, 0), longestWait)

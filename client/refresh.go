@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/flight"
 )
 
 // maxBackground is how many loaders a client has running that nobody waits for.
@@ -141,7 +142,7 @@ func (c *Cache[T]) refreshSoon(ctx context.Context, key string, hit *nearHit[T],
 	if r.quiet.has(key, now) || c.kind.failing.has(key, now) || !r.begin(key) {
 		return
 	}
-	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: s, caller: context.Background()}
+	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: s}
 	begun := l.inBackground(ctx, func(ctx context.Context) {
 		defer r.end(key)
 		l.refreshNear(ctx, within)
@@ -173,7 +174,7 @@ func (l *loading[T]) refreshNear(ctx context.Context, within time.Duration) {
 // it, and tells whether it could.
 func (l *loading[T]) refreshBehind(ctx context.Context, granted soracache.ReadResult, there *standby[T], why RefreshReason) bool {
 	behind := *l // the other goes on with its callers
-	behind.asked, behind.caller = nil, context.Background()
+	behind.asked, behind.due = nil, due{}
 	return behind.inBackground(ctx, func(ctx context.Context) { behind.reload(ctx, granted, there, why) })
 }
 
@@ -201,7 +202,7 @@ func (l *loading[T]) inBackground(ctx context.Context, do func(context.Context))
 	if !c.background.take() {
 		return false
 	}
-	ctx = context.WithValue(context.WithoutCancel(ctx), fillKey{}, (*Fill)(nil))
+	ctx = flight.NewRun(context.WithValue(context.WithoutCancel(ctx), fillKey{}, (*Fill)(nil)))
 	ctx, leave, err := c.enter(ctx)
 	if err != nil {
 		c.background.free()

@@ -34,6 +34,7 @@ type process struct {
 	*client.Client
 	track *track
 	told  *told
+	door  door // by which it asks
 }
 
 // brittleStore fails on demand.
@@ -157,7 +158,7 @@ func onStage(t *testing.T, play func(s *stage), opts ...client.Option) {
 }
 
 func (s *stage) process(opts ...client.Option) *process {
-	p := &process{T: s.T, track: &track{Backend: s.node}, told: &told{}}
+	p := &process{T: s.T, track: &track{Backend: s.node}, told: &told{}, door: doors[0]}
 	c, err := client.New(p.track, append([]client.Option{client.Logger(nil), client.WithHooks(p.told.hooks())}, opts...)...)
 	if err != nil {
 		s.Fatal(err)
@@ -269,7 +270,7 @@ func (p *process) get(src *origin, opts ...client.CallOption) <-chan result {
 func (p *process) getIn(ctx context.Context, key string, src *origin, opts ...client.CallOption) <-chan result {
 	ch := make(chan result, 1)
 	go func() {
-		v, err := client.GetOrSet(ctx, p.Client, key, src.load, opts...)
+		v, err := p.door.ask(ctx, p.Client, key, src.load, opts...)
 		ch <- result{v, err}
 	}()
 	return ch

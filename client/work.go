@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/flight"
 )
 
 // work is one run of the loader.
@@ -56,6 +57,8 @@ func (w *work[T]) do(ctx context.Context) (outcome[T], error) {
 	}
 	lease := l.client.hold(ctx, l.key, w.granted)
 	lease.outcome = soracache.LoadFailed
+	l.client.loads.begin(l.key, flight.RunOf(ctx))
+	defer l.client.loads.end(l.key)
 	defer func() { lease.release(l.patience()) }()
 	value, err := l.runLoader(ctx, w.fill)
 	lease.outcome = outcomeOf(ctx, err)
@@ -251,6 +254,9 @@ type run[T any] struct {
 // wait runs the loader for the callers, who wait for it no longer than the policy
 // says. A value that is there may stand in for it.
 func (l *loading[T]) wait(ctx context.Context, w *work[T], there *standby[T]) (outcome[T], error) {
+	if w.granted.Lease == (soracache.Lease{}) {
+		flight.RunOf(ctx).Alone() // it leaves nothing behind for whoever comes later
+	}
 	soft, hard := l.timeouts(there)
 	if soft == nil && hard == nil {
 		o, err := w.do(ctx)

@@ -8,11 +8,15 @@
 // the next one, which begins when the present one has ended. So at most two
 // exist for a key: one running and one collecting callers.
 //
-// What begins with a step that is nearly always all there is to do can be led:
-// see [Group.Lead].
+// A computation lives as long as anybody wants its key, those included who came
+// too late for it: what it leaves behind may be what they find when their own
+// begins. A wait for one that began earlier ends: by the caller's context, by the
+// time that it is ready to wait, or with [ErrCycle] if it would never end.
 //
-// The package knows nothing of caches. It is built on
-// golang.org/x/sync/singleflight, keyed by key and generation.
+// What begins with a step that is nearly always all there is to do can be led:
+// see [Group.Lead]. What is done best for many keys at once, see [Group.Many].
+//
+// The package knows nothing of caches.
 package flight
 
 import (
@@ -20,10 +24,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"strconv"
 	"sync"
-
-	"golang.org/x/sync/singleflight"
+	"time"
 )
 
 // ErrGoexit is what callers get when their function called runtime.Goexit, as
@@ -47,42 +49,71 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
+// WaitError is what a caller gets who waited for as long as it was ready to, and
+// the computation was still running that had begun before the caller came. It
+// wraps [context.DeadlineExceeded].
+//
+// A function that returns the very error that somebody got who waited for it has
+// been waiting for itself, by a context that did not tell. To run it again would
+// take as long again, so everybody who waits for it by then gets that error, too.
+type WaitError struct {
+	// Waited is for how long.
+	Waited time.Duration
+	behind waitable
+}
+
+// Error says how long it was.
+func (e *WaitError) Error() string {
+	return fmt.Sprintf("one that began earlier was still running after %s: %v", e.Waited, context.DeadlineExceeded)
+}
+
+// Unwrap returns [context.DeadlineExceeded].
+func (e *WaitError) Unwrap() error { return context.DeadlineExceeded }
+
 // Group shares computations by key. The zero value is ready for use. It is
 // safe for concurrent use and must not be copied.
 type Group[V any] struct {
-	flights singleflight.Group
-
-	// mu guards what follows, and every field of a call that says so.
+	// mu guards what follows, and every field of a call and of a trip that does
+	// not say otherwise.
 	mu sync.Mutex
 	// newest holds the latest call of each key: it is collecting, or it is
 	// running and nobody has come since it began.
-	newest map[string]*call
-	// generation numbers calls, so that two calls of a key never meet inside
-	// singleflight, which would let the second's callers join the first.
-	generation uint64
+	newest map[string]*call[V]
 }
 
 // call is one generation of a key.
-type call struct {
-	id string // the key and the generation, as singleflight knows it; empty as long as it is led
-	// previous is the call that has to end before this one begins. It is nil
-	// once this one has begun, so that calls do not hold on to their history.
-	previous *call // guarded by mu after creation
-	callers  int   // who still waits for it; guarded by mu
-	begun    bool  // it admits nobody any more; guarded by mu
-	over     bool  // it has ended; guarded by mu
+type call[V any] struct {
+	group *Group[V]
+	key   string
+	// previous is the call that has to end before this one begins, and next the one
+	// that collects callers behind this one. A call that has begun has no previous
+	// one, so calls do not hold on to their history.
+	previous, next *call[V]
+	callers        int  // who still waits for it
+	begun          bool // it admits nobody any more
+	over           bool // it has ended
+	// alone means that it is of no use to whoever came after it began.
+	alone bool
+	// latest is when the last of its callers has to have an answer; endless: one of
+	// them has all the time there is.
+	latest  time.Time
+	endless bool
+	// start has a call that collected callers be run, once its turn has come. It is
+	// called without the lock.
+	start func()
+	// trip is the run that it is a part of; nil: it is led, or is about to be run.
+	trip *trip[V]
+	// done is closed when the call is over: then v and err may be read.
+	done chan struct{}
+	v    V
+	err  error
+}
 
-	// cancel ends the function's context. It is set when the call begins; as long
-	// as the call is led there is none, and nobody who could leave it.
-	cancel context.CancelFunc // guarded by mu
-	// abandoned is closed when the last caller left before it began.
-	abandoned chan struct{}
-	// exited is closed if the function called Goexit: singleflight then
-	// delivers nothing.
-	exited chan struct{}
-	// ended is closed when the call is over, and lets the next one begin. It is
-	// made when there is a next one; guarded by mu until then.
-	ended chan struct{}
+// trip is one run of a function, for one call or for several.
+type trip[V any] struct {
+	Run
+	calls  []*call[V]
+	cancel context.CancelFunc
 }
 
 // Do returns what fn returns. Callers of one key that come before fn begins
@@ -90,9 +121,9 @@ type call struct {
 // later share the next one, which begins when fn has returned.
 //
 // fn's context is never cancelled by one caller's end, has no deadline, and is
-// cancelled when every caller that shares it has gone. A caller whose own
-// context ends returns with its error at once. As long as fn does not return,
-// the next one does not begin: fn has to heed its context.
+// cancelled when nobody wants the key any more. A caller whose own context ends
+// returns with its error at once. As long as fn does not return, the next one does
+// not begin: fn has to heed its context.
 //
 // If fn panics, its callers get a [PanicError].
 func (g *Group[V]) Do(ctx context.Context, key string, fn func(context.Context) (V, error)) (V, error) {
@@ -100,8 +131,18 @@ func (g *Group[V]) Do(ctx context.Context, key string, fn func(context.Context) 
 	if err := ctx.Err(); err != nil {
 		return zero, err
 	}
-	c, result := g.join(ctx, key, fn)
-	return g.wait(ctx, key, c, result)
+	c, led := g.enter(ctx, key, fn)
+	r, err := g.await(ctx, c)
+	if err != nil {
+		return zero, err
+	}
+	defer r.awaited(c)
+	if led {
+		if err := g.handOver(ctx, c, fn); err != nil {
+			return zero, err
+		}
+	}
+	return g.wait(ctx, c, 0)
 }
 
 // Lead is Do for a function in two parts. The first part returns what is to be
@@ -114,61 +155,117 @@ func (g *Group[V]) Do(ctx context.Context, key string, fn func(context.Context) 
 // could concern. So the first part has to heed its context, and if it calls
 // runtime.Goexit, that ends the caller. The rest, and both parts of a call that is
 // shared, run as Do runs a function.
-func (g *Group[V]) Lead(ctx context.Context, key string, first func(context.Context) (V, func(context.Context) (V, error), error)) (V, error) {
+//
+// Whoever finds a call running that began earlier waits for its end no longer than
+// so long, and then gets a [WaitError]; zero: as long as its context does. The
+// caller is told whether it shared a call that another leads.
+func (g *Group[V]) Lead(ctx context.Context, key string, most time.Duration, first func(context.Context) (V, func(context.Context) (V, error), error)) (v V, shared bool, err error) {
 	var zero V
 	if err := ctx.Err(); err != nil {
-		return zero, err
+		return zero, false, err
 	}
-	c, result := g.leadOrJoin(ctx, key, first)
-	if result == nil {
-		v, rest, err := g.lead(ctx, key, c, first)
-		if rest == nil {
-			if ended := ctx.Err(); ended != nil && err != nil {
-				return zero, ended // as of any caller that has gone
-			}
-			return v, err
-		}
-		result = g.handOver(ctx, key, c, rest)
-		if ended := ctx.Err(); ended != nil {
-			g.leave(key, c)
-			return zero, ended
-		}
-	}
-	return g.wait(ctx, key, c, result)
-}
-
-// leadOrJoin makes the caller the leader of a new call, for which there is no
-// result to wait; or one of the callers of a shared one.
-func (g *Group[V]) leadOrJoin(ctx context.Context, key string, first func(context.Context) (V, func(context.Context) (V, error), error)) (*call, <-chan singleflight.Result) {
-	g.mu.Lock()
-	if g.newest[key] == nil {
-		defer g.mu.Unlock()
-		c := &call{callers: 1, begun: true}
-		g.enlist(key, c)
-		return c, nil
-	}
-	g.mu.Unlock()
-	return g.join(ctx, key, func(ctx context.Context) (V, error) {
+	c, led := g.enter(ctx, key, func(ctx context.Context) (V, error) {
 		v, rest, err := first(ctx)
 		if rest != nil {
 			return rest(ctx)
 		}
 		return v, err
 	})
+	if !led {
+		r, err := g.await(ctx, c)
+		if err != nil {
+			return zero, true, err
+		}
+		defer r.awaited(c)
+		v, err = g.wait(ctx, c, most)
+		return v, true, err
+	}
+	v, rest, err := g.lead(ctx, c, first)
+	if rest == nil {
+		if ended := ctx.Err(); ended != nil && err != nil {
+			return zero, false, ended // as of any caller that has gone
+		}
+		return v, false, err
+	}
+	r, _ := g.await(ctx, c) // it waits for nothing yet, so this closes no circle
+	defer r.awaited(c)
+	if err := g.handOver(ctx, c, rest); err != nil {
+		return zero, false, err
+	}
+	v, err = g.wait(ctx, c, 0)
+	return v, false, err
+}
+
+// enter makes the caller the leader of a new call; or one of the callers of the
+// one that collects, which fn is to run if there is none yet.
+func (g *Group[V]) enter(ctx context.Context, key string, fn func(context.Context) (V, error)) (c *call[V], led bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.newest[key] == nil {
+		return g.begin(ctx, key), true
+	}
+	c, first := g.join(ctx, key)
+	if first {
+		inside := context.WithoutCancel(ctx)
+		c.start = func() {
+			go g.run(inside, []*call[V]{c}, func(ctx context.Context, _ []*Turn[V]) { g.serve(ctx, c, fn) })
+		}
+	}
+	return c, false
+}
+
+// begin makes a call that has begun. The lock is held.
+func (g *Group[V]) begin(ctx context.Context, key string) *call[V] {
+	c := &call[V]{group: g, key: key, begun: true}
+	c.board(ctx)
+	g.enlist(c)
+	return c
+}
+
+// join makes the caller one of those who wait for the call behind the running one,
+// and tells whether it is the first of them. The lock is held.
+func (g *Group[V]) join(ctx context.Context, key string) (c *call[V], first bool) {
+	c = g.newest[key]
+	if first = c.begun; first {
+		c = &call[V]{group: g, key: key, previous: c}
+		c.previous.next = c
+		g.enlist(c)
+	}
+	c.board(ctx)
+	return c, first
+}
+
+// board adds a caller. The lock is held.
+func (c *call[V]) board(ctx context.Context) {
+	c.callers++
+	deadline, bounded := ctx.Deadline()
+	c.endless = c.endless || !bounded
+	if deadline.After(c.latest) {
+		c.latest = deadline
+	}
+}
+
+// enlist makes a call the newest one of its key. The lock is held.
+func (g *Group[V]) enlist(c *call[V]) {
+	if g.newest == nil {
+		g.newest = make(map[string]*call[V])
+	}
+	g.newest[c.key] = c
 }
 
 // lead runs the first part on the caller's goroutine. The call goes on after it
 // only if there is a rest.
-func (g *Group[V]) lead(ctx context.Context, key string, c *call, first func(context.Context) (V, func(context.Context) (V, error), error)) (v V, rest func(context.Context) (V, error), err error) {
+func (g *Group[V]) lead(ctx context.Context, c *call[V], first func(context.Context) (V, func(context.Context) (V, error), error)) (v V, rest func(context.Context) (V, error), err error) {
 	returned := false
 	defer func() {
 		if !returned {
+			err = ErrGoexit // which goes on
 			if p := recover(); p != nil {
 				err = &PanicError{Value: p, Stack: debug.Stack()}
 			}
 		}
 		if rest == nil {
-			g.end(key, c)
+			g.end(c, v, err)
 		}
 	}()
 	v, rest, err = first(ctx)
@@ -176,165 +273,279 @@ func (g *Group[V]) lead(ctx context.Context, key string, c *call, first func(con
 	return v, rest, err
 }
 
-// handOver has a goroutine of its own run the rest of a call that was led.
-func (g *Group[V]) handOver(ctx context.Context, key string, c *call, rest func(context.Context) (V, error)) <-chan singleflight.Result {
+// handOver has a goroutine of its own run the rest of a call that was led. The
+// error is that of a leader who has gone meanwhile.
+func (g *Group[V]) handOver(ctx context.Context, c *call[V], rest func(context.Context) (V, error)) error {
+	inside, t := g.depart(context.WithoutCancel(ctx), []*call[V]{c})
+	gone := ctx.Err()
+	if gone != nil {
+		g.leave(c) // before it begins, or it would take its caller to be there
+	}
+	go g.fly(inside, t, func(ctx context.Context, _ []*Turn[V]) { g.serve(ctx, c, rest) })
+	return gone
+}
+
+// depart makes a trip of calls that have begun.
+func (g *Group[V]) depart(ctx context.Context, calls []*call[V]) (context.Context, *trip[V]) {
+	t := &trip[V]{calls: calls}
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, runKey{}, &t.Run))
+	t.alone = func() { g.alone(calls) }
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.name(key, c)
-	inside, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	if c.cancel = cancel; ctx.Err() != nil {
-		cancel() // before it begins, or it would take the caller to be there
+	t.cancel = cancel
+	endless := false
+	for _, c := range calls {
+		c.trip = t
+		endless = endless || c.endless
+		if c.latest.After(t.latest) {
+			t.latest = c.latest
+		}
 	}
-	return g.flights.DoChan(c.id, func() (any, error) {
-		defer g.end(key, c)
-		return guard(inside, c, rest)
-	})
+	if endless {
+		t.latest = time.Time{}
+	}
+	g.endUnwanted(t)
+	return ctx, t
 }
 
-// wait waits for a call on behalf of one of its callers.
-func (g *Group[V]) wait(ctx context.Context, key string, c *call, result <-chan singleflight.Result) (V, error) {
-	var zero V
-	select {
-	case r := <-result:
-		v, _ := r.Val.(V) // a nil interface is no V, and is V's zero
-		return v, r.Err
-	case <-c.exited:
-		return zero, ErrGoexit
-	case <-ctx.Done():
-		g.leave(key, c)
-		return zero, ctx.Err()
-	}
+// run has calls served whose turn has come.
+func (g *Group[V]) run(ctx context.Context, calls []*call[V], do func(context.Context, []*Turn[V])) {
+	ctx, t := g.depart(ctx, calls)
+	g.fly(ctx, t, do)
 }
 
-// join makes the caller one of the newest call's, or of a new one behind it.
-//
-// The lock is held until singleflight has the caller. The call can neither
-// begin nor end in between, so a caller never finds singleflight's entry gone
-// and starts it a second time.
-func (g *Group[V]) join(ctx context.Context, key string, fn func(context.Context) (V, error)) (*call, <-chan singleflight.Result) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	c := g.newest[key]
-	if c == nil || c.begun {
-		c = g.follow(key, c)
-	}
-	c.callers++
-	return c, g.flights.DoChan(c.id, func() (any, error) { return g.run(ctx, key, c, fn) })
-}
-
-// follow makes a new call of the key the newest one. The lock is held.
-func (g *Group[V]) follow(key string, previous *call) *call {
-	c := &call{previous: previous, abandoned: make(chan struct{})}
-	if previous != nil && previous.ended == nil {
-		previous.ended = make(chan struct{})
-	}
-	g.name(key, c)
-	g.enlist(key, c)
-	return c
-}
-
-// name makes a call one that singleflight can run. The lock is held.
-func (g *Group[V]) name(key string, c *call) {
-	g.generation++
-	c.id = strconv.FormatUint(g.generation, 36) + ":" + key
-	c.exited = make(chan struct{})
-}
-
-// enlist makes a call the newest one of its key. The lock is held.
-func (g *Group[V]) enlist(key string, c *call) {
-	if g.newest == nil {
-		g.newest = make(map[string]*call)
-	}
-	g.newest[key] = c
-}
-
-// leave takes one caller off. When the last one leaves, a running call is told
-// to stop, and a collecting one gives up its place.
-func (g *Group[V]) leave(key string, c *call) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if c.callers--; c.callers > 0 || c.over {
-		return
-	}
-	if c.begun {
-		c.cancel()
-		return
-	}
-	close(c.abandoned)
-	if c.previous != nil && !c.previous.over {
-		g.newest[key] = c.previous
-	} else {
-		delete(g.newest, key)
-	}
-}
-
-// run is the body of one call, in the goroutine that singleflight gives it.
-func (g *Group[V]) run(ctx context.Context, key string, c *call, fn func(context.Context) (V, error)) (any, error) {
-	g.awaitTurn(c)
-	ctx, ok := g.begin(context.WithoutCancel(ctx), c)
-	if !ok {
-		return nil, context.Canceled // nobody is left to see it
-	}
-	defer g.end(key, c)
-	return guard(ctx, c, fn)
-}
-
-// awaitTurn waits for the call before this one. Only a call's own goroutine
-// clears previous, and this is it, so reading it needs no lock.
-func (g *Group[V]) awaitTurn(c *call) {
-	if c.previous == nil {
-		return
-	}
-	select {
-	case <-c.previous.ended:
-	case <-c.abandoned:
-	}
-}
-
-// begin closes the call to further callers, unless all of them have gone.
-func (g *Group[V]) begin(ctx context.Context, c *call) (context.Context, bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if c.callers == 0 {
-		return nil, false
-	}
-	c.begun = true
-	c.previous = nil
-	ctx, c.cancel = context.WithCancel(ctx)
-	return ctx, true
-}
-
-// end lets the next call begin.
-func (g *Group[V]) end(key string, c *call) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	c.over = true
-	if c.cancel != nil {
-		c.cancel()
-	}
-	if c.ended != nil {
-		close(c.ended)
-	}
-	if g.newest[key] == c {
-		delete(g.newest, key)
-	}
-}
-
-// guard turns a panic of fn into an error, and reports a Goexit, which nothing
-// can stop.
-func guard[V any](ctx context.Context, c *call, fn func(context.Context) (V, error)) (v any, err error) {
-	returned := false
+// fly has the calls of a trip served. However that ends, so do they.
+func (g *Group[V]) fly(ctx context.Context, t *trip[V], do func(context.Context, []*Turn[V])) {
+	err := ErrGoexit // unless it returns: recover gives nil only to Goexit
+	defer t.cancel()
 	defer func() {
-		if returned {
-			return
-		}
 		if p := recover(); p != nil {
-			v, err = nil, &PanicError{Value: p, Stack: debug.Stack()}
+			err = &PanicError{Value: p, Stack: debug.Stack()}
+		}
+		for _, c := range t.calls {
+			var zero V
+			g.end(c, zero, err) // unless it has ended
+		}
+	}()
+	turns := make([]*Turn[V], len(t.calls))
+	for i, c := range t.calls {
+		turns[i] = &Turn[V]{c}
+	}
+	do(ctx, turns)
+}
+
+// serve has one call return what a function does.
+func (g *Group[V]) serve(ctx context.Context, c *call[V], fn func(context.Context) (V, error)) {
+	v, err := fn(ctx)
+	g.end(c, v, err)
+}
+
+// await notes that the caller's run, if it is inside of one, waits for a call. If
+// that would never end, the caller is taken off.
+func (g *Group[V]) await(ctx context.Context, c *call[V]) (waiting, error) {
+	r := RunOf(ctx)
+	if r == nil {
+		return waiting{}, nil
+	}
+	if err := r.await(c); err != nil {
+		g.leave(c)
+		return waiting{}, err
+	}
+	return waiting{r}, nil
+}
+
+// waiting is a wait of a run, if there is one.
+type waiting struct{ run *Run }
+
+func (w waiting) awaited(c waitable) {
+	if w.run != nil {
+		w.run.awaited(c)
+	}
+}
+
+// wait waits for a call on behalf of one of its callers: for its turn no longer
+// than so long.
+func (g *Group[V]) wait(ctx context.Context, c *call[V], most time.Duration) (V, error) {
+	w, end := newPatience[V](most)
+	defer end()
+	v, err := w.wait(ctx, c)
+	if w.gone {
+		g.leave(c)
+	}
+	return v, err
+}
+
+// patience is how long one caller waits for the turns of calls: not longer for
+// several than for one.
+type patience[V any] struct {
+	most time.Duration
+	over <-chan time.Time
+	// tired means that it is over, and gone that the caller's context is.
+	tired, gone bool
+}
+
+func newPatience[V any](most time.Duration) (_ patience[V], end func()) {
+	if most <= 0 {
+		return patience[V]{}, func() {}
+	}
+	timer := time.NewTimer(most)
+	return patience[V]{most: most, over: timer.C}, func() { timer.Stop() }
+}
+
+func (w *patience[V]) wait(ctx context.Context, c *call[V]) (v V, err error) {
+	for {
+		if w.tired {
+			if err := c.group.tired(c, w.most); err != nil {
+				return v, err
+			}
+		}
+		select {
+		case <-c.finished():
+			return c.v, c.err
+		case <-ctx.Done():
+			w.gone = true
+			return v, ctx.Err()
+		case <-w.over:
+			w.tired = true
+		}
+	}
+}
+
+// tired takes a caller off that has waited long enough, unless its turn has come.
+func (g *Group[V]) tired(c *call[V], waited time.Duration) error {
+	g.mu.Lock()
+	behind := c.previous
+	g.mu.Unlock()
+	if behind == nil {
+		return nil
+	}
+	g.leave(c)
+	return &WaitError{Waited: waited, behind: behind}
+}
+
+// finished returns what is closed when the call is over.
+func (c *call[V]) finished() <-chan struct{} {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	if c.done == nil {
+		c.done = make(chan struct{})
+		if c.over {
+			close(c.done)
+		}
+	}
+	return c.done
+}
+
+// before implements waitable: a call waits for its turn, and then for its run.
+func (c *call[V]) before() []waitable {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	switch {
+	case c.previous != nil:
+		return []waitable{c.previous}
+	case c.trip != nil && !c.over:
+		return []waitable{&c.trip.Run}
+	}
+	return nil
+}
+
+// leave takes one caller off.
+func (g *Group[V]) leave(c *call[V]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t := g.depleted(c); t != nil {
+		g.endUnwanted(t)
+	}
+}
+
+// depleted takes one caller off. Where it was the last one, a call that collects
+// gives up its place. It returns the trip that may be wanted by nobody now. The
+// lock is held.
+func (g *Group[V]) depleted(c *call[V]) *trip[V] {
+	c.callers--
+	switch {
+	case c.callers > 0 || c.over:
+		return nil
+	case c.begun:
+		return c.trip
+	}
+	running := c.previous
+	running.next, c.previous = nil, nil
+	g.newest[c.key] = running
+	return running.trip
+}
+
+// wanted tells whether anybody wants what a call brings: those who wait for it,
+// and those whose turn comes after it, unless it is of no use to them. The lock is
+// held.
+func (c *call[V]) wanted() bool {
+	return c.callers > 0 || !c.alone && c.next != nil
+}
+
+// endUnwanted tells a trip to end if nobody wants any of its calls. The lock is
+// held.
+func (g *Group[V]) endUnwanted(t *trip[V]) {
+	for _, c := range t.calls {
+		if !c.over && c.wanted() {
 			return
 		}
-		close(c.exited) // recover gives nil only to Goexit: panic(nil) gives an error
-	}()
-	v, err = fn(ctx)
-	returned = true
-	return v, err
+	}
+	t.cancel()
+}
+
+// alone says of calls of one trip that they are of no use to who comes later.
+func (g *Group[V]) alone(calls []*call[V]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range calls {
+		c.alone = true
+	}
+	if t := calls[0].trip; t != nil {
+		g.endUnwanted(t)
+	}
+}
+
+// end ends a call, unless it has ended, and lets the next one begin.
+func (g *Group[V]) end(c *call[V], v V, err error) {
+	if start := g.finish(c, v, err); start != nil {
+		start()
+	}
+}
+
+func (g *Group[V]) finish(c *call[V], v V, err error) (start func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c.over {
+		return nil
+	}
+	c.finish(v, err)
+	next := c.next
+	c.next = nil
+	switch {
+	case next == nil:
+		delete(g.newest, c.key) // it is the newest one
+		return nil
+	case waitedForItself(c, err):
+		next.previous, next.begun = nil, true
+		next.finish(v, err)
+		delete(g.newest, c.key)
+		return nil
+	}
+	next.previous, next.begun = nil, true
+	return next.start
+}
+
+// finish notes what a call brought. The lock is held.
+func (c *call[V]) finish(v V, err error) {
+	c.over, c.v, c.err = true, v, err
+	if c.done != nil {
+		close(c.done)
+	}
+}
+
+// waitedForItself tells whether a function returned what somebody got who waited
+// for it.
+func waitedForItself[V any](c *call[V], err error) bool {
+	tired, ok := errors.AsType[*WaitError](err)
+	return ok && tired.behind == waitable(c)
 }

@@ -340,7 +340,7 @@ func TestNoCallerGetsWhatBeganBeforeIt(t *testing.T) {
 					return v, nil
 				}
 				inParts := rng.IntN(2) == 0
-				v, err := g.Lead(ctx, "k", func(ctx context.Context) (uint64, func(context.Context) (uint64, error), error) {
+				v, _, err := g.Lead(ctx, "k", 0, func(ctx context.Context) (uint64, func(context.Context) (uint64, error), error) {
 					if inParts {
 						return 0, do, nil
 					}
@@ -398,7 +398,7 @@ func lead(ctx context.Context, g *flight.Group[int], first step) <-chan answer {
 				close(ch) // by Goexit
 			}
 		}()
-		v, err := g.Lead(ctx, "k", first)
+		v, _, err := g.Lead(ctx, "k", 0, first)
 		ended = false
 		ch <- answer{v, err}
 	}()
@@ -521,6 +521,6 @@ func BenchmarkLead(b *testing.B) {
 	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
-		_, _ = g.Lead(ctx, "key", whole(func(context.Context) (int, error) { return 1, nil }))
+		_, _, _ = g.Lead(ctx, "key", 0, whole(func(context.Context) (int, error) { return 1, nil }))
 	}
 }

@@ -1,0 +1,50 @@
+package client
+
+import (
+	"sync"
+
+	"github.com/soracache/soracache/internal/flight"
+)
+
+// loads are the keys whose lease this client holds, of whichever type: what it
+// must not wait for as for somebody else's, nor load a second time. The zero value
+// has none.
+type loads struct {
+	mu sync.Mutex
+	// by has the latest run of each key, and how many there are. Guarded by mu.
+	by map[string]ownLoad
+}
+
+type ownLoad struct {
+	run  *flight.Run
+	runs int
+}
+
+// begin notes that a run loads a key. It ends with end.
+func (l *loads) begin(key string, run *flight.Run) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.by == nil {
+		l.by = make(map[string]ownLoad)
+	}
+	l.by[key] = ownLoad{run, l.by[key].runs + 1}
+}
+
+func (l *loads) end(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	own := l.by[key]
+	if own.runs--; own.runs > 0 {
+		l.by[key] = own
+	} else {
+		delete(l.by, key)
+	}
+}
+
+// of returns the run that loads a key, and whether there is one.
+func (l *loads) of(key string) (run *flight.Run, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	own, ok := l.by[key]
+	return own.run, ok
+}

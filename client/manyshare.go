@@ -1,0 +1,134 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/soracache/soracache/internal/flight"
+)
+
+// shareAll has keys found or loaded together with whoever wants any of them at this
+// moment, by this call or by others, for one key or for many. Those that are begun
+// in a moment, and that nobody else is about to find or load, are served together.
+func (m *many[T]) shareAll(ctx context.Context, keys []string) {
+	again := m.shareOnce(ctx, keys)
+	if len(again) > 0 {
+		m.shareOnce(ctx, again)
+	}
+	m.outwaited(ctx)
+}
+
+// shareOnce returns the keys whose run began inside of a loader, and failed because
+// of that: a caller that is in none asks for them once more.
+func (m *many[T]) shareOnce(ctx context.Context, keys []string) (again []string) {
+	ids, suffix := keys, ""
+	if more := m.client.carriedMore(ctx); more != nil {
+		suffix = "\x00" + string(more.Encode())
+		ids = make([]string, len(keys))
+		for i, key := range keys {
+			ids[i] = key + suffix
+		}
+	}
+	most := m.settings.policy.waitHere()
+	if m.warming {
+		most = -1
+	}
+	serve := m.serving(len(suffix))
+	m.kind.flights.Many(ctx, ids, most, serve, func(i int, o outcome[T], shared bool, err error) {
+		for _, proof := range o.proofs {
+			m.client.carry(ctx, proof)
+		}
+		switch _, tired := err.(*flight.WaitError); { //nolint:errorlint // not one that a loader returned
+		case tired:
+			m.tire(keys[i], err)
+		case shared && m.inside == nil && !m.retried && errors.Is(err, ErrCycle):
+			again = append(again, keys[i])
+		default:
+			m.land(ctx, keys[i], o, err)
+		}
+	})
+	m.retried = true
+	return again
+}
+
+// land takes what a run brought for a key.
+func (m *many[T]) land(ctx context.Context, key string, o outcome[T], err error) {
+	switch {
+	case err == flight.ErrElsewhere: //nolint:errorlint // itself
+		m.count.Elsewhere++
+	case err == flight.ErrCycle: //nolint:errorlint // itself
+		m.fail(key, fmt.Errorf("client: %w: %q", ErrCycle, key))
+	case errors.Is(err, ErrNotFound):
+		m.take(key, outcome[T]{marker: err, ingredient: o.ingredient, how: Outcome{Loaded: true}})
+	case err != nil:
+		m.fail(key, m.client.blame(ctx, err))
+	default:
+		m.take(key, o)
+	}
+}
+
+// serving returns what finds or loads the keys of a run. They end with as many
+// bytes that are no part of them.
+func (m *many[T]) serving(suffix int) func(context.Context, []*flight.Turn[outcome[T]]) {
+	call, inside, warming := m.manyCall, m.inside, m.warming
+	return func(ctx context.Context, turns []*flight.Turn[outcome[T]]) {
+		run := &many[T]{
+			manyCall: call, warming: warming, turns: make(map[string]*flight.Turn[outcome[T]], len(turns)),
+			found: map[string]outcome[T]{}, failed: map[string]error{},
+		}
+		if own := flight.RunOf(ctx); own != inside {
+			at, _ := own.Latest()
+			run.due = due(at)
+		}
+		keys := make([]string, len(turns))
+		for i, turn := range turns {
+			id := turn.Key()
+			keys[i] = id[:len(id)-suffix]
+			run.turns[keys[i]] = turn
+		}
+		ctx, leave, err := call.client.enter(ctx)
+		if err != nil {
+			run.failAll(ctx, keys, err)
+			return
+		}
+		defer leave()
+		run.findOrLoad(ctx, keys)
+	}
+}
+
+// tire notes that a key was waited for long enough.
+func (m *many[T]) tire(key string, cause error) {
+	if m.tired == nil {
+		m.tired = make(map[string]error)
+	}
+	m.tired[key] = cause
+}
+
+// outwaited is for the keys that were waited for as long as the policy says, while
+// this process loads them. See loading.outwaited.
+func (m *many[T]) outwaited(ctx context.Context) {
+	if len(m.tired) == 0 {
+		return
+	}
+	p := &m.settings.policy
+	open := make(pending[T], len(m.tired))
+	for key := range m.tired {
+		open[key] = &claim[T]{loading: m.of(key)}
+	}
+	var now map[string]*standby[T]
+	var unknown map[string]bool
+	if p.FailSafe > 0 {
+		now, unknown = m.again(ctx, open, true)
+	}
+	for key, c := range open {
+		there := now[key]
+		switch {
+		case there != nil && p.allows(there.freshFor):
+			m.take(key, c.serve(there, StaleSlowLoader))
+		case unknown[key] && m.takeUnconfirmed(ctx, key):
+		default:
+			m.fail(key, c.tooLong(p.waitHere(), m.tired[key]))
+		}
+	}
+}

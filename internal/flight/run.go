@@ -1,0 +1,126 @@
+package flight
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// ErrCycle is what a caller gets whose waiting would never end: it is inside of a
+// run that waits for the call, or that the call waits for by way of others.
+var ErrCycle = errors.New("a loader asked for what waits for it")
+
+// Run is one run of a function. The context that the function is given tells it:
+// see [RunOf]. So what is waited for under that context is known to keep the run
+// from ending, and a circle of runs that wait for each other is found when it
+// closes, across groups of any type. There is no table of all runs: each knows
+// what it waits for itself.
+type Run struct {
+	// latest is when the last of those has to have an answer for whom it began;
+	// zero: one of them has all the time there is.
+	latest time.Time
+	// alone is told that the run is of use to nobody but them; nil: it is not asked.
+	alone func()
+
+	mu    sync.Mutex
+	waits map[waitable]int // what is waited for under its context; guarded by mu
+}
+
+// waitable is what somebody can wait for: a call, or a run.
+type waitable interface {
+	// before returns what has to end before it can.
+	before() []waitable
+}
+
+type runKey struct{}
+
+// RunOf returns the innermost run that a context belongs to, or nil.
+func RunOf(ctx context.Context) *Run {
+	r, _ := ctx.Value(runKey{}).(*Run)
+	return r
+}
+
+// NewRun returns a context of a run that nobody waits for, with the values of
+// another. What is waited for under it does not keep the other's run from ending.
+func NewRun(ctx context.Context) context.Context {
+	return context.WithValue(ctx, runKey{}, &Run{})
+}
+
+// Latest is when the last of those has to have an answer for whom the run began,
+// if each of them has a deadline.
+func (r *Run) Latest() (at time.Time, bounded bool) { return r.latest, !r.latest.IsZero() }
+
+// Alone says that the run brings nothing to those who came after it began. Then it
+// is not kept going for their sake.
+func (r *Run) Alone() {
+	if r != nil && r.alone != nil {
+		r.alone()
+	}
+}
+
+// Await notes that the run waits for another. If that would never end, the error
+// is ErrCycle. What it returns ends the wait. A nil run waits for nothing.
+func (r *Run) Await(other *Run) (ended func(), err error) {
+	if r == nil || other == nil {
+		return func() {}, nil
+	}
+	if err := r.await(other); err != nil {
+		return nil, err
+	}
+	return func() { r.awaited(other) }, nil
+}
+
+// await notes first and looks then, so that of those who close a circle together
+// at least one finds it.
+func (r *Run) await(w waitable) error {
+	r.mu.Lock()
+	if r.waits == nil {
+		r.waits = make(map[waitable]int)
+	}
+	r.waits[w]++
+	r.mu.Unlock()
+	if leadsTo(w, r) {
+		r.awaited(w)
+		return ErrCycle
+	}
+	return nil
+}
+
+func (r *Run) awaited(w waitable) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waits[w]--; r.waits[w] <= 0 {
+		delete(r.waits, w)
+	}
+}
+
+func (r *Run) before() []waitable {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make([]waitable, 0, len(r.waits))
+	for w := range r.waits {
+		all = append(all, w)
+	}
+	return all
+}
+
+// leadsTo tells whether something cannot end before a run has. It holds no two
+// locks at a time.
+func leadsTo(from waitable, r *Run) bool {
+	seen := map[waitable]struct{}{}
+	rest := []waitable{from}
+	for len(rest) > 0 {
+		w := rest[len(rest)-1]
+		rest = rest[:len(rest)-1]
+		if w == waitable(r) {
+			return true
+		}
+		if _, again := seen[w]; again {
+			continue
+		}
+		seen[w] = struct{}{}
+		rest = append(rest, w.before()...)
+	}
+	return false
+}
