@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +18,10 @@ const (
 	// too late for their callers. What is not handed back runs out.
 	mostOrphans   = 1024
 	orphanTimeout = time.Second
+	// lingerTime and mostLingering bound the questions to one node that go on when
+	// nobody waits for them, because the node may be about to give them a lease.
+	lingerTime    = 5 * time.Second
+	mostLingering = 512
 )
 
 // batched is a backend in front of one node, that has concurrent reads of single
@@ -39,6 +44,8 @@ type batched struct {
 	// orphans are leases to be handed back, by one goroutine at a time.
 	orphans   []orphan
 	releasing bool
+	lingering int
+	errands   map[*errand]struct{} // under way
 	running   sync.WaitGroup
 }
 
@@ -95,11 +102,123 @@ func newBatched(node soracache.Backend) *batched {
 func (b *batched) close() {
 	b.mu.Lock()
 	b.closed = true
+	for e := range b.errands {
+		e.cancel()
+	}
 	b.mu.Unlock()
 	b.end()
 	b.reads.close()
 	b.fills.close()
 	b.running.Wait()
+}
+
+// get asks the node. Where the answer may bring leases, the question goes on when
+// nobody waits for it any more, and the leases are handed back. It is for those as
+// well whose requests are given.
+func (b *batched) get(ctx context.Context, req soracache.GetRequest, also ...*request[question, soracache.ReadResult]) (results []soracache.ReadResult, err error) {
+	e := newErrand(ctx)
+	e.tell(ctx)
+	for _, r := range also {
+		e.follow(r.ctx)
+	}
+	var answers []soracache.ReadResult
+	var late func()
+	if slices.ContainsFunc(req.Reads, func(r soracache.Read) bool { return r.Lease }) {
+		late = func() {
+			for i := range min(len(answers), len(req.Reads)) {
+				b.orphaned(question{shape: questionShape{namespace: req.Namespace}, key: req.Reads[i].Key}, answers[i])
+			}
+		}
+	}
+	if err := b.send(ctx, e, func() (err error) {
+		answers, err = b.Backend.Get(e, req)
+		return err
+	}, late); err != nil {
+		return nil, err
+	}
+	return answers, nil
+}
+
+// put has the node do writes.
+func (b *batched) put(ctx context.Context, req soracache.WriteRequest, also ...*request[completion, soracache.WriteResult]) ([]soracache.WriteResult, error) {
+	e := newErrand(ctx)
+	for _, r := range also {
+		e.follow(r.ctx)
+	}
+	var answers []soracache.WriteResult
+	if err := b.send(ctx, e, func() (err error) {
+		answers, err = b.Backend.Write(e, req)
+		return err
+	}, nil); err != nil {
+		return nil, err
+	}
+	return answers, nil
+}
+
+// send makes a call on an errand, and waits for it as long as the context lasts.
+// If something is to be done about an answer that comes too late, the errand goes
+// on without its caller.
+func (b *batched) send(ctx context.Context, e *errand, call func() error, late func()) error {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		e.cancel()
+		return errLaneClosed()
+	}
+	b.running.Add(1)
+	if b.errands == nil {
+		b.errands = make(map[*errand]struct{})
+	}
+	b.errands[e] = struct{}{}
+	b.mu.Unlock()
+	var err error
+	go func() {
+		defer b.running.Done()
+		defer b.ended(e)
+		if err = call(); e.state.CompareAndSwap(open, answered) {
+			close(e.done)
+			return
+		}
+		if err == nil && late != nil {
+			late()
+		}
+	}()
+	if gone := e.wait(ctx); gone != nil {
+		if b.left(e, late != nil) {
+			return fmt.Errorf("%w: %w", soracache.ErrUnavailable, gone)
+		}
+		<-e.done // it was answered at the same time
+	}
+	return err
+}
+
+// left notes that the caller of an errand has gone, unless that is done. It ends at
+// once, or after some time.
+func (b *batched) left(e *errand, lingers bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !e.state.CompareAndSwap(open, abandoned) {
+		return false
+	}
+	if !lingers || b.lingering >= mostLingering {
+		e.cancel()
+		return true
+	}
+	b.lingering++
+	e.lingers = time.AfterFunc(lingerTime, e.cancel)
+	return true
+}
+
+// ended notes the end of an errand, which may have lost its caller.
+func (b *batched) ended(e *errand) {
+	e.cancel()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.errands, e)
+	if e.lingers != nil {
+		e.lingers.Stop()
+		b.lingering--
+	}
 }
 
 // Get lets a read of one key travel with others.
@@ -109,10 +228,10 @@ func (b *batched) Get(ctx context.Context, req soracache.GetRequest) ([]soracach
 		return inParts(req.Reads, mostTogether, func(reads []soracache.Read) ([]soracache.ReadResult, error) {
 			part := req
 			part.Reads = reads
-			return b.Backend.Get(ctx, part)
+			return b.get(ctx, part)
 		}, func(err error) soracache.ReadResult { return soracache.ReadResult{Err: err} })
 	case req.Reads[0].Wait > 0:
-		return b.Backend.Get(ctx, req)
+		return b.get(ctx, req)
 	}
 	q := question{
 		shape: questionShape{req.Namespace, req.AcceptUnconfirmed, shapeOf(&req.Reads[0])},
@@ -134,7 +253,7 @@ func joinQuestion(last, q *question) bool { return last.shape == q.shape }
 func (b *batched) getOne(ctx context.Context, q question) (soracache.ReadResult, error) {
 	req := q.request(1)
 	req.MinStamp, req.Reads[0] = q.min, q.read()
-	results, err := b.Backend.Get(ctx, req)
+	results, err := b.get(ctx, req)
 	if err != nil || len(results) != 1 {
 		return soracache.ReadResult{}, err
 	}
@@ -150,7 +269,7 @@ func (b *batched) getMany(ctx context.Context, batch []*request[question, soraca
 			return b.getApart(ctx, req, batch)
 		}
 	}
-	return b.Backend.Get(ctx, req)
+	return b.get(ctx, req, batch...)
 }
 
 // getApart has each read ask for what its own caller has seen. One caller's
@@ -161,7 +280,7 @@ func (b *batched) getApart(ctx context.Context, req soracache.GetRequest, batch 
 		req.Reads[i] = r.q.read()
 		req.Reads[i].MinStamp = r.q.min
 	}
-	return b.Backend.Get(ctx, req)
+	return b.get(ctx, req, batch...)
 }
 
 // request is for so many reads of the question's shape, which are still to be
@@ -187,7 +306,7 @@ func (b *batched) Write(ctx context.Context, req soracache.WriteRequest) ([]sora
 	case len(req.Writes) != 1:
 		return b.writeMany(ctx, req)
 	case req.Writes[0].Op != soracache.OpFill, weight(req.Writes[0]) > heavyFill:
-		return b.Backend.Write(ctx, req)
+		return b.put(ctx, req)
 	}
 	w := req.Writes[0]
 	result, err := b.fills.do(ctx, completion{namespace: req.Namespace, write: w, together: weight(w)})
@@ -216,7 +335,7 @@ func joinCompletion(last, q *completion) bool {
 }
 
 func (b *batched) fillOne(ctx context.Context, q completion) (soracache.WriteResult, error) {
-	results, err := b.Backend.Write(ctx, soracache.WriteRequest{Namespace: q.namespace, Writes: []soracache.Write{q.write}})
+	results, err := b.put(ctx, soracache.WriteRequest{Namespace: q.namespace, Writes: []soracache.Write{q.write}})
 	if err != nil || len(results) != 1 {
 		return soracache.WriteResult{}, err
 	}
@@ -228,7 +347,7 @@ func (b *batched) fillMany(ctx context.Context, batch []*request[completion, sor
 	for i, r := range batch {
 		writes[i] = r.q.write
 	}
-	return b.Backend.Write(ctx, soracache.WriteRequest{Namespace: batch[0].q.namespace, Writes: writes})
+	return b.put(ctx, soracache.WriteRequest{Namespace: batch[0].q.namespace, Writes: writes}, batch...)
 }
 
 // writeMany sends a batch of writes in parts that are neither too many nor too
@@ -245,7 +364,7 @@ func (b *batched) writeMany(ctx context.Context, req soracache.WriteRequest) ([]
 		rest = rest[n:]
 	}
 	return gather(parts, func(writes []soracache.Write) ([]soracache.WriteResult, error) {
-		return b.Backend.Write(ctx, soracache.WriteRequest{Namespace: req.Namespace, Writes: writes})
+		return b.put(ctx, soracache.WriteRequest{Namespace: req.Namespace, Writes: writes})
 	}, func(err error) soracache.WriteResult { return soracache.WriteResult{Err: err} })
 }
 

@@ -50,15 +50,17 @@ func single[T any](c *Client) *Cache[T] {
 // before it.
 //
 // load is called with the values of the first caller's context, but with no
-// deadline: its context ends when all callers that wait for it have gone. Its
+// deadline: its context ends when nobody wants the key any more. Its
 // error is returned to them, and nothing is stored; so is its panic, as a
 // [PanicError]. It may use [FillFrom] and [Previous], and by its error say
 // [ErrNotFound], [ErrNotModified] or [CacheError]. The [Policy] says when an
 // older value is returned instead, and the loader is not waited for.
 //
 // GetOrSet fails only if load does, or is what was remembered to have failed; if
-// the loader or the caller runs out of time; if the client is closed; or if the
-// request can never be right ([soracache.ErrInvalid]). If the service is
+// the loader or the caller runs out of time; if loaders wait for each other
+// ([ErrCycle]), or a load of this process takes longer than the policy waits
+// ([ErrWait]); if the client is closed; or if the request can never be right
+// ([soracache.ErrInvalid]). If the service is
 // unreachable, slow, or refuses the client's credentials, it runs load, returns
 // its value, and tells Hooks.OnFailOpen.
 func (c *Cache[T]) GetOrSet(ctx context.Context, key string, load func(context.Context) (T, error), opts ...CallOption) (T, error) {

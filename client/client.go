@@ -39,7 +39,11 @@ type Client struct {
 	holder       uint64               // whose leases are this client's; random
 	// background bounds the loaders that nobody waits for.
 	background slots
-	loads      loads
+	// short bounds what is done behind callers and is soon over, and storing counts
+	// the bytes of values that are stored behind them.
+	short   slots
+	storing atomic.Int64
+	loads   loads
 
 	// kinds holds a *kind[T] for each reflect.Type T that there is a cache of.
 	kinds  sync.Map

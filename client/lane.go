@@ -285,7 +285,6 @@ func (l *lane[Q, R]) left(b *batch[Q, R]) {
 // first caller, the deadline of the last one to give up, and ends when all have
 // gone.
 func (l *lane[Q, R]) contextOf(b *batch[Q, R]) (context.Context, context.CancelFunc) {
-	ctx := context.WithoutCancel(b.requests[0].ctx)
 	var latest time.Time
 	bounded := true
 	for _, r := range b.requests {
@@ -295,19 +294,23 @@ func (l *lane[Q, R]) contextOf(b *batch[Q, R]) (context.Context, context.CancelF
 			latest = deadline
 		}
 	}
-	var cancel context.CancelFunc
-	if bounded {
-		ctx, cancel = context.WithDeadline(ctx, latest)
-	} else {
-		ctx, cancel = context.WithCancel(ctx)
-	}
+	values := context.WithoutCancel(b.requests[0].ctx)
+	gone, cancel := context.WithCancel(context.Background())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b.cancel = cancel
 	if b.callers == 0 || l.closed {
 		cancel()
 	}
-	return ctx, cancel
+	if !bounded {
+		latest = time.Now().Add(longestWait)
+	}
+	ctx := newLimit(values, gone, latest)
+	ctx.endless = !bounded
+	return ctx, func() {
+		cancel()
+		ctx.end()
+	}
 }
 
 // deliver sends requests together and hands out the answers. If the node

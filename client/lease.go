@@ -19,24 +19,34 @@ type lease struct {
 	client *Client
 	key    string
 	id     soracache.Lease
+	lasts  time.Duration
 	// detached has the load's values but not its end: a lease is completed, or
 	// handed back, also when everybody who waited has gone.
 	detached context.Context
 
 	stopRenewing context.CancelFunc
 	renewing     sync.WaitGroup
-	// done means that the service was told of the lease's end.
-	done bool
+	// done means that the service was told of the lease's end, and failed that it may
+	// not have been, by a fill that was not answered.
+	done, failed bool
 	// outcome is what became of the load, if the lease is handed back.
 	outcome soracache.LoadOutcome
 }
 
 // hold begins to renew a lease that an answer granted.
 func (c *Client) hold(ctx context.Context, key string, granted soracache.ReadResult) *lease {
-	l := &lease{client: c, key: key, id: granted.Lease, detached: context.WithoutCancel(ctx)}
+	l := &lease{client: c, key: key, id: granted.Lease, lasts: granted.LeaseFor, detached: context.WithoutCancel(ctx)}
 	ctx, l.stopRenewing = context.WithTimeout(ctx, maxHold)
 	l.renewing.Go(func() { l.renew(ctx, granted.LeaseFor) })
 	return l
+}
+
+// holdOn renews the lease further, though everybody who waited for it may go.
+func (l *lease) holdOn() {
+	l.endRenewal()
+	ctx, stop := context.WithTimeout(l.detached, maxHold)
+	l.stopRenewing = stop
+	l.renewing.Go(func() { l.renew(ctx, l.lasts) })
 }
 
 // renew extends the lease well before it runs out, so that a lost answer or
@@ -53,28 +63,34 @@ func (l *lease) renew(ctx context.Context, lasts time.Duration) {
 			return
 		case <-ticker.C:
 		}
-		bounded, cancel := context.WithTimeout(ctx, l.client.timeout)
+		bounded := detached(ctx, l.client.timeout)
 		result, err := l.client.write(bounded, soracache.Write{Op: soracache.OpRenew, Key: l.key, Lease: l.id}, nil)
-		cancel()
+		bounded.end()
 		if err == nil && !result.Stored {
 			return // lost, or overtaken: the fill will be told
 		}
 	}
 }
 
-// fill completes the lease with an entry.
-func (l *lease) fill(limit time.Duration, e soracache.Entry, lifetime soracache.Lifetime, asked *asking) (soracache.WriteResult, error) {
-	l.endRenewal()
-	result, err := l.write(limit, soracache.Write{
+// fill completes the lease with an entry, within so much time: more, if behind says
+// that nobody waits for it, as long as it makes progress. The lease is renewed
+// meanwhile.
+func (l *lease) fill(limit time.Duration, behind bool, e soracache.Entry, lifetime soracache.Lifetime, asked *asking) (soracache.WriteResult, error) {
+	ctx := l.detached
+	if !behind {
+		l.endRenewal()
+		bounded, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		ctx = bounded // which is not put off
+	}
+	result, err := l.write(ctx, limit, soracache.Write{
 		Op:       soracache.OpFill,
 		Key:      l.key,
 		Lease:    l.id,
 		Entry:    e,
 		Lifetime: lifetime,
 	}, asked)
-	// A service that refused the entry still has the lease, and one that did
-	// not answer would not answer a release either.
-	l.done = err == nil || !refusal(err)
+	l.done, l.failed = err == nil, err != nil && !refusal(err)
 	return result, err
 }
 
@@ -91,12 +107,19 @@ func outcomeOf(ctx context.Context, err error) soracache.LoadOutcome {
 }
 
 // release hands the lease back, unless it was filled, so that whoever waits
-// need not wait for it to run out.
+// need not wait for it to run out. That has a time of its own, of which the caller
+// waits for so much: what it had may be spent.
 func (l *lease) release(limit time.Duration) {
 	l.endRenewal()
-	if !l.done {
-		_, _ = l.write(limit, soracache.Write{Op: soracache.OpRelease, Key: l.key, Lease: l.id, Outcome: l.outcome}, nil)
+	if l.done {
+		return
 	}
+	if l.failed { // the fill: there is nothing to say about the load
+		l.outcome, limit = soracache.LoadHandedBack, 0
+	}
+	l.client.behind(limit, func(limit time.Duration) {
+		_, _ = l.write(l.detached, limit, soracache.Write{Op: soracache.OpRelease, Key: l.key, Lease: l.id, Outcome: l.outcome}, nil)
+	})
 }
 
 func (l *lease) endRenewal() {
@@ -104,8 +127,8 @@ func (l *lease) endRenewal() {
 	l.renewing.Wait()
 }
 
-func (l *lease) write(limit time.Duration, w soracache.Write, asked *asking) (soracache.WriteResult, error) {
-	ctx, cancel := context.WithTimeout(l.detached, limit)
-	defer cancel()
-	return l.client.write(ctx, w, asked)
+func (l *lease) write(ctx context.Context, limit time.Duration, w soracache.Write, asked *asking) (soracache.WriteResult, error) {
+	bounded := detached(ctx, limit)
+	defer bounded.end()
+	return l.client.write(bounded, w, asked)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -139,4 +140,88 @@ func TestLimitNeedsNoGoroutine(t *testing.T) {
 			t.Errorf("%d goroutines more", more)
 		}
 	})
+}
+
+// A limit is put off for as long as the call that it follows makes progress.
+func TestLimitFollowsProgress(t *testing.T) {
+	t.Parallel()
+	const second, kib = time.Second, 1 << 10
+	tests := map[string]struct {
+		caller     time.Duration // its deadline; zero: none
+		begin      time.Duration // when the first bytes move
+		rate, size int           // in KiB, of each 10 ms and of all
+		up         bool
+		want       time.Duration
+	}{
+		"nothing moves":                        {0, second, 100, 0, false, 250 * time.Millisecond},
+		"much moves":                           {0, 0, 30, 6000, false, 2250 * time.Millisecond},
+		"much moves, and begins late":          {0, 200 * time.Millisecond, 30, 6000, false, 2450 * time.Millisecond},
+		"little moves":                         {0, 0, 1, 6000, false, 260 * time.Millisecond},
+		"the caller's own deadline":            {second, 0, 30, 6000, false, second},
+		"what was sent is still on its way":    {0, 0, 2048, 2048, true, 260*time.Millisecond + 2*second},
+		"a part of a limit, and the whole one": {0, 0, 30, 3000, false, 1250 * time.Millisecond},
+	}
+	for name, c := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ctx := t.Context()
+				if c.caller > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, c.caller)
+					defer cancel()
+				}
+				began := time.Now()
+				whole := newLimit(ctx, context.Background(), began.Add(progressWithin))
+				defer whole.end()
+				l := whole.sooner(began.Add(progressWithin))
+				defer l.end()
+				e := newErrand(l)
+				defer e.cancel()
+				e.follow(l)
+				var moving sync.WaitGroup
+				defer moving.Wait()
+				moving.Go(func() {
+					time.Sleep(c.begin)
+					of := &e.progress.received
+					if c.up {
+						of = &e.progress.sent
+					}
+					for left := c.size; left > 0; left -= c.rate {
+						time.Sleep(10 * time.Millisecond)
+						e.progress.note(c.rate*kib, of)
+					}
+				})
+				for _, l := range []*limit{l, whole} {
+					<-l.Done()
+					if took := time.Since(began); !errors.Is(l.Err(), context.DeadlineExceeded) || took < c.want-progressWithin/5 || took > c.want+2*progressWithin { // who looks late sees one more
+						t.Errorf("%v after %s, want %s", l.Err(), took, c.want)
+					}
+				}
+				if err := whole.wait(e.done, time.NewTimer(time.Hour)); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("got %v", err)
+				}
+			})
+		})
+	}
+}
+
+// What is stored behind callers is bounded in bytes.
+func TestFillsBehindTheirCallersAreBounded(t *testing.T) {
+	c, release := new(Client), make(chan struct{})
+	if _, ok := c.fillBehind(progressBytes-1, func() { t.Error("what is small is stored at once") }); ok {
+		t.Error("what is small is stored behind its caller")
+	}
+	first, ok := c.fillBehind(maxFillsBehind, func() { <-release })
+	if _, more := c.fillBehind(progressBytes, func() { t.Error("too much") }); !ok || more {
+		t.Errorf("as much as there may be: %t; more: %t", ok, more)
+	}
+	close(release)
+	<-first
+	c.running.Wait()
+	if done, ok := c.fillBehind(progressBytes, func() {}); !ok {
+		t.Error("nothing, though there is room again")
+	} else {
+		<-done
+	}
 }

@@ -114,12 +114,28 @@ func (l *manyLeases) release(limit time.Duration, outcomes map[string]soracache.
 			l.ended(key)
 		}
 	}
-	l.client.writeMany(l.detached, limit, writes, nil)
+	l.writeBehind(limit, writes)
+}
+
+// writeBehind does releases in a time of their own, of which the caller waits for so
+// much.
+func (l *manyLeases) writeBehind(limit time.Duration, writes []soracache.Write) {
+	if len(writes) > 0 {
+		l.client.behind(limit, func(limit time.Duration) {
+			l.client.writeMany(l.detached, limit+timeOf(writes), writes, nil)
+		})
+	}
+}
+
+// timeOf is what a number of releases may take beside the first: they are one
+// request each.
+func timeOf(writes []soracache.Write) time.Duration {
+	return time.Duration(len(writes)) * 10 * time.Millisecond
 }
 
 // end stops renewing, and hands back what is still held.
 func (l *manyLeases) end(limit time.Duration) {
 	l.stopRenewing()
 	l.renewing.Wait()
-	l.client.writeMany(l.detached, limit, l.writes(soracache.OpRelease), nil)
+	l.writeBehind(limit, l.writes(soracache.OpRelease))
 }

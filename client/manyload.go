@@ -6,6 +6,7 @@ import (
 	"errors"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -23,6 +24,8 @@ type manyLoad[T any] struct {
 	// untie lets the loader go on when its caller has gone, and cancel ends it.
 	untie  func() bool
 	cancel context.CancelFunc
+	// filling are the fills that go on behind the callers.
+	filling sync.WaitGroup
 }
 
 // loaded is what became of a key: a value, the answer that there is no such
@@ -58,10 +61,30 @@ func (m *manyCall[T]) begin(ctx context.Context, claims []claim[T]) (*manyLoad[T
 		defer leave()
 		defer l.cancel()
 		defer close(l.finished)
-		defer func() { l.leases.end(m.patience()) }()
+		defer l.loads(ctx, claims)()
+		defer func() {
+			l.filling.Wait()
+			l.leases.end(m.patience())
+		}()
 		atOnce(cmp.Or(m.settings.many.concurrency, DefaultLoadConcurrency), len(parts), func(i int) { l.done <- l.part(ctx, parts[i]) })
 	}()
 	return l, nil
+}
+
+// loads notes which keys this client loads.
+func (l *manyLoad[T]) loads(ctx context.Context, claims []claim[T]) (ended func()) {
+	for i := range claims {
+		if claims[i].leased() {
+			l.client.loads.begin(claims[i].key, flight.RunOf(ctx))
+		}
+	}
+	return func() {
+		for i := range claims {
+			if claims[i].leased() {
+				l.client.loads.end(claims[i].key)
+			}
+		}
+	}
 }
 
 // letGo has a load go on for which nobody waits any more, unless too much of the
@@ -109,12 +132,6 @@ func (l *manyLoad[T]) each(do func(*loaded[T])) {
 
 // part calls the loader once, and stores what it returns.
 func (l *manyLoad[T]) part(ctx context.Context, claims []claim[T]) (results []loaded[T]) {
-	for i := range claims {
-		if claims[i].leased() {
-			l.client.loads.begin(claims[i].key, flight.RunOf(ctx))
-			defer l.client.loads.end(claims[i].key)
-		}
-	}
 	defer func() {
 		if p := recover(); p != nil { // a hook's; the loader's does not come here
 			results = results[:0]
@@ -206,38 +223,73 @@ func (r *loaded[T]) settle(value T, ok bool, err error) {
 }
 
 // store completes the leases of what is to be stored, and hands the others back.
+// What is large may take longer than the callers are to wait: then it goes on
+// behind them, with its leases.
 func (l *manyLoad[T]) store(results []loaded[T]) {
 	var (
-		fills  []*loaded[T]
-		writes []soracache.Write
-		asked  []*asking
-		rest   = make(map[string]soracache.LoadOutcome)
+		fills []*loaded[T]
+		rest  = make(map[string]soracache.LoadOutcome)
+		bytes int
 	)
 	for i := range results {
 		r := &results[i]
-		id, held := l.leases.of(r.key)
+		_, held := l.leases.of(r.key)
 		switch {
 		case !held:
 		case r.deposit == nil:
 			rest[r.key] = r.outcome
 		default:
 			fills = append(fills, r)
-			writes = append(writes, soracache.Write{
-				Op: soracache.OpFill, Key: r.key, Lease: id, Entry: r.deposit.entry, Lifetime: r.deposit.lifetime,
-			})
-			asked = append(asked, l.client.near.ask(l.kind.space, r.key))
-		}
-	}
-	defer endAll(asked)
-	for i, result := range l.client.writeMany(l.leases.detached, l.patience(), writes, asked) {
-		r := fills[i]
-		r.stored = result.Err == nil && result.Stored
-		r.filled(asked[i], r.deposit, result, result.Err)
-		if result.Err == nil || !refusal(result.Err) {
-			l.leases.ended(r.key) // or the service would not answer a release either
-		} else {
-			rest[r.key] = soracache.LoadNotStorable
+			bytes += len(r.deposit.entry.Value)
 		}
 	}
 	l.leases.release(l.patience(), rest)
+	stored := make([]bool, len(fills))
+	l.filling.Add(1)
+	done, behind := l.client.fillBehind(bytes, func() {
+		defer l.filling.Done()
+		l.complete(l.leases.detached, l.client.timeout, fills, stored)
+	})
+	if behind {
+		select {
+		case <-done:
+		case <-time.After(l.patience()):
+			return // whoever is told that it is not stored need not care
+		}
+	} else {
+		bounded, cancel := context.WithTimeout(l.leases.detached, l.patience()) // which is not put off
+		l.complete(bounded, l.patience(), fills, stored)
+		cancel()
+		l.filling.Done()
+	}
+	for i, r := range fills {
+		r.stored = stored[i]
+	}
+}
+
+// complete completes leases, and hands those back of which that fails.
+func (l *manyLoad[T]) complete(ctx context.Context, limit time.Duration, fills []*loaded[T], stored []bool) {
+	rest, refused := make(map[string]soracache.LoadOutcome), make(map[string]soracache.LoadOutcome)
+	writes, asked := make([]soracache.Write, len(fills)), make([]*asking, len(fills))
+	for i, r := range fills {
+		id, _ := l.leases.of(r.key)
+		writes[i] = soracache.Write{Op: soracache.OpFill, Key: r.key, Lease: id, Entry: r.deposit.entry, Lifetime: r.deposit.lifetime}
+		asked[i] = l.client.near.ask(l.kind.space, r.key)
+	}
+	defer endAll(asked)
+	for i, result := range l.client.writeMany(ctx, limit, writes, asked) {
+		r := fills[i]
+		stored[i] = result.Err == nil && result.Stored
+		r.filled(asked[i], r.deposit, result, result.Err)
+		switch {
+		case result.Err == nil:
+			l.leases.ended(r.key)
+		case refusal(result.Err):
+			refused[r.key] = soracache.LoadNotStorable
+		default:
+			rest[r.key] = soracache.LoadHandedBack
+		}
+	}
+	l.leases.release(l.patience(), refused)
+	l.leases.release(0, rest) // see lease.release
 }

@@ -19,8 +19,8 @@ const requestsAtOnce = 4
 func (c *Client) readMany(ctx context.Context, limit time.Duration, reads []soracache.Read, asked []*asking, accept bool) []soracache.ReadResult {
 	results := make([]soracache.ReadResult, len(reads))
 	inRequests(len(reads), func(from, to int) error {
-		ctx, cancel := context.WithTimeout(ctx, limit)
-		defer cancel()
+		ctx := detached(ctx, limit)
+		defer ctx.end()
 		return c.readPart(ctx, reads[from:to], asked[from:to], results[from:to], accept)
 	}, func(i int, err error) { results[i].Err = err })
 	return results
@@ -50,8 +50,8 @@ func (c *Client) writeMany(ctx context.Context, limit time.Duration, writes []so
 		asked = make([]*asking, len(writes))
 	}
 	inRequests(len(writes), func(from, to int) error {
-		ctx, cancel := context.WithTimeout(ctx, limit)
-		defer cancel()
+		ctx := detached(ctx, limit)
+		defer ctx.end()
 		return c.writePart(ctx, writes[from:to], asked[from:to], results[from:to])
 	}, func(i int, err error) { results[i].Err = err })
 	return results

@@ -89,7 +89,9 @@ func Namespace(name string) Option { return func(c *config) { c.namespace = name
 // Timeout bounds how long GetOrSet lets the service take, beyond any wait for
 // somebody else's loader, before it falls back to its own loader; it also
 // bounds reads without a loader. A caller with a deadline spends at most half
-// of what is left of it on this. The default is [DefaultTimeout].
+// of what is left of it on this. Where much is read or stored, it is put off for as
+// long as 256 KiB move within 250 ms, up to the caller's deadline; but nobody waits
+// longer for a value to be stored. The default is [DefaultTimeout].
 func Timeout(d time.Duration) Option { return func(c *config) { c.timeout = d } }
 
 // NearBytes bounds the memory of the client's near cache, which keeps decoded

@@ -41,7 +41,10 @@ type Policy struct {
 	Tags []string
 	// Wait is how long to wait while somebody else loads the key, before
 	// loading it without storing the result. Zero means [DefaultWait], a
-	// negative time not to wait at all. A caller's own deadline also ends it.
+	// negative time not to wait for other processes. A caller's own deadline also
+	// ends it. A load of the same process that began earlier is waited for as long,
+	// at most [DefaultWait] if Wait is negative, and then there is no second one
+	// beside it, but [ErrWait].
 	Wait time.Duration
 
 	// Jitter is how much of its times each value may be short of, at random: a

@@ -390,3 +390,43 @@ func TestLateCallersReadAfterTheLoad(t *testing.T) {
 		})
 	}
 }
+
+// Callers of one moment share a load also when there is no service to ask, or when
+// what the loader returns may not be stored.
+func TestOneLoadForTheCallersOfAMoment(t *testing.T) {
+	for _, door := range doors {
+		share := func(s *stage, src *origin) {
+			src.slow(time.Second)
+			start := time.Now()
+			var all []<-chan result
+			for range 20 {
+				ch := make(chan result, 1)
+				all = append(all, ch)
+				go func() {
+					v, err := door.ask(s.Context(), s.a.Client, "k", src.load)
+					ch <- result{v, err}
+				}()
+			}
+			for _, ch := range all {
+				if r := <-ch; r.value != "v" || r.err != nil {
+					s.Errorf("got %v", r)
+				}
+			}
+			// The first one begins at once, and the others share the next.
+			if took := time.Since(start); src.count() > 2 || took > 2*time.Second+10*time.Millisecond {
+				s.Errorf("%d loads, after %s", src.count(), took)
+			}
+		}
+		playBy(t, door, []act{
+			{door.name + ": no node answers", func(s *stage) {
+				s.cut()
+				share(s, newOrigin("v"))
+			}},
+			{door.name + ": not to be stored", func(s *stage) {
+				src := newOrigin("v")
+				src.with = func(ctx context.Context) { client.FillFrom(ctx).DoNotCache() }
+				share(s, src)
+			}},
+		})
+	}
+}

@@ -50,6 +50,7 @@ func parseURL(raw string) (string, error) {
 }
 
 func newRemote(h *http.Client, base string, cfg config) *remote {
+	via := metered{h}
 	opts := []connect.ClientOption{
 		connect.WithAcceptCompression("gzip", nil, nil), // values are small or already compressed
 		connect.WithReadMaxBytes(maxAnswer),
@@ -60,9 +61,9 @@ func newRemote(h *http.Client, base string, cfg config) *remote {
 	reads := connect.WithClientOptions(append(slices.Clip(opts), connect.WithCodec(readCodec{}))...)
 	procedures := strings.TrimRight(base, "/")
 	return &remote{
-		rpc:      soracachev1connect.NewCacheServiceClient(h, base, opts...),
-		get:      connect.NewClient[cachev1.GetRequest, readAnswer](h, procedures+soracachev1connect.CacheServiceGetProcedure, reads),
-		batchGet: connect.NewClient[cachev1.BatchGetRequest, batchAnswer](h, procedures+soracachev1connect.CacheServiceBatchGetProcedure, reads),
+		rpc:      soracachev1connect.NewCacheServiceClient(via, base, opts...),
+		get:      connect.NewClient[cachev1.GetRequest, readAnswer](via, procedures+soracachev1connect.CacheServiceGetProcedure, reads),
+		batchGet: connect.NewClient[cachev1.BatchGetRequest, batchAnswer](via, procedures+soracachev1connect.CacheServiceBatchGetProcedure, reads),
 	}
 }
 
@@ -157,20 +158,25 @@ func (r *remote) Get(ctx context.Context, req soracache.GetRequest) ([]soracache
 	parts := runs(req.Reads, alike)
 	if len(parts) == 1 {
 		results, err := r.getMany(ctx, req, req.Reads)
-		if err != nil {
+		if err != nil && len(results) == 0 {
 			return nil, err
 		}
-		return results, nil
+		return failedFrom(results, len(req.Reads), err), nil
 	}
 	results := make([]soracache.ReadResult, 0, len(req.Reads))
 	for _, reads := range parts {
 		part, err := r.getMany(ctx, req, reads)
-		for len(part) < len(reads) { // what failed as a whole failed for each
-			part = append(part, soracache.ReadResult{Err: err})
-		}
-		results = append(results, part...)
+		results = append(results, failedFrom(part, len(reads), err)...)
 	}
 	return results, nil
+}
+
+// failedFrom has what was not answered fail. What was may have leases with it.
+func failedFrom(results []soracache.ReadResult, count int, err error) []soracache.ReadResult {
+	for len(results) < count {
+		results = append(results, soracache.ReadResult{Err: err})
+	}
+	return results
 }
 
 func alike(a, b soracache.Read) bool { return shapeOf(&a) == shapeOf(&b) }

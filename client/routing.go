@@ -243,6 +243,7 @@ type turn struct {
 	began    time.Time
 	trial    bool
 	timedOut bool // the call's time is what ended it
+	large    bool // so much has moved that its end by time says nothing of the node
 }
 
 func (m *member) begin(trial bool) turn {
@@ -254,6 +255,9 @@ func (m *member) begin(trial bool) turn {
 func (t *turn) end(attempt context.Context, err error) {
 	t.member.calls.Add(-1)
 	t.timedOut = err != nil && (attempt.Err() != nil || connect.CodeOf(err) == connect.CodeDeadlineExceeded)
+	if l, ok := attempt.(*limit); ok {
+		t.large = l.progress.Load().large()
+	}
 }
 
 // judge judges a node by how a call went. It returns nil if the node has answered.
@@ -263,7 +267,7 @@ func (r *router) judge(ctx context.Context, t turn, err error) error {
 		t.member.recovered()
 		return nil
 	case errors.Is(ctx.Err(), context.Canceled): // which says nothing about the node
-	case t.timedOut && time.Since(t.began) < fairTrial:
+	case t.timedOut && (t.large || time.Since(t.began) < fairTrial):
 	default:
 		t.member.fell(t.known, t.trial, err)
 		r.troubled()

@@ -58,11 +58,16 @@ func (w *work[T]) do(ctx context.Context) (outcome[T], error) {
 	lease := l.client.hold(ctx, l.key, w.granted)
 	lease.outcome = soracache.LoadFailed
 	l.client.loads.begin(l.key, flight.RunOf(ctx))
-	defer l.client.loads.end(l.key)
-	defer func() { lease.release(l.patience()) }()
+	behind := false // somebody else ends the lease
+	defer func() {
+		if !behind {
+			lease.release(l.patience())
+			l.client.loads.end(l.key)
+		}
+	}()
 	value, err := l.runLoader(ctx, w.fill)
 	lease.outcome = outcomeOf(ctx, err)
-	return l.finish(w, func(d deposit[T]) { l.fill(lease, d) }, value, err)
+	return l.finish(w, func(d deposit[T]) { behind = l.fill(lease, d) }, value, err)
 }
 
 // runLoader calls the application's function.
@@ -172,12 +177,34 @@ func (l *loading[T]) markerDeposit(fill *Fill, m marker) (d deposit[T], ok bool)
 	return d, true
 }
 
-// fill completes the lease, and keeps near what is stored.
-func (l *loading[T]) fill(lease *lease, d deposit[T]) {
-	asked := l.client.near.ask(l.kind.space, l.key)
-	defer asked.end()
-	result, err := lease.fill(l.patience(), d.entry, d.lifetime, asked)
-	l.filled(asked, &d, result, err)
+// fill completes the lease, and keeps near what is stored. What is large may take
+// longer than its callers are to wait: then it goes on behind them, with the lease.
+func (l *loading[T]) fill(lease *lease, d deposit[T]) (behind bool) {
+	complete := func(behind bool) {
+		asked := l.client.near.ask(l.kind.space, l.key)
+		defer asked.end()
+		limit := l.client.timeout
+		if !behind {
+			limit = l.patience()
+		}
+		result, err := lease.fill(limit, behind, d.entry, d.lifetime, asked)
+		l.filled(asked, &d, result, err)
+	}
+	done, ok := l.client.fillBehind(len(d.entry.Value), func() {
+		defer l.client.loads.end(l.key)
+		defer func() { lease.release(l.client.timeout) }()
+		lease.holdOn()
+		complete(true)
+	})
+	if !ok {
+		complete(false)
+		return false
+	}
+	select {
+	case <-done:
+	case <-time.After(l.patience()):
+	}
+	return true
 }
 
 // filled takes in what became of it.
