@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -302,6 +303,27 @@ func TestNearWithAMuteWatch(t *testing.T) {
 		w.want(1, "k", "2", "1", false)
 		w.want(1, "k", "2", "1", true)
 	})
+}
+
+// A machine that was suspended, and whose clock stood still meanwhile, serves
+// nothing from the application's memory until that was confirmed since: what it
+// took for confirmed is older than the clock says.
+func TestNearGivesUpItsMemoryAfterASuspension(t *testing.T) {
+	var slept atomic.Int64
+	inNearWorld(t, func(w *nearWorld) {
+		w.warm(0, 1)
+		w.want(0, "k", "v1", "v1", false)
+		w.want(0, "k", "", "v1", true)
+		hold := make(chan struct{})
+		defer close(hold)
+		w.links[0].set(func(l *link) { l.hold, l.headDown = hold, true })
+		slept.Store(int64(time.Hour))
+		if err := client.Set(w.Context(), w.client[1], "k", "v2"); err != nil {
+			w.Fatal(err)
+		}
+		time.Sleep(nearBound/3 + time.Millisecond) // by then it has looked
+		w.want(0, "k", "", "v2", false)
+	}, client.Simulated(func() float64 { return 0.5 }, func() time.Duration { return time.Duration(slept.Load()) }))
 }
 
 func TestNearUnconfirmed(t *testing.T) {

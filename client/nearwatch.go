@@ -39,6 +39,8 @@ func (n *near) follow(ctx context.Context) {
 		switch {
 		case delivered:
 			wait = firstRewatch
+		case errors.Is(err, soracache.ErrTooLarge):
+			wait = min(2*wait, lastRewatch) // that node has no room, for the moment
 		case errors.Is(err, soracache.ErrUnimplemented), refusal(err):
 			wait = noWatch
 		default:

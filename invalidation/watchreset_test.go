@@ -70,3 +70,37 @@ func TestResetToAnEarlierPosition(t *testing.T) {
 	}
 	want(&next, invalidation.Live)
 }
+
+// What was asked before the confirmation was withdrawn confirms nothing after it:
+// the clock that its age is counted on has stood still, or the answer is of before
+// what withdrew it.
+func TestAnswerAskedBeforeAWithdrawalVouchesForNothing(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		withdraw func(*invalidation.Follower)
+	}{
+		{"a suspension", (*invalidation.Follower).Void},
+		{"a watch that goes back", func(f *invalidation.Follower) {
+			f.Push(invalidation.Step{Epoch: 7, Applied: 60, Reset: true})
+		}},
+		{"a record in an epoch that was not entered", func(f *invalidation.Follower) {
+			f.Mark(soracache.Record{Epoch: 8, Position: 10, Targets: []soracache.Target{soracache.Key("other")}})
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := invalidation.NewFollower(invalidation.Config{
+				Marks: invalidation.NewMarks(1<<12, 1), Space: 1, Bound: time.Second, Now: func() time.Duration { return time.Hour },
+			})
+			head := soracache.Stamp{Epoch: 7, Position: 100}
+			f.Push(invalidation.Step{Epoch: 7, Applied: 100, Reset: true})
+			q := f.Ask()
+			c.withdraw(f)
+			if f.Vouch(q, head, 0).Confirmed || f.State().Age >= 0 {
+				t.Error("an answer from before it confirms what is kept")
+			}
+			if q = f.Ask(); !f.Vouch(q, head, 0).Confirmed {
+				t.Error("an answer from after it does not")
+			}
+		})
+	}
+}

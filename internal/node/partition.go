@@ -344,6 +344,7 @@ func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetReq
 				continue
 			}
 			results[i], holds[i] = p.readStore(ctx, &r, req)
+			r.Wait = req.Reads[i].Wait - (n.now() - began) // that took time, too
 		}
 		waited = true
 		results[i] = ns.of(r.Key).wait(ctx, &r, req, results[i], holds[i])
