@@ -89,6 +89,14 @@ func (m *Model) Snapshot() (restore func()) {
 	}
 }
 
+// Copy returns another model that holds what this one does at this moment, as an
+// old primary does that was cut off from the new one.
+func (m *Model) Copy() *Model {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &Model{config: m.config, partitions: clonePartitions(m.partitions)}
+}
+
 func clonePartitions(from map[place]*partition) map[place]*partition {
 	to := make(map[place]*partition, len(from))
 	for at, p := range from {
