@@ -35,6 +35,9 @@ type app struct {
 	uses         int        // calls of the client that have not returned
 	behind       bool       // the latest watch ended where something may have been missed
 	known        *knowledge // for the checker
+	unanswered   []*use     // that may load, and have not returned
+	running      []*loader
+	asked        []*ask // some of them are over
 }
 
 // use is one call of an application to its client, or of a loader to the client
@@ -59,6 +62,7 @@ type use struct {
 	seen        map[int]int      // by its client, when it began
 	least       soracache.Stamps // that its client had seen then
 	asked       int              // requests that its client has sent for it
+	journey     journey
 	got         *computation
 	found, done bool
 	err         error
@@ -89,6 +93,9 @@ func (u *use) String() string {
 	}
 	return fmt.Sprintf("use%d (%s %s of app %d%s, begun at #%d)", u.id, u.kind, what, u.app.number, where, u.began)
 }
+
+// loads tells whether it may run a loader.
+func (u *use) loads() bool { return u.kind == useGetOrSet || u.kind == useLoading }
 
 func targetsOf(i client.Invalidation) []soracache.Target {
 	var targets []soracache.Target
@@ -240,6 +247,9 @@ func (a *app) begun(u *use) {
 	for p, at := range a.known.seen {
 		u.seen[p] = at
 	}
+	if u.loads() {
+		a.unanswered = append(a.unanswered, u)
+	}
 	if a.w.tracing() {
 		a.w.logf("%s", u)
 	}
@@ -297,6 +307,8 @@ func (a *app) returned(u *use, value string, found bool, err error) {
 	switch {
 	case err != nil && !expected(err):
 		w.check.violate("%s failed in an unexpected way: %v", u, err)
+	case err != nil && u.loads():
+		w.check.failed(u)
 	case u.kind == useInvalidate || u.kind == useSet:
 		w.check.madeBy(u)
 	case found:

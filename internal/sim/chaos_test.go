@@ -39,6 +39,8 @@ type chaos struct {
 	saves   []snapshot
 	slow    int // loaders that are to be slow
 	orphan  int // holders that are to vanish
+	// nextJump is when the store's clock may be set ahead again.
+	nextJump time.Duration
 	// cause is the fault to which a question is due that causeHost leaves before
 	// it is next at rest.
 	cause     Fault

@@ -36,6 +36,12 @@ type checker struct {
 	orphans map[string]bool // keys whose lease somebody took and vanished
 	losses  int             // of data, so far: each can make ledgers take new epochs
 	flushed int             // the step at which everything was lost
+	ended   []*loader       // at this moment
+	moment  time.Duration   // when the last one ended
+	untaken map[soracache.Lease]untaken
+	holders map[string]*grant // by key: the last lease that was given
+	waiters []*op             // that may wait for leases
+	wakes   []wake            // at this moment
 }
 
 type violation struct {
@@ -81,6 +87,14 @@ type grant struct {
 	at       time.Duration
 	boot     *boot
 	orphaned bool // whoever got it is gone
+	taken    bool // its node gave it to somebody, or handed it back
+	// until is when it runs out unless it is renewed, and ended is the step in
+	// which it was completed or handed back; 0: it was not.
+	until time.Duration
+	ended int
+	// unsure: it had run out when the store's clock was set back, and may stand
+	// again or not.
+	unsure bool
 }
 
 // history is what happened to the ledger of one partition, as it stands: what
@@ -110,6 +124,8 @@ type record struct {
 	origin   *boot
 	doneStep int // when its success was known to the client; 0: never
 	doneAt   time.Duration
+	// heard is when its node had the store's answer; 0: it has not.
+	heard int
 	// owner is the application that made it, and since owned knows of its success.
 	owner *app
 	owned int
@@ -138,6 +154,8 @@ type life struct {
 	// newest is the latest beginning of a computation that it returned, by key,
 	// and at which step.
 	newest map[string]returned
+	// held is when the store last told of a key that somebody holds its lease.
+	held map[string]time.Duration
 	// fetched is the step at which a key was last read from the store.
 	fetched map[string]int
 }
@@ -148,7 +166,8 @@ func newChecker(w *world) *checker {
 	c := &checker{
 		w: w, source: map[string]*sourceKey{}, grants: map[soracache.Lease]*grant{},
 		newest: map[string]int{}, lives: map[*boot]*life{}, computed: []*computation{nil},
-		orphans: map[string]bool{},
+		orphans: map[string]bool{}, untaken: map[soracache.Lease]untaken{},
+		holders: map[string]*grant{},
 	}
 	for i := range w.cfg.Keys {
 		k := keyName(i)
@@ -175,7 +194,7 @@ func (c *checker) violate(format string, args ...any) {
 }
 
 func (c *checker) started(b *boot) {
-	c.lives[b] = &life{shown: map[int]soracache.Stamp{}, knows: map[soracache.Stamp]node.Source{}, newest: map[string]returned{}, fetched: map[string]int{}}
+	c.lives[b] = &life{shown: map[int]soracache.Stamp{}, knows: map[soracache.Stamp]node.Source{}, newest: map[string]returned{}, fetched: map[string]int{}, held: map[string]time.Duration{}}
 }
 
 // commit changes the source of everything that targets concern, before they
@@ -295,17 +314,27 @@ func (c *checker) took(cl *call, p int, shown soracache.Stamp, by l2.Registratio
 }
 
 func (c *checker) read(cl *call, req *l2.ReadRequest, a *l2.ReadAnswer) {
+	if foreign(req.Partition) != "" {
+		return
+	}
 	p := int(req.Partition.Index)
 	if !c.took(cl, p, req.Since, req.Register, a.Delta, a.Err) {
 		return
 	}
 	for i, k := range a.Keys {
 		key := req.Keys[i].Key
+		c.leaseAnswer(req, req.Keys[i], &a.Keys[i])
 		if k.Lease == soracache.LeaseGranted && c.grants[req.Keys[i].Nonce] == nil {
-			c.grants[req.Keys[i].Nonce] = &grant{key: key, step: c.w.step, at: c.w.now(), boot: cl.from}
+			g := &grant{
+				key: key, step: c.w.step, at: c.w.now(), boot: cl.from, until: c.w.storeNow() + req.Keys[i].LeaseFor,
+			}
+			c.granted(p, g)
+			c.grants[req.Keys[i].Nonce] = g
+			cl.granted[req.Keys[i].Nonce] = key
 			cl.changed = true
 		}
 		if k.Lease == soracache.LeaseHeld {
+			cl.held = append(cl.held, key)
 			c.heldBy(key)
 		}
 		if !k.Found {
@@ -333,10 +362,14 @@ func (c *checker) heldBy(key string) {
 }
 
 func (c *checker) wrote(cl *call, req *l2.WriteRequest, a *l2.WriteAnswer) {
+	if foreign(req.Partition) != "" {
+		return
+	}
 	p := int(req.Partition.Index)
 	if !c.took(cl, p, req.Since, req.Register, a.Delta, a.Err) {
 		return
 	}
+	c.completed(p, req, a)
 	if a.Reason != soracache.ReasonNone {
 		return
 	}
@@ -369,6 +402,9 @@ func (c *checker) settles(p int, g *grant, v *computation) {
 }
 
 func (c *checker) invalidated(cl *call, req *l2.InvalidateRequest, a *l2.InvalidateAnswer) {
+	if foreign(req.Partition) != "" {
+		return
+	}
 	p := int(req.Partition.Index)
 	if !c.took(cl, p, req.Since, req.Register, a.Delta, a.Err) {
 		return
@@ -413,6 +449,7 @@ func (c *checker) recorded(cl *call, p int, r soracache.Record) {
 		}
 	}
 	h.records = append(h.records, rec)
+	cl.appended = append(cl.appended, rec)
 	if cl.op != nil {
 		cl.op.records = append(cl.op.records, rec)
 		if cl.op.ask != nil && cl.op.ask.use != nil {
@@ -534,7 +571,7 @@ func (c *checker) restore(s saved) (undone int) {
 // followed is how far a node says that it has followed a partition.
 func (b *boot) followed(p int) soracache.Stamp {
 	for _, s := range b.node.Partitions() {
-		if s.Partition == p {
+		if s.Namespace == namespace && s.Partition == p {
 			return soracache.Stamp{Epoch: s.Epoch, Position: s.Applied}
 		}
 	}
@@ -624,8 +661,8 @@ func (c *checker) overtaken(o *op, p int, r *soracache.ReadResult, v *computatio
 		say("G6 (seen before)")
 	case known && !rec.mint && rec.acknowledged && !rec.exempt[o.boot]:
 		say("G5")
-	case known && !rec.mint && rec.origin == o.boot:
-		say("G4 (at its own node)")
+	case !rec.mint && rec.origin == o.boot && rec.heard != 0 && rec.heard < o.began:
+		say("G4 (at its own node)") // whether or not its caller knows of its success
 	case known && c.w.servedAt(o) > rec.doneAt+o.host.bound():
 		say("G4")
 	}
@@ -669,7 +706,10 @@ func (w *world) servedAt(o *op) time.Duration {
 }
 
 // recorded is told by the node that it has taken in a record.
-func (b *boot) recorded(_ string, _ int, r soracache.Record, from node.Source) {
+func (b *boot) recorded(space string, _ int, r soracache.Record, from node.Source) {
+	if space != namespace {
+		return
+	}
 	b.w.mu.Lock()
 	defer b.w.mu.Unlock()
 	if l := b.w.check.lives[b]; l != nil {

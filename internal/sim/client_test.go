@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,6 +83,9 @@ type op struct {
 	least   soracache.Stamps // what it showed
 	seen    map[int]int      // what its session had seen then
 	records []*record        // that the store executed for it
+	parking parking
+	herd    int    // the first of those with whom it came
+	space   string // another namespace; empty: the one that everything happens in
 
 	// The outcome, set when then is called.
 	results     []soracache.ReadResult
@@ -120,6 +124,12 @@ func (o *op) String() string {
 
 // issue lets a client call its node.
 func (w *world) issue(o *op) {
+	w.enter(o)
+	w.launch(o)
+}
+
+// enter begins an operation.
+func (w *world) enter(o *op) {
 	w.lastOp++
 	o.w, o.id = w, w.lastOp
 	o.began, o.beganAt = w.step, w.now()
@@ -142,7 +152,7 @@ func (w *world) issue(o *op) {
 		w.logf("%s", o)
 	}
 	w.pending[o] = struct{}{}
-	w.launch(o)
+	w.check.awaits(o)
 }
 
 func (w *world) launch(o *op) {
@@ -185,7 +195,7 @@ func (o *op) call(ctx context.Context) (
 			Namespace: namespace, Reads: o.reads, MinStamp: o.least, AcceptUnconfirmed: o.unconfirmed,
 		})
 	case opHead:
-		head, err = n.Head(ctx, namespace)
+		head, err = n.Head(ctx, cmp.Or(o.space, namespace))
 	case opInvalidate:
 		inv, err = n.Invalidate(ctx, soracache.InvalidateRequest{Namespace: namespace, Targets: o.targets, Acknowledge: o.acknowledge, Settle: o.settle})
 	case opFill, opPut, opRenew, opRelease:
@@ -207,12 +217,21 @@ func (w *world) finish(o *op) {
 	}
 	o.done = true
 	delete(w.pending, o)
+	for i := range o.results {
+		w.check.takenUp(o.results[i].Lease)
+	}
 	w.note("done", o.host.slot, uint64(o.id), outcomeOf(o))
 	if w.tracing() {
 		w.logf("%s: %s", o, o.outcome())
 	}
 	w.plan.finished(o)
 	switch {
+	case o.misled():
+		o.results, o.session = nil, nil // nothing of it counts
+	case errors.Is(o.err, soracache.ErrTooLarge):
+		if w.count.crowded++; w.cfg.Crowd == 0 {
+			w.check.violate("%s failed in an unexpected way: %v", o, o.err)
+		}
 	case o.err != nil && !expected(o.err):
 		w.check.violate("%s failed in an unexpected way: %v", o, o.err)
 	case o.kind == opGet && o.err == nil:
@@ -238,6 +257,7 @@ func (w *world) got(o *op) {
 		}
 		if r.Err == nil && r.Status != soracache.StatusMiss {
 			w.check.answered(o, o.reads[i].Key, r)
+			w.check.refreshes(o, &o.reads[i], r)
 			w.count.hits[min(r.Tier, soracache.TierL2)]++
 		}
 		if o.session != nil && r.Err == nil {
@@ -288,7 +308,7 @@ func (w *world) awaited(at soracache.Stamp) bool {
 func expected(err error) bool {
 	incomplete := (*soracache.IncompleteError)(nil)
 	return errors.Is(err, soracache.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) ||
-		errors.Is(err, context.Canceled) || errors.As(err, &incomplete)
+		errors.Is(err, context.Canceled) || errors.Is(err, errSource) || errors.Is(err, soracache.ErrTooLarge) || errors.As(err, &incomplete)
 }
 
 // failed tells whether the operation got no answer, or part of it.

@@ -41,6 +41,16 @@ type Config struct {
 	// for how long, up to twice that.
 	Settling int
 	Settle   time.Duration
+	// Failing is how often, in a thousand, an application's loader fails, and
+	// Unstorable how often its value is not to be kept.
+	Failing, Unstorable int
+	// Herds is how many of a thousand operations are herds of readers, and HerdWait
+	// how long these wait, up to twice that.
+	Herds    int
+	HerdWait time.Duration
+	// Crowd is how many of a thousand operations are for another namespace, of
+	// which nodes can follow one at a time; 0: there is none.
+	Crowd int
 	// Faults are the weights of the kinds of faults; zero: it does not happen.
 	Faults [faultKinds]int
 	// Late is how often, in a thousand, a node's read or question is answered
@@ -131,8 +141,56 @@ func Draw(seed uint64, operations int) Config {
 		c.Retention = l2.Retention{TagRecords: 4 + r.IntN(8), KeyRecords: 4 + r.IntN(8), Age: pick(r, 50*ms, 500*ms, 120_000*ms)}
 	}
 	c.drawApps(rand.New(rand.NewPCG(seed, 5)))
-	c.rare(theme, r)
+	c.rare(theme, r, rand.New(rand.NewPCG(seed, 8)))
+	r = rand.New(rand.NewPCG(seed, 6))
+	c.drawLoads(r)
+	c.drawClock(r)
+	c.drawCrowds(r, theme)
+	c.drawOldPrimary(r, theme)
 	return c
+}
+
+// drawCrowds decides whether many come at once, and whether nodes are at their
+// cap, so that they forget what nobody has used of late.
+func (c *Config) drawCrowds(r *rand.Rand, theme int) {
+	if r.IntN(4) == 0 && c.Keys > 1 {
+		c.Herds, c.HerdWait = pick(r, 10, 40), pick(r, 50*ms, 300*ms)
+		c.LeaseFor = max(c.LeaseFor, 40*ms)
+	}
+	if theme == 4 {
+		c.Crowd, c.Resting, c.IdleAfter = pick(r, 50, 300), pick(r, 2, 3), 10*ms+time.Duration(r.IntN(999_999))
+		if r.IntN(2) == 0 {
+			c.Late, c.Bounds = 300, []time.Duration{200 * ms}
+		}
+	}
+}
+
+// drawClock decides whether the store's clock jumps, where that is to change
+// nothing for the truth. Back, and positions are given out twice once the past is
+// brought back as well; ahead, and a list of registrations that were lost seems
+// to have been whole for longer than it has. What settles does so on that clock.
+func (c *Config) drawClock(r *rand.Rand) {
+	back, ahead := r.IntN(4) == 0, r.IntN(4) == 0
+	if c.Keys == 1 {
+		return // it is about one moment: see rare
+	}
+	brought := c.Faults[FailoverInvisible] + c.Faults[FailoverVisible] + c.Faults[Restore]
+	if back && brought == 0 && c.Settling == 0 {
+		c.Faults[ClockBack] = 1 + r.IntN(10)
+	}
+	if ahead && brought+c.Faults[Flush]+c.Faults[EvictRegistrations] == 0 && c.Settling == 0 {
+		c.Faults[ClockAhead] = 1 + r.IntN(10)
+	}
+}
+
+// drawLoads decides what loads end in.
+func (c *Config) drawLoads(r *rand.Rand) {
+	if r.IntN(3) == 0 {
+		c.Failing = pick(r, 50, 300)
+	}
+	if r.IntN(3) == 0 {
+		c.Unstorable = pick(r, 50, 300)
+	}
 }
 
 // drawApps decides about the applications.
@@ -146,7 +204,7 @@ func (c *Config) drawApps(r *rand.Rand) {
 	c.WatchWindow = pick(r, 1, 4, 64)
 	c.WatchQueue = pick(r, 20, 20, 4096)
 	c.Dishes = c.menu()
-	for f := LineLoses; f < faultKinds; f++ {
+	for f := LineLoses; f <= AppCut; f++ {
 		if r.IntN(2) == 0 {
 			c.Faults[f] = 2 + r.IntN(10)
 		}
@@ -187,7 +245,7 @@ func (c *Config) theme(theme int) {
 // going on, what a node asks meanwhile would tell it what it has missed. There are
 // only the faults that bring such a moment about. Seeds with what few have are
 // left as they are.
-func (c *Config) rare(theme int, r *rand.Rand) {
+func (c *Config) rare(theme int, r, s *rand.Rand) {
 	if theme != 2 && theme != 3 || c.Faults[Flush]+c.Faults[Restore] > 0 {
 		return
 	}
@@ -198,6 +256,10 @@ func (c *Config) rare(theme int, r *rand.Rand) {
 	c.Retention, c.Resting, c.Gap = l2.NewRetention(), 0, 3*ms
 	c.AppGap, c.AppInvalidations, c.AppSets, c.Dishes = 200*ms, 20, 0, c.menu()
 	c.Faults = [faultKinds]int{}
+	if s.IntN(4) == 0 {
+		c.unknown(s)
+		return
+	}
 	switch r.IntN(4) {
 	case 0: // a node's first question, and acknowledgements before its second
 		c.Bounds, c.Gap, c.Acknowledged, c.Gently = []time.Duration{300 * ms}, ms, 1000, true
@@ -213,5 +275,25 @@ func (c *Config) rare(theme int, r *rand.Rand) {
 		c.Nodes, c.Bounds, c.Gap, c.Invalidations = 3, []time.Duration{300 * ms}, 5*ms, 400
 		c.Slow, c.SlowBy, c.FaultEvery = 500, 60*ms, 30*ms
 		c.Faults[FailoverInvisible] = 10
+	}
+}
+
+// unknown makes a seed about nodes of which the store knows nothing when an
+// invalidation is to be acknowledged, and which are not told of it either.
+func (c *Config) unknown(r *rand.Rand) {
+	c.Bounds, c.Acknowledged, c.Gap = []time.Duration{30 * ms, 300 * ms}, 1000, ms
+	c.Faults[EvictRegistrations], c.Faults[Drop], c.FaultEvery = 10, 25, 20*ms
+	if r.IntN(2) == 0 {
+		c.Bounds, c.Faults[ClockBack] = []time.Duration{300 * ms}, 10
+	}
+}
+
+// drawOldPrimary makes some seeds about an old primary that still answers some
+// nodes. An application has one client for all of them, which what these answer
+// would confuse, so there is none.
+func (c *Config) drawOldPrimary(r *rand.Rand, theme int) {
+	if theme == 5 && r.IntN(2) == 0 && c.Settling == 0 {
+		c.Faults[OldPrimary], c.Apps = 5+r.IntN(10), 0
+		c.Faults[ClockBack], c.Faults[ClockAhead] = 0, 0
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -68,13 +69,20 @@ type loader struct {
 	takes time.Duration
 	parts []*computation
 	value *computation
+	// fails: the source cannot be read. unstorable: its value is not to be kept.
+	fails, unstorable bool
+	// done: it returned a value. told is how its client ended the lease.
+	done bool
+	told opKind
+	// inside is the call that it has made and that has not returned.
+	inside *use
 }
 
 // load is the application's loader.
 func (a *app) load(ctx context.Context, key string, policy client.Policy) (string, error) {
 	l := &loader{app: a, key: key}
 	l.use, _ = ctx.Value(useKey{}).(*use)
-	defer a.w.arrive(l.name("ends"), func() { a.loading-- })
+	defer a.w.arrive(l.name("ends"), l.ends)
 	if err := a.meet(ctx, l.name("begins"), l.begins); err != nil {
 		return "", err
 	}
@@ -89,8 +97,18 @@ func (a *app) load(ctx context.Context, key string, policy client.Policy) (strin
 	if len(l.parts) == 0 {
 		client.FillFrom(ctx).AddTags(l.value.tags...)
 	}
+	if l.fails {
+		return "", errSource
+	}
+	if l.unstorable {
+		client.FillFrom(ctx).DoNotCache()
+	}
+	l.done = true
 	return string(l.value.value()), nil
 }
+
+// errSource is the failure of a source.
+var errSource = errors.New("the source has failed")
 
 func (l *loader) name(what string) string {
 	id := 0
@@ -104,7 +122,7 @@ func (l *loader) name(what string) string {
 func (l *loader) add(ctx context.Context, part string, policy client.Policy) error {
 	a := l.app
 	u := &use{app: a, key: part, inside: l.use, under: l.lease.stamp, policy: policy}
-	if err := a.meet(ctx, l.name("asks for "+part), func() time.Duration { a.begun(u); return 0 }); err != nil {
+	if err := a.meet(ctx, l.name("asks for "+part), func() time.Duration { l.asks(u); return 0 }); err != nil {
 		return err
 	}
 	value, err := client.NewCache[string](a.client, policy).GetOrSet(context.WithValue(ctx, useKey{}, u), part,
@@ -113,6 +131,7 @@ func (l *loader) add(ctx context.Context, part string, policy client.Policy) err
 		return err
 	}
 	return a.meet(ctx, l.name("gets "+part), func() time.Duration {
+		l.inside = nil
 		u.done, u.found, u.got = true, true, a.w.check.of([]byte(value))
 		a.w.check.used(u, value)
 		if u.got != nil {
@@ -122,11 +141,28 @@ func (l *loader) add(ctx context.Context, part string, policy client.Policy) err
 	})
 }
 
+// asks is told when it is about to make a call.
+func (l *loader) asks(u *use) {
+	l.inside = u
+	l.app.begun(u)
+}
+
+// ends is told when it has returned.
+func (l *loader) ends() {
+	l.app.loading--
+	if l.inside != nil {
+		l.inside.done = true
+	}
+	l.app.w.check.loaded(l)
+	l.app.running = slices.DeleteFunc(l.app.running, func(other *loader) bool { return other == l })
+}
+
 // begins is told when the client has called the loader.
 func (l *loader) begins() time.Duration {
 	a := l.app
 	w := a.w
 	a.loading++
+	a.running = append(a.running, l)
 	w.count.cooked++
 	l.began = w.step
 	if l.use != nil {
@@ -156,6 +192,9 @@ func (l *loader) computes() time.Duration {
 	}
 	l.value = w.check.cook(l.key, began, l.parts)
 	l.value.loader = l
+	if a.x.on {
+		l.fails, l.unstorable = w.rolls(w.cfg.Failing), w.rolls(w.cfg.Unstorable)
+	}
 	if w.tracing() {
 		w.logf("app %d reads the source of %s: version %d as %s%s", a.number, l.key, l.value.version, l.value.value(), partsText(l.parts))
 	}

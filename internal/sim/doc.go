@@ -19,6 +19,13 @@
 //	knowledge_test.go what a client was told, and the rules for what it returns
 //	checker_test.go   knows the source's versions and judges every answer by the
 //	                  guarantees G2 to G9 of docs/guarantees.md
+//	waits_test.go     progress at a node: who waits, for whom, and for how long
+//	fills_test.go     progress of loads: leases, and what is loaded under them
+//	calls_test.go     progress in a client's process
+//	moment_test.go    when these rules look
+//	members_test.go   who is a member: gossip's own table, one for each node
+//	herd_test.go      readers of one key who come to a node at one moment
+//	oldprimary_test.go  an old primary that still answers some nodes
 //	workload_test.go  what the clients of a random run do
 //	chaos_test.go     the plan of a random run: what becomes of each call and packet
 //	episodes_test.go  faults that last for a while or change the store at once
@@ -51,6 +58,25 @@
 // while a ledger takes a new epoch, one reading is excused: what a loader is given
 // whose lease is of an epoch that the client has left since, because nothing of
 // that load can be kept.
+//
+// # Progress
+//
+// A cache that never stores anything, and lets everybody wait, is never stale. So
+// the checker also judges, at the end of each moment (everything is at rest, and
+// time is about to pass):
+//
+//   - P1: who waits does so while somebody holds the lease, or loads in its own
+//     process. A node that hears that a lease may be free looks at once, and else
+//     before long; nobody waits for longer in total than it said.
+//   - P2: the store says of a lease what is so, and gives it to one at a time. A
+//     node that was given one gives it to who asked, or hands it back; a client
+//     completes it, or hands it back, as soon as its loader has returned. The
+//     holder's value is stored unless something was invalidated.
+//   - P3: a call lasts as long as loaders, its wait and a few round trips do, each
+//     within the client's timeout, and fails only if its loader or its time does.
+//
+// Virtual time makes the bounds exact. What a fault has touched (a node that was
+// paused or killed, one that reaches an old primary) is excused.
 //
 // # Driving a world by hand
 //

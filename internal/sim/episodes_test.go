@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/invalidation/gossip"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -14,6 +15,7 @@ import (
 var episodes = []Fault{
 	OneWay, TwoWay, Isolate, StoreRestart, FailoverVisible, FailoverInvisible, Restore, Flush, EvictEntry, EvictLedger,
 	EvictRegistrations, Crash, Restart, Pause, HolderCrash, SlowLoader, Trim, Mixed,
+	ClockAhead, ClockBack, OldPrimary,
 }
 
 // appEpisodes concern applications alone.
@@ -26,7 +28,7 @@ func (x *chaos) begin() {
 		x.next(appEpisodes)
 	}
 	c := &x.w.cfg
-	if c.Faults[FailoverVisible]+c.Faults[FailoverInvisible]+c.Faults[Restore] > 0 {
+	if c.Faults[FailoverVisible]+c.Faults[FailoverInvisible]+c.Faults[Restore]+c.Faults[OldPrimary] > 0 {
 		x.saveNow()
 	}
 }
@@ -111,6 +113,10 @@ func (x *chaos) happen(f Fault) {
 		x.w.burst()
 	case Mixed:
 		x.mix()
+	case OldPrimary:
+		x.split()
+	case ClockAhead, ClockBack:
+		x.jump(f)
 	case StreamBreaks, StreamSilent, StreamStalls, AppCut:
 		x.disturb(f)
 	case Drop, Duplicate, Reorder, Delay, TimeoutAfterApply, LineLoses: // these are not episodes
@@ -162,12 +168,16 @@ func (x *chaos) failover(f Fault) {
 	if len(x.saves) == 0 {
 		return
 	}
+	x.inject(f, "")
+	x.bringBack(f)
+}
+
+func (x *chaos) bringBack(f Fault) {
 	back := 1 + x.w.rng.IntN(3)
 	if f == Restore {
 		back = 1 + x.w.rng.IntN(len(x.saves))
 	}
 	s := x.saves[len(x.saves)-min(back, len(x.saves))]
-	x.inject(f, fmt.Sprintf("to #%d", s.check.step))
 	x.w.undo(s)
 	if f == FailoverVisible {
 		x.w.model.Restart()
@@ -176,6 +186,7 @@ func (x *chaos) failover(f Fault) {
 	if x.w.undone > 0 {
 		x.w.count.changed(f)
 	}
+	x.w.logf("the store is as it was at #%d", s.check.step)
 }
 
 // undo brings the store back to a snapshot.
@@ -254,6 +265,7 @@ func (x *chaos) crash(f Fault) {
 		x.drain(h)
 		return
 	}
+	h.boot.missed()
 	h.boot.kill()
 	wait := time.Duration(0)
 	if f == Crash {
@@ -262,22 +274,42 @@ func (x *chaos) crash(f Fault) {
 	x.w.after(wait+time.Microsecond, h.revive)
 }
 
-// drain ends a node as a rolling restart does.
+// drain ends a node as a rolling restart does: it says that it drains, and serves
+// on for a while, so that nobody comes any more; it ends what it has begun; and it
+// says that it has.
 func (x *chaos) drain(h *host) {
 	b := h.boot
+	if b.says != gossip.StateAlive {
+		return
+	}
+	b.say(gossip.StateDraining)
+	if x.w.gossip.IntN(2) == 0 {
+		x.ends(b)
+		return
+	}
+	x.w.after(time.Duration(x.w.gossip.Int64N(int64(2*h.bound()))), func() { x.ends(b) })
+}
+
+func (x *chaos) ends(b *boot) {
 	b.mu.Lock()
+	over := b.dead
 	b.drain = true
 	b.mu.Unlock()
+	if over {
+		return
+	}
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 50*ms+time.Duration(x.w.lastOp))
 		defer cancel()
 		_ = b.node.Drain(ctx)
 		x.w.arrive("drained "+b.name, func() {
+			if !b.alive() {
+				return
+			}
+			b.say(gossip.StateLeft)
+			b.missed()
 			b.kill()
-			x.w.mu.Lock()
-			x.w.left[b.name] = true
-			x.w.mu.Unlock()
-			h.revive()
+			b.host.revive()
 		})
 	}()
 }
@@ -296,7 +328,11 @@ func (x *chaos) pause() {
 	}
 	x.inject(Pause, h)
 	h.paused = true
-	x.w.after(x.length(h), h.resume)
+	length := x.length(h)
+	if length > missAfter/2 {
+		h.boot.suspected(length)
+	}
+	x.w.after(length, h.resume)
 }
 
 func (x *chaos) mix() {
@@ -307,6 +343,35 @@ func (x *chaos) mix() {
 	x.inject(Mixed, h)
 	h.odd = true
 	x.w.after(2*x.length(h), func() { h.odd = false })
+}
+
+// longestJump is how far the store's clock jumps at most. A registration has
+// half of its slack to spare, in each bound.
+const longestJump = l2.RegistrationSlack/2 - 100*ms
+
+// jump sets the store's clock.
+func (x *chaos) jump(f Fault) {
+	w := x.w
+	by := time.Duration(w.rng.Int64N(int64(longestJump)))
+	if w.rng.IntN(2) == 0 {
+		by %= 200 * ms // about as long as leases last
+	}
+	if f == ClockBack {
+		by = -by
+	} else if w.now() < x.nextJump {
+		return
+	}
+	x.inject(f, by)
+	x.nextJump = w.now() + w.longestBound()
+	for _, g := range w.check.grants {
+		g.unsure = g.unsure || g.until <= w.storeNow()
+	}
+	w.skew += by
+	for _, g := range w.check.grants {
+		if g.ended == 0 && g.until > w.storeNow() {
+			w.count.changed(f)
+		}
+	}
 }
 
 // disturb does something to the line between an application and the nodes.
@@ -355,6 +420,7 @@ func (x *chaos) heal() {
 	clear(x.blocked)
 	clear(x.cut)
 	x.down = false
+	x.w.rejoin()
 	for _, a := range x.w.apps {
 		a.cut = false
 		a.flows()

@@ -65,6 +65,12 @@ const (
 	StreamStalls
 	// AppCut: a request of the application was lost, or something that the watch told.
 	AppCut
+	// ClockAhead, ClockBack: there were leases or registrations, which are counted
+	// on the store's clock.
+	ClockAhead
+	ClockBack
+	// OldPrimary: a node reached it.
+	OldPrimary
 
 	faultKinds
 )
@@ -77,6 +83,7 @@ func (f Fault) String() string {
 		"timeout after apply", "node crashed", "node restarted", "node paused", "lease holder crashed",
 		"slow loader", "ledger trimmed", "mixed versions", "request or answer lost", "watch broken",
 		"watch broken, unnoticed", "watch stalled", "application cut off",
+		"L2's clock set ahead", "L2's clock set back", "old primary answers on",
 	}[f]
 }
 
@@ -93,6 +100,8 @@ type counters struct {
 	refused      int // fills
 	uses         int // calls of applications to their clients
 	cooked       int // loads by their loaders
+	herds        int // of readers at one node
+	crowded      int // requests that a node at its cap refused
 	fresh        int // values that those returned
 }
 
@@ -126,6 +135,8 @@ func (c *counters) add(o *counters) {
 	c.uses += o.uses
 	c.cooked += o.cooked
 	c.fresh += o.fresh
+	c.herds += o.herds
+	c.crowded += o.crowded
 }
 
 func (c *counters) String() string {
@@ -134,6 +145,7 @@ func (c *counters) String() string {
 		c.operations, c.hits[2], c.hits[3], c.loads, c.refused, c.acknowledged, c.stragglers)
 	fmt.Fprintf(&out, "%d calls of applications: %d from their memory, %d from their loaders, which ran %d times\n",
 		c.uses, c.hits[1], c.fresh, c.cooked)
+	fmt.Fprintf(&out, "%d herds of readers, %d requests refused by nodes at their cap\n", c.herds, c.crowded)
 	fmt.Fprintf(&out, "%-24s %10s %18s\n", "fault", "injected", "changed an outcome")
 	for f := range faultKinds {
 		fmt.Fprintf(&out, "%-24s %10d %18d\n", f, c.injected[f], c.outcomes[f])

@@ -32,6 +32,7 @@ type granted struct {
 // lease is one that a client was given, and the stamp that came with it.
 type lease struct {
 	*grant
+	nonce soracache.Lease
 	stamp soracache.Stamps
 }
 
@@ -92,7 +93,7 @@ func (c *checker) toldResult(k *ask, key string, r *soracache.ReadResult) {
 	known := k.app.known
 	known.learn(k.least, r.Stamp)
 	if g := c.grants[r.Lease]; g != nil && k.use != nil {
-		known.granted[granted{k.use.id, key}] = lease{g, r.Stamp}
+		known.granted[granted{k.use.id, key}] = lease{g, r.Lease, r.Stamp}
 	}
 	if r.Status == soracache.StatusMiss {
 		return

@@ -138,6 +138,11 @@ func (a *app) leave(k *ask) {
 func (a *app) send(k *ask) {
 	w := a.w
 	k.sent = w.step
+	w.check.waitsAgain(k)
+	if k.kind == opFill || k.kind == opRelease {
+		a.tells(k)
+	}
+	a.asked = append(slices.DeleteFunc(a.asked, func(k *ask) bool { return k.over }), k)
 	if k.use != nil {
 		k.use.asked++
 	}
@@ -153,6 +158,15 @@ func (a *app) send(k *ask) {
 		a.lost(k, LineLoses)
 	default:
 		w.after(a.x.way(), func() { a.reach(k) })
+	}
+}
+
+// tells notes that the client completes a lease, or hands it back.
+func (a *app) tells(k *ask) {
+	for _, l := range slices.Concat(a.running, a.w.check.ended) {
+		if l.lease.grant != nil && l.lease.nonce == k.write.Lease {
+			l.told = k.kind
+		}
 	}
 }
 

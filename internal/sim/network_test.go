@@ -16,31 +16,23 @@ var _ node.Peers = peers{}
 
 // Publish implements node.Peers.
 func (p peers) Publish(n invalidation.Notice) {
-	for _, h := range p.b.w.hosts {
-		if h != p.b.host {
-			p.send(h, "", &n)
-		}
+	for _, member := range p.b.roster.Peers() {
+		p.send(p.b.w.hosts[slotOf(member)], "", &n)
 	}
 }
 
 // Tell implements node.Peers.
 func (p peers) Tell(member string, n invalidation.Notice) {
-	slot := int(member[1] - '1') // "n3-2": the third host's second life
-	p.send(p.b.w.hosts[slot], member, &n)
+	if p.b.roster.Reaches(member) {
+		p.send(p.b.w.hosts[slotOf(member)], member, &n)
+	}
 }
 
-// Left implements node.Peers: nodes that were drained have said so, nodes that
-// crashed have not.
-func (p peers) Left(member string) bool {
-	p.b.w.mu.Lock()
-	defer p.b.w.mu.Unlock()
-	return p.b.w.left[member]
-}
+// Left implements node.Peers.
+func (p peers) Left(member string) bool { return p.b.roster.Left(member) }
 
 // Bound implements node.Peers.
-func (p peers) Bound() time.Duration {
-	return p.b.w.longestBound()
-}
+func (p peers) Bound() time.Duration { return p.b.roster.Bound() }
 
 func (w *world) longestBound() time.Duration {
 	longest := time.Duration(0)
@@ -147,5 +139,7 @@ func (w *world) deliver(p *packet, c copyOf) {
 	if p.copies++; p.copies == 1 {
 		p.first = w.step
 	}
-	b.node.Receive(p.notice())
+	n := p.notice()
+	b.node.Receive(n)
+	w.check.wokenByNotice(b, &n)
 }

@@ -30,7 +30,10 @@ var quick = []string{"stamp-after-loader", "gap-ignored", "joined-after-sent"}
 // plant is a bug: what to replace in the source by what.
 type plant struct {
 	name, trap, what string
-	edits            []edit
+	// test is the package and the name of the test that catches it, where the
+	// simulation cannot.
+	test  [2]string
+	edits []edit
 }
 
 type edit struct{ file, old, new string }
@@ -51,6 +54,7 @@ func readPlant(t *testing.T, file string) plant {
 		if what, ok := strings.CutPrefix(line, "what: "); ok {
 			p.what = strings.TrimSpace(what)
 		}
+		_, _ = fmt.Sscanf(line, "test: %s %s", &p.test[0], &p.test[1])
 	}
 	for _, m := range editPattern.FindAllStringSubmatch(string(text), -1) {
 		p.edits = append(p.edits, edit{m[1], m[2], m[3]})
@@ -222,6 +226,9 @@ type caught struct {
 // is).
 func (p plant) catch(t *testing.T, known int) caught {
 	t.Helper()
+	if p.test[1] != "" {
+		return p.named(t)
+	}
 	binary := p.build(t)
 	seed, violation := "", ""
 	if known > 0 {
@@ -242,6 +249,26 @@ func (p plant) catch(t *testing.T, known int) caught {
 	return caught{text: fmt.Sprintf("%-22s seed %-6s trap %s: %s\n%33s%s\n", p.name, seed, p.trap, p.what, "", violation)}
 }
 
+// named wants a bug caught by the test that it names, which passes without it as
+// all tests do.
+func (p plant) named(t *testing.T) caught {
+	t.Helper()
+	_, list, _ := p.overlay(t)
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-overlay", list, "-count=1", "-timeout=5m", "-run", "^"+p.test[1]+"$", "./"+p.test[0])
+	cmd.Dir = filepath.Join("..", "..")
+	out, err := cmd.CombinedOutput()
+	said := failure.FindString(string(out))
+	if err == nil || !strings.Contains(string(out), "--- FAIL: "+p.test[1]) {
+		t.Errorf("trap %s is not caught by %s of %s: %s\n%.2000s", p.trap, p.test[1], p.test[0], p.what, out)
+		return caught{}
+	}
+	t.Logf("trap %s is caught by %s: %s", p.trap, p.test[1], said)
+	return caught{text: fmt.Sprintf("%-22s test %s trap %s: %s\n%33s%s\n", p.name, p.test[1], p.trap, p.what, "", said)}
+}
+
+// failure is the first thing that a failing test says.
+var failure = regexp.MustCompile(`\w+_test\.go:\d+: .*`)
+
 // readCaught returns what is known to catch the planted bugs.
 func readCaught(t *testing.T) map[string]caught {
 	t.Helper()
@@ -254,8 +281,11 @@ func readCaught(t *testing.T) map[string]caught {
 	for line := range strings.Lines(string(text)) {
 		var first string
 		var seed int
+		var test string
 		if n, _ := fmt.Sscanf(line, "%s seed %d", &first, &seed); n == 2 {
 			name, known[first] = first, caught{seed: seed}
+		} else if n, _ := fmt.Sscanf(line, "%s test %s", &first, &test); n == 2 {
+			name, known[first] = first, caught{}
 		}
 		c := known[name]
 		c.text += line

@@ -71,7 +71,7 @@ func (w *world) result(seed uint64) Result {
 // returns the newest version of every key; and each soon serves it from memory.
 // And so does each application's client.
 func (w *world) converge() {
-	longest := peers{w.hosts[0].boot}.Bound()
+	longest := w.longestBound()
 	w.runFor(2*longest + 2*w.cfg.StoreTimeout + w.cfg.OpTimeout)
 	w.quiet()
 	var epochs uint64
@@ -113,7 +113,7 @@ func (w *world) aheadOfTheRest() {
 		}
 	}
 	w.mustInvalidate(w.hosts[0], targets...)
-	w.runFor(peers{w.hosts[0].boot}.Bound() + 10*ms)
+	w.runFor(w.longestBound() + 10*ms)
 }
 
 // quiet waits until no client waits for anything, so that nobody holds a lease

@@ -9,6 +9,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
+	"github.com/soracache/soracache/l2/l2test"
 )
 
 // call is one call of a node to the store on its way: there, executed, and back.
@@ -19,6 +20,19 @@ type call struct {
 	// at is the partition of the first request, and what names its keys.
 	at   int
 	what string
+	// keys are what a read asks for, and frees the keys whose lease a write may
+	// end. clears are the partitions in which an invalidation names everything.
+	keys, frees []string
+	clears      []int
+	// granted are the leases that a read was given, with their keys, and nonces
+	// those that a write completes or hands back.
+	granted map[soracache.Lease]string
+	nonces  []soracache.Lease
+	misled  bool // the old primary executed it
+	// held are the keys of which a read was told that somebody holds the lease.
+	held []string
+	// appended are the records that it made.
+	appended []*record
 
 	run func() // executes it on the store and keeps the answer
 	// rest are the other partitions of an invalidation, if it reaches them one
@@ -96,12 +110,30 @@ func (l link) do(ctx context.Context, c *call) error {
 	}()
 	select {
 	case <-c.done:
+		if c.err != nil {
+			l.b.trouble()
+		}
 		return c.err
 	case <-c.gone:
 		return errGone
 	case <-ctx.Done():
+		l.b.trouble()
 		return fmt.Errorf("%w: %w", soracache.ErrUnavailable, ctx.Err())
 	}
+}
+
+// trouble notes that a call to the store has failed.
+func (b *boot) trouble() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failed, b.failedAt = true, b.w.now()
+}
+
+// troubled tells whether one has within some time.
+func (b *boot) troubled(within time.Duration) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.failed && b.w.now()-b.failedAt <= within
 }
 
 // dispatch sends a call on its way.
@@ -109,6 +141,9 @@ func (w *world) dispatch(c *call) {
 	h := c.from.host
 	if c.arrived == 0 {
 		c.arrived = w.step
+		for _, nonce := range c.nonces {
+			w.check.takenUp(nonce)
+		}
 	}
 	if h.hold(func() { w.dispatch(c) }) {
 		w.count.changed(Pause)
@@ -176,17 +211,26 @@ func (w *world) answer(c *call, err error) {
 		w.logf("the answer to %s (%s %s) is lost", c.from.name, c.kind, c.what)
 		return
 	}
-	c.from.mu.Lock()
-	defer c.from.mu.Unlock()
-	if _, waiting := c.from.calls[c]; !waiting {
+	if !c.from.told(c, err) {
 		return
 	}
-	delete(c.from.calls, c)
-	c.err = err
-	close(c.done)
+	w.check.answeredCall(c)
 	if w.tracing() {
 		w.logf("%s gets the answer to %s %s%s", c.from.name, c.kind, c.what, errText(err))
 	}
+}
+
+// told gives a node the answer to a call, if it waits for that still.
+func (b *boot) told(c *call, err error) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, waiting := b.calls[c]; !waiting {
+		return false
+	}
+	delete(b.calls, c)
+	c.err = err
+	close(c.done)
+	return true
 }
 
 func errText(err error) string {
@@ -199,17 +243,22 @@ func errText(err error) string {
 // Read implements l2.Store.
 func (l link) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
 	var answers []l2.ReadAnswer
-	c := &call{kind: callRead, shown: map[int]soracache.Stamp{}}
+	c := &call{kind: callRead, shown: map[int]soracache.Stamp{}, granted: map[soracache.Lease]string{}}
 	var keys []string
 	for _, r := range reqs {
 		c.at = int(r.Partition.Index)
-		c.shown[c.at] = r.Since
+		if foreign(r.Partition) == "" {
+			c.shown[c.at] = r.Since
+		}
 		for _, k := range r.Keys {
 			keys = append(keys, k.Key)
 		}
 	}
-	c.what = strings.Join(keys, ",")
+	c.keys, c.what = keys, strings.Join(keys, ",")
 	c.run = func() {
+		if l.b.w.misleads(c, func(m *l2test.Model) { answers = m.Read(context.Background(), reqs) }) {
+			return
+		}
 		answers = l.b.w.model.Read(context.Background(), reqs)
 		for i := range answers {
 			l.b.w.check.read(c, &reqs[i], &answers[i])
@@ -232,11 +281,20 @@ func (l link) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAnswe
 	var keys []string
 	for _, r := range reqs {
 		c.at = int(r.Partition.Index)
-		c.shown[c.at] = r.Since
+		if foreign(r.Partition) == "" {
+			c.shown[c.at] = r.Since
+		}
 		keys = append(keys, [...]string{"", "fill ", "put ", "renew ", "release "}[r.Op]+r.Key)
+		if r.Op != soracache.OpRenew {
+			c.frees = append(c.frees, r.Key)
+			c.nonces = append(c.nonces, r.Nonce)
+		}
 	}
 	c.what = strings.Join(keys, ",")
 	c.run = func() {
+		if l.b.w.misleads(c, func(m *l2test.Model) { answers = m.Write(context.Background(), reqs) }) {
+			return
+		}
 		for i := range reqs { // one by one: each sees what the one before it did
 			a := l.b.w.model.Write(context.Background(), reqs[i:i+1])
 			l.b.w.check.wrote(c, &reqs[i], &a[0])
@@ -259,12 +317,28 @@ func (l link) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l2.
 	c := &call{kind: callInvalidate, shown: map[int]soracache.Stamp{}}
 	for _, r := range reqs {
 		c.at = int(r.Partition.Index)
-		c.shown[c.at] = r.Since
+		if foreign(r.Partition) == "" {
+			c.shown[c.at] = r.Since
+		}
+		for _, t := range r.Targets {
+			switch t.Kind {
+			case soracache.TargetKey:
+				c.frees = append(c.frees, t.Name)
+			case soracache.TargetAll:
+				c.clears = append(c.clears, c.at)
+			case soracache.TargetTag:
+			}
+		}
 	}
 	c.what = targetsText(reqs[0].Targets)
 	for i := range reqs {
 		c.rest = append(c.rest, func() {
-			a := l.b.w.model.Invalidate(context.Background(), reqs[i:i+1])
+			var a []l2.InvalidateAnswer
+			if l.b.w.misleads(c, func(m *l2test.Model) { a = m.Invalidate(context.Background(), reqs[i:i+1]) }) {
+				answers = append(answers, a[0])
+				return
+			}
+			a = l.b.w.model.Invalidate(context.Background(), reqs[i:i+1])
 			l.b.w.check.invalidated(c, &reqs[i], &a[0])
 			answers = append(answers, a[0])
 		})
@@ -294,14 +368,22 @@ func (l link) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswe
 	c := &call{kind: callSince, shown: map[int]soracache.Stamp{}}
 	for _, r := range reqs {
 		c.at = int(r.Partition.Index)
-		if !r.Guest { // who shows what somebody else has followed
-			c.shown[c.at] = r.Since
+		c.what = foreign(r.Partition)
+		if !r.Guest && c.what == "" { // a guest shows what somebody else has followed
+			if foreign(r.Partition) == "" {
+				c.shown[c.at] = r.Since
+			}
 		}
 	}
 	c.run = func() {
+		if l.b.w.misleads(c, func(m *l2test.Model) { answers = m.Since(context.Background(), reqs) }) {
+			return
+		}
 		answers = l.b.w.model.Since(context.Background(), reqs)
 		for i := range answers {
-			l.b.w.check.since(c, &reqs[i], &answers[i])
+			if foreign(reqs[i].Partition) == "" {
+				l.b.w.check.since(c, &reqs[i], &answers[i])
+			}
 		}
 	}
 	if err := l.do(ctx, c); err != nil {
@@ -328,9 +410,19 @@ func (l link) Explain(ctx context.Context, at l2.Partition, key string) (l2.Expl
 // other makes a call that tells its caller nothing of the ledger.
 func (l link) other(ctx context.Context, at l2.Partition, what string, run func()) error {
 	return l.do(ctx, &call{kind: callOther, at: int(at.Index), what: what, run: func() {
-		run()
-		l.b.w.check.look(at)
+		run() // housekeeping of whoever reaches the old primary changes the new one: no harm in that
+		if foreign(at) == "" {
+			l.b.w.check.look(at)
+		}
 	}})
+}
+
+// foreign names the namespace of a partition of which nothing is judged.
+func foreign(at l2.Partition) string {
+	if at.Namespace == namespace {
+		return ""
+	}
+	return at.Namespace
 }
 
 // ListKeys implements l2.Store.

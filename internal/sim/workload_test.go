@@ -84,10 +84,17 @@ func (l *workload) one() {
 		l.put()
 	case roll < c.Invalidations+c.Puts+c.Batches:
 		l.get(2 + l.w.rng.IntN(3))
+	case roll < c.Invalidations+c.Puts+c.Batches+c.Herds:
+		l.herds()
+	case roll < c.Invalidations+c.Puts+c.Batches+c.Herds+c.Crowd:
+		l.w.issue(&op{kind: opHead, host: l.host(), space: crowd})
 	default:
 		l.get(1)
 	}
 }
+
+// crowd is a namespace of which nothing is judged: it takes up room.
+const crowd = "crowd"
 
 func (l *workload) upTo(d time.Duration) time.Duration {
 	return d/8 + time.Duration(l.w.rng.Int64N(int64(2*d)))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/invalidation/gossip"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/l2test"
 )
@@ -46,6 +47,9 @@ type world struct {
 	clients []*session
 	apps    []*app
 	streams int // watches so far
+	// old is a primary that was cut off, and still answers some hosts.
+	old  *l2test.Model
+	skew time.Duration // of the store's clock
 
 	queue  events
 	queued uint64 // events ever queued: the order of those due at once
@@ -59,8 +63,9 @@ type world struct {
 	mu       sync.Mutex
 	arrivals []arrival // guarded by mu
 	kick     chan struct{}
-	closed   bool            // guarded by mu: nothing is taken in any more
-	left     map[string]bool // guarded by mu: nodes that have said that they serve nothing any more
+	closed   bool // guarded by mu: nothing is taken in any more
+	// gossip decides when members hear of each other.
+	gossip *rand.Rand
 
 	hash  uint64
 	trace *trace // nil: not wanted
@@ -106,14 +111,16 @@ func newWorld(t *testing.T, seed uint64, cfg Config, keepTrace bool) *world {
 		count: &counters{},
 
 		pending: map[*op]struct{}{},
-		left:    map[string]bool{},
+		gossip:  rand.New(rand.NewPCG(seed, 7)),
 		hash:    14695981039346656037,
 	}
 	if keepTrace {
 		w.trace = &trace{}
 	}
 	epochs := rand.New(rand.NewPCG(seed, 2))
-	w.model = l2test.NewModel(l2test.ModelConfig{Retention: cfg.Retention, Random: epochs.Uint64})
+	w.model = l2test.NewModel(l2test.ModelConfig{
+		Retention: cfg.Retention, Random: epochs.Uint64, Now: func() time.Time { return time.Now().Add(w.skew) },
+	})
 	w.check = newChecker(w)
 	for i := range cfg.Nodes {
 		w.hosts = append(w.hosts, &host{w: w, slot: i, rng: rand.New(rand.NewPCG(seed, 100+uint64(i)))})
@@ -123,6 +130,12 @@ func newWorld(t *testing.T, seed uint64, cfg Config, keepTrace bool) *world {
 
 // now is the virtual time since the world began.
 func (w *world) now() time.Duration { return time.Since(w.began) }
+
+// storeNow is the same on the store's clock.
+func (w *world) storeNow() time.Duration { return w.now() + w.skew }
+
+// rolls is true as often in a thousand. What never happens takes no dice.
+func (w *world) rolls(often int) bool { return often > 0 && w.rng.IntN(1000) < often }
 
 // arrive leaves something for the scheduler. It may be called from anywhere.
 func (w *world) arrive(name string, take func()) bool {
@@ -187,6 +200,7 @@ func (w *world) runUntil(enough func() bool, end time.Duration) {
 		if enough() || now >= end {
 			return
 		}
+		w.check.endOfMoment()
 		next := end
 		if len(w.queue) > 0 {
 			next = min(next, w.queue[0].due)
@@ -287,6 +301,8 @@ type host struct {
 	// paused: nothing goes in or out. What would waits in held.
 	paused bool
 	held   []func()
+	// misled: it reaches the old primary, while there is one.
+	misled bool
 	// odd: it runs another version: see the mixed-version fault.
 	odd bool
 }
@@ -304,25 +320,39 @@ type boot struct {
 	name   string
 	node   *node.Node
 	ended  chan struct{} // closed once it is gone for good, after kill
+	// roster is what it knows of the others, and says what it has told them of itself.
+	roster *gossip.Roster
+	says   gossip.State
+	// misled: it has reached an old primary. Once that is gone, unmet are the
+	// partitions of which it has not heard from the new one, and recovered is when
+	// it had of all.
+	misled    bool
+	unmet     map[int]bool
+	recovered int
 	// streams are the watches that came to it.
 	streams []*stream
 
 	mu     sync.Mutex
-	rng    *rand.Rand         // guarded by mu
-	jitter uint64             // seeds what decides when something happens; immutable
-	dead   bool               // guarded by mu
-	drain  bool               // guarded by mu: it has been asked to end
-	calls  map[*call]struct{} // that wait for an answer; guarded by mu
+	rng    *rand.Rand // guarded by mu
+	jitter uint64     // seeds what decides when something happens; immutable
+	dead   bool       // guarded by mu
+	drain  bool       // guarded by mu: it has been asked to end
+	// failed: a call to the store has, at last at failedAt; guarded by mu.
+	failed   bool
+	failedAt time.Duration
+	calls    map[*call]struct{} // that wait for an answer; guarded by mu
 }
 
 // start begins a new life on a host.
 func (h *host) start() {
 	b := &boot{
-		host: h, w: h.w, number: len(h.dead) + 1, rng: rand.New(rand.NewPCG(h.rng.Uint64(), 1)),
+		host: h, w: h.w, number: len(h.dead) + 1, says: gossip.StateAlive, rng: rand.New(rand.NewPCG(h.rng.Uint64(), 1)),
 		ended: make(chan struct{}), calls: map[*call]struct{}{},
 	}
 	b.jitter = b.rng.Uint64()
 	b.name = fmt.Sprintf("n%d-%d", h.slot+1, b.number)
+	b.misled = h.w.old != nil && h.misled
+	b.joins()
 	n, err := node.New(node.Config{
 		Store:        link{b},
 		Name:         b.name,
@@ -336,9 +366,11 @@ func (h *host) start() {
 		SweepEvery:   h.w.cfg.SweepEvery,
 		MeterEvery:   -1,
 		WatchQueue:   h.w.cfg.WatchQueue,
-		Suspended:    func() time.Duration { return 0 },
-		Rand:         b,
-		Observer:     node.Observer{Recorded: b.recorded},
+		// At its cap, a node can follow one namespace.
+		MaxPartitions: map[bool]int{true: h.w.cfg.Partitions}[h.w.cfg.Crowd > 0],
+		Suspended:     func() time.Duration { return 0 },
+		Rand:          b,
+		Observer:      node.Observer{Recorded: b.recorded},
 	})
 	if err != nil {
 		h.w.t.Fatalf("node: %v", err)
