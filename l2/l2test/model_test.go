@@ -78,3 +78,26 @@ func TestModelIsDeterministic(t *testing.T) {
 		t.Errorf("the same calls gave\n%s\nand then\n%s", first, second)
 	}
 }
+
+// TestRegistrationsFromTheFuture: a list that was begun before the clock was set
+// back is not known to have been whole for any time.
+func TestRegistrationsFromTheFuture(t *testing.T) {
+	clock := &fakeClock{now: time.UnixMicro(1 << 50)}
+	m := NewModel(ModelConfig{Now: clock.Now})
+	ask := func() l2.InvalidateAnswer {
+		t.Helper()
+		a := m.Invalidate(t.Context(), []l2.InvalidateRequest{{
+			Partition: l2.Partition{Namespace: "a", Count: 1}, Register: l2.Registration{Name: "n", Bound: time.Second},
+			Targets: []soracache.Target{soracache.Key("k")}, Followers: true,
+		}})
+		if a[0].Err != nil {
+			t.Fatal(a[0].Err)
+		}
+		return a[0]
+	}
+	ask()
+	clock.now = clock.now.Add(-time.Minute)
+	if a := ask(); a.RegisteredFor != 0 {
+		t.Errorf("whole for %v", a.RegisteredFor)
+	}
+}
