@@ -32,6 +32,7 @@ type checker struct {
 	// newest is, by key, the latest beginning of a computation that the store
 	// returned since then.
 	newest  map[string]int
+	leases  leases
 	lives   map[*boot]*life
 	orphans map[string]bool // keys whose lease somebody took and vanished
 	losses  int             // of data, so far: each can make ledgers take new epochs
@@ -271,6 +272,7 @@ func (c *checker) met(p int, d soracache.Delta) {
 		}
 	}
 	h.epoch, h.minted = d.Epoch, c.w.step
+	c.leases.unsure()
 	h.records = append(h.records, &record{
 		at: c.w.step, stamp: soracache.Stamp{Epoch: d.Epoch, Position: d.Head}, mint: true,
 		targets: []soracache.Target{soracache.Everything()}, doneStep: c.w.step, doneAt: c.w.now(),
@@ -307,6 +309,9 @@ func (c *checker) took(cl *call, p int, shown soracache.Stamp, by l2.Registratio
 	}
 	// The epoch first: whatever is granted in this step is granted in it.
 	c.met(p, d)
+	if c.w.cfg.Settling > 0 {
+		c.leases.unsure() // what has settled is recorded by itself
+	}
 	c.registers(cl, p, by)
 	c.trimmed(shown, d)
 	c.suspect(cl, p, shown, d)
@@ -324,6 +329,7 @@ func (c *checker) read(cl *call, req *l2.ReadRequest, a *l2.ReadAnswer) {
 	for i, k := range a.Keys {
 		key := req.Keys[i].Key
 		c.leaseAnswer(req, req.Keys[i], &a.Keys[i])
+		c.wished(&req.Keys[i], &a.Keys[i])
 		if k.Lease == soracache.LeaseGranted && c.grants[req.Keys[i].Nonce] == nil {
 			g := &grant{
 				key: key, step: c.w.step, at: c.w.now(), boot: cl.from, until: c.w.storeNow() + req.Keys[i].LeaseFor,
@@ -366,6 +372,7 @@ func (c *checker) wrote(cl *call, req *l2.WriteRequest, a *l2.WriteAnswer) {
 		return
 	}
 	p := int(req.Partition.Index)
+	c.leaseEnded(req, a)
 	if !c.took(cl, p, req.Since, req.Register, a.Delta, a.Err) {
 		return
 	}
@@ -436,6 +443,7 @@ func (c *checker) since(cl *call, req *l2.SinceRequest, a *l2.SinceAnswer) {
 
 func (c *checker) recorded(cl *call, p int, r soracache.Record) {
 	h := c.partitions[p]
+	c.leases.unsure()
 	rec := &record{
 		at: c.w.step, stamp: soracache.Stamp{Epoch: r.Epoch, Position: r.Position}, targets: r.Targets,
 		by: cl.op, origin: cl.from,
@@ -489,6 +497,7 @@ func (c *checker) suspect(cl *call, p int, shown soracache.Stamp, d soracache.De
 // lost notes that data was lost or changed behind the nodes' backs.
 func (c *checker) lost() {
 	c.losses++
+	c.leases.lost(c.w.now(), c.w.step)
 	for _, h := range c.partitions {
 		h.mints = 0
 	}

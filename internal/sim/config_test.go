@@ -51,6 +51,8 @@ type Config struct {
 	// Crowd is how many of a thousand operations are for another namespace, of
 	// which nodes can follow one at a time; 0: there is none.
 	Crowd int
+	// FailingSession: the loads of one session mostly leave nothing.
+	FailingSession bool
 	// Faults are the weights of the kinds of faults; zero: it does not happen.
 	Faults [faultKinds]int
 	// Late is how often, in a thousand, a node's read or question is answered
@@ -135,6 +137,7 @@ func Draw(seed uint64, operations int) Config {
 	if s := rand.New(rand.NewPCG(seed, 4)); s.IntN(8) == 0 {
 		c.Settling, c.Settle = pick(s, 100, 500), pick(s, 5*ms, 30*ms, 200*ms)
 	}
+	c.FailingSession = rand.New(rand.NewPCG(seed, 6)).IntN(2) == 0
 	theme := r.IntN(8)
 	c.theme(theme)
 	if c.Faults[Trim] > 0 {

@@ -20,7 +20,7 @@ func (c *checker) leaseAnswer(req *l2.ReadRequest, k l2.ReadKey, a *l2.KeyAnswer
 		c.violate("P2: the store told a reader that the lease of %s is held, and nobody holds it", k.Key)
 	case a.Lease == soracache.LeaseHeld && g != nil && g.ended > c.restored:
 		c.violate("P2: the store told a reader that the lease of %s is held, which ended at #%d", k.Key, g.ended)
-	case a.Lease == soracache.LeaseRefused:
+	case a.Lease == soracache.LeaseRefused && a.Refusal != soracache.RefusalPassed: // see wished
 		c.violate("P2: the store has no reason to refuse the lease of %s: %s", k.Key, a.Refusal)
 	case a.Lease == soracache.LeaseNone && !a.Found:
 		c.violate("P2: the store has no value of %s, and told a reader neither to load it nor that somebody does", k.Key)
@@ -116,9 +116,9 @@ func (c *checker) takenUp(nonce soracache.Lease) {
 	delete(c.untaken, nonce)
 }
 
-// leases checks, at the end of a moment, that no node sits on a lease that no
+// untakenLeases checks, at the end of a moment, that no node sits on a lease that no
 // request at it wants.
-func (c *checker) leases() {
+func (c *checker) untakenLeases() {
 	for nonce, u := range c.untaken {
 		switch {
 		case !u.boot.alive():

@@ -20,7 +20,7 @@ func (c *checker) answeredCall(cl *call) {
 // time passes.
 func (c *checker) endOfMoment() {
 	c.waits()
-	c.leases()
+	c.untakenLeases()
 	c.leftBehind()
 	for _, a := range c.w.apps {
 		c.calls(a)

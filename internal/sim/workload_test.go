@@ -121,6 +121,9 @@ func (l *workload) get(n int) {
 		at, lot := l.places(o.host, key)
 		if lease && l.asking[at] == 0 {
 			r.Lease, r.LeaseFor = true, l.upTo(l.w.cfg.LeaseFor)
+			if o.session != nil {
+				r.Holder = uint64(o.session.number) //nolint:gosec // small
+			}
 			if rng.IntN(4) == 0 {
 				r.RefreshWithin = l.upTo(l.w.cfg.TTL / 4)
 			}
@@ -162,6 +165,7 @@ type place struct {
 func (l *workload) read(o *op) {
 	l.takes(o, -1)
 	for i := range o.results {
+		l.w.check.waitsFor(o, o.reads[i].Key, &o.results[i])
 		if r := &o.results[i]; o.err == nil && r.Err == nil && r.Lease != (soracache.Lease{}) {
 			l.load(o, o.reads[i].Key, r)
 		}
@@ -201,13 +205,19 @@ func (l *workload) load(o *op, key string, r *soracache.ReadResult) {
 			l.write(o, soracache.OpRenew, key, lease, nil, nil)
 		}
 		w.after(takes/2+time.Duration(w.rng.Int64N(int64(takes))), func() {
-			if w.rng.IntN(12) == 0 {
+			if w.rng.IntN(12) == 0 || l.fails(o) {
 				l.write(o, soracache.OpRelease, key, lease, nil, nil)
 				return
 			}
 			l.fill(o, key, lease, v, slow)
 		})
 	})
+}
+
+// fails tells whether a load fails because it is of the session whose loads mostly
+// do, where there is one.
+func (l *workload) fails(o *op) bool {
+	return l.w.cfg.FailingSession && o.session != nil && o.session.number == 1 && l.w.rng.IntN(4) > 0
 }
 
 func (l *workload) fill(o *op, key string, lease soracache.Lease, v *computation, slow bool) {
@@ -231,6 +241,9 @@ func (l *workload) write(o *op, kind soracache.WriteOp, key string, lease soraca
 		h = l.host()
 	}
 	wr := soracache.Write{Op: kind, Key: key, Lease: lease, LeaseFor: l.upTo(l.w.cfg.LeaseFor)}
+	if kind == soracache.OpRelease {
+		wr.Outcome = soracache.LoadOutcome(len(l.w.check.computed) % 3) //nolint:gosec // small
+	}
 	if v != nil {
 		wr.Entry = soracache.Entry{Value: v.value(), Tags: v.tags}
 		wr.Lifetime = l.lifetime()

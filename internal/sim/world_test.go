@@ -365,6 +365,7 @@ func (h *host) start() {
 		ReclaimAfter: h.w.cfg.ReclaimAfter,
 		SweepEvery:   h.w.cfg.SweepEvery,
 		MeterEvery:   -1,
+		HitForMiss:   hitForMiss,
 		WatchQueue:   h.w.cfg.WatchQueue,
 		// At its cap, a node can follow one namespace.
 		MaxPartitions: map[bool]int{true: h.w.cfg.Partitions}[h.w.cfg.Crowd > 0],
