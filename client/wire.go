@@ -30,6 +30,11 @@ func sentinel(err error) error {
 	if connect.CodeOf(err) == connect.CodeResourceExhausted && isStoreFull(err) {
 		return fmt.Errorf("%w: %w", soracache.ErrStoreFull, err)
 	}
+	var wire *connect.Error
+	if errors.As(err, &wire) && wire.Code() == connect.CodeResourceExhausted && wire.Meta().Get("Retry-After") != "" {
+		// The node has no memory for it now, which another may have.
+		return fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
+	}
 	return fmt.Errorf("%w: %w", sentinelOf(connect.CodeOf(err)), err)
 }
 

@@ -215,7 +215,21 @@ type ReadRequest struct {
 	Since     soracache.Stamp
 	Register  Registration
 	Keys      []ReadKey
+	// Room, if not nil, is asked before an entry is read that is longer than
+	// [InlineBytes], or that comes after [InlineMost] of others: for so many
+	// bytes. If it says no, the entry is left out: see [KeyAnswer.Cut]. It may be
+	// asked more than once for an entry, by one goroutine at a time.
+	Room func(bytes int) bool
 }
+
+// What a read of many keys may bring without asking for room: entries of up to
+// so many bytes, and so many bytes of those together. Entries of up to
+// SmallBytes are always read.
+const (
+	SmallBytes  = 4 << 10
+	InlineBytes = 128 << 10
+	InlineMost  = 4 << 20
+)
 
 // ReadKey is one key of a [ReadRequest].
 type ReadKey struct {
@@ -246,6 +260,9 @@ type ReadAnswer struct {
 
 // KeyAnswer is what a read found under one key.
 type KeyAnswer struct {
+	// Cut: there was a live entry, and no room to read it. Nothing else is told
+	// of it but its lease.
+	Cut bool
 	// Found tells whether there is a live entry, of which Entry, Stamp (its
 	// own, not the answer's head), FreshFor, KeepFor and L1 (the cap for a
 	// node's memory; zero for none) are then the particulars.

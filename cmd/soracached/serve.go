@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/budget"
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/server"
 	"github.com/soracache/soracache/internal/telemetry"
@@ -77,20 +78,23 @@ type accessOptions struct {
 }
 
 type limitOptions struct {
-	MaxKeyBytes     size          `default:"1024" env:"SORACACHE_MAX_KEY_BYTES" placeholder:"SIZE" help:"Longest key (${default})."`
-	MaxTagBytes     size          `default:"256" env:"SORACACHE_MAX_TAG_BYTES" placeholder:"SIZE" help:"Longest tag (${default})."`
-	MaxTags         int           `default:"64" env:"SORACACHE_MAX_TAGS" placeholder:"N" help:"Most tags of an entry (${default})."`
-	MaxValueBytes   size          `default:"8MiB" env:"SORACACHE_MAX_VALUE_BYTES" placeholder:"SIZE" help:"Largest value (${default})."`
-	MaxTTL          time.Duration `name:"max-ttl" default:"720h" env:"SORACACHE_MAX_TTL" help:"Longest TTL and keep time (${default})."`
-	MaxBatch        int           `default:"1000" env:"SORACACHE_MAX_BATCH" placeholder:"N" help:"Most keys of a request (${default})."`
-	MaxMessageBytes size          `env:"SORACACHE_MAX_MESSAGE_BYTES" placeholder:"SIZE" help:"Largest request (32MiB, or what a value takes)."`
-	MaxAnswerBytes  size          `env:"SORACACHE_MAX_ANSWER_BYTES" placeholder:"SIZE" help:"Largest batch answer (32MiB)."`
-	MaxWait         time.Duration `default:"60s" env:"SORACACHE_MAX_WAIT" help:"Longest wait for another's lease (${default})."`
-	MaxConcurrent   int           `default:"0" env:"SORACACHE_MAX_CONCURRENT" placeholder:"N" help:"Most requests in flight (no limit)."`
-	MaxWatches      int           `default:"10000" env:"SORACACHE_MAX_WATCHES" placeholder:"N" help:"Most watches at once (${default})."`
-	ReadTimeout     time.Duration `default:"30s" env:"SORACACHE_READ_TIMEOUT" help:"How long a request may take to arrive (${default})."`
-	RequestTimeout  time.Duration `default:"30s" env:"SORACACHE_REQUEST_TIMEOUT" help:"How long a request may be worked on (${default})."`
-	IdleTimeout     time.Duration `default:"2m" env:"SORACACHE_IDLE_TIMEOUT" help:"How long a connection may be idle (${default})."`
+	MaxKeyBytes      size          `default:"1024" env:"SORACACHE_MAX_KEY_BYTES" placeholder:"SIZE" help:"Longest key (${default})."`
+	MaxTagBytes      size          `default:"256" env:"SORACACHE_MAX_TAG_BYTES" placeholder:"SIZE" help:"Longest tag (${default})."`
+	MaxTags          int           `default:"64" env:"SORACACHE_MAX_TAGS" placeholder:"N" help:"Most tags of an entry (${default})."`
+	MaxValueBytes    size          `default:"8MiB" env:"SORACACHE_MAX_VALUE_BYTES" placeholder:"SIZE" help:"Largest value (${default})."`
+	MaxTTL           time.Duration `name:"max-ttl" default:"720h" env:"SORACACHE_MAX_TTL" help:"Longest TTL and keep time (${default})."`
+	MaxBatch         int           `default:"1000" env:"SORACACHE_MAX_BATCH" placeholder:"N" help:"Most keys of a request (${default})."`
+	MaxMessageBytes  size          `env:"SORACACHE_MAX_MESSAGE_BYTES" placeholder:"SIZE" help:"Largest request (32MiB, or what a value takes)."`
+	MaxAnswerBytes   size          `env:"SORACACHE_MAX_ANSWER_BYTES" placeholder:"SIZE" help:"Largest batch answer (32MiB)."`
+	MaxWait          time.Duration `default:"60s" env:"SORACACHE_MAX_WAIT" help:"Longest wait for another's lease (${default})."`
+	MaxInflightBytes size          `env:"SORACACHE_MAX_INFLIGHT_BYTES" placeholder:"SIZE" help:"Memory of requests and answers in flight (a quarter of GOMEMLIMIT, the cgroup's limit or the machine's memory)."`
+	MaxConnections   int           `default:"10000" env:"SORACACHE_MAX_CONNECTIONS" placeholder:"N" help:"Most open connections (${default})."`
+	MaxParked        int           `default:"100000" env:"SORACACHE_MAX_PARKED" placeholder:"N" help:"Most reads that wait for leases (${default})."`
+	MaxConcurrent    int           `default:"0" env:"SORACACHE_MAX_CONCURRENT" placeholder:"N" help:"Most requests that are worked on at once (no limit)."`
+	MaxWatches       int           `default:"10000" env:"SORACACHE_MAX_WATCHES" placeholder:"N" help:"Most watches at once (${default})."`
+	ReadTimeout      time.Duration `default:"30s" env:"SORACACHE_READ_TIMEOUT" help:"How long a request may take to arrive (${default})."`
+	RequestTimeout   time.Duration `default:"30s" env:"SORACACHE_REQUEST_TIMEOUT" help:"How long a request may be worked on (${default})."`
+	IdleTimeout      time.Duration `default:"2m" env:"SORACACHE_IDLE_TIMEOUT" help:"How long a connection may be idle (${default})."`
 }
 
 type processOptions struct {
@@ -155,6 +159,7 @@ func (c *serveCmd) serveNode(
 		return err
 	}
 	cfg.Observer = metrics.Observer()
+	cfg.Budget = c.budget(log)
 	n, err := node.New(cfg)
 	if err != nil {
 		return err
@@ -165,6 +170,7 @@ func (c *serveCmd) serveNode(
 		metrics.WatchGossip(cl.member.Stats)
 	}
 	serverConfig := c.serverConfig()
+	serverConfig.Budget = cfg.Budget
 	serverConfig.Name, serverConfig.Advertise = cfg.Name, c.advertised(listener.Addr())
 	srv, err := server.New(serverConfig, n, server.Hooks{
 		Log: log, Began: metrics.Began, Ended: metrics.Ended, Metrics: metrics.Handler(log), Totals: metrics.Totals,
@@ -173,6 +179,7 @@ func (c *serveCmd) serveNode(
 	if err != nil {
 		return errors.Join(usage(err), n.Close())
 	}
+	metrics.WatchServer(srv.Stats)
 	if err := con.welcome(serverConfig, listener.Addr(), where, cl); err != nil {
 		return errors.Join(err, n.Close())
 	}
@@ -235,6 +242,9 @@ func (c *serveCmd) validate() error {
 	}
 	if err := c.limits().Validate(); err != nil {
 		return err
+	}
+	if n := int64(c.MaxInflightBytes); n != 0 && n < budget.Least {
+		return fmt.Errorf("--max-inflight-bytes: %s: at least %s", c.MaxInflightBytes, size(budget.Least))
 	}
 	if err := c.serverConfig().Validate(); err != nil {
 		return err
@@ -358,6 +368,22 @@ func withoutPassword(url string) string {
 	return scheme + rest[strings.LastIndexByte(rest, '@')+1:]
 }
 
+// budget is the memory of requests in flight. Where it is too small for values
+// at their limit, the log says so: they are refused.
+func (c *serveCmd) budget(log *slog.Logger) *budget.Budget {
+	n := int64(c.MaxInflightBytes)
+	if n == 0 {
+		n = budget.Default()
+	}
+	b := budget.New(n)
+	// As JSON it takes its text, that text once more, and what it stands for.
+	if value := int(c.MaxValueBytes); value*4 > b.Share() {
+		log.Warn("large values may be refused: one connection may hold an eighth of --max-inflight-bytes",
+			"max-inflight-bytes", n, "an eighth", b.Share(), "max-value-bytes", value)
+	}
+	return b
+}
+
 func (c *serveCmd) limits() soracache.Limits {
 	return soracache.Limits{
 		KeyBytes: int(c.MaxKeyBytes), TagBytes: int(c.MaxTagBytes), Tags: c.MaxTags,
@@ -380,7 +406,8 @@ func (c *serveCmd) serverConfig() server.Config {
 		AuthTokens: c.AuthTokens, MetricsAuth: c.MetricsAuth, Insecure: c.Insecure, ReloadEvery: c.ReloadEvery,
 		MessageBytes: int(c.MaxMessageBytes), AnswerBytes: int(c.MaxAnswerBytes), MaxWait: c.MaxWait,
 		ReadTimeout: c.ReadTimeout, RequestTimeout: c.RequestTimeout, IdleTimeout: c.IdleTimeout,
-		MaxConcurrent: c.MaxConcurrent, MaxWatches: c.MaxWatches, DrainDelay: c.DrainDelay, DrainTimeout: c.DrainTimeout,
+		MaxConcurrent: c.MaxConcurrent, MaxParked: c.MaxParked, MaxConnections: c.MaxConnections,
+		MaxWatches: c.MaxWatches, DrainDelay: c.DrainDelay, DrainTimeout: c.DrainTimeout,
 	}
 }
 

@@ -52,6 +52,7 @@ type flight struct {
 	answer l2.KeyAnswer
 	entry  *local // if answer.Found
 	err    error
+	bytes  int // of the trip's hold, until the last reader has left; guarded by the partition's mu
 }
 
 // trip is one read of the store with the flights that it carries.
@@ -60,17 +61,23 @@ type trip struct {
 	waiting int             // flights that somebody still waits for; guarded by the partition's mu
 	ctx     context.Context //nolint:containedctx // of this one call
 	cancel  context.CancelFunc
+	load    *load
 }
 
 type flights struct {
 	collecting map[string]*flight
 	queue      []*flight // those of collecting, in order of arrival
 	sent       map[string]*flight
-	flying     int
+	flying     int // trips, but for the heavy ones
+	heavy      int // trips that bring something large
+	// unburdened is closed when a heavy trip has ended; nil if nobody waits.
+	unburdened chan struct{}
 }
 
 const (
 	maxFlying = 2
+	// So many more may bring what is large: those who ask for little go at once.
+	maxHeavy = 2
 	// A trip takes as many keys as a batch may have, in requests that hold the
 	// store for no longer than keysAtOnce take.
 	flightsInTrip = 1024
@@ -84,6 +91,19 @@ func newFlights() flights {
 // join joins the collecting flight of a key.
 func (p *partition) join(r *soracache.Read) (f *flight) {
 	p.joinAll(func(join func(*soracache.Read) *flight) { f = join(r) })
+	return f
+}
+
+// joinFirst joins a flight that goes before all others: the key was left out of
+// the trip before.
+func (p *partition) joinFirst(r *soracache.Read) (f *flight) {
+	p.joinAll(func(join func(*soracache.Read) *flight) {
+		f = join(r)
+		q := p.flights.queue
+		at := slices.Index(q, f)
+		copy(q[1:at+1], q[:at])
+		q[0] = f
+	})
 	return f
 }
 
@@ -145,7 +165,7 @@ func (p *partition) depart() {
 		}
 		p.flights.flying++
 		ctx, cancel := context.WithCancel(p.node.ctx)
-		t := &trip{flights: fs, waiting: len(fs), ctx: ctx, cancel: cancel}
+		t := &trip{flights: fs, waiting: len(fs), ctx: ctx, cancel: cancel, load: p.newLoad()}
 		keys := make([]l2.ReadKey, len(fs))
 		for i, f := range fs {
 			f.trip = t
@@ -202,25 +222,62 @@ func (p *partition) fly(t *trip, keys []l2.ReadKey) {
 	p.node.totals.flights.Add(1)
 	p.node.totals.flightKeys.Add(uint64(len(keys)))
 	var reqs []l2.ReadRequest
+	inline := 0
 	for chunk := range slices.Chunk(keys, keysAtOnce) {
-		reqs = append(reqs, l2.ReadRequest{Partition: p.id, Since: q.Since, Register: p.node.registration, Keys: chunk})
+		reqs = append(reqs, l2.ReadRequest{Partition: p.id, Since: q.Since, Register: p.node.registration, Keys: chunk, Room: t.load.room})
+		inline += min(len(chunk)*l2.InlineBytes, l2.InlineMost)
+	}
+	if err := t.load.begin(t.ctx, inline); err != nil {
+		p.turnAway(t, err)
+		return
 	}
 	answers := callStore(t.ctx, p.node, "read", func(ctx context.Context) ([]l2.ReadAnswer, error) {
 		as := p.node.cfg.Store.Read(ctx, reqs)
 		return as, firstError(as, func(a *l2.ReadAnswer) error { return a.Err })
 	})
 	flights := t.flights
+	defer t.load.end()
 	for i := range answers {
-		p.land(flights[:len(reqs[i].Keys)], q, &answers[i])
+		p.land(t, flights[:len(reqs[i].Keys)], q, &answers[i])
 		flights = flights[len(reqs[i].Keys):]
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.flights.flying--
 	if err := answers[0].Err; err != nil && t.ctx.Err() == nil {
 		p.giveUp(err)
 	}
+	p.landed(t)
+}
+
+// landed ends a trip. It holds mu.
+func (p *partition) landed(t *trip) {
+	if t.load.heavy {
+		p.flights.heavy--
+		if p.flights.unburdened != nil {
+			close(p.flights.unburdened)
+			p.flights.unburdened = nil
+		}
+	} else {
+		p.flights.flying--
+	}
 	p.depart()
+}
+
+// burden makes a trip a heavy one, unless there are enough of them. It returns
+// what is closed when there may be fewer.
+func (p *partition) burden() (fewer <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.flights.heavy >= maxHeavy {
+		if p.flights.unburdened == nil {
+			p.flights.unburdened = make(chan struct{})
+		}
+		return p.flights.unburdened
+	}
+	p.flights.heavy++
+	p.flights.flying--
+	p.depart()
+	return nil
 }
 
 // giveUp fails the flights that have waited behind one that failed for as long as a
@@ -239,7 +296,7 @@ func (p *partition) giveUp(err error) {
 }
 
 // land takes in one answer, keeps what it brought, and wakes the readers.
-func (p *partition) land(fs []*flight, q invalidation.Question, a *l2.ReadAnswer) {
+func (p *partition) land(t *trip, fs []*flight, q invalidation.Question, a *l2.ReadAnswer) {
 	if a.Err == nil {
 		p.answer(q, a.Delta, 0)
 	}
@@ -255,7 +312,14 @@ func (p *partition) land(fs []*flight, q invalidation.Question, a *l2.ReadAnswer
 		}
 		f.answer = a.Keys[i]
 		p.node.roomFor(f.answer.Lease, f.answer.Refusal, q.Sent())
+		if f.answer.Cut {
+			f.err = errLeftOut
+			if f.nonce != (soracache.Lease{}) {
+				lost = append(lost, p.releaseOf(f.key, f.nonce))
+			}
+		}
 		if f.answer.Found {
+			f.bytes = t.load.keep(len(f.answer.Entry.Value) + l2.SmallBytes)
 			var keep bool
 			if f.entry, keep = p.local(q, a.Delta, f.key, &f.answer); keep {
 				kept = append(kept, l1.Item[*local]{Key: l1.Key{Space: p.space, Name: f.key}, Value: f.entry})
@@ -311,6 +375,10 @@ func (p *partition) collect(ctx context.Context, f *flight, r *soracache.Read, r
 		p.leave(f, r)
 		return soracache.ReadResult{Err: ctx.Err()}, held{}
 	}
+	if f.err == errLeftOut { //nolint:errorlint // it is ours
+		p.leave(f, r)
+		return p.leftOut(ctx, f, r, req), held{}
+	}
 	if f.err != nil {
 		p.leave(f, r)
 		return p.failedRead(r, req, f.err), held{}
@@ -329,6 +397,10 @@ func (p *partition) collect(ctx context.Context, f *flight, r *soracache.Read, r
 		return res, held{}
 	}
 	if f.entry != nil {
+		if !roomFor(ctx, f.entry.entry) {
+			p.leave(f, r)
+			return soracache.ReadResult{Err: errNoRoom}, held{}
+		}
 		p.fillIn(&res, f.entry)
 	}
 	p.claim(f, r, &res)
@@ -415,6 +487,10 @@ func (p *partition) dropLease(f *flight) {
 	case <-f.done:
 	default:
 		return
+	}
+	if f.joiners == 0 && f.bytes > 0 {
+		f.trip.load.giveBack(f.bytes)
+		f.bytes = 0
 	}
 	if f.err == nil && f.entitled == 0 && !f.taken && f.answer.Lease == soracache.LeaseGranted {
 		f.taken = true

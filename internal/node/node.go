@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/budget"
 	"github.com/soracache/soracache/internal/hold"
 	"github.com/soracache/soracache/internal/suspend"
 	"github.com/soracache/soracache/invalidation"
@@ -61,6 +62,9 @@ type Config struct {
 	// others there is room as long as there are some that nobody is using at that
 	// moment.
 	MaxPartitions int
+	// Budget is the memory of requests in flight, of which the node takes what it
+	// reads for answers (default: there is no limit).
+	Budget *budget.Budget
 	// StoreTimeout bounds each call to the store (default 2s).
 	StoreTimeout time.Duration
 	// IdleAfter is how long after its last use a partition is followed
@@ -195,10 +199,10 @@ type Node struct {
 
 	// registration is what makes the store remember that this node follows.
 	registration l2.Registration
-	parts        *parts // of the store
-	acks         acks   // of invalidations of this node's
-	room         room   // whether the store has any
-	meter        meter  // how stale hits in L1 were
+	parts        *parts   // of the store
+	acks         acks     // of invalidations of this node's
+	fullness     fullness // of the store
+	meter        meter    // how stale hits in L1 were
 
 	requests  hold.Gate     // open while requests are taken
 	notices   hold.Gate     // open while notices are taken in
@@ -292,7 +296,8 @@ func (n *Node) now() time.Duration {
 // Limits returns what the node takes in.
 func (n *Node) Limits() soracache.Limits { return n.cfg.Limits }
 
-// Get answers every read: from L1 if that may be trusted, else from the store,
+// Get answers every read, or, if the context has the caller's room (see that package), those
+// for which there is room, in order. It does so from L1 if that may be trusted, else from the store,
 // else with a lease or after waiting for whoever holds it. A batch that was
 // given a lease answers at once and waits for no other key: whoever computes
 // one key must not be made to wait for another.
@@ -304,17 +309,22 @@ func (n *Node) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.R
 	defer n.leave(ns)
 	results := make([]soracache.ReadResult, len(req.Reads))
 	missed := 0
-	for i := range req.Reads {
+	for i := range results {
 		if p := ns.of(req.Reads[i].Key); !p.fromL1(&req.Reads[i], req.MinStamp, usual, &results[i]) {
 			missed++
+		} else if !roomFor(ctx, results[i].Entry) {
+			results = results[:i]
+			break
 		}
 	}
 	switch {
 	case missed == 0:
 	case len(req.Reads) == 1:
-		results[0] = ns.of(req.Reads[0].Key).load(ctx, &req.Reads[0], &req)
+		if results[0] = ns.of(req.Reads[0].Key).load(ctx, &req.Reads[0], &req); results[0].Err == errNoRoom { //nolint:errorlint // it is ours
+			results = nil
+		}
 	default:
-		n.loadAll(ctx, ns, &req, results)
+		results = n.loadAll(ctx, ns, &req, results)
 	}
 	n.settle(ctx, ns, &req, results)
 	return results, nil

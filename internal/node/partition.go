@@ -10,6 +10,7 @@ import (
 	"unsafe"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/room"
 	"github.com/soracache/soracache/invalidation"
 	"github.com/soracache/soracache/l1"
 	"github.com/soracache/soracache/l2"
@@ -242,7 +243,14 @@ func (p *partition) readStore(ctx context.Context, r *soracache.Read, req *sorac
 	if err := p.down(); err != nil {
 		return p.failedRead(r, req, err), held{}
 	}
-	return p.collect(ctx, p.join(r), r, req)
+	res, h := p.collect(ctx, p.join(r), r, req)
+	for res.Err == errLeftOut && ctx.Err() == nil { //nolint:errorlint // it is ours
+		res, h = p.collect(ctx, p.joinFirst(r), r, req)
+	}
+	if res.Err == errLeftOut { //nolint:errorlint // it is ours
+		res.Err = ctx.Err()
+	}
+	return res, h
 }
 
 // wait parks until the read is decided, or its time to wait is over.
@@ -250,6 +258,11 @@ func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.
 	if h.left <= 0 || r.Wait <= 0 {
 		return res
 	}
+	place := room.FromContext(ctx)
+	if err := place.Park(); err != nil {
+		return soracache.ReadResult{Err: err}
+	}
+	defer place.Resume()
 	began := p.node.now()
 	p.node.totals.waits.Add(1)
 	defer func() {
@@ -280,6 +293,9 @@ func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.
 		}
 		var hit soracache.ReadResult
 		if p.fromL1(&again, req.MinStamp, usual, &hit) {
+			if !roomFor(ctx, hit.Entry) {
+				hit = soracache.ReadResult{Err: errNoRoom}
+			}
 			return hit
 		}
 		res, h = p.readStore(ctx, &again, req)
@@ -296,7 +312,7 @@ const maxLost = 2
 
 // loadAll answers the reads of a batch that L1 could not. They join their
 // flights together, so that each partition is asked once.
-func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetRequest, results []soracache.ReadResult) {
+func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetRequest, results []soracache.ReadResult) []soracache.ReadResult {
 	joined := make([]*flight, len(results))
 	holds := make([]held, len(results))
 	missed := make([][]int, len(ns.partitions))
@@ -325,11 +341,26 @@ func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetReq
 	}
 	leased := false
 	for i, f := range joined {
-		if f != nil {
-			results[i], holds[i] = ns.of(req.Reads[i].Key).collect(ctx, f, &req.Reads[i], req)
-			leased = leased || results[i].Lease != (soracache.Lease{})
+		if f == nil {
+			continue
 		}
+		p, r := ns.of(req.Reads[i].Key), &req.Reads[i]
+		results[i], holds[i] = p.collect(ctx, f, r, req)
+		if results[i].Err == errLeftOut && (i == 0 || !room.Limited(ctx)) { //nolint:errorlint // it is ours
+			results[i], holds[i] = p.readStore(ctx, r, req)
+		}
+		if unread(results[i].Err) {
+			for j, f := range joined[i+1:] {
+				if f != nil {
+					ns.of(req.Reads[i+1+j].Key).leave(f, &req.Reads[i+1+j])
+				}
+			}
+			results = results[:i]
+			break
+		}
+		leased = leased || results[i].Lease != (soracache.Lease{})
 	}
+	holds = holds[:len(results)]
 	began, waited := n.now(), false
 	for i := range holds {
 		if holds[i].left <= 0 || leased {
@@ -341,15 +372,33 @@ func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetReq
 			// It may have been decided while another key was waited for.
 			p := ns.of(r.Key)
 			if results[i] = (soracache.ReadResult{}); p.fromL1(&r, req.MinStamp, usual, &results[i]) {
+				if !roomFor(ctx, results[i].Entry) {
+					return n.endAt(ns, req, results, i)
+				}
 				continue
 			}
 			results[i], holds[i] = p.readStore(ctx, &r, req)
 			r.Wait = req.Reads[i].Wait - (n.now() - began) // that took time, too
 		}
 		waited = true
-		results[i] = ns.of(r.Key).wait(ctx, &r, req, results[i], holds[i])
+		if results[i] = ns.of(r.Key).wait(ctx, &r, req, results[i], holds[i]); unread(results[i].Err) {
+			return n.endAt(ns, req, results, i)
+		}
 		leased = results[i].Lease != (soracache.Lease{})
 	}
+	return results
+}
+
+// endAt ends the results of a batch before one for which there is no room. Nobody
+// learns of the leases after it.
+func (n *Node) endAt(ns *namespace, req *soracache.GetRequest, results []soracache.ReadResult, at int) []soracache.ReadResult {
+	for i := range results[at:] {
+		if lease := results[at+i].Lease; lease != (soracache.Lease{}) {
+			p := ns.of(req.Reads[at+i].Key)
+			p.handBack([]l2.WriteRequest{p.releaseOf(req.Reads[at+i].Key, lease)})
+		}
+	}
+	return results[:at]
 }
 
 // local builds the local form of what a store's answer brought. It may be kept

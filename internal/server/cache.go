@@ -81,6 +81,9 @@ func (s *cacheService) BatchGet(ctx context.Context, r *soracachev1.BatchGetRequ
 		for i, result := range found {
 			results[asked[i]] = result
 		}
+		if len(found) < len(asked) {
+			results = results[:asked[len(found)]]
+		}
 	}
 	return s.batchGetResponse(ctx, req.Namespace, r.GetKeys(), results), nil
 }
@@ -89,10 +92,17 @@ func (s *cacheService) read(ctx context.Context, req soracache.GetRequest, wait 
 	ctx, cancel := context.WithTimeout(ctx, s.timeout+wait)
 	defer cancel()
 	results, err := s.node.Get(ctx, req)
-	if err == nil && len(results) != len(req.Reads) {
-		err = errors.New("the node answered another number of reads")
+	if err != nil || len(results) == len(req.Reads) {
+		return results, err
 	}
-	return results, err
+	// For want of room, it may end early (see room.Room).
+	if x, ok := ctx.Value(exchangeKey{}).(*exchange); ok && len(results) < len(req.Reads) && (len(results) > 0 || x.denied != nil) {
+		if len(results) == 0 {
+			return nil, x.denied
+		}
+		return results, nil
+	}
+	return nil, errors.New("the node answered another number of reads")
 }
 
 // batchGetResponse ends the results before the one that would take the answer

@@ -3,7 +3,6 @@ package server
 import (
 	"bytes"
 	"compress/gzip"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,18 +15,48 @@ import (
 )
 
 // jsonCodec is Connect's own JSON, but for two things. What it writes is the
-// same from build to build. And it refuses the name of a kind that it does not
-// know: Connect ignores unknown fields, so that callers of a newer contract are
-// served, and the flag that does this ignores unknown names of enumerations as
-// well, so that "kind": "KIND_NOTFOUND" would be stored as an ordinary value.
+// same from build to build. And it refuses, in what is to be written or
+// invalidated, names that it does not know: Connect ignores them, so that "tag"
+// for "tags" would be a success that invalidates nothing, and "kind":
+// "KIND_NOTFOUND" would be stored as an ordinary value. In what is to be read it
+// ignores them, too, so that callers of a newer contract are served.
 type jsonCodec struct{ name string }
 
-// jsonCodecs replaces Connect's codecs, under both of their names.
-func jsonCodecs() connect.HandlerOption {
+// protoCodec is Connect's own.
+type protoCodec struct{}
+
+// codecs replaces Connect's codecs, those of JSON under both of their names.
+// Both write the empty message that stands for an answer as nothing at all.
+func codecs() connect.HandlerOption {
 	return connect.WithHandlerOptions(
+		connect.WithCodec(protoCodec{}),
 		connect.WithCodec(jsonCodec{"json"}),
 		connect.WithCodec(jsonCodec{"json; charset=utf-8"}),
 	)
+}
+
+// Name implements [connect.Codec].
+func (protoCodec) Name() string { return "proto" }
+
+// Marshal implements [connect.Codec].
+func (protoCodec) Marshal(message any) ([]byte, error) {
+	if _, ok := message.(*stub); ok {
+		return nil, nil
+	}
+	m, ok := message.(proto.Message)
+	if !ok {
+		return nil, fmt.Errorf("%T is not a protobuf message", message)
+	}
+	return proto.Marshal(m)
+}
+
+// Unmarshal implements [connect.Codec].
+func (protoCodec) Unmarshal(data []byte, message any) error {
+	m, ok := message.(proto.Message)
+	if !ok {
+		return fmt.Errorf("%T is not a protobuf message", message)
+	}
+	return proto.Unmarshal(data, m)
 }
 
 // Name implements [connect.Codec].
@@ -38,6 +67,9 @@ func (c jsonCodec) Marshal(message any) ([]byte, error) { return c.MarshalAppend
 
 // MarshalAppend lets Connect reuse its buffers.
 func (jsonCodec) MarshalAppend(dst []byte, message any) ([]byte, error) {
+	if _, ok := message.(*stub); ok {
+		return dst, nil
+	}
 	m, ok := message.(proto.Message)
 	if !ok {
 		return nil, fmt.Errorf("%T is not a protobuf message", message)
@@ -95,41 +127,12 @@ func (jsonCodec) Unmarshal(data []byte, message any) error {
 	if len(data) == 0 {
 		return errors.New("an empty body is not a JSON object")
 	}
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, m); err != nil {
-		return err
-	}
 	switch message.(type) {
-	case *soracachev1.FillRequest, *soracachev1.SetRequest, *soracachev1.BatchFillRequest, *soracachev1.BatchSetRequest:
-		return checkKinds(data)
+	case *soracachev1.FillRequest, *soracachev1.SetRequest, *soracachev1.BatchFillRequest, *soracachev1.BatchSetRequest,
+		*soracachev1.RenewRequest, *soracachev1.ReleaseRequest, *soracachev1.InvalidateRequest:
+		return protojson.Unmarshal(data, m)
 	}
-	return nil
-}
-
-// checkKinds looks at the kinds of a message that protojson has accepted.
-func checkKinds(data []byte) error {
-	if !bytes.Contains(data, []byte(`kind`)) {
-		return nil
-	}
-	type item struct {
-		Kind any `json:"kind"`
-	}
-	var message struct {
-		item
-		Fills []item `json:"fills"`
-		Sets  []item `json:"sets"`
-	}
-	if err := json.Unmarshal(data, &message); err != nil {
-		return err
-	}
-	for _, items := range [][]item{{message.item}, message.Fills, message.Sets} {
-		for _, i := range items {
-			name, isName := i.Kind.(string)
-			if _, known := soracachev1.Kind_value[name]; isName && !known {
-				return fmt.Errorf("unknown kind %.80q", name)
-			}
-		}
-	}
-	return nil
+	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(data, m)
 }
 
 // errInflated ends the reading of a message that inflates past its limit.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/budget"
 )
 
 // DefaultListen is where a server listens unless told otherwise.
@@ -63,9 +64,21 @@ type Config struct {
 	RequestTimeout time.Duration
 	// IdleTimeout is how long a connection may stay open unused (default 2m).
 	IdleTimeout time.Duration
-	// MaxConcurrent is how many requests may be in flight at once, health
-	// checks aside; more are answered unavailable. Zero: no limit.
+	// MaxConcurrent is how many requests may be worked on at once, health checks
+	// aside; more are answered unavailable. Who still sends its body or waits for
+	// a lease does not count. Fills, renewals, releases and invalidations have
+	// a quarter beyond it. Zero: no limit.
 	MaxConcurrent int
+	// MaxParked is how many reads may wait for leases at once (default 100,000);
+	// more are answered unavailable.
+	MaxParked int
+	// MaxConnections is how many connections may be open at once (default
+	// 10,000). At the limit a new one takes the place of one that is idle; if
+	// none is, it is closed.
+	MaxConnections int
+	// Budget is the memory of requests and answers in flight (default:
+	// [budget.Default]).
+	Budget *budget.Budget
 	// MaxWatches is how many watches may be open at once (default 10,000); more
 	// are answered resource_exhausted. They do not count as requests in flight.
 	MaxWatches int
@@ -122,6 +135,10 @@ func (c Config) Validate() error {
 		return fmt.Errorf("the largest answer must be at least 1 KiB: %d", c.AnswerBytes)
 	case c.MaxWatches < 0:
 		return fmt.Errorf("the limit of watches must not be negative: %d", c.MaxWatches)
+	case c.MaxParked < 0:
+		return fmt.Errorf("the limit of waiting reads must not be negative: %d", c.MaxParked)
+	case c.MaxConnections < 0:
+		return fmt.Errorf("the limit of connections must not be negative: %d", c.MaxConnections)
 	case c.MaxConcurrent < 0:
 		return fmt.Errorf("the limit of concurrent requests must not be negative: %d", c.MaxConcurrent)
 	}
@@ -166,6 +183,8 @@ func (c Config) withDefaults(limits soracache.Limits) Config {
 	setDefault(&c.IdleTimeout, 2*time.Minute)
 	setDefault(&c.DrainTimeout, 15*time.Second)
 	setDefault(&c.MaxWatches, 10_000)
+	setDefault(&c.MaxParked, 100_000)
+	setDefault(&c.MaxConnections, 10_000)
 	return c
 }
 

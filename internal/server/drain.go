@@ -65,7 +65,7 @@ func (s *Server) drainNode(ctx context.Context) error {
 // cutOff closes every connection, which ends the contexts of the handlers, and
 // waits for them a little.
 func (s *Server) cutOff() error {
-	left := s.gate.inFlight.Load() + int64(s.streams.count())
+	left := int64(s.gate.working()) + s.gate.parked.Load() + int64(s.streams.count())
 	_ = s.http.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), cutOffGrace)
 	defer cancel()

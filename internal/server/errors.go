@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -12,8 +13,12 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/budget"
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
+
+// retryAfter is how long, in seconds, who finds no memory should wait.
+const retryAfter = "1"
 
 // errInternal is all that callers are told of a failure that is none of the
 // sentinels; the log has the rest.
@@ -27,6 +32,12 @@ func wireError(err error) *connect.Error {
 	var coded *connect.Error
 	if errors.As(err, &coded) {
 		return coded
+	}
+	if errors.Is(err, budget.ErrFull) {
+		// Another time it can be, or at another node.
+		full := connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("%w (--max-inflight-bytes): try again", err))
+		full.Meta().Set("Retry-After", retryAfter)
+		return full
 	}
 	var incomplete *soracache.IncompleteError
 	if errors.As(err, &incomplete) {

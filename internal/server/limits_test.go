@@ -120,11 +120,11 @@ func TestMessageLimit(t *testing.T) {
 	n := newFakeNode()
 	s := newServer(t, server.Config{MessageBytes: limit}, n, server.Hooks{})
 	message := func(size int) []byte {
-		frame := `{"key":"k","ttl":"1s","of_a_later_version":""}`
+		frame := `{"key":"k","of_a_later_version":""}`
 		return []byte(strings.Replace(frame, `""}`, `"`+strings.Repeat("x", size-len(frame))+`"}`, 1))
 	}
 	send := func(body io.Reader, length int64, encoding string) answer {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/soracache.v1.CacheService/Set", body)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/soracache.v1.CacheService/Get", body)
 		if err != nil {
 			t.Fatal(err)
 		}

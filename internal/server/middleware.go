@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/room"
 	"github.com/soracache/soracache/internal/server/auth"
 )
 
@@ -26,14 +28,11 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.caller = caller.Name
-	if !c.procedure.open && !c.procedure.stream {
-		if err := s.gate.enter(); err != nil {
-			s.refuse(c, r, err)
-			return
-		}
-		defer s.gate.leave()
+	if c.procedure.request != nil {
+		s.serveUnary(w, c, r.WithContext(auth.NewContext(r.Context(), caller)))
+		return
 	}
-	limit := s.cfg.MessageBytes
+	limit := streamBytes
 	if c.procedure.open {
 		limit = openBytes
 	}
@@ -41,17 +40,58 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 		s.refuse(c, r, fmt.Errorf("%w: request of %d bytes: at most %d", soracache.ErrTooLarge, r.ContentLength, limit))
 		return
 	}
-	// The body is replaced in a copy only, and the writer is the original one:
-	// net/http looks at its own body and writer to tell whether the connection
-	// can be used again, or has the rest of a message on it, which must never
-	// be taken for the next request.
-	limited := r.WithContext(auth.NewContext(r.Context(), caller))
-	limited.Body = http.MaxBytesReader(w, r.Body, int64(limit+envelope))
+	limited := s.limited(w, r.WithContext(auth.NewContext(r.Context(), caller)), limit)
 	if c.procedure.stream {
 		s.serveStream(c, limited)
 		return
 	}
 	s.rpcs.ServeHTTP(c.response, limited)
+}
+
+// limited bounds a request's body. The body is replaced in a copy only, and the
+// writer is the original one: net/http looks at its own body and writer to tell
+// whether the connection can be used again, or has the rest of a message on it,
+// which must never be taken for the next request.
+func (*Server) limited(w http.ResponseWriter, r *http.Request, limit int) *http.Request {
+	limited := r.WithContext(r.Context())
+	limited.Body = http.MaxBytesReader(w, r.Body, int64(limit+envelope))
+	return limited
+}
+
+// serveUnary takes in a request's body, and only then lets the request in.
+func (s *Server) serveUnary(w http.ResponseWriter, c *call, r *http.Request) {
+	limit := s.cfg.MessageBytes
+	if r.ContentLength > int64(limit+envelope) {
+		s.refuse(c, r, fmt.Errorf("%w: request of %d bytes: at most %d", soracache.ErrTooLarge, r.ContentLength, limit))
+		return
+	}
+	if err := s.gate.open(); err != nil {
+		s.refuse(c, r, err)
+		return
+	}
+	x, err := s.newExchange(w, r, c)
+	defer x.close()
+	r = s.limited(w, r, limit)
+	if err == nil {
+		r.Body, err = x.receive(r)
+	}
+	if err != nil {
+		s.refuse(c, r, err)
+		return
+	}
+	if err := s.gate.enter(r.Context(), c.procedure.urgent); err != nil {
+		s.refuse(c, r, err)
+		return
+	}
+	x.placed = true
+	defer x.leave()
+	if x.gzip && !x.framed { // it is inflated
+		r.Header.Del("Content-Encoding")
+	}
+	r = r.WithContext(room.NewContext(context.WithValue(r.Context(), exchangeKey{}, x), x))
+	x.ctx = r.Context()
+	s.rpcs.ServeHTTP(x, r)
+	x.finish()
 }
 
 // admit says who makes a request, and whether they may make it at all.

@@ -24,8 +24,10 @@ import (
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
 	"connectrpc.com/grpcreflect"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/budget"
 	"github.com/soracache/soracache/internal/ratelog"
 	"github.com/soracache/soracache/internal/server/auth"
 	rpc "github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
@@ -68,6 +70,9 @@ type Server struct {
 	http        *http.Server
 	gate        gate
 	streams     streams
+	budget      *budget.Budget
+	compressors compressors
+	connections connections
 	started     time.Time
 
 	// reloading is held while the files are read, so that the last to read them
@@ -109,7 +114,12 @@ func New(cfg Config, node Node, hooks Hooks) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.gate.limit = int64(s.cfg.MaxConcurrent)
+	s.gate.limit, s.gate.reserve = s.cfg.MaxConcurrent, (s.cfg.MaxConcurrent+3)/4
+	s.gate.mostParked = int64(s.cfg.MaxParked)
+	if s.budget, s.compressors = s.cfg.Budget, newCompressors(); s.budget == nil {
+		s.budget = budget.New(budget.Default())
+	}
+	s.connections.limit = s.cfg.MaxConnections
 	s.streams.limit = s.cfg.MaxWatches
 	s.files = fileStates(s.fileNames())
 	if err := s.Reload(); err != nil {
@@ -154,11 +164,11 @@ func (s *Server) Handler() http.Handler { return s.http.Handler }
 // newRPCs returns the handlers of all procedures.
 func (s *Server) newRPCs() http.Handler {
 	options := connect.WithHandlerOptions(
-		connect.WithReadMaxBytes(s.cfg.MessageBytes),
+		connect.WithReadMaxBytes(streamBytes),
 		connect.WithSendMaxBytes(s.cfg.sendBytes(s.node.Limits())),
 		connect.WithCompressMinBytes(compressMinBytes),
-		boundedCompression(s.cfg.MessageBytes),
-		jsonCodecs(),
+		boundedCompression(streamBytes),
+		codecs(),
 		connect.WithInterceptors(streamErrors{s}), // around the recovery, to learn its code
 		connect.WithRecover(s.recovered),
 		connect.WithInterceptors(connect.UnaryInterceptorFunc(s.mapErrors)),
@@ -181,14 +191,11 @@ func (s *Server) newRPCs() http.Handler {
 	return mux
 }
 
-// compressMinBytes spares small answers the compression that their callers
-// would accept.
-const compressMinBytes = 4 << 10
-
-// mapErrors turns what handlers return into what goes on the wire.
+// mapErrors gives a handler its message, keeps its answer (see exchange), and
+// turns its errors into what goes on the wire.
 func (s *Server) mapErrors(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
-		answer, err := next(ctx, r)
+		answer, err := s.answer(ctx, r, next)
 		if err == nil {
 			return answer, nil
 		}
@@ -198,6 +205,25 @@ func (s *Server) mapErrors(next connect.UnaryFunc) connect.UnaryFunc {
 		}
 		return nil, wire
 	}
+}
+
+func (*Server) answer(ctx context.Context, r connect.AnyRequest, next connect.UnaryFunc) (connect.AnyResponse, error) {
+	x, ok := ctx.Value(exchangeKey{}).(*exchange)
+	if !ok {
+		return next(ctx, r)
+	}
+	if err := x.decode(r.Any()); err != nil {
+		return nil, err
+	}
+	answer, err := next(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	message, ok := answer.Any().(proto.Message)
+	if !ok {
+		return answer, nil
+	}
+	return connect.NewResponse(&stub{}), x.answer(ctx, message)
 }
 
 // recovered turns a panic into an error of the one request that caused it.
@@ -227,9 +253,17 @@ func (s *Server) newHTTP() *http.Server {
 		IdleTimeout:       s.cfg.IdleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: maxStreams,
-			SendPingTimeout:      s.cfg.IdleTimeout / 2,
+			MaxConcurrentStreams:          maxStreams,
+			SendPingTimeout:               s.cfg.IdleTimeout / 2,
+			WriteByteTimeout:              s.cfg.ReadTimeout,
+			MaxReadFrameSize:              minFrame,
+			MaxReceiveBufferPerConnection: receiveBytes,
+			MaxReceiveBufferPerStream:     receiveBytes,
 		},
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, connectionKey{}, &budget.Connection{})
+		},
+		ConnState: s.connections.changed,
 		// Anybody can fail a handshake as often as they like.
 		ErrorLog: ratelog.Logger(s.log, slog.LevelWarn, "a connection failed"),
 	}
@@ -239,7 +273,10 @@ const (
 	maxHeaderBytes = 64 << 10
 	// maxStreams lets many callers wait on one connection for a lease that
 	// somebody else holds.
-	maxStreams = 2048
+	maxStreams = 512
+	// What net/http keeps of HTTP/2 before a handler has it is not in the budget.
+	minFrame     = 16 << 10
+	receiveBytes = 256 << 10
 )
 
 // serveMetrics demands a token with the scope admin, if it was told to.

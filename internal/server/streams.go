@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/budget"
 	"github.com/soracache/soracache/internal/hold"
 )
 
@@ -17,6 +19,9 @@ const (
 	// streamStall is how long a message of a stream may take to be sent. Whoever
 	// reads more slowly is cut off.
 	streamStall = 10 * time.Second
+	// beginBytes is what the message that begins a stream takes at most, until it
+	// was looked at.
+	beginBytes = 3 * streamBytes
 	// streamGrace is how long a stream may take to end once it was told to.
 	streamGrace = 250 * time.Millisecond
 )
@@ -34,6 +39,8 @@ var (
 type streams struct {
 	hold  hold.Gate
 	limit int
+
+	refused atomic.Uint64
 
 	mu    sync.Mutex
 	open  map[*stream]struct{} // guarded by mu
@@ -53,6 +60,7 @@ func (all *streams) enter(ctx context.Context, c *call) (*stream, error) {
 		return nil, errStreamsEnd
 	case len(all.open) >= all.limit:
 		all.hold.Leave()
+		all.refused.Add(1)
 		return nil, fmt.Errorf("%w: %d streams are open, which is the limit", soracache.ErrTooLarge, all.limit)
 	}
 	st := &stream{recorder: c.response, call: c, control: http.NewResponseController(c.response)}
@@ -102,6 +110,7 @@ type stream struct {
 	*recorder
 
 	call    *call
+	hold    *budget.Hold
 	control *http.ResponseController
 	ctx     context.Context //nolint:containedctx // the stream's own life, ended by end
 	cancel  context.CancelCauseFunc
@@ -176,12 +185,20 @@ func (st *stream) close() {
 
 // serveStream hands a stream to its handler.
 func (s *Server) serveStream(c *call, r *http.Request) {
+	conn, _ := r.Context().Value(connectionKey{}).(*budget.Connection)
+	hold := s.budget.Hold(conn)
+	defer hold.Close()
+	if err := hold.Take(r.Context(), requestBytes+beginBytes); err != nil {
+		s.refuse(c, r, err)
+		return
+	}
 	st, err := s.streams.enter(r.Context(), c)
 	if err != nil {
 		s.refuse(c, r, err)
 		return
 	}
 	defer s.streams.leave(st)
+	st.hold = hold
 	s.rpcs.ServeHTTP(st, r.WithContext(context.WithValue(st.ctx, streamKey{}, st)))
 }
 

@@ -398,13 +398,18 @@ func TestBadWatches(t *testing.T) {
 			"stamp that is damaged":   {Stamp: damaged},
 			"stamp with a tail":       {Stamp: append(append([]byte{}, stamp...), 0)},
 			"stamp of one bare byte":  {Stamp: []byte{1}},
-			"stamp of a mebibyte":     {Stamp: make([]byte, 1<<20)},
+			"stamp of 32 KiB":         {Stamp: make([]byte, 32<<10)},
 			"stamp without a version": {Stamp: stamp[1:]},
 		} {
 			stream, err := cache.Watch(t.Context(), request)
 			if got := codeOf(t, stream, err); got != "invalid_argument" {
 				t.Errorf("%s, %s: %s", name, what, got)
 			}
+		}
+		// No stamp is that long, so that it is not even read.
+		stream, err := cache.Watch(t.Context(), &soracachev1.WatchRequest{Stamp: make([]byte, 1<<20)})
+		if got := codeOf(t, stream, err); got != "resource_exhausted" {
+			t.Errorf("%s, stamp of a mebibyte: %s", name, got)
 		}
 	}
 	if len(n.watches) != 0 {

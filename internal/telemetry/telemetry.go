@@ -27,6 +27,7 @@ import (
 
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/ratelog"
+	"github.com/soracache/soracache/internal/server"
 	"github.com/soracache/soracache/invalidation/gossip"
 )
 
@@ -43,6 +44,7 @@ type Metrics struct {
 	stats      atomic.Pointer[func() node.Stats]
 	partitions atomic.Pointer[func() []node.PartitionState]
 	gossip     atomic.Pointer[func() gossip.Stats]
+	server     atomic.Pointer[func() server.Stats]
 
 	rpcs      metric.Float64Histogram
 	inFlight  metric.Int64UpDownCounter
@@ -72,7 +74,7 @@ func New(build Build) (*Metrics, error) {
 	if err := m.instruments(meter, build); err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
-	for _, observe := range []func(metric.Meter) error{m.observeNode, m.observePartitions, m.observeGossip} {
+	for _, observe := range []func(metric.Meter) error{m.observeNode, m.observePartitions, m.observeGossip, m.observeServer} {
 		if err := observe(meter); err != nil {
 			return nil, fmt.Errorf("metrics: %w", err)
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/internal/server"
 	"github.com/soracache/soracache/internal/telemetry"
 	"github.com/soracache/soracache/invalidation/gossip"
 )
@@ -62,6 +63,9 @@ func exercised(t *testing.T) (*telemetry.Metrics, int) {
 		spread.Members[state] = n
 	}
 	m.WatchGossip(func() gossip.Stats { return spread })
+	var served server.Stats
+	n = number(reflect.ValueOf(&served).Elem(), n)
+	m.WatchServer(func() server.Stats { return served })
 	m.WatchPartitions(func() []node.PartitionState {
 		return []node.PartitionState{{Namespace: "shop", Partition: 3, Applied: 1_700_000_000_000_000, Head: 1_700_000_000_250_000, Active: true}}
 	})

@@ -161,8 +161,14 @@ func (r *reading) judgeOne(t *txn, req l2.ReadRequest, guest bool) l2.ReadAnswer
 		return l2.ReadAnswer{Delta: soracache.Delta{Epoch: l.epoch, Head: l.head, Reset: true}}
 	}
 	a := l2.ReadAnswer{Delta: t.delta(l, req.Since), Keys: make([]l2.KeyAnswer, len(req.Keys))}
+	inline := l2.InlineMost
 	for i, key := range req.Keys {
-		damaged := t.answer(l, key.Key, &a.Keys[i])
+		damaged := t.answer(l, key.Key, &a.Keys[i], func(bytes int) bool {
+			if bytes > l2.SmallBytes {
+				inline -= bytes
+			}
+			return req.Room == nil || bytes <= l2.SmallBytes || bytes < l2.InlineBytes && inline >= 0 || req.Room(bytes)
+		})
 		if damaged {
 			r.repairs = append(r.repairs, func(t *txn) { t.removeDamaged(req.Partition, key.Key) })
 		}
@@ -175,13 +181,16 @@ func (r *reading) judgeOne(t *txn, req l2.ReadRequest, guest bool) l2.ReadAnswer
 
 // wanted reports whether an answer calls for a lease.
 func wanted(key l2.ReadKey, a l2.KeyAnswer) bool {
-	return key.Nonce != soracache.Lease{} && (!a.Found || max(a.FreshFor, 0) <= key.RefreshWithin)
+	return key.Nonce != soracache.Lease{} && !a.Cut && (!a.Found || max(a.FreshFor, 0) <= key.RefreshWithin)
 }
 
-// answer tells what is live under a key. It reports whether there is something
-// that is no entry of that key.
-func (t *txn) answer(l *ledger, key string, a *l2.KeyAnswer) (damaged bool) {
-	f, stored, readable := t.loadIfLive(l, key)
+// answer tells what is live under a key, if there is room for it. It reports
+// whether there is something that is no entry of that key.
+func (t *txn) answer(l *ledger, key string, a *l2.KeyAnswer, room func(bytes int) bool) (damaged bool) {
+	f, stored, readable := t.loadIfLive(l, key, func(bytes int) bool {
+		a.Cut = !room(bytes)
+		return !a.Cut
+	})
 	if !stored || !readable {
 		return stored
 	}
@@ -198,13 +207,13 @@ func (t *txn) answer(l *ledger, key string, a *l2.KeyAnswer) (damaged bool) {
 	return false
 }
 
-// loadIfLive loads an entry, unless its head alone says that it is dead: what
-// it returns as not stored may be there.
-func (t *txn) loadIfLive(l *ledger, key string) (f found, stored, readable bool) {
+// loadIfLive loads an entry, unless its head alone says that it is dead, or
+// there is no room: what it returns as not stored may be there.
+func (t *txn) loadIfLive(l *ledger, key string, room func(bytes int) bool) (f found, stored, readable bool) {
 	if b := t.get(bEntry, entryKey(l.partition, key)); b == nil {
 		return found{}, false, false
 	} else if r, ok := parseRow(b); ok {
-		if head, err := l2.DecodeHead(r.first); err == nil && t.judgeHead(l, head).cause != alive {
+		if head, err := l2.DecodeHead(r.first); err == nil && (t.judgeHead(l, head).cause != alive || !room(r.size)) {
 			return found{}, false, false
 		}
 	}

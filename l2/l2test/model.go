@@ -204,7 +204,15 @@ func (m *Model) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer
 			continue
 		}
 		s.register(req.Register)
+		inline := l2.InlineMost
 		for _, key := range req.Keys {
+			if e, ok := s.live(key.Key); ok && req.Room != nil && len(e.Value) > l2.SmallBytes {
+				inline -= len(e.Value)
+				if (len(e.Value) > l2.InlineBytes || inline < 0) && !req.Room(len(e.Value)) {
+					answers[i].Keys = append(answers[i].Keys, l2.KeyAnswer{Cut: true})
+					continue
+				}
+			}
 			answers[i].Keys = append(answers[i].Keys, s.read(key))
 		}
 		answers[i].Delta, answers[i].Clock = s.delta(), s.now

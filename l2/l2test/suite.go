@@ -96,6 +96,7 @@ func Run(t *testing.T, open Open) {
 		{"Names", nameChecks()},
 		{"TagSets", tagSetChecks()},
 		{"Explain", explainChecks()},
+		{"Room", roomChecks()},
 		{"Concurrency", concurrencyChecks()},
 		{"Ends", endChecks()},
 		{"Clocks", clockChecks()},

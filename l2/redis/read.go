@@ -5,6 +5,7 @@ import (
 	"crypto/sha1" //nolint:gosec // what Redis scripts can compute
 	"encoding/binary"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,8 +30,11 @@ const (
 )
 
 // largeBytes is how much of an entry the script hands out; what is longer is
-// fetched beside it.
-const largeBytes = 128 << 10
+// fetched beside it. Of that the script tells the head and the length.
+const (
+	largeBytes = l2.InlineBytes
+	largeHead  = l2.HeadBytes + 4
+)
 
 // Read implements [l2.Store].
 func (s *Store) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
@@ -63,7 +67,7 @@ func (s *Store) readRound(ctx context.Context, reqs []l2.ReadRequest, answers []
 	found := make([]readAnswer, len(pending))
 	var large []*largeEntry
 	for i, at := range pending {
-		found[i] = s.readAnswer(calls[i], reqs[at].Keys)
+		found[i] = s.readAnswer(calls[i], reqs[at].Keys, reqs[at].Room)
 		answers[at] = found[i].ReadAnswer
 		large = append(large, found[i].large...)
 	}
@@ -143,7 +147,7 @@ type readAnswer struct {
 // complete reports whether all that the script found live could be read.
 func (a readAnswer) complete() bool {
 	for _, e := range a.large {
-		if !e.out.Found {
+		if !e.out.Found && !e.out.Cut {
 			return false
 		}
 	}
@@ -151,7 +155,7 @@ func (a readAnswer) complete() bool {
 }
 
 // readAnswer reads the answer to one request.
-func (s *Store) readAnswer(c *call, keys []l2.ReadKey) readAnswer {
+func (s *Store) readAnswer(c *call, keys []l2.ReadKey, room func(int) bool) readAnswer {
 	a, err := s.decode(c)
 	if err == nil && len(a.body) != keyBytes*len(keys) {
 		err = malformed()
@@ -176,8 +180,10 @@ func (s *Store) readAnswer(c *call, keys []l2.ReadKey) readAnswer {
 		a.more = a.more[1:]
 		switch {
 		case decodeLive(k, stored, keys[i].Key, a):
-		case len(stored) == l2.HeadBytes:
-			out.large = append(out.large, &largeEntry{c.partition, keys[i].Key, stored, a, k})
+		case len(stored) == largeHead:
+			out.large = append(out.large, &largeEntry{
+				c.partition, keys[i].Key, stored[:l2.HeadBytes], int(binary.BigEndian.Uint32(bytesOf(stored)[l2.HeadBytes:])), room, a, k,
+			})
 		default:
 			s.corrupt.Add(1)
 			out.purges = append(out.purges, s.purgeCall(c.partition, keys[i].Key, stored))
@@ -190,14 +196,20 @@ func (s *Store) readAnswer(c *call, keys []l2.ReadKey) readAnswer {
 type largeEntry struct {
 	*partition
 	key, head string
+	bytes     int
+	room      func(int) bool
 	answer    answer
 	out       *l2.KeyAnswer
 }
 
-// fetch gets the whole of large entries, in one round trip. The head tells
-// whether it is still the entry that the script judged; if it is not, or is
-// damaged, it stays not found.
+// fetch gets the whole of large entries for which there is room, in one round
+// trip. The head tells whether it is still the entry that the script judged; if
+// it is not, or is damaged, it stays not found.
 func (s *Store) fetch(ctx context.Context, large []*largeEntry) {
+	large = slices.DeleteFunc(large, func(e *largeEntry) bool {
+		e.out.Cut = e.room != nil && !e.room(e.bytes)
+		return e.out.Cut
+	})
 	if len(large) == 0 {
 		return
 	}
@@ -205,7 +217,8 @@ func (s *Store) fetch(ctx context.Context, large []*largeEntry) {
 	pipe := s.client.Pipeline()
 	gets := make([]*goredis.StringCmd, len(large))
 	for i, e := range large {
-		gets[i] = pipe.Get(ctx, e.base+"e:"+e.key)
+		// No more than there is room for, should it be replaced by a larger one.
+		gets[i] = pipe.GetRange(ctx, e.base+"e:"+e.key, 0, int64(e.bytes-1))
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	for i, e := range large {

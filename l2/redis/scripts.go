@@ -106,10 +106,13 @@ func constants(run uint64, retention l2.Retention) map[string]any {
 		"HEAD_BYTES":     l2.HeadBytes,
 		"FIXED_BYTES":    l2.HeadBytes + 13, // and what precedes the key
 		"LARGE_BYTES":    largeBytes,
+		"SMALL_BYTES":    l2.SmallBytes,
+		"INLINE_MOST":    l2.InlineMost,
 		// A key's part of an answer to a read: live (0), no lease (0), zeros.
 		"NOTHING_TO_TELL": strings.Repeat(`\0`, keyBytes),
 
 		"LARGE_END":    strconv.Itoa(largeBytes - 1),
+		"SMALL_END":    strconv.Itoa(l2.SmallBytes),
 		"PREFIX_BYTES": prefixBytes,
 		"PREFIX_END":   strconv.Itoa(prefixBytes - 1),
 		"DELTA_LIMIT":  strconv.Itoa(l2.MaxDelta + 1),

@@ -164,7 +164,7 @@ func TestLargeValuesReplacedWhileFetched(t *testing.T) {
 	req := l2.ReadRequest{Partition: u.at, Keys: []l2.ReadKey{{Key: "k"}}}
 	c := s.readCall(req)
 	s.run(ctx, []*call{c})
-	got := s.readAnswer(c, req.Keys)
+	got := s.readAnswer(c, req.Keys, nil)
 	u.put("k", strings.Repeat("b", 1<<20))
 	s.fetch(ctx, got.large)
 	if got.complete() || got.Keys[0].Found {

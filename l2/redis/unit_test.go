@@ -313,8 +313,8 @@ func FuzzAnswer(f *testing.F) {
 func decodeOperations(s *Store, reply any, a answer) {
 	c := &call{partition: &partition{}, cmd: command{goredis.NewCmd(context.Background())}}
 	c.cmd.SetVal(reply)
-	s.readAnswer(c, []l2.ReadKey{{Key: "k"}})
-	s.readAnswer(c, []l2.ReadKey{{Key: "k"}, {Key: "l"}})
+	s.readAnswer(c, []l2.ReadKey{{Key: "k"}}, nil)
+	s.readAnswer(c, []l2.ReadKey{{Key: "k"}, {Key: "l"}}, nil)
 	for _, op := range []soracache.WriteOp{soracache.OpFill, soracache.OpPut, soracache.OpRenew, soracache.OpRelease} {
 		req := l2.WriteRequest{Op: op, Key: "k", Entry: soracache.Entry{Tags: []string{"t"}}}
 		for _, script := range []script{scriptFill, scriptPut, scriptRenew} {

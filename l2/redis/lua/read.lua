@@ -3,9 +3,10 @@
 -- fresh an entry is to be refreshed, in microseconds, and the nonce), or nothing
 -- if no key wants a lease; the keys follow.
 -- Answers 18 bytes a key: verdict, lease, lease's stamp (or why it is refused),
--- lease's end; then, in elements of their own, the bytes of the live entries. A script pays for every
--- byte that it touches, so of a large entry it answers the head alone, and the
--- caller gets the whole with a plain GET.
+-- lease's end; then, in elements of their own, the bytes of the live entries. A
+-- script pays for every byte that it touches, so of a large entry it answers the
+-- head and the length alone, and the caller gets the whole beside it; so also
+-- once many bytes were answered.
 
 --@include ledger
 
@@ -14,10 +15,24 @@ for i = 3, #ARGV do ASK[i - 1] = 'k' .. ARGV[i] end
 
 --@include open
 
-local ENTRY, lease = BASE .. 'e:', nil
+local ENTRY, lease, inline = BASE .. 'e:', nil, INLINE_MOST
 for i = 3, #ARGV do
   local key, record = ARGV[i], FOUND[i - 1]
-  local raw = try('GETRANGE', ENTRY .. key, '0', LARGE_END)
+  local most, last = LARGE_BYTES, LARGE_END
+  if inline < 0 then most, last = SMALL_BYTES + 1, SMALL_END end -- enough to judge by
+  local raw = try('GETRANGE', ENTRY .. key, '0', last)
+  if most < LARGE_BYTES and type(raw) == 'string' and #raw == most then
+    local count, key_bytes = unbox('>I2I2', raw, 50)
+    local at = FIXED_BYTES + key_bytes + 1
+    while count > 0 and at < #raw do
+      local high, low = byte(raw, at, at + 1)
+      at, count = at + 2 + high * 256 + low, count - 1
+    end
+    if count > 0 or at > #raw + 1 then -- its tags are longer
+      most = LARGE_BYTES
+      raw = try('GETRANGE', ENTRY .. key, '0', LARGE_END)
+    end
+  end
   local verdict, sound, expires = ABSENT, true, 0
   if raw == '' then
     sound = call('EXISTS', ENTRY .. key) == 0
@@ -26,7 +41,12 @@ for i = 3, #ARGV do
 
     verdict, expires = found, fresh
     if found == LIVE then
-      MORE[#MORE + 1] = #raw < LARGE_BYTES and raw or sub(raw, 1, HEAD_BYTES)
+      if #raw > SMALL_BYTES then inline = inline - #raw end
+      if #raw < most and (inline >= 0 or #raw <= SMALL_BYTES) then
+        MORE[#MORE + 1] = raw
+      else
+        MORE[#MORE + 1] = sub(raw, 1, HEAD_BYTES) .. pack('>I4', call('STRLEN', ENTRY .. key))
+      end
     elseif #raw < HEAD_BYTES
       or tonumber(sub(redis.sha1hex(sub(raw, 1, 36)), 1, 8), 16) ~= unbox('>I4', raw, 37) then
       sound = false

@@ -7,10 +7,10 @@ import (
 	"github.com/soracache/soracache"
 )
 
-// room is whether the store has room for anything new, as its answers tell. A
+// fullness is whether the store has room for anything new, as its answers tell. A
 // store that is full still answers reads and takes invalidations, so the node is
 // ready; but nobody's load is stored.
-type room struct {
+type fullness struct {
 	full atomic.Bool
 	// refused is when the last refusal came, on the node's clock.
 	refused atomic.Int64
@@ -21,7 +21,7 @@ type room struct {
 const leastFull = 5 * time.Second
 
 // StoreFull reports whether the store has no room for anything new.
-func (n *Node) StoreFull() bool { return n.room.full.Load() }
+func (n *Node) StoreFull() bool { return n.fullness.full.Load() }
 
 // roomFor takes in what an answer says of the wish for a lease, which was asked
 // for at a time on the node's clock.
@@ -37,15 +37,15 @@ func (n *Node) roomFor(state soracache.LeaseState, why soracache.Refusal, asked 
 // refusedForRoom notes that the store had no room for something.
 func (n *Node) refusedForRoom() {
 	n.totals.refusedForRoom.Add(1)
-	n.room.refused.Store(int64(n.now()))
-	if !n.room.full.Swap(true) {
+	n.fullness.refused.Store(int64(n.now()))
+	if !n.fullness.full.Swap(true) {
 		n.cfg.Logger.Warn("the store is full: nothing new is stored, and every client loads for itself")
 	}
 }
 
 // foundRoom notes that the store had room for what was asked at a time.
 func (n *Node) foundRoom(asked time.Duration) {
-	if n.room.full.Load() && asked > time.Duration(n.room.refused.Load())+leastFull && n.room.full.Swap(false) {
+	if n.fullness.full.Load() && asked > time.Duration(n.fullness.refused.Load())+leastFull && n.fullness.full.Swap(false) {
 		n.cfg.Logger.Info("the store has room again")
 	}
 }

@@ -1,0 +1,199 @@
+package server_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/budget"
+	"github.com/soracache/soracache/internal/room"
+	"github.com/soracache/soracache/internal/server"
+	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
+)
+
+// A misspelt field of what is to be written or invalidated is refused: it would
+// be a success that does nothing. The same field of a read is ignored.
+func TestMisspeltFieldsOfWrites(t *testing.T) {
+	t.Parallel()
+	n := newFakeNode()
+	s := serve(t, server.Config{}, n, server.Hooks{})
+	for procedure, body := range map[string]string{
+		"Invalidate": inval("tag", []string{"t"}), "Set": set("tag", []string{"t"}), "Fill": fill("leese", "x"),
+		"BatchSet": `{"sets":[` + set("tag", "t") + `]}`, "BatchFill": `{"fills":[` + fill("vallue", "x") + `]}`,
+		"Renew":   `{"key":"k","lease":"` + goodLease + `","leasefor":"3s"}`,
+		"Release": `{"key":"k","lease":"` + goodLease + `","name_space":"x"}`,
+	} {
+		if got := s.post(t, procedure, body); got.code() != "invalid_argument" || !strings.Contains(got.message(), "unknown field") {
+			t.Errorf("%s %s: %s", procedure, body, got.body)
+		}
+	}
+	// An escape in a name hides nothing.
+	for _, body := range []string{`{"key":"k","ttl":"1s","k\u0069nd":"KIND_NOTFOUND"}`, `{"key":"k","ttl":"1s","\u0074ag":["t"]}`} {
+		if got := s.post(t, "Set", body); got.code() != "invalid_argument" {
+			t.Errorf("%s: %s", body, got.body)
+		}
+	}
+	if n.touched() != 0 {
+		t.Error("the node was asked")
+	}
+	if got := s.post(t, "Get", get("of_a_later_version", 1)); got.status != 200 {
+		t.Errorf("a read: %s", got.body)
+	}
+}
+
+// Who is over the memory for requests in flight is told when to ask again; who
+// can never have what it asks for is told that.
+func TestOverTheBudget(t *testing.T) {
+	t.Parallel()
+	b := budget.New(16 << 20)
+	s := serve(t, server.Config{Budget: b}, newFakeNode(), server.Hooks{})
+	value := bytes.Repeat([]byte("v"), 400<<10)
+	put := func(value []byte) error {
+		_, err := s.cache().Set(t.Context(), &soracachev1.SetRequest{Key: "k", Value: value, Ttl: seconds(1)})
+		return err
+	}
+	if err := put(value); err != nil {
+		t.Fatal(err)
+	}
+	never := put(bytes.Repeat(value, 6))
+	wantCode(t, never, connect.CodeResourceExhausted)
+	if !strings.Contains(never.Error(), "an eighth of --max-inflight-bytes") {
+		t.Errorf("more than ever: %v", never)
+	}
+	for range 6 {
+		if err := b.Hold(nil).Take(t.Context(), 2<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := s.post(t, "Set", set("value", value))
+	if got.code() != "resource_exhausted" || got.header.Get("Retry-After") == "" || got.header.Get("Soracache-Refused") == "" {
+		t.Errorf("without room: %d %v %s", got.status, got.header, got.body)
+	}
+	if err := put([]byte("small")); err != nil {
+		t.Errorf("a small one, for which there is a reserve: %v", err)
+	}
+	if stats := s.server.Stats().Budget; stats.Refusals == 0 || stats.Limit != 16<<20 {
+		t.Errorf("stats %+v", stats)
+	}
+}
+
+// Whatever a request took is given back, however it ends.
+func TestTheBudgetIsGivenBack(t *testing.T) {
+	t.Parallel()
+	b := budget.New(64 << 20)
+	s := serve(t, server.Config{Budget: b, MessageBytes: 1 << 20}, newFakeNode(), server.Hooks{})
+	large := strings.Repeat("v", 100<<10)
+	for range 3 {
+		s.post(t, "Set", set("value", large))
+		s.post(t, "Set", set("key", large))
+		s.post(t, "Set", set("value", large, "tag", 1))
+		s.post(t, "Set", set("value", strings.Repeat(large, 20)))
+		s.post(t, "Set", "garbage", "Content-Encoding", "gzip")
+		s.post(t, "Set", string(bomb(t, 2<<20)), "Content-Encoding", "gzip")
+		s.post(t, "Get", get())
+		s.post(t, "BatchGet", `{"keys":["k","l"]}`)
+		s.post(t, "Made/Up", `{}`)
+		conn, err := net.Dial("tcp", s.addr) //nolint:noctx // closed at once
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, "POST /soracache.v1.CacheService/Set HTTP/1.1\r\nHost: x\r\nContent-Type: application/proto\r\nContent-Length: 500000\r\n\r\nxyz")
+		_ = conn.Close()
+	}
+	for range 1000 {
+		if b.Stats().Used == 0 {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Errorf("%d bytes are still held", b.Stats().Used)
+}
+
+// Neither who has not sent its request nor who waits for a lease has a place, and
+// there is one for fills when there is none for reads.
+func TestPlaces(t *testing.T) {
+	t.Parallel()
+	n := newFakeNode()
+	entered, release := make(chan struct{}, 10), make(chan struct{})
+	n.onGet = func(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+		if req.Reads[0].Key == "parked" {
+			place := room.FromContext(ctx)
+			if err := place.Park(); err != nil {
+				return nil, err
+			}
+			defer place.Resume()
+		}
+		entered <- struct{}{}
+		<-release
+		return []soracache.ReadResult{{Status: soracache.StatusMiss}}, nil
+	}
+	s := serve(t, server.Config{MaxConcurrent: 1, MaxParked: 2}, n, server.Hooks{})
+	done := make(chan error, 10)
+	ask := func(key string) {
+		go func() {
+			_, err := s.cache().Get(context.WithoutCancel(t.Context()), &soracachev1.GetRequest{Key: key})
+			done <- err
+		}()
+		<-entered
+	}
+	conn, err := net.Dial("tcp", s.addr) //nolint:noctx // closed below
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "POST /soracache.v1.CacheService/Get HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"); err != nil {
+		t.Fatal(err)
+	}
+	ask("parked")
+	ask("parked")
+	ask("k") // has the one place
+	_, err = s.cache().Get(t.Context(), &soracachev1.GetRequest{Key: "k"})
+	wantCode(t, err, connect.CodeUnavailable)
+	_, err = s.cache().Set(t.Context(), &soracachev1.SetRequest{Key: "k", Ttl: seconds(1)})
+	wantCode(t, err, connect.CodeUnavailable)
+	if _, err := s.cache().Release(t.Context(), &soracachev1.ReleaseRequest{Key: "k", Lease: make16(1)}); err != nil {
+		t.Errorf("a release finds no place: %v", err)
+	}
+	if _, err := s.cache().Invalidate(t.Context(), &soracachev1.InvalidateRequest{Keys: []string{"k"}}); err != nil {
+		t.Errorf("an invalidation finds no place: %v", err)
+	}
+	stats := s.server.Stats()
+	if stats.Working != 1 || stats.Parked != 2 || stats.Refused != 2 {
+		t.Errorf("stats %+v", stats)
+	}
+	close(release)
+	for range 3 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if stats := s.server.Stats(); stats.Parked != 0 {
+		t.Errorf("stats %+v", stats)
+	}
+}
+
+// Past the limit of connections, a new one takes the place of an idle one.
+func TestConnectionLimit(t *testing.T) {
+	t.Parallel()
+	s := serve(t, server.Config{MaxConnections: 2}, newFakeNode(), server.Hooks{})
+	for range 5 {
+		one := *s
+		transport := &http.Transport{}
+		one.client = &http.Client{Transport: transport}
+		t.Cleanup(transport.CloseIdleConnections)
+		if got := one.post(t, "Get", get()); got.status != 200 {
+			t.Fatalf("%d %s", got.status, got.body)
+		}
+	}
+	if stats := s.server.Stats(); stats.Connections > 2 || stats.ConnectionsClosed != 3 {
+		t.Errorf("stats %+v", stats)
+	}
+}

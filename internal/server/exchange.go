@@ -1,0 +1,193 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/budget"
+)
+
+// exchange is one unary request and its answer. Connect speaks the protocols and
+// sees empty messages: the server itself reads the body and writes the answer,
+// because it accounts for their memory, which Connect does not.
+//
+//	receive (body.go)  body -> count -> Connect: an empty message
+//	decode             in the innermost interceptor: the message of the body
+//	answer (write.go)  the node's answer, kept; Connect writes an empty message
+//	Write, finish      in its place, the answer
+type exchange struct {
+	*recorder
+	encoding
+
+	server  *Server
+	call    *call
+	hold    *budget.Hold
+	conn    *budget.Connection
+	control *http.ResponseController
+	ctx     context.Context //nolint:containedctx // the request's own
+	body    []byte
+	pending *parcel // what Connect's empty message stands for
+	// cutOff: a transfer was ended because others needed its memory.
+	cutOff atomic.Bool
+	// parts of the time that a transfer has: see moved.
+	limitBy     func(time.Time)
+	window      time.Time
+	windowMoved int
+
+	// What the answer may still take: see Take.
+	answered int   // values so far
+	values   int   // their bytes
+	denied   error // why there was no room
+	placed   bool  // it has a place of the gate
+	waiting  bool  // it waits for a lease
+}
+
+// requestBytes is about what a request takes beside its headers, body and
+// answer: its goroutine, and what net/http and Connect keep for it.
+const requestBytes = 8 << 10
+
+// newExchange accounts for a request's headers. The exchange must be closed.
+func (s *Server) newExchange(w http.ResponseWriter, r *http.Request, c *call) (*exchange, error) {
+	conn, _ := r.Context().Value(connectionKey{}).(*budget.Connection)
+	x := &exchange{
+		recorder: c.response, server: s, call: c, conn: conn, hold: s.budget.Hold(conn), ctx: r.Context(),
+		control: http.NewResponseController(w),
+	}
+	n := requestBytes
+	for name, values := range r.Header {
+		n += len(name)
+		for _, v := range values {
+			n += len(v)
+		}
+	}
+	return x, x.take(n)
+}
+
+// connectionKey is where a request's context has its connection.
+type connectionKey struct{}
+
+// exchangeKey is where a unary request's context has its exchange.
+type exchangeKey struct{}
+
+// take takes memory, if there is any to take. Its errors are for the caller.
+func (x *exchange) take(n int) error {
+	if n <= 0 {
+		return nil
+	}
+	return x.hold.Take(x.ctx, n)
+}
+
+// close gives back all that the exchange holds.
+func (x *exchange) close() {
+	x.settled()
+	x.hold.Close()
+}
+
+// transfer begins to move a body or an answer. By is what sets its deadline.
+func (x *exchange) transfer(by func(time.Time)) {
+	x.limitBy, x.window, x.windowMoved = by, time.Now(), 0
+	by(x.window.Add(x.server.firstWindow()))
+	x.hold.Begin(func() {
+		x.cutOff.Store(true)
+		by(time.Unix(1, 0))
+	})
+}
+
+func (x *exchange) readBy(t time.Time)  { _ = x.control.SetReadDeadline(t) }
+func (x *exchange) writeBy(t time.Time) { _ = x.control.SetWriteDeadline(t) }
+
+// firstWindow is how long a transfer may take to move at all.
+func (s *Server) firstWindow() time.Duration { return min(slowTime, s.cfg.ReadTimeout) }
+
+// moved notes progress. A transfer goes on as long as each window moves enough;
+// its deadline is the end of the present one.
+func (x *exchange) moved(n int) {
+	if x.limitBy == nil {
+		return
+	}
+	x.hold.Moved(n)
+	x.windowMoved += n
+	if x.windowMoved < slowest*int(slowTime/time.Second) {
+		return
+	}
+	// Enough for this window: the next begins.
+	x.window, x.windowMoved = time.Now(), 0
+	if !x.cutOff.Load() {
+		x.limitBy(x.window.Add(slowTime))
+	}
+}
+
+// arrived is called when the whole body is there: from here on the connection is
+// read only to learn that the caller goes.
+func (x *exchange) arrived() {
+	if x.limitBy != nil || x.call.request.ProtoMajor == 1 {
+		x.readBy(time.Time{})
+	}
+	x.settled()
+}
+
+// settled ends a transfer.
+func (x *exchange) settled() {
+	if x.limitBy != nil {
+		x.hold.End()
+		x.limitBy = nil
+	}
+}
+
+// Take implements [room.Room].
+func (x *exchange) Take(n int) bool {
+	if x.answered > 0 && x.values+n > x.server.cfg.AnswerBytes {
+		return false
+	}
+	memory := n
+	if x.json { // its text, and that text once more while it is made
+		memory += n / 3 * 8
+	}
+	if err := x.take(memory); err != nil {
+		x.denied = err
+		return false
+	}
+	x.answered++
+	x.values += n
+	return true
+}
+
+// Park implements [room.Room]: who waits for a lease holds no place.
+func (x *exchange) Park() error {
+	g := &x.server.gate
+	if n := g.parked.Add(1); n > g.mostParked {
+		g.parked.Add(-1)
+		g.parkRefused.Add(1)
+		return fmt.Errorf("%w: %d reads wait for leases, which is the limit (--max-parked)", soracache.ErrUnavailable, g.mostParked)
+	}
+	x.waiting = true
+	x.free()
+	return nil
+}
+
+// Resume implements [room.Room]. Who has waited only has its answer to write, for
+// which it needs no place.
+func (x *exchange) Resume() {
+	x.waiting = false
+	x.server.gate.parked.Add(-1)
+}
+
+func (x *exchange) free() {
+	if x.placed {
+		x.placed = false
+		x.server.gate.free()
+	}
+}
+
+// leave leaves the gate, wherever the handler has stopped.
+func (x *exchange) leave() {
+	if x.waiting {
+		x.Resume()
+	}
+	x.free()
+	x.server.gate.hold.Leave()
+}

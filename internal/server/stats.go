@@ -1,0 +1,30 @@
+package server
+
+import "github.com/soracache/soracache/internal/budget"
+
+// Stats are the numbers of a server: what it holds now, and running totals of
+// what it has refused for a limit's sake.
+type Stats struct {
+	Budget budget.Stats
+	// Working are the requests that hold a place of MaxConcurrent, and Parked the
+	// reads that wait for leases and hold none.
+	Working, Parked int64
+	// Refused came over MaxConcurrent, and ParkedRefused over MaxParked.
+	Refused, ParkedRefused uint64
+	Connections            int
+	// ConnectionsClosed had to go because there were too many.
+	ConnectionsClosed uint64
+	Watches           int
+	WatchesRefused    uint64
+}
+
+// Stats returns the numbers of now.
+func (s *Server) Stats() Stats {
+	return Stats{
+		Budget:  s.budget.Stats(),
+		Working: int64(s.gate.working()), Refused: s.gate.refused.Load(),
+		Parked: s.gate.parked.Load(), ParkedRefused: s.gate.parkRefused.Load(),
+		Connections: s.connections.count(), ConnectionsClosed: s.connections.refused.Load(),
+		Watches: s.streams.count(), WatchesRefused: s.streams.refused.Load(),
+	}
+}
