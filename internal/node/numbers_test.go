@@ -126,6 +126,10 @@ func TestNodeOfAnotherNumberIsShutOut(t *testing.T) {
 		model := l2test.NewModel(l2test.ModelConfig{})
 		right, wrong := startTold(t, model, 1), startTold(t, model, 4)
 		right.serves()
+		kept := soracache.Write{Op: soracache.OpPut, Key: "kept", Lifetime: soracache.Lifetime{TTL: time.Hour}} // or the ledger would end
+		if _, err := right.Write(t.Context(), soracache.WriteRequest{Writes: []soracache.Write{kept}}); err != nil {
+			t.Fatal(err)
+		}
 		for range 3 {
 			wrong.shutOut("default", "has 1", "told 4")
 			time.Sleep(time.Minute)
