@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client"
 )
 
 // Progress of calls, P3: what a client's caller waits for is a loader, in this
@@ -33,8 +34,9 @@ type journey struct {
 
 // roundTrips is how many requests one call may wait for, one after the other,
 // each for as long as the client's timeout: the question and the fill of the load
-// before its own; its own question, the one that waits, and its fill.
-const roundTrips = 5
+// before its own, and the release that follows a fill which failed; its own
+// question, the one that waits, its fill, and again the release.
+const roundTrips = 7
 
 // calls judges the calls of an application at the end of a moment.
 func (c *checker) calls(a *app) {
@@ -47,6 +49,9 @@ func (c *checker) calls(a *app) {
 		}
 		j.now = a.does(u.key, 0)
 		wait := max(u.policy.Wait, 0)
+		if u.policy.Wait < 0 && j.until > 0 { // for a load of its own process: see waitsAgain
+			wait = client.DefaultWait
+		}
 		if j.spent[idle] > wait {
 			c.violate("P1: %s has waited for %s in its process, where nobody loads or asks", u, j.spent[idle])
 		}
@@ -84,8 +89,12 @@ func (k *ask) concerns(key string) bool {
 }
 
 // failed judges the failure of a call that may load: its own loader has failed, or
-// its own time is over.
+// its own time is over, or it has waited as long as it may for a load of its own
+// process.
 func (c *checker) failed(u *use) {
+	if errors.Is(u.err, client.ErrWait) && u.policy.Wait > 0 && c.w.now() >= u.beganAt+u.policy.Wait {
+		return
+	}
 	if c.w.now() < u.beganAt+u.timeout && !errors.Is(u.err, errSource) && len(c.w.cfg.ingredients(u.key)) == 0 {
 		c.violate("P3: %s failed before its time, though no loader did: %v", u, u.err)
 	}
@@ -99,7 +108,11 @@ func (c *checker) waitsAgain(k *ask) {
 	}
 	j := &k.use.journey
 	if j.until == 0 {
-		j.until = c.w.now() + k.use.policy.Wait
+		wait := k.use.policy.Wait
+		if wait < 0 { // for a load of its own process, as the policy's documentation says
+			wait = client.DefaultWait
+		}
+		j.until = c.w.now() + wait
 	}
 	if c.w.now()+k.reads[0].Wait > j.until {
 		c.violate("P1: %s waits for %s more, and was to be done by %s", k, k.reads[0].Wait, j.until)

@@ -329,12 +329,12 @@ func (c *checker) read(cl *call, req *l2.ReadRequest, a *l2.ReadAnswer) {
 	for i, k := range a.Keys {
 		key := req.Keys[i].Key
 		c.leaseAnswer(req, req.Keys[i], &a.Keys[i])
-		c.wished(&req.Keys[i], &a.Keys[i])
+		takenOver := c.wished(&req.Keys[i], &a.Keys[i])
 		if k.Lease == soracache.LeaseGranted && c.grants[req.Keys[i].Nonce] == nil {
 			g := &grant{
 				key: key, step: c.w.step, at: c.w.now(), boot: cl.from, until: c.w.storeNow() + req.Keys[i].LeaseFor,
 			}
-			c.granted(p, g)
+			c.granted(p, g, takenOver)
 			c.grants[req.Keys[i].Nonce] = g
 			cl.granted[req.Keys[i].Nonce] = key
 			cl.changed = true
@@ -497,7 +497,7 @@ func (c *checker) suspect(cl *call, p int, shown soracache.Stamp, d soracache.De
 // lost notes that data was lost or changed behind the nodes' backs.
 func (c *checker) lost() {
 	c.losses++
-	c.leases.lost(c.w.now(), c.w.step)
+	c.leases.lost(c.w.storeNow(), c.w.step)
 	for _, h := range c.partitions {
 		h.mints = 0
 	}

@@ -57,20 +57,23 @@ func (l *leases) lost(now time.Duration, step int) {
 	l.blind = now + 2*hitForMiss
 }
 
-// wished checks what the wish for a lease was answered.
-func (c *checker) wished(req *l2.ReadKey, a *l2.KeyAnswer) {
+// wished checks what the wish for a lease was answered. It returns whether the
+// lease is one that may be taken over.
+func (c *checker) wished(req *l2.ReadKey, a *l2.KeyAnswer) (takenOver bool) {
 	if req.Nonce == (soracache.Lease{}) || strings.HasPrefix(req.Key, "\x00") {
-		return // nobody asks, or nodes elect one of them, which they do in every partition
+		return false // nobody asks, or nodes elect one of them, which they do in every partition
 	}
-	now, k := c.w.now(), c.leases.of(req.Key)
+	now, k := c.w.storeNow(), c.leases.of(req.Key)
 	if a.Refusal == soracache.RefusalNone {
 		k.loading = c.w.step
 	}
-	remembered := now < k.remembered
-	other := now < k.until && k.nonce != req.Nonce
+	// What lies further ahead than can be is from before the clock was set back.
+	// And times can be negative then: zero is none.
+	remembered := k.remembered != 0 && now < k.remembered && k.remembered <= now+l2.MaxRemember
+	other := k.until != 0 && now < k.until && k.until <= now+soracache.MaxLease && k.nonce != req.Nonce
 	taken := remembered && k.failed != 0 && k.nonce.Holder() == k.failed && req.Nonce.Holder() != k.failed
 	switch {
-	case now < c.leases.blind:
+	case c.leases.blind != 0 && now < c.leases.blind:
 	case a.Refusal == soracache.RefusalPassed && !remembered:
 		c.violate("the load of %s is to be passed, though none has left nothing of late", req.Key)
 	case a.Lease == soracache.LeaseGranted && other && !taken:
@@ -81,6 +84,7 @@ func (c *checker) wished(req *l2.ReadKey, a *l2.KeyAnswer) {
 	if a.Lease == soracache.LeaseGranted {
 		k.nonce, k.until = req.Nonce, now+a.LeaseFor
 	}
+	return taken
 }
 
 // leaseEnded takes in a write that may end a lease.
@@ -96,7 +100,7 @@ func (c *checker) leaseEnded(req *l2.WriteRequest, a *l2.WriteAnswer) {
 	switch {
 	case full && req.Op == soracache.OpPut:
 	case full || req.Op == soracache.OpRelease && req.Outcome != soracache.LoadHandedBack && req.Remember > 0:
-		k.failed, k.remembered = req.Nonce.Holder(), c.w.now()+req.Remember
+		k.failed, k.remembered = req.Nonce.Holder(), c.w.storeNow()+req.Remember
 	case req.Op == soracache.OpPut || req.Op == soracache.OpFill && a.Reason == soracache.ReasonNone:
 		k.remembered = 0
 	}
