@@ -65,7 +65,7 @@ func reasonOf(err error, otherwise string) string {
 		return "the certificate of the store is not accepted"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "the store refuses connections"
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
 		return "the store has no space left"
 	case errors.As(err, &network) && network.Timeout():
 		return "the store did not answer in time"

@@ -104,7 +104,8 @@ func (r remote) token() (string, error) {
 	if r.TokenFile == "" || r.Token != "" {
 		return r.Token, nil
 	}
-	return readSecret(r.TokenFile)
+	token, err := readSecret(r.TokenFile)
+	return strings.TrimSpace(token), err
 }
 
 // clientTLS returns how to speak TLS as a client, given PEM files that may be

@@ -49,6 +49,9 @@ func (c *checker) calls(a *app) {
 		}
 		j.now = a.does(u.key, 0)
 		wait := max(u.policy.Wait, 0)
+		if u.policy.Wait < 0 && j.until == 0 && a.waitsFor(u.key) { // by the question of another that shares the load
+			j.until = c.w.now() + client.DefaultWait
+		}
 		if u.policy.Wait < 0 && j.until > 0 { // for a load of its own process: see waitsAgain
 			wait = client.DefaultWait
 		}
@@ -83,16 +86,23 @@ func (a *app) does(key string, depth int) doing {
 	return idle
 }
 
+// waitsFor tells whether a question waits at a node for the load of a key.
+func (a *app) waitsFor(key string) bool {
+	return slices.ContainsFunc(a.asked, func(k *ask) bool {
+		return !k.over && len(k.reads) > 0 && k.reads[0].Key == key && k.reads[0].Wait > 0
+	})
+}
+
 // concerns tells whether a request is about a key.
 func (k *ask) concerns(key string) bool {
 	return !k.over && (k.write.Key == key || slices.ContainsFunc(k.reads, func(r soracache.Read) bool { return r.Key == key }))
 }
 
 // failed judges the failure of a call that may load: its own loader has failed, or
-// its own time is over, or it has waited as long as it may for a load of its own
-// process.
+// its own time is over, or it has waited for a load of its own process as long as
+// the policy says of the first who shares it.
 func (c *checker) failed(u *use) {
-	if errors.Is(u.err, client.ErrWait) && u.policy.Wait > 0 && c.w.now() >= u.beganAt+u.policy.Wait {
+	if errors.Is(u.err, client.ErrWait) {
 		return
 	}
 	if c.w.now() < u.beganAt+u.timeout && !errors.Is(u.err, errSource) && len(c.w.cfg.ingredients(u.key)) == 0 {

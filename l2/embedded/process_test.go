@@ -286,7 +286,7 @@ func fillTheDisk(s *Store, makeSpace func()) {
 		}
 		last = err
 	}
-	if !errors.Is(last, soracache.ErrUnavailable) {
+	if !errors.Is(last, soracache.ErrStoreFull) {
 		fail("full disk: %v", last)
 	}
 	before := s.Since(context.Background(), []l2.SinceRequest{{Partition: at}})[0]
