@@ -272,33 +272,35 @@ func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.
 	}()
 	again := *r
 	lost := 0
-	for round := 0; h.left > 0; round++ {
+	for turns := 0; h.left > 0; {
 		left := r.Wait - (p.node.now() - began)
 		if left <= 0 {
 			p.node.totals.waitTimeouts.Add(1)
 			return res
 		}
-		switch p.park(ctx, r.Key, round, h.asked, min(h.left, left)) {
-		case wokenGone:
+		parked := p.park(ctx, r.Key, h, turns, left)
+		turns = parked.turns
+		switch {
+		case parked.gone:
 			return soracache.ReadResult{Err: ctx.Err()}
-		case wokenDrain:
+		case parked.draining:
 			return res
-		case wokenLost:
-			// Whoever loses twice to invalidations is to load for itself and
-			// keep nothing, rather than wait for luck.
-			if lost++; lost >= maxLost {
-				again.Lease = false
-			}
-		case wokenRead, wokenPassed:
+		}
+		// Whoever loses twice to invalidations is to load for itself and keep
+		// nothing, rather than wait for luck.
+		if lost += parked.lost; lost >= maxLost {
+			again.Lease = false
 		}
 		var hit soracache.ReadResult
 		if p.fromL1(&again, req.MinStamp, usual, &hit) {
+			p.scouted(ctx, r.Key, parked.lot, &hit, held{})
 			if !roomFor(ctx, hit.Entry) {
 				hit = soracache.ReadResult{Err: errNoRoom}
 			}
 			return hit
 		}
 		res, h = p.readStore(ctx, &again, req)
+		p.scouted(ctx, r.Key, parked.lot, &res, h)
 	}
 	if lost >= maxLost && res.Err == nil && res.Status == soracache.StatusMiss {
 		res.LeaseState, res.Refusal = soracache.LeaseRefused, soracache.RefusalOvertaken

@@ -14,7 +14,8 @@ import (
 // pass, and whoever should have gone on by then has not.
 
 // pollMost is how long a node lets a key's waiters be at most until it looks at
-// the store, though nothing was heard: notices get lost.
+// the store, though nothing was heard: notices get lost. Those who have waited for
+// long already it lets be for three eighths of that, if it is more.
 const pollMost = 125 * ms
 
 // parking is what is known of an operation that waits at its node.
@@ -166,7 +167,7 @@ func (c *checker) forNobody(o *op) {
 	if !o.parking.isFree {
 		o.parking.isFree, o.parking.free = true, c.w.now()
 	}
-	if free := c.w.now() - o.parking.free; free > pollMost {
+	if free := c.w.now() - o.parking.free; free > max(pollMost, (c.w.now()-o.parking.first)*3/8) {
 		c.violate("P1: %s has waited for %s for a lease that nobody holds", o, free)
 	}
 }
