@@ -268,7 +268,7 @@ func New(cfg Config) (*Node, error) {
 		namespaces: map[string]*namespace{},
 		draining:   make(chan struct{}),
 		chores:     newChores(),
-		numbers:    numbers{asking: map[string]*asking{}, refused: map[string]*refusal{}},
+		numbers:    numbers{refused: map[string]*refusal{}},
 
 		registration: l2.Registration{Name: cfg.Name, Bound: cfg.Bound},
 		acks:         acks{waits: map[ackKey][]*ackWait{}},

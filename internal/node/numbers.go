@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/soracache/soracache/l2"
 )
 
@@ -27,15 +29,12 @@ import (
 // No answer rests on the node being quick here: every ledger knows its count, and
 // none is begun before the number was looked up.
 type numbers struct {
-	mu      sync.Mutex
-	asking  map[string]*asking  // by namespace; guarded by mu
-	refused map[string]*refusal // by namespace; guarded by mu
-}
+	// asking shares a question for a number among all who want to know it meanwhile,
+	// by namespace. Joining one that was sent already is no harm here: see above.
+	asking singleflight.Group
 
-// asking is a question for a number on its way, shared by all who want to know.
-type asking struct {
-	done chan struct{}
-	err  error // set before done is closed
+	mu      sync.Mutex
+	refused map[string]*refusal // by namespace; guarded by mu
 }
 
 // refusal is why a namespace is refused.
@@ -63,22 +62,17 @@ func (n *Node) agree(ctx context.Context, name string) error {
 		n.numbers.mu.Unlock()
 		return r.err
 	}
-	a := n.numbers.asking[name]
-	if a == nil {
-		a = &asking{done: make(chan struct{})}
-		n.numbers.asking[name] = a
-		n.wg.Go(func() {
-			a.err = n.askNumbers([]l2.PartitionsRequest{{Namespace: name, Want: n.cfg.Partitions(name)}})[0]
-			n.numbers.mu.Lock()
-			delete(n.numbers.asking, name)
-			n.numbers.mu.Unlock()
-			close(a.done)
-		})
-	}
 	n.numbers.mu.Unlock()
+	told := make(chan error, 1)
+	n.wg.Go(func() { // it goes on without its caller
+		_, err, _ := n.numbers.asking.Do(name, func() (any, error) {
+			return nil, n.askNumbers([]l2.PartitionsRequest{{Namespace: name, Want: n.cfg.Partitions(name)}})[0]
+		})
+		told <- err
+	})
 	select {
-	case <-a.done:
-		return a.err
+	case err := <-told:
+		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
