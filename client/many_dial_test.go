@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
@@ -23,7 +24,7 @@ func TestGetOrSetManyOverTheWire(t *testing.T) {
 	long := strings.Repeat("k", 2000)
 	keys := append(numberedKeys(2000), "", long, "\xff")
 	for range 2 { // each by another process
-		values, err := client.NewCache[string](s.Dial(), client.Default).GetOrSetMany(t.Context(), keys, src.load)
+		values, err := client.NewCache[string](s.Dial(client.Timeout(10*time.Second)), client.Default).GetOrSetMany(t.Context(), keys, src.load)
 		var many *client.ManyError
 		if len(values) != 2000 || !errors.As(err, &many) || len(many.Errors) != 3 {
 			t.Fatalf("%d values, %v", len(values), err)

@@ -294,7 +294,7 @@ func TestWaitInAProcessEnds(t *testing.T) {
 			}},
 			{door.name + ": the loader goes on behind its caller, and asks for its own key: no second run", func(s *stage) {
 				src := newOrigin("v")
-				var inner result
+				inner := make(chan result, 1)
 				src.set(func(src *origin) {
 					src.takes = 2 * time.Second
 					src.with = func(context.Context) {
@@ -302,17 +302,17 @@ func TestWaitInAProcessEnds(t *testing.T) {
 							return
 						}
 						time.Sleep(time.Second)
-						inner = <-get(s.a, src, client.WithWait(3*time.Second))
+						inner <- <-get(s.a, src, client.WithWait(3*time.Second))
 					}
 				})
 				hard := client.WithHardTimeout(500 * time.Millisecond)
 				if r := <-get(s.a, src, hard); !errors.Is(r.err, context.DeadlineExceeded) {
 					s.Errorf("got %v", r)
 				}
-				time.Sleep(10 * time.Second)
-				if !errors.Is(inner.err, client.ErrWait) {
-					s.Errorf("the loader got %v", inner)
+				if r := <-inner; !errors.Is(r.err, client.ErrWait) {
+					s.Errorf("the loader got %v", r)
 				}
+				time.Sleep(10 * time.Second)
 				s.wantCalls(src, 1)
 			}},
 			{door.name + ": callers of another type wait for the load, and do not load beside it", func(s *stage) {

@@ -215,7 +215,7 @@ func TestShortDeadlinesLeaveNoLeases(t *testing.T) {
 	}
 	callers.Wait()
 	node := client.Remote(t, srv.URL())
-	left := 0
+	var left int
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		left = 0
 		for i := range keys {

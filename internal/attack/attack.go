@@ -238,7 +238,7 @@ func uploadsOneShort(ctx context.Context, t Target, sent *Sent) error {
 		defer conn.Close()
 		// A field that nobody knows, of all that follows: well-formed to the end.
 		field := protowire.AppendTag(nil, 1000, protowire.BytesType)
-		field = protowire.AppendVarint(field, uint64(length-len(field)-4))
+		field = protowire.AppendVarint(field, uint64(length-len(field)-4)) //nolint:gosec // positive
 		head := fmt.Sprintf("POST %sSet HTTP/1.1\r\nHost: x\r\nContent-Type: application/proto\r\nContent-Length: %d\r\n\r\n", service, length)
 		if _, err := conn.Write(append([]byte(head), field...)); err != nil {
 			return

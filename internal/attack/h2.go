@@ -60,8 +60,8 @@ func (h *h2) post(path, contentType, accept string, body []byte) error {
 		{"accept-encoding", accept},
 	} {
 		if field[1] != "" { // literal, without indexing, both as they are
-			block = append(append(block, 0, byte(len(field[0]))), field[0]...)
-			block = append(append(block, byte(len(field[1]))), field[1]...)
+			block = append(append(block, 0, byte(len(field[0]))), field[0]...) //nolint:gosec // short
+			block = append(append(block, byte(len(field[1]))), field[1]...)    //nolint:gosec // short
 		}
 	}
 	stream := h.next

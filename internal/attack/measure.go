@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 	"github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
 )
 
-// Memory of a process, in bytes.
+// Usage is what a process takes: memory in bytes, and time of processors.
 type Usage struct {
 	// Peak is the most that was resident since the last reset, Now what is.
 	Peak, Now int64
@@ -47,7 +48,7 @@ func UsageOf(pid int) (Usage, error) {
 	if err != nil {
 		return u, err
 	}
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 13 {
 		return u, errors.New("no times in stat")
 	}

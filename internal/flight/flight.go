@@ -165,11 +165,11 @@ func (g *Group[V]) Lead(ctx context.Context, key string, most time.Duration, fir
 		return zero, false, err
 	}
 	c, led := g.enter(ctx, key, func(ctx context.Context) (V, error) {
-		v, rest, err := first(ctx)
+		value, rest, err := first(ctx)
 		if rest != nil {
 			return rest(ctx)
 		}
-		return v, err
+		return value, err
 	})
 	if !led {
 		r, err := g.await(ctx, c)
@@ -288,7 +288,7 @@ func (g *Group[V]) handOver(ctx context.Context, c *call[V], rest func(context.C
 // depart makes a trip of calls that have begun.
 func (g *Group[V]) depart(ctx context.Context, calls []*call[V]) (context.Context, *trip[V]) {
 	t := &trip[V]{calls: calls}
-	ctx, cancel := context.WithCancel(context.WithValue(ctx, runKey{}, &t.Run))
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, runKey{}, &t.Run)) //nolint:gosec // the trip cancels it
 	t.alone = func() { g.alone(calls) }
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -413,8 +413,8 @@ func (p *partition) collect(ctx context.Context, f *flight, r *soracache.Read, r
 // utmost is the highest position that anybody can have seen of the ledger. A
 // stamp beyond it was made up, and asks for nothing.
 func (f *flight) utmost() soracache.Position {
-	clock := soracache.Position(max(f.clock.UnixMicro(), 0)) //nolint:gosec // not negative
-	return max(f.delta.Head, clock) + soracache.Position(soracache.MaxAhead.Microseconds())
+	clock := soracache.Position(max(f.clock.UnixMicro(), 0))
+	return max(f.delta.Head, clock) + soracache.Position(soracache.MaxAhead/time.Microsecond)
 }
 
 // fillIn copies an entry that the store found live into an answer.

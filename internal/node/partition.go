@@ -312,11 +312,21 @@ func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.
 // miss without a lease.
 const maxLost = 2
 
-// loadAll answers the reads of a batch that L1 could not. They join their
-// flights together, so that each partition is asked once.
+// loadAll answers the reads of a batch that L1 could not.
 func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetRequest, results []soracache.ReadResult) []soracache.ReadResult {
+	joined := ns.joinMissed(req, results)
+	began := n.now()
+	results, holds, leased := ns.collectAll(ctx, req, results, joined)
+	if leased {
+		return results
+	}
+	return n.waitAll(ctx, ns, req, results, holds, began)
+}
+
+// joinMissed joins the flights of the reads that have no answer yet, all of a
+// partition together, so that each is asked once.
+func (ns *namespace) joinMissed(req *soracache.GetRequest, results []soracache.ReadResult) []*flight {
 	joined := make([]*flight, len(results))
-	holds := make([]held, len(results))
 	missed := make([][]int, len(ns.partitions))
 	for i := range results {
 		if results[i].Status == 0 {
@@ -341,7 +351,15 @@ func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetReq
 			}
 		})
 	}
-	leased := false
+	return joined
+}
+
+// collectAll collects what the flights have brought, up to the first for which
+// there is no room, and tells whether a lease is among it.
+func (ns *namespace) collectAll(
+	ctx context.Context, req *soracache.GetRequest, results []soracache.ReadResult, joined []*flight,
+) (_ []soracache.ReadResult, holds []held, leased bool) {
+	holds = make([]held, len(results))
 	for i, f := range joined {
 		if f == nil {
 			continue
@@ -357,15 +375,21 @@ func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetReq
 					ns.of(req.Reads[i+1+j].Key).leave(f, &req.Reads[i+1+j])
 				}
 			}
-			results = results[:i]
-			break
+			return results[:i], holds[:i], leased
 		}
 		leased = leased || results[i].Lease != (soracache.Lease{})
 	}
-	holds = holds[:len(results)]
-	began, waited := n.now(), false
+	return results, holds, leased
+}
+
+// waitAll waits for what somebody else loads, one key after the other, until a
+// lease is given.
+func (n *Node) waitAll(
+	ctx context.Context, ns *namespace, req *soracache.GetRequest, results []soracache.ReadResult, holds []held, began time.Duration,
+) []soracache.ReadResult {
+	waited := false
 	for i := range holds {
-		if holds[i].left <= 0 || leased {
+		if holds[i].left <= 0 {
 			continue
 		}
 		r := req.Reads[i]
@@ -386,7 +410,9 @@ func (n *Node) loadAll(ctx context.Context, ns *namespace, req *soracache.GetReq
 		if results[i] = ns.of(r.Key).wait(ctx, &r, req, results[i], holds[i]); unread(results[i].Err) {
 			return n.endAt(ns, req, results, i)
 		}
-		leased = results[i].Lease != (soracache.Lease{})
+		if results[i].Lease != (soracache.Lease{}) {
+			break
+		}
 	}
 	return results
 }

@@ -66,7 +66,7 @@ func (c *Clock) set(t testing.TB, ahead time.Duration) {
 	t.Helper()
 	f, err := os.OpenFile(c.file, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err == nil {
-		_, err = f.WriteAt(encoding.NativeEndian.AppendUint64(nil, uint64(ahead.Microseconds())), 0) //nolint:gosec // two's complement
+		_, err = f.WriteAt(encoding.NativeEndian.AppendUint64(nil, uint64(ahead.Microseconds())), 0)
 		if closeErr := f.Close(); err == nil {
 			err = closeErr
 		}

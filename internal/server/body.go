@@ -117,15 +117,20 @@ func (x *exchange) receive(r *http.Request) (io.ReadCloser, error) {
 		return nil, err
 	}
 	x.body = body
-	switch empty := []byte("{}"); {
+	return e.empty(after), nil
+}
+
+// empty is an empty message, and what came after the one in whose place it stands.
+func (e encoding) empty(after []byte) io.ReadCloser {
+	switch none := []byte("{}"); {
 	case e.framed && e.json:
-		return io.NopCloser(bytes.NewReader(append(append([]byte{0, 0, 0, 0, 2}, empty...), after...))), nil
+		return io.NopCloser(bytes.NewReader(append(append([]byte{0, 0, 0, 0, 2}, none...), after...)))
 	case e.framed:
-		return io.NopCloser(bytes.NewReader(append(make([]byte, frameBytes), after...))), nil
+		return io.NopCloser(bytes.NewReader(append(make([]byte, frameBytes), after...)))
 	case e.json:
-		return io.NopCloser(bytes.NewReader(empty)), nil
+		return io.NopCloser(bytes.NewReader(none))
 	}
-	return http.NoBody, nil
+	return http.NoBody
 }
 
 // memoryOf is what a body of a length takes until its request has been answered:

@@ -101,7 +101,7 @@ func TestTheBudgetIsGivenBack(t *testing.T) {
 		s.post(t, "Get", get())
 		s.post(t, "BatchGet", `{"keys":["k","l"]}`)
 		s.post(t, "Made/Up", `{}`)
-		conn, err := net.Dial("tcp", s.addr) //nolint:noctx // closed at once
+		conn, err := net.Dial("tcp", s.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +144,7 @@ func TestPlaces(t *testing.T) {
 		}()
 		<-entered
 	}
-	conn, err := net.Dial("tcp", s.addr) //nolint:noctx // closed below
+	conn, err := net.Dial("tcp", s.addr)
 	if err != nil {
 		t.Fatal(err)
 	}

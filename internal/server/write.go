@@ -242,8 +242,8 @@ func (x *exchange) accepts() bool {
 	if accepted == "" {
 		return x.gzip
 	}
-	for name := range strings.SplitSeq(accepted, ",") {
-		name, weight, _ := strings.Cut(strings.TrimSpace(name), ";")
+	for each := range strings.SplitSeq(accepted, ",") {
+		name, weight, _ := strings.Cut(strings.TrimSpace(each), ";")
 		if strings.TrimSpace(name) == "gzip" {
 			weight = strings.ReplaceAll(weight, " ", "")
 			return strings.Trim(strings.TrimPrefix(weight, "q="), "0.") != "" || !strings.HasPrefix(weight, "q=")

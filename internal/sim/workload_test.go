@@ -122,7 +122,7 @@ func (l *workload) get(n int) {
 		if lease && l.asking[at] == 0 {
 			r.Lease, r.LeaseFor = true, l.upTo(l.w.cfg.LeaseFor)
 			if o.session != nil {
-				r.Holder = uint64(o.session.number) //nolint:gosec // small
+				r.Holder = uint64(o.session.number)
 			}
 			if rng.IntN(4) == 0 {
 				r.RefreshWithin = l.upTo(l.w.cfg.TTL / 4)
@@ -242,7 +242,7 @@ func (l *workload) write(o *op, kind soracache.WriteOp, key string, lease soraca
 	}
 	wr := soracache.Write{Op: kind, Key: key, Lease: lease, LeaseFor: l.upTo(l.w.cfg.LeaseFor)}
 	if kind == soracache.OpRelease {
-		wr.Outcome = soracache.LoadOutcome(len(l.w.check.computed) % 3) //nolint:gosec // small
+		wr.Outcome = soracache.LoadOutcome(len(l.w.check.computed) % 3)
 	}
 	if v != nil {
 		wr.Entry = soracache.Entry{Value: v.value(), Tags: v.tags}

@@ -134,14 +134,14 @@ func TestFailureReachesEverybody(t *testing.T) {
 // The same for a value that may not be stored.
 func TestValueThatMayNotBeStoredHoldsNobodyUp(t *testing.T) {
 	for name, herd := range map[string]func(h *herd, ctx context.Context) []got{
-		"one key": func(h *herd, ctx context.Context) []got { //nolint:revive // as a test reads
+		"one key": func(h *herd, ctx context.Context) []got {
 			return h.ask(ctx, 1, same, func(ctx context.Context) (string, error) {
 				client.FillFrom(ctx).DoNotCache()
 				time.Sleep(200 * time.Millisecond)
 				return "v", nil
 			})
 		},
-		"too long": func(h *herd, ctx context.Context) []got { //nolint:revive // as a test reads
+		"too long": func(h *herd, ctx context.Context) []got {
 			return h.ask(ctx, 1, same, func(context.Context) (string, error) {
 				time.Sleep(200 * time.Millisecond)
 				return "v", nil

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -120,7 +121,7 @@ func TestTwoVersionsSideBySide(t *testing.T) {
 	const nodes, bound, partitions = 3, 300 * time.Millisecond, 2
 	before, now := previousSoracached(t), soracached(t)
 	server := redistest.Standalone(t)
-	f := startFleet(t, nodes, server.URL(), "--bound", bound.String(), "--partitions", fmt.Sprint(partitions))
+	f := startFleet(t, nodes, server.URL(), "--bound", bound.String(), "--partitions", strconv.Itoa(partitions))
 	for _, d := range f {
 		d.becomes(before)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -109,7 +110,7 @@ func TestManyComeAtOnce(t *testing.T) {
 func fresh(from, n int) []byte {
 	var entries []entry
 	for i := range n {
-		entries = append(entries, entry{hops: 255, id: uint64(from + i), notice: freed(fmt.Sprint(from + i))})
+		entries = append(entries, entry{hops: 255, id: uint64(from + i), notice: freed(strconv.Itoa(from + i))})
 	}
 	return noticesPacket(entries...)
 }

@@ -311,7 +311,7 @@ const aheadMost = time.Hour
 // whoever gets it asks the ledger, which knows.
 func plausible(n *invalidation.Notice, now time.Time) bool {
 	return n.Kind != invalidation.NoticeRecord ||
-		n.Record.Position <= soracache.Position(now.Add(aheadMost).UnixMicro()) //nolint:gosec // after 1970
+		n.Record.Position <= soracache.Position(now.Add(aheadMost).UnixMicro())
 }
 
 // inOrder puts records that came together in the order of their positions.

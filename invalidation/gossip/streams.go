@@ -391,7 +391,7 @@ func readNumber(r bufferless) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	width := 0
+	var width int
 	switch {
 	case form < 0x80:
 		return uint64(form), nil

@@ -126,7 +126,7 @@ func (t *txn) counts(at l2.Partition, l *ledger) error {
 	if t.s.numbers.changing.Load() > 0 && t.s.numbers.get(at.Namespace, t.now).to != 0 {
 		return l2.ChangingError(at.Namespace)
 	}
-	count := 0
+	var count int
 	if l != nil {
 		count = int(l.count)
 	} else {

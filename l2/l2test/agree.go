@@ -347,7 +347,7 @@ func (a *agreement) write() {
 			Op: choose(a.rng, soracache.OpFill, soracache.OpFill, soracache.OpFill, soracache.OpFill,
 				soracache.OpPut, soracache.OpRenew, soracache.OpRelease),
 			Key: by.key, Nonce: by.nonce, LeaseFor: time.Hour, Entry: a.entry(),
-			Outcome: soracache.LoadOutcome(a.rng.IntN(3)), Remember: choose(a.rng, 0, l2.MaxRemember), //nolint:gosec // small
+			Outcome: soracache.LoadOutcome(a.rng.IntN(3)), Remember: choose(a.rng, 0, l2.MaxRemember),
 			Lifetime: soracache.Lifetime{
 				TTL:  choose(a.rng, time.Hour, 2*time.Hour),
 				Keep: choose(a.rng, 0, 5*time.Hour),

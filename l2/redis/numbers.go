@@ -194,7 +194,7 @@ func (all ledgersSeen) say(namespace string) (count int, err error) {
 	for i, l := range all {
 		switch {
 		case l.later:
-			return 0, l2.LaterError(l2.Partition{Namespace: namespace, Index: uint16(i)}) //nolint:gosec // below MaxPartitions
+			return 0, l2.LaterError(l2.Partition{Namespace: namespace, Index: uint16(i)})
 		case l.buried && l.done == 0:
 			return 0, l2.ChangingError(namespace)
 		case l.buried:
@@ -348,7 +348,7 @@ func (s *Store) Repartition(ctx context.Context, namespace string, count int) (t
 // step was missing.
 func (all ledgersSeen) half(count int, now uint64) bool {
 	for _, l := range all {
-		early := l.done == 0 && now < l.since+uint64(l2.ChangeTakes.Microseconds())
+		early := l.done == 0 && now < l.since+uint64(l2.ChangeTakes/time.Microsecond)
 		if l.count != 0 && l.count != count || l.buried && (early || l.done != 0 && l.done != count) {
 			return false
 		}
@@ -370,7 +370,7 @@ func (s *Store) look(ctx context.Context, namespace string) (number, ledgersSeen
 	}
 	for i, l := range ledgers {
 		if l.later {
-			return number{}, nil, l2.LaterError(l2.Partition{Namespace: namespace, Index: uint16(i)}) //nolint:gosec // below MaxPartitions
+			return number{}, nil, l2.LaterError(l2.Partition{Namespace: namespace, Index: uint16(i)})
 		}
 	}
 	return is, ledgers, nil
@@ -397,7 +397,7 @@ func (s *Store) bury(ctx context.Context, namespace string, ledgers ledgersSeen,
 		if what == "d" && i < count {
 			do = "r"
 		}
-		calls[i] = s.newCall(l2.Partition{Namespace: namespace, Index: uint16(i), Count: soracache.MaxPartitions}, scriptBury) //nolint:gosec // below MaxPartitions
+		calls[i] = s.newCall(l2.Partition{Namespace: namespace, Index: uint16(i), Count: soracache.MaxPartitions}, scriptBury)
 		calls[i].argv = []any{do, count}
 	}
 	s.run(ctx, calls)

@@ -51,7 +51,7 @@ const stateBytes = 1 + 7*8 + 2
 
 // constants are written into the scripts in the place of their names: sharing a
 // variable costs a script more than it seems.
-func constants(run uint64, retention l2.Retention) map[string]any {
+func constants(run uint64, retention l2.Retention) map[string]any { //nolint:funlen // a table
 	return map[string]any{
 		"RUN":         run,
 		"TAG_RECORDS": retention.TagRecords,

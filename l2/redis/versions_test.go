@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -98,7 +99,7 @@ func TestGoldenForms(t *testing.T) {
 
 	u.since(soracache.Stamp{Epoch: 333, Position: 1}) // takes a new epoch
 	for _, left := range []uint64{333, epoch} {
-		if score("x", fmt.Sprint(left)) == 0 {
+		if score("x", strconv.FormatUint(left, 10)) == 0 {
 			t.Errorf("the epoch %d is not among those left", left)
 		}
 	}

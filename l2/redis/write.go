@@ -66,7 +66,7 @@ func rememberMicros(req l2.WriteRequest) uint64 {
 	if req.Op == soracache.OpRelease && req.Outcome == soracache.LoadHandedBack {
 		return 0
 	}
-	return uint64(max(min(req.Remember, l2.MaxRemember).Microseconds(), 0)) //nolint:gosec // not negative
+	return uint64(max(min(req.Remember, l2.MaxRemember).Microseconds(), 0))
 }
 
 // mostNames is how long an entry's key and tags may be together, so that the
