@@ -122,8 +122,12 @@ func TestParkedReadersAreCheap(t *testing.T) {
 		<-time.After(2 * time.Second)
 		used := (cpuTime(t) - before).Seconds() / time.Since(began).Seconds()
 		t.Logf("%s: %d who wait take %.3f of a core", name, many, used)
-		if used > 0.1 {
-			t.Errorf("%s: %d who wait take %.2f of a core, want less than 0.1", name, many, used)
+		most := 0.1
+		if raceEnabled { // which makes everything several times as dear
+			most = 0.5
+		}
+		if used > most {
+			t.Errorf("%s: %d who wait take %.2f of a core, want less than %.1f", name, many, used, most)
 		}
 		cancel()
 		wg.Wait()
