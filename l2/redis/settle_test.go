@@ -183,7 +183,7 @@ func TestCommandsOfSettling(t *testing.T) {
 	}{
 		"invalidate": {invalidate, "evalsha time unlink zadd zcard zmscore zrange zrem"},
 		"since":      {func() { u.head() }, "evalsha time unlink zmscore zrange"},
-		"load":       {load, "del evalsha exists getrange mget sadd set time zmscore zrange"},
+		"load":       {load, "del evalsha exists get getrange sadd set time zmscore zrange"},
 	} {
 		if got := commands(c.do); got != c.want {
 			t.Errorf("%s takes %s, want %s", what, got, c.want)

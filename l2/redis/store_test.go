@@ -319,7 +319,7 @@ func TestEvictingPolicy(t *testing.T) {
 func TestACLUser(t *testing.T) {
 	admin, server := own(t,
 		redistest.User("cache", "secret", "~sora:*", "-@all",
-			"+evalsha", "+script|load", "+ping", "+time", "+get", "+mget", "+set", "+getrange", "+exists", "+del", "+unlink",
+			"+evalsha", "+script|load", "+ping", "+time", "+get", "+set", "+getrange", "+exists", "+del", "+unlink",
 			"+persist", "+pttl", "+pexpire", "+pexpireat", "+rename", "+setrange", "+zadd", "+zrem", "+zrange", "+zrank", "+zcard", "+zcount", "+zscore", "+zmscore",
 			"+zremrangebyrank", "+zremrangebyscore", "+sadd", "+srem", "+sscan",
 			"+hmget", "+hset", "+hgetall", "+hdel", "+hlen", "+hscan"))

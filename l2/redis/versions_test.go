@@ -388,6 +388,9 @@ func TestNothingIsLeftOfAChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range keysOf(t, u.admin, u.config.Prefix) {
+		if name == u.config.Prefix+"ledgers" {
+			continue // the index of all namespaces' ledgers: sweeps take out what is gone
+		}
 		if left := u.admin.PTTL(t.Context(), name).Val(); left <= 0 || left > l2.PartitionsExpiry {
 			t.Errorf("%s expires in %v", name, left)
 		}
