@@ -69,7 +69,7 @@ func (c *checker) wished(req *l2.ReadKey, a *l2.KeyAnswer) (takenOver bool) {
 	}
 	// What lies further ahead than can be is from before the clock was set back.
 	// And times can be negative then: zero is none.
-	remembered := k.remembered != 0 && now < k.remembered && k.remembered <= now+l2.MaxRemember
+	remembered := k.remembered != 0 && now < k.remembered && k.remembered <= now+hitForMiss
 	other := k.until != 0 && now < k.until && k.until <= now+soracache.MaxLease && k.nonce != req.Nonce
 	taken := remembered && k.failed != 0 && k.nonce.Holder() == k.failed && req.Nonce.Holder() != k.failed
 	blind := c.leases.blind != 0 && now < c.leases.blind
