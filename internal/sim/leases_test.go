@@ -69,7 +69,7 @@ func (c *checker) wished(req *l2.ReadKey, a *l2.KeyAnswer) (takenOver bool) {
 	}
 	// What lies further ahead than can be is from before the clock was set back.
 	// And times can be negative then: zero is none.
-	remembered := k.remembered != 0 && now < k.remembered && k.remembered <= now+hitForMiss
+	remembered := k.remembered != 0 && now < k.remembered && k.remembered <= now+l2.MaxRemember
 	other := k.until != 0 && now < k.until && k.until <= now+soracache.MaxLease && k.nonce != req.Nonce
 	taken := remembered && k.failed != 0 && k.nonce.Holder() == k.failed && req.Nonce.Holder() != k.failed
 	blind := c.leases.blind != 0 && now < c.leases.blind
@@ -79,7 +79,8 @@ func (c *checker) wished(req *l2.ReadKey, a *l2.KeyAnswer) (takenOver bool) {
 		c.violate("the load of %s is to be passed, though none has left nothing of late", req.Key)
 	case a.Lease == soracache.LeaseGranted && other && !taken:
 		c.violate("the lease of %s was given to %s, while %s holds it, whose load has not left nothing", req.Key, req.Nonce, k.nonce)
-	case a.Lease != soracache.LeaseGranted && a.Lease != soracache.LeaseNone && other && taken:
+	case a.Lease != soracache.LeaseGranted && a.Lease != soracache.LeaseNone && other && taken &&
+		k.remembered <= now+hitForMiss: // else the clock was set back, and it may have been forgotten before
 		c.violate("%s was not given the lease of %s, which is that of who left nothing", req.Nonce, req.Key)
 	}
 	if a.Lease == soracache.LeaseGranted {
