@@ -37,6 +37,16 @@ func (s Stamps) At(partition uint16) (Stamp, bool) {
 	return s[i].Stamp, true
 }
 
+// Of returns the stamp of one partition alone, or no stamps. It shares memory with
+// s.
+func (s Stamps) Of(partition uint16) Stamps {
+	i, found := slices.BinarySearchFunc(s, partition, comparePartition)
+	if !found {
+		return nil
+	}
+	return s[i : i+1 : i+1]
+}
+
 func comparePartition(p PartitionStamp, n uint16) int { return int(p.Partition) - int(n) }
 
 // Merge returns the stamps of both. Where both know a partition in the same

@@ -107,6 +107,21 @@ func TestStampsAt(t *testing.T) {
 	}
 }
 
+func TestStampsOf(t *testing.T) {
+	s := soracache.Stamps{stamp(1, 7, 10), stamp(4, 7, 20)}
+	for _, p := range s {
+		of := s.Of(p.Partition)
+		if len(of) != 1 || of[0] != p || cap(of) != 1 {
+			t.Errorf("of %d: %v, with room for %d", p.Partition, of, cap(of))
+		}
+	}
+	for _, absent := range []uint16{0, 2, 5} {
+		if of := s.Of(absent); of != nil {
+			t.Errorf("of %d: %v", absent, of)
+		}
+	}
+}
+
 func TestStampsMerge(t *testing.T) {
 	for _, c := range []struct {
 		what              string

@@ -338,11 +338,7 @@ func (c *Client) demandApart(req *soracache.GetRequest) {
 	}
 	for i := range req.Reads {
 		r := &req.Reads[i]
-		r.MinStamp = nil
-		own := soracache.PartitionOf(r.Key, partitions)
-		if at := slices.IndexFunc(req.MinStamp, func(p soracache.PartitionStamp) bool { return p.Partition == own }); at >= 0 {
-			r.MinStamp = req.MinStamp[at : at+1 : at+1]
-		}
+		r.MinStamp = req.MinStamp.Of(soracache.PartitionOf(r.Key, partitions))
 	}
 	req.MinStamp = nil
 }
