@@ -41,6 +41,9 @@ type partition struct {
 	// enterAfter is when the partition is next to be entered in the index, on a
 	// clock that begins with the process.
 	enterAfter atomic.Int64
+	// lookBy is until when somebody looks after it, as far as is known here, on the
+	// same clock: see [Store.enters].
+	lookBy atomic.Int64
 }
 
 // mostPartitions bounds what is remembered of partitions, half of it. Whoever uses

@@ -24,6 +24,8 @@ type call struct {
 	followers bool
 	argv      []any // after the one that all scripts share
 	before    []any // a command to send just before it; may be nil
+	// keep is how long what it stores is kept; 0: it stores nothing.
+	keep time.Duration
 	// enter goes with it, and enters its ledger in the index; nil if that is not due.
 	enter *command
 	// lookedUp is when the namespace was found to have so many partitions, on

@@ -42,15 +42,27 @@ func (p *partition) member() string { return p.Namespace + "/" + strconv.Itoa(in
 // enters returns the command that enters a call's ledger in the index, if that is
 // due.
 func (s *Store) enters(c *call) *command {
-	now := time.Since(s.began)
-	if !opens(c.script) || c.partition == s.index || now < time.Duration(c.partition.enterAfter.Load()) {
+	if !opens(c.script) || c.partition == s.index {
+		return nil
+	}
+	// The first look is when something can be due: when the records may be
+	// forgotten, or what this call stores has ended. A look names the next itself, so
+	// one that comes before is as good. A clock that differs from that of Redis
+	// makes it sooner or later; one far ahead, sooner.
+	now, look := time.Since(s.began), max(s.config.Retention.Age*9/8, lookLeast)
+	due := now >= time.Duration(c.partition.enterAfter.Load())
+	if c.keep > 0 {
+		look = min(look, max(min(c.keep, look)*9/8, lookLeast))
+		known := time.Duration(c.partition.lookBy.Load())
+		due = due || known <= now || known > now+look
+	}
+	if !due {
 		return nil
 	}
 	c.partition.enterAfter.Store(int64(now + enterAgain))
-	// The first look is when something can be due. A clock that differs from that
-	// of Redis makes it sooner or later; one far ahead, sooner.
-	at := time.Now().Add(max(s.config.Retention.Age*9/8, lookLeast)).UnixMilli()
-	return &command{goredis.NewCmd(context.Background(), "zadd", s.index.base, "nx", at, c.partition.member())}
+	c.partition.lookBy.Store(int64(now + look))
+	at := time.Now().Add(look).UnixMilli()
+	return &command{goredis.NewCmd(context.Background(), "zadd", s.index.base, "lt", at, c.partition.member())}
 }
 
 // opens tells which scripts may begin a ledger.
@@ -69,10 +81,14 @@ func (s *Store) entered(ctx context.Context, calls []*call) {
 	var again []*call
 	for _, c := range calls {
 		added := false
-		if c.enter != nil && c.enter.Err() == nil {
+		switch now := time.Since(s.began); {
+		case c.enter == nil:
+		case c.enter.Err() == nil:
 			n, _ := c.enter.Int64()
 			added = n == 1
-			c.partition.enterAfter.Store(int64(time.Since(s.began) + enterEvery))
+			c.partition.enterAfter.Store(int64(now + enterEvery))
+		default:
+			c.partition.lookBy.Store(int64(now + enterAgain)) // not before
 		}
 		if !added && opens(c.script) && c.minted() {
 			again = append(again, c)

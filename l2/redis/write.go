@@ -93,6 +93,7 @@ func (c *call) addEntry(req l2.WriteRequest) {
 	if c.err != nil {
 		return
 	}
+	c.keep = keep
 	how := make([]byte, 0, 18+8)
 	how = binary.BigEndian.AppendUint64(how, uint64(ttl.Microseconds()))  //nolint:gosec // positive
 	how = binary.BigEndian.AppendUint64(how, uint64(keep.Microseconds())) //nolint:gosec // positive
