@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -155,7 +156,8 @@ type life struct {
 	// newest is the latest beginning of a computation that it returned, by key,
 	// and at which step.
 	newest map[string]returned
-	// held is when the store last told of a key that somebody holds its lease.
+	// held is when the store last told of a key that somebody holds its lease, or that
+	// there is no room for one.
 	held map[string]time.Duration
 	// fetched is the step at which a key was last read from the store.
 	fetched map[string]int
@@ -303,7 +305,14 @@ func (c *checker) trimmed(shown soracache.Stamp, d soracache.Delta) {
 
 // took notes what every answer tells. It is false if there was none.
 func (c *checker) took(cl *call, p int, shown soracache.Stamp, by l2.Registration, d soracache.Delta, err error) bool {
-	if err != nil {
+	switch {
+	case err == nil:
+	case cl.from.misfit && errors.Is(err, soracache.ErrUnavailable):
+		return false
+	case c.w.full && cl.kind == callWrite && errors.Is(err, soracache.ErrStoreFull):
+		c.w.count.changed(StoreFull)
+		return false
+	default:
 		c.violate("the store failed: %v", err)
 		return false
 	}
@@ -340,8 +349,10 @@ func (c *checker) read(cl *call, req *l2.ReadRequest, a *l2.ReadAnswer) {
 			cl.changed = true
 		}
 		if k.Lease == soracache.LeaseHeld {
-			cl.held = append(cl.held, key)
 			c.heldBy(key)
+		}
+		if k.Lease == soracache.LeaseHeld || k.Refusal == soracache.RefusalStoreFull {
+			cl.held = append(cl.held, key)
 		}
 		if !k.Found {
 			continue
@@ -374,6 +385,9 @@ func (c *checker) wrote(cl *call, req *l2.WriteRequest, a *l2.WriteAnswer) {
 	p := int(req.Partition.Index)
 	c.leaseEnded(req, a)
 	if !c.took(cl, p, req.Since, req.Register, a.Delta, a.Err) {
+		if g := c.grants[req.Nonce]; g != nil && req.Op == soracache.OpFill && g.ended == 0 {
+			g.ended = c.w.step
+		}
 		return
 	}
 	c.completed(p, req, a)

@@ -225,6 +225,9 @@ func (w *world) finish(o *op) {
 		w.logf("%s: %s", o, o.outcome())
 	}
 	w.plan.finished(o)
+	if o.boot != nil && o.boot.misfit {
+		w.check.refusedWhole(o)
+	}
 	switch {
 	case o.misled():
 		o.results, o.session = nil, nil // nothing of it counts
@@ -308,7 +311,8 @@ func (w *world) awaited(at soracache.Stamp) bool {
 func expected(err error) bool {
 	incomplete := (*soracache.IncompleteError)(nil)
 	return errors.Is(err, soracache.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) ||
-		errors.Is(err, context.Canceled) || errors.Is(err, errSource) || errors.Is(err, soracache.ErrTooLarge) || errors.As(err, &incomplete)
+		errors.Is(err, context.Canceled) || errors.Is(err, errSource) || errors.Is(err, soracache.ErrTooLarge) ||
+		errors.Is(err, soracache.ErrStoreFull) || errors.As(err, &incomplete)
 }
 
 // failed tells whether the operation got no answer, or part of it.

@@ -134,6 +134,9 @@ func Draw(seed uint64, operations int) Config {
 			c.Faults[f] = 1 + r.IntN(10)
 		}
 	}
+	if c.Faults[Restore] > 0 {
+		c.Faults[Restore] += 3 // few seeds have it
+	}
 	if s := rand.New(rand.NewPCG(seed, 4)); s.IntN(8) == 0 {
 		c.Settling, c.Settle = pick(s, 100, 500), pick(s, 5*ms, 30*ms, 200*ms)
 	}
@@ -150,6 +153,7 @@ func Draw(seed uint64, operations int) Config {
 	c.drawClock(r)
 	c.drawCrowds(r, theme)
 	c.drawOldPrimary(r, theme)
+	c.drawRefusals(rand.New(rand.NewPCG(seed, 9)))
 	return c
 }
 
@@ -173,7 +177,7 @@ func (c *Config) drawCrowds(r *rand.Rand, theme int) {
 // brought back as well; ahead, and a list of registrations that were lost seems
 // to have been whole for longer than it has. What settles does so on that clock.
 func (c *Config) drawClock(r *rand.Rand) {
-	back, ahead := r.IntN(4) == 0, r.IntN(4) == 0
+	back, ahead := r.IntN(4) == 0, r.IntN(2) == 0
 	if c.Keys == 1 {
 		return // it is about one moment: see rare
 	}
@@ -182,7 +186,7 @@ func (c *Config) drawClock(r *rand.Rand) {
 		c.Faults[ClockBack] = 1 + r.IntN(10)
 	}
 	if ahead && brought+c.Faults[Flush]+c.Faults[EvictRegistrations] == 0 && c.Settling == 0 {
-		c.Faults[ClockAhead] = 1 + r.IntN(10)
+		c.Faults[ClockAhead] = 30 + r.IntN(20)
 	}
 }
 
@@ -211,6 +215,9 @@ func (c *Config) drawApps(r *rand.Rand) {
 		if r.IntN(2) == 0 {
 			c.Faults[f] = 2 + r.IntN(10)
 		}
+	}
+	if c.Faults[StreamSilent] > 0 {
+		c.Faults[StreamSilent] += 3 // few streams are whole when it comes
 	}
 	if r.IntN(4) > 0 {
 		return
@@ -291,12 +298,28 @@ func (c *Config) unknown(r *rand.Rand) {
 	}
 }
 
+// drawRefusals decides whether the store is without room at times, and whether
+// nodes are told another number of partitions. With no ledger left, the first that
+// comes would decide the number.
+func (c *Config) drawRefusals(r *rand.Rand) {
+	full, misfit := r.IntN(3) == 0, r.IntN(2) == 0
+	if c.Keys == 1 {
+		return // it is about one moment: see rare
+	}
+	if full {
+		c.Faults[StoreFull] = 2 + r.IntN(10)
+	}
+	if misfit && c.Faults[Flush]+c.Faults[Restore]+c.Faults[EvictLedger]+c.Faults[OldPrimary] == 0 && c.Crowd == 0 {
+		c.Faults[Misfit] = 10 + r.IntN(20)
+	}
+}
+
 // drawOldPrimary makes some seeds about an old primary that still answers some
 // nodes. An application has one client for all of them, which what these answer
 // would confuse, so there is none.
 func (c *Config) drawOldPrimary(r *rand.Rand, theme int) {
-	if theme == 5 && r.IntN(2) == 0 && c.Settling == 0 {
-		c.Faults[OldPrimary], c.Apps = 5+r.IntN(10), 0
+	if theme == 5 && r.IntN(4) > 0 && c.Settling == 0 {
+		c.Faults[OldPrimary], c.Apps, c.FaultEvery = 40+r.IntN(40), 0, min(c.FaultEvery, 80*ms)
 		c.Faults[ClockBack], c.Faults[ClockAhead] = 0, 0
 	}
 }

@@ -15,7 +15,7 @@ import (
 var episodes = []Fault{
 	OneWay, TwoWay, Isolate, StoreRestart, FailoverVisible, FailoverInvisible, Restore, Flush, EvictEntry, EvictLedger,
 	EvictRegistrations, Crash, Restart, Pause, HolderCrash, SlowLoader, Trim, Mixed,
-	ClockAhead, ClockBack, OldPrimary,
+	ClockAhead, ClockBack, OldPrimary, StoreFull, Misfit,
 }
 
 // appEpisodes concern applications alone.
@@ -115,6 +115,10 @@ func (x *chaos) happen(f Fault) {
 		x.mix()
 	case OldPrimary:
 		x.split()
+	case StoreFull:
+		x.fill()
+	case Misfit:
+		x.misfit()
 	case ClockAhead, ClockBack:
 		x.jump(f)
 	case StreamBreaks, StreamSilent, StreamStalls, AppCut:
@@ -345,6 +349,48 @@ func (x *chaos) mix() {
 	x.w.after(2*x.length(h), func() { h.odd = false })
 }
 
+// fill takes the store's room for a while: it stores nothing more, and still
+// takes invalidations.
+func (x *chaos) fill() {
+	if x.w.full {
+		return
+	}
+	x.inject(StoreFull, "")
+	x.w.setFull(true)
+	x.w.after(2*x.length(x.host()), func() { x.w.setFull(false) })
+}
+
+func (w *world) setFull(full bool) {
+	w.full = full
+	w.model.SetFull(full)
+}
+
+// misfit starts a node anew that was told another number of partitions.
+func (x *chaos) misfit() {
+	h := x.host()
+	if h.boot == nil || h.paused || h.misfit {
+		return
+	}
+	x.inject(Misfit, h)
+	h.misfit = true
+	x.again(h)
+	x.w.after(2*x.length(h), func() {
+		if h.misfit {
+			h.misfit = false
+			x.again(h)
+		}
+	})
+}
+
+// again replaces a node at once.
+func (x *chaos) again(h *host) {
+	if h.boot != nil {
+		h.boot.missed()
+		h.boot.kill()
+		x.w.after(time.Microsecond, h.revive)
+	}
+}
+
 // longestJump is how far the store's clock jumps at most. A registration has
 // half of its slack to spare, in each bound.
 const longestJump = l2.RegistrationSlack/2 - 100*ms
@@ -420,6 +466,7 @@ func (x *chaos) heal() {
 	clear(x.blocked)
 	clear(x.cut)
 	x.down = false
+	x.w.setFull(false)
 	x.w.rejoin()
 	for _, a := range x.w.apps {
 		a.cut = false
@@ -428,6 +475,10 @@ func (x *chaos) heal() {
 	for _, h := range x.w.hosts {
 		h.odd = false
 		h.resume()
+		if h.misfit {
+			h.misfit = false
+			x.again(h)
+		}
 		h.revive()
 	}
 }

@@ -71,6 +71,10 @@ const (
 	ClockBack
 	// OldPrimary: a node reached it.
 	OldPrimary
+	// StoreFull: somebody was refused a lease, or a value was not stored.
+	StoreFull
+	// Misfit: a node that was told another number of partitions refused a request.
+	Misfit
 
 	faultKinds
 )
@@ -83,7 +87,7 @@ func (f Fault) String() string {
 		"timeout after apply", "node crashed", "node restarted", "node paused", "lease holder crashed",
 		"slow loader", "ledger trimmed", "mixed versions", "request or answer lost", "watch broken",
 		"watch broken, unnoticed", "watch stalled", "application cut off",
-		"L2's clock set ahead", "L2's clock set back", "old primary answers on",
+		"L2's clock set ahead", "L2's clock set back", "old primary answers on", "store without room", "other number of partitions",
 	}[f]
 }
 

@@ -22,6 +22,11 @@ func (c *checker) leaseAnswer(req *l2.ReadRequest, k l2.ReadKey, a *l2.KeyAnswer
 		c.violate("P2: the store told a reader that the lease of %s is held, and nobody holds it", k.Key)
 	case a.Lease == soracache.LeaseHeld && g != nil && g.ended > c.restored:
 		c.violate("P2: the store told a reader that the lease of %s is held, which ended at #%d", k.Key, g.ended)
+	case a.Refusal == soracache.RefusalStoreFull:
+		c.w.count.changed(StoreFull)
+		if !c.w.full {
+			c.violate("P2: the store refused the lease of %s for want of room, and has room", k.Key)
+		}
 	case a.Lease == soracache.LeaseRefused && a.Refusal != soracache.RefusalPassed: // see wished
 		c.violate("P2: the store has no reason to refuse the lease of %s: %s", k.Key, a.Refusal)
 	case a.Lease == soracache.LeaseNone && !a.Found:
@@ -81,7 +86,7 @@ func (c *checker) granted(p int, g *grant, takenOver bool) {
 }
 
 // refreshPatience is for how long a node believes that somebody else refreshes a
-// value, once the store has told it so.
+// value, or that the store has no room, once that has told it so.
 const refreshPatience = 250 * ms
 
 // refreshes checks, of an answer out of a node's memory to somebody who would

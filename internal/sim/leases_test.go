@@ -79,7 +79,7 @@ func (c *checker) wished(req *l2.ReadKey, a *l2.KeyAnswer) (takenOver bool) {
 		c.violate("the load of %s is to be passed, though none has left nothing of late", req.Key)
 	case a.Lease == soracache.LeaseGranted && other && !taken:
 		c.violate("the lease of %s was given to %s, while %s holds it, whose load has not left nothing", req.Key, req.Nonce, k.nonce)
-	case a.Lease != soracache.LeaseGranted && a.Lease != soracache.LeaseNone && other && taken &&
+	case a.Lease != soracache.LeaseGranted && a.Lease != soracache.LeaseNone && other && taken && a.Refusal != soracache.RefusalStoreFull &&
 		k.remembered <= now+hitForMiss: // else the clock was set back, and it may have been forgotten before
 		c.violate("%s was not given the lease of %s, which is that of who left nothing", req.Nonce, req.Key)
 	}

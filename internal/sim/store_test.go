@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +30,8 @@ type call struct {
 	granted map[soracache.Lease]string
 	nonces  []soracache.Lease
 	misled  bool // the old primary executed it
-	// held are the keys of which a read was told that somebody holds the lease.
+	// held are the keys of which a read was told that somebody holds the lease, or
+	// that there is no room for one.
 	held []string
 	// appended are the records that it made.
 	appended []*record
@@ -298,6 +300,9 @@ func (l link) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAnswe
 		for i := range reqs { // one by one: each sees what the one before it did
 			a := l.b.w.model.Write(context.Background(), reqs[i:i+1])
 			l.b.w.check.wrote(c, &reqs[i], &a[0])
+			if a[0].Err != nil && reqs[i].Op == soracache.OpPut { // nothing has happened
+				c.frees = slices.DeleteFunc(c.frees, func(key string) bool { return key == reqs[i].Key })
+			}
 			answers = append(answers, a[0])
 		}
 	}

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -149,6 +150,22 @@ func (o *op) looks() bool {
 		}
 	}
 	return false
+}
+
+// refusedWhole checks that a node that was told another number of partitions serves
+// nothing.
+func (c *checker) refusedWhole(o *op) {
+	if o.kind != opGet && o.err == nil {
+		c.violate("%s succeeded at a node that was told another number of partitions", o)
+	}
+	for i := range o.results {
+		if o.results[i].Err == nil {
+			c.violate("%s was answered by a node that was told another number of partitions", o)
+		}
+	}
+	if !errors.Is(o.err, errGone) {
+		c.w.count.changed(Misfit)
+	}
 }
 
 func (c *checker) longerThanItSaid(o *op) {

@@ -50,6 +50,7 @@ type world struct {
 	// old is a primary that was cut off, and still answers some hosts.
 	old  *l2test.Model
 	skew time.Duration // of the store's clock
+	full bool          // the store has no room
 
 	queue  events
 	queued uint64 // events ever queued: the order of those due at once
@@ -303,6 +304,8 @@ type host struct {
 	held   []func()
 	// misled: it reaches the old primary, while there is one.
 	misled bool
+	// misfit: its node is told another number of partitions.
+	misfit bool
 	// odd: it runs another version: see the mixed-version fault.
 	odd bool
 }
@@ -311,6 +314,14 @@ func (h *host) String() string { return fmt.Sprintf("n%d", h.slot+1) }
 
 // bound is B of the node on this host.
 func (h *host) bound() time.Duration { return h.w.cfg.Bounds[h.slot%len(h.w.cfg.Bounds)] }
+
+// partitions is what the node on this host is told.
+func (h *host) partitions() int {
+	if h.misfit {
+		return h.w.cfg.Partitions + 1
+	}
+	return h.w.cfg.Partitions
+}
 
 // boot is one life of a node.
 type boot struct {
@@ -329,6 +340,7 @@ type boot struct {
 	misled    bool
 	unmet     map[int]bool
 	recovered int
+	misfit    bool // it was told another number of partitions
 	// streams are the watches that came to it.
 	streams []*stream
 
@@ -351,7 +363,7 @@ func (h *host) start() {
 	}
 	b.jitter = b.rng.Uint64()
 	b.name = fmt.Sprintf("n%d-%d", h.slot+1, b.number)
-	b.misled = h.w.old != nil && h.misled
+	b.misled, b.misfit = h.w.old != nil && h.misled, h.misfit
 	b.joins()
 	n, err := node.New(node.Config{
 		Store:        link{b},
@@ -359,7 +371,7 @@ func (h *host) start() {
 		Peers:        peers{b},
 		L1MaxBytes:   1 << 20,
 		Bound:        h.bound(),
-		Partitions:   func(string) int { return h.w.cfg.Partitions },
+		Partitions:   func(string) int { return h.partitions() },
 		StoreTimeout: h.w.cfg.StoreTimeout,
 		IdleAfter:    h.w.cfg.IdleAfter,
 		ReclaimAfter: h.w.cfg.ReclaimAfter,

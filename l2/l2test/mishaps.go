@@ -94,7 +94,7 @@ func (m *Model) Snapshot() (restore func()) {
 func (m *Model) Copy() *Model {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return &Model{config: m.config, partitions: clonePartitions(m.partitions)}
+	return &Model{config: m.config, partitions: clonePartitions(m.partitions), numbers: maps.Clone(m.numbers)}
 }
 
 func clonePartitions(from map[place]*partition) map[place]*partition {
