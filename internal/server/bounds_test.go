@@ -132,7 +132,10 @@ func TestPlaces(t *testing.T) {
 			defer place.Resume()
 		}
 		entered <- struct{}{}
-		<-release
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
 		return []soracache.ReadResult{{Status: soracache.StatusMiss}}, nil
 	}
 	s := serve(t, server.Config{MaxConcurrent: 1, MaxParked: 2}, n, server.Hooks{})
@@ -142,7 +145,11 @@ func TestPlaces(t *testing.T) {
 			_, err := s.cache().Get(context.WithoutCancel(t.Context()), &soracachev1.GetRequest{Key: key})
 			done <- err
 		}()
-		<-entered
+		select {
+		case <-entered:
+		case err := <-done:
+			t.Fatalf("%s found no place: %v", key, err)
+		}
 	}
 	conn, err := net.Dial("tcp", s.addr)
 	if err != nil {
