@@ -306,6 +306,9 @@ func (c *checker) trimmed(shown soracache.Stamp, d soracache.Delta) {
 // took notes what every answer tells. It is false if there was none.
 func (c *checker) took(cl *call, p int, shown soracache.Stamp, by l2.Registration, d soracache.Delta, err error) bool {
 	switch {
+	case err == nil && cl.from.misfit:
+		c.violate("the store let in %s, which was told another number of partitions", cl.from.name)
+		return false
 	case err == nil:
 	case cl.from.misfit && errors.Is(err, soracache.ErrUnavailable):
 		return false
