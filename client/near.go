@@ -47,7 +47,7 @@ type near struct {
 	lastUse atomic.Int64 // on this clock, in nanoseconds
 
 	// ledgers has one follower for each partition. It is nil until the watch has
-	// told how many there are, and then never changes.
+	// told how many there are, and changes only if it tells another number.
 	ledgers atomic.Pointer[[]*ledger]
 
 	// underWay holds, by key, what is on its way that may be kept.
@@ -65,6 +65,9 @@ type near struct {
 type ledger struct {
 	partition uint16
 	follower  *invalidation.Follower
+	// over means that the namespace has another number of partitions now: nothing
+	// is served any more that was proven here.
+	over atomic.Bool
 }
 
 // nearValue is a *nearItem[T].
@@ -163,7 +166,7 @@ func find[T any](n *near, space uint32, key string, least soracache.Stamps) (hit
 	}
 	v, found := n.values.Get(l1.Key{Space: space, Name: key})
 	item, isT := v.(*nearItem[T])
-	if !found || !isT {
+	if !found || !isT || item.ledger.over.Load() {
 		n.touch(n.now())
 		return hit, false
 	}
@@ -374,8 +377,8 @@ func (n *near) refuse(targets []soracache.Target, stamps soracache.Stamps) {
 // questions are what an invalidation is asked with, which answers for every
 // ledger at once.
 type questions struct {
-	near  *near
-	asked []invalidation.Question // by partition
+	ledgers []*ledger
+	asked   []invalidation.Question // of each ledger
 }
 
 // askAll begins something that concerns all ledgers, and will be sent now.
@@ -383,8 +386,8 @@ func (n *near) askAll() (q questions) {
 	if n == nil || n.ledgers.Load() == nil {
 		return q
 	}
-	q.near = n
-	for _, l := range *n.ledgers.Load() {
+	q.ledgers = *n.ledgers.Load()
+	for _, l := range q.ledgers {
 		q.asked = append(q.asked, l.follower.Ask())
 	}
 	return q
@@ -392,10 +395,7 @@ func (n *near) askAll() (q questions) {
 
 // vouch lets the answer confirm the ledgers that it has a stamp of.
 func (q questions) vouch(stamps soracache.Stamps, age time.Duration) (behind bool) {
-	if q.near == nil {
-		return false
-	}
-	for i, l := range *q.near.ledgers.Load() {
+	for i, l := range q.ledgers {
 		at, ok := stamps.At(l.partition)
 		if !ok {
 			continue

@@ -14,6 +14,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/l2test"
 )
 
@@ -102,6 +103,7 @@ func (l *link) counts() (gets, heads, watches int) {
 // store within a third of the bound.
 type nearWorld struct {
 	*testing.T
+	store  *l2test.Model
 	nodes  [2]*node.Node
 	links  [2]*link
 	client [2]*client.Client
@@ -117,8 +119,8 @@ func inNearWorld(t *testing.T, test func(w *nearWorld), opts ...client.Option) {
 }
 
 func newNearWorld(t *testing.T, cfg node.Config, opts ...client.Option) *nearWorld {
-	w := &nearWorld{T: t}
-	cfg.Store = l2test.NewModel(l2test.ModelConfig{})
+	w := &nearWorld{T: t, store: l2test.NewModel(l2test.ModelConfig{})}
+	cfg.Store = w.store
 	cfg.L1MaxBytes, cfg.Bound = 4<<20, nearBound
 	for i := range w.nodes {
 		n, err := node.New(cfg)
@@ -553,5 +555,45 @@ func TestNearHitAllocatesNothing(t *testing.T) {
 		if after, _, _ := w.links[0].counts(); after != before {
 			t.Errorf("%d reads of the node for near hits by %s", after-before, name)
 		}
+	}
+}
+
+// When the namespace is given another number of partitions, a near cache begins
+// anew: it keeps nothing of what it had, and then keeps again.
+func TestNearWhenTheNumberOfPartitionsChanges(t *testing.T) {
+	for _, counts := range [][2]int{{1, 4}, {4, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			var told atomic.Int64
+			told.Store(int64(counts[0]))
+			w := newNearWorld(t, node.Config{Partitions: func(string) int { return int(told.Load()) }})
+			w.warm(0)
+			keys := []string{"a", "b", "c", "d", "e", "f"}
+			for _, key := range keys {
+				w.want(0, key, "1", "1", false)
+				w.want(0, key, "2", "1", true)
+			}
+			err := l2.Repartition(t.Context(), w.store, "shop", counts[1], func(d time.Duration) error {
+				time.Sleep(d)
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			told.Store(int64(counts[1]))
+			time.Sleep(2 * time.Minute) // nodes have asked, and the watch has begun again
+			w.warm(0)
+			for _, key := range keys {
+				w.want(0, key, "3", "3", false)
+				w.want(0, key, "4", "3", true)
+			}
+			w.invalidate(1, "t")
+			if _, err := w.client[1].Remove(t.Context(), keys...); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(nearBound)
+			for _, key := range keys {
+				w.want(0, key, "5", "5", false)
+			}
+		})
 	}
 }

@@ -64,7 +64,7 @@ func (n *near) watch(ctx context.Context) (delivered bool, err error) {
 		func(items []soracache.WatchItem) error {
 			mute.Stop()
 			for i := range items {
-				if err := n.take(&items[i]); err != nil {
+				if err := n.take(&items[i], !delivered && i == 0); err != nil {
 					return err
 				}
 			}
@@ -93,10 +93,15 @@ func (n *near) stamps() (stamps soracache.Stamps) {
 // errBadWatch ends a watch that cannot be what it should be.
 var errBadWatch = fmt.Errorf("%w: the watch does not go on from where it was", soracache.ErrUnavailable)
 
-// take takes in one step.
-func (n *near) take(item *soracache.WatchItem) error {
+// take takes in one step. The first one of a watch may tell that the namespace has
+// another number of partitions now. Then all begins anew.
+func (n *near) take(item *soracache.WatchItem, first bool) error {
 	ledgers := n.ledgers.Load()
-	if ledgers == nil {
+	switch {
+	case ledgers == nil:
+		ledgers = n.open(int(item.Partitions))
+	case int(item.Partitions) != len(*ledgers) && first:
+		n.giveUp(*ledgers)
 		ledgers = n.open(int(item.Partitions))
 	}
 	if int(item.Partitions) != len(*ledgers) || item.Partition >= item.Partitions {
@@ -116,6 +121,17 @@ func (n *near) take(item *soracache.WatchItem) error {
 	shown := soracache.Stamps{{Partition: item.Partition, Stamp: soracache.Stamp{Epoch: before.Epoch}}}
 	n.client.session.observe(shown, seen)
 	return nil
+}
+
+// giveUp ends following partitions that the namespace has no more, with all that
+// was kept of them.
+func (n *near) giveUp(ledgers []*ledger) {
+	for _, l := range ledgers {
+		l.over.Store(true)
+		l.follower.Void()
+	}
+	n.values.Clear()
+	n.client.observer.nearReset()
 }
 
 // open begins to follow so many partitions.
