@@ -153,6 +153,8 @@ func (t Tier) String() string {
 // Read asks for one key.
 type Read struct {
 	Key string
+	// Schema is the schema to read in. Empty is the default one.
+	Schema string
 	// Lease asks for the lease if nothing live is found, or for a refresh
 	// lease beside a live entry that is stale or fresh for less than
 	// RefreshWithin.
@@ -244,6 +246,7 @@ const (
 type Write struct {
 	Op       WriteOp
 	Key      string
+	Schema   string        // empty: the default one
 	Lease    Lease         // fill, renew, release
 	LeaseFor time.Duration // renew; zero means [DefaultLease]
 	Outcome  LoadOutcome   // release: what became of the load

@@ -78,6 +78,16 @@ func (p Partition) String() string { return fmt.Sprintf("%s/%d", p.Namespace, p.
 //     asks for it: one process that always fails does not keep a key from the
 //     others. Nobody else's lease is.
 //
+// A key may have an entry, a lease and an outcome in each of several schemas: they
+// stand under a name ([soracache.Name]), which for the default schema is the key
+// itself. Wherever a request says under which key something stands, it is that
+// name. Everything else goes by the key: partitions, records, what settles, and
+// what listings tell. So a record of a key names it in every schema: the step that
+// appends it deletes all of the key's entries and leases, whichever schema they are
+// of, and no loss of what tells which there are brings one back. At most
+// [soracache.MaxSchemas] schemas beside the default one have an entry or a lease
+// under one key: with one more, the one goes that ends first.
+//
 // A store without room refuses leases ([soracache.RefusalStoreFull]), fills and
 // puts ([soracache.ErrStoreFull]); such a fill ends its lease, as a release does
 // with [soracache.LoadNotStorable]. Everything else goes on: reads, renewals,
@@ -105,14 +115,15 @@ type Store interface {
 	// Write performs fills, puts, renewals and releases.
 	Write(ctx context.Context, reqs []WriteRequest) []WriteAnswer
 	// Invalidate appends one record a request and deletes the entries and
-	// leases of the keys that it names.
+	// leases of the keys that it names, in every schema.
 	Invalidate(ctx context.Context, reqs []InvalidateRequest) []InvalidateAnswer
 	// Since returns the delta alone. It is refused by a replica.
 	Since(ctx context.Context, reqs []SinceRequest) []SinceAnswer
 
-	// Explain returns what the store has under a key, dead or alive.
-	Explain(ctx context.Context, partition Partition, key string) (Explanation, error)
-	// ListKeys returns up to about limit keys whose live entries carry the tag,
+	// Explain returns what the store has under a name, dead or alive.
+	Explain(ctx context.Context, partition Partition, name string) (Explanation, error)
+	// ListKeys returns up to about limit keys whose live entries carry the tag, in
+	// whichever schema,
 	// from where the cursor (empty at first) says, and the next cursor (empty
 	// at the end). A key present during the whole listing is listed; one may be
 	// listed twice.
@@ -233,7 +244,7 @@ const (
 
 // ReadKey is one key of a [ReadRequest].
 type ReadKey struct {
-	Key string
+	Key string // or the name of a schema's entry under it
 	// Nonce becomes the lease, if one is wanted and free; zero asks for none.
 	// Asking again with the nonce that holds the lease is granted again, with
 	// the lease's own stamp.
@@ -294,7 +305,7 @@ type WriteRequest struct {
 	Since     soracache.Stamp
 	Register  Registration
 	Op        soracache.WriteOp
-	Key       string
+	Key       string // or the name of a schema's entry under it
 	Nonce     soracache.Lease
 	LeaseFor  time.Duration
 	Outcome   soracache.LoadOutcome

@@ -224,6 +224,10 @@ func (h *harness) snapshot() (restore func()) {
 				}
 			}
 			h.store.leases, h.store.passed = maps.Clone(leases), maps.Clone(left)
+			clear(h.store.leased)
+			for k := range leases {
+				h.store.noteLease(k)
+			}
 			h.store.followers.lists = maps.Clone(followers)
 			h.store.numbers.of = maps.Clone(numbers)
 		})

@@ -142,6 +142,9 @@ type Store struct {
 	// read transaction therefore sees the very latest.
 	mu     sync.Mutex
 	leases map[leaseKey]lease
+	// leased holds, by partition and key, the names under which there are leases of
+	// other schemas than the default one; guarded by mu.
+	leased map[leaseKey][]string
 	// passed holds that loads left nothing; guarded by mu.
 	passed map[leaseKey]passed
 	// fullUntil is until when leases are refused because there was no room for an
@@ -210,6 +213,7 @@ func Open(cfg Config) (*Store, error) {
 		queue:   newQueue(),
 		done:    make(chan struct{}),
 		leases:  make(map[leaseKey]lease),
+		leased:  make(map[leaseKey][]string),
 		passed:  make(map[leaseKey]passed),
 		staging: make(map[uint64]struct{}),
 	}
@@ -234,6 +238,9 @@ func (s *Store) begin() (err error) {
 	}
 	return s.update(func(t *txn) {
 		t.createBuckets()
+		if s.home.unaware {
+			t.forgetSchemas()
+		}
 		t.takeLeases()
 	})
 }
@@ -299,7 +306,7 @@ func (s *Store) end() error {
 	if err != nil {
 		return fmt.Errorf("closing the embedded store in %s: %w", s.cfg.Dir, err)
 	}
-	return s.home.writeState(state{Clean: true, TxID: txid})
+	return s.home.writeState(state{Clean: true, TxID: txid, Schemas: true})
 }
 
 // view runs fn in a read transaction, which sees everything that was committed

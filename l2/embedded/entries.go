@@ -220,6 +220,7 @@ func (f *fresh) beyond() []byte {
 func (t *txn) store(l *ledger, f *fresh, head l2.EntryHead) {
 	key := entryKey(l.partition, f.key)
 	kept := t.clear(key, f.tags)
+	t.list(l.partition, f.key)
 	t.storeBytes(key, f, head)
 	t.put(bDue, dueKey(head.KeepUntil, key), nil)
 	for _, tag := range f.tags {
@@ -283,6 +284,7 @@ func (t *txn) clear(key []byte, except []string) (kept map[string]bool) {
 		return nil
 	}
 	t.delete(bDue, dueKey(f.head.KeepUntil, key))
+	t.unlistAt(key, f.key)
 	for _, tag := range f.tags {
 		if slices.Contains(except, tag) {
 			if kept == nil {

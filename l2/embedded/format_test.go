@@ -76,6 +76,8 @@ func TestGoldenRows(t *testing.T) {
 		"member":    {memberKey(entryKey(7, "key"), "tag"), []byte("\x00\x00\x00\x07\x03tagkey")},
 		"record":    {recordKey(l, soracache.TargetTag, fold("tag")), []byte("\x00\x00\x00\x09\x02tag")},
 		"order":     {orderKey(l, soracache.TargetKey, 5, fold("key")), []byte("\x00\x00\x00\x09\x01\x00\x00\x00\x00\x00\x00\x00\x05key")},
+		"schema":    {schemaKey(7, soracache.Name("s/1", "key")), []byte("\x00\x00\x00\x07\x03keys/1")},
+		"of schema": {entryKey(7, soracache.Name("s/1", "key")), []byte("\x00\x00\x00\x07\xffs/1\xffkey")},
 		"issued":    {issuedKey(9, 5), []byte("\x00\x00\x00\x09\x00\x00\x00\x00\x00\x00\x00\x05")},
 		"epoch":     {epochKey(7, 5), []byte("\x00\x00\x00\x07e\x00\x00\x00\x00\x00\x00\x00\x05")},
 		"long name": {fold(long), append([]byte(long[:96]), mustHex("1be63cc0bde6bd45dcbb205b96a7e699159348fd1b1360e13c27e12775618ac4")...)},

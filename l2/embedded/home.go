@@ -37,7 +37,9 @@ type home struct {
 	cfg       Config
 	log       *slog.Logger
 	boot      string
-	lock      *os.File
+	// unaware: whoever had the data file before knew nothing of schemas.
+	unaware bool
+	lock    *os.File
 
 	mu    sync.Mutex
 	aside []string // guarded by mu: the damaged files that were set aside
@@ -54,6 +56,9 @@ type state struct {
 	// TxID is the file's last transaction: if clean, exactly; else it was when
 	// the file was opened. A file that is older was put there by somebody else.
 	TxID int `json:"txid"`
+	// Schemas says that whoever wrote this knows of schemas, so that what it
+	// invalidated it did in every one. An earlier version leaves it out.
+	Schemas bool `json:"schemas"`
 }
 
 // openHome makes the directory if it is not there, and locks it.
@@ -144,8 +149,11 @@ func (h *home) open() (*database, error) {
 		return nil, fmt.Errorf("data directory of the embedded store: %w", err)
 	}
 	txid, err := db.lastTx()
+	was, known := h.readState()
+	h.unaware = known && !was.Schemas
 	if err == nil {
-		err = h.writeState(state{TxID: txid})
+		// What an unaware version left is forgotten after this, in the first transaction.
+		err = h.writeState(state{TxID: txid, Schemas: !h.unaware})
 	}
 	if err != nil {
 		db.close()

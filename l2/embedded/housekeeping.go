@@ -133,7 +133,7 @@ func (t *txn) over(l *ledger) bool {
 // endLedger deletes all that there is of a ledger; its records in small steps.
 func (t *txn) endLedger(l *ledger) {
 	t.put(bGarbage, be32([]byte{'g'}, l.generation), nil)
-	for _, b := range []bucket{bEpoch, bMember} {
+	for _, b := range []bucket{bEpoch, bMember, bSchema} {
 		t.deletePrefix(b, be32(nil, l.partition), math.MaxInt)
 	}
 	t.delete(bLedger, partitionKey(l.partition))
@@ -287,7 +287,7 @@ func (s *Store) ListKeys(ctx context.Context, at l2.Partition, tag, cursor strin
 		}
 		for _, k := range p.keys {
 			if f, ok := t.peek(t.get(bEntry, k)); ok && carries(f, tag) && t.judge(p.ledger, f).cause == alive {
-				keys = append(keys, f.key)
+				keys = append(keys, soracache.KeyOf(f.key))
 			}
 		}
 		next = p.next

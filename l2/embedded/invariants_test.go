@@ -28,10 +28,10 @@ func rows(t testing.TB, s *Store) (n [bucketCount]int) {
 func checkInvariants(t testing.TB, s *Store) {
 	t.Helper()
 	err := s.view(func(x *txn) {
-		expect := expectations{"due": {}, "member": {}, "chunk": {}, "order": {}, "settle": {}}
+		expect := expectations{"due": {}, "member": {}, "chunk": {}, "order": {}, "settle": {}, "schema": {}}
 		x.expectEntries(t, expect)
 		x.expectRecords(t, expect)
-		for b, name := range map[bucket]string{bDue: "due", bMember: "member", bOrder: "order", bSettle: "settle"} {
+		for b, name := range map[bucket]string{bDue: "due", bMember: "member", bOrder: "order", bSettle: "settle", bSchema: "schema"} {
 			expect.compare(t, name, x.all(b))
 		}
 		var chunks []string
@@ -84,6 +84,9 @@ func (t *txn) expectEntries(tt testing.TB, expect expectations) {
 		expect["due"][string(dueKey(f.head.KeepUntil, []byte(k)))] = true
 		for _, tag := range f.tags {
 			expect["member"][string(memberKey([]byte(k), tag))] = true
+		}
+		if ofSchema(f.key) {
+			expect["schema"][string(schemaKey(binary.BigEndian.Uint32([]byte(k)), f.key))] = true
 		}
 		if f.chunks != 0 {
 			expect["chunk"][string(chunkPrefix(f.chunks))] = true

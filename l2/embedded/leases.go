@@ -12,7 +12,7 @@ import (
 // leaseKey names what a lease is on.
 type leaseKey struct {
 	partition uint32
-	key       string
+	key       string // a name: see [soracache.Name]
 }
 
 // lease is who computes a key. Leases are kept in memory: a process that is
@@ -76,6 +76,7 @@ func (s *Store) refused(req l2.WriteRequest) {
 		k := leaseKey{l.partition, req.Key}
 		if held, ok := s.leases[k]; ok && held.nonce == req.Nonce {
 			delete(s.leases, k)
+			s.noteNoLease(k)
 			s.leftNothing(k, held, req.Remember, now)
 		}
 	})
@@ -95,6 +96,7 @@ func (s *Store) isFull(now time.Time) bool {
 func (t *txn) setLease(k leaseKey, l lease) {
 	t.rememberLease(k)
 	t.s.leases[k] = l
+	t.s.noteLease(k)
 }
 
 // endLease ends a lease, if there is one, in a write transaction.
@@ -102,6 +104,7 @@ func (t *txn) endLease(k leaseKey) {
 	if _, ok := t.s.leases[k]; ok {
 		t.rememberLease(k)
 		delete(t.s.leases, k)
+		t.s.noteNoLease(k)
 	}
 }
 
@@ -110,8 +113,10 @@ func (t *txn) rememberLease(k leaseKey) {
 	t.undo = append(t.undo, func() {
 		if existed {
 			t.s.leases[k] = was
+			t.s.noteLease(k)
 		} else {
 			delete(t.s.leases, k)
+			t.s.noteNoLease(k)
 		}
 	})
 }
@@ -143,6 +148,7 @@ func (s *Store) dropLeases() {
 	for k, l := range s.leases {
 		if !now.Before(l.until) {
 			delete(s.leases, k)
+			s.noteNoLease(k)
 		}
 		if among--; among == 0 {
 			break
@@ -210,6 +216,9 @@ func (t *txn) takeLease(b []byte) {
 	left := time.Duration(next(40)) * time.Microsecond //nolint:gosec // as it was written
 	l.until = t.now.Add(min(until.Sub(t.now), left))
 	k := leaseKey{binary.BigEndian.Uint32(b[48:]), string(b[leaseFixed:])}
+	if t.s.home.unaware && ofSchema(k.key) {
+		return // an invalidation of its key may not have ended it
+	}
 	if l.stamp.Epoch == 0 {
 		t.rememberPassed(k)
 		t.s.passed[k] = passed{holder: l.nonce.Holder(), until: l.until}

@@ -320,8 +320,7 @@ func (t *txn) append(l *ledger, targets []soracache.Target) soracache.Record {
 			l.cleared = r.Position
 		case soracache.TargetKey:
 			t.record(l, target, r.Position)
-			t.remove(entryKey(l.partition, target.Name))
-			t.endLease(leaseKey{l.partition, target.Name})
+			t.removeKey(l.partition, target.Name)
 		case soracache.TargetTag:
 			t.record(l, target, r.Position)
 		}

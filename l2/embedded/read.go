@@ -144,7 +144,7 @@ func (r *reading) judgeOne(t *txn, req l2.ReadRequest, guest bool) l2.ReadAnswer
 	case l == nil && guest:
 		err = unavailable(errNoLedger)
 	default:
-		err = req.Register.Validate()
+		err = errors.Join(req.Register.Validate(), checkNames(req.Keys))
 	}
 	if err != nil {
 		return l2.ReadAnswer{Err: err}
@@ -250,6 +250,10 @@ func (r *reading) grant() (done bool) {
 	}
 	now := s.cfg.Now()
 	for _, w := range r.wishes {
+		if victim, ok := s.outOfPlace(w.ledger.partition, w.key.Key, now); ok {
+			r.repairs = append(r.repairs, func(t *txn) { t.removeName(w.ledger.partition, victim) })
+			return false
+		}
 		s.grant(w, now)
 	}
 	return true
@@ -271,6 +275,7 @@ func (s *Store) grant(w wish, now time.Time) {
 	if !ok {
 		held = lease{nonce: w.key.Nonce, stamp: w.ledger.stamp(), until: now.Add(min(w.key.LeaseFor, soracache.MaxLease))}
 		s.leases[k] = held
+		s.noteLease(k)
 	}
 	// Beside a live entry nobody waits, so that there is nothing to pass: the
 	// others must not all load because a refresh failed.
@@ -290,6 +295,9 @@ func (s *Store) grant(w wish, now time.Time) {
 
 // Explain implements [l2.Store].
 func (s *Store) Explain(ctx context.Context, at l2.Partition, key string) (l2.Explanation, error) {
+	if err := l2.CheckName(key); err != nil {
+		return l2.Explanation{}, err
+	}
 	for range mostAttempts {
 		if ctx.Err() != nil {
 			break
@@ -352,9 +360,9 @@ func (t *txn) explain(l *ledger, key string) l2.Explanation {
 	var f found
 	f, x.Stored, x.Readable = t.load(l, key)
 	if !x.Stored {
-		d := t.removed(l, key)
+		d := t.removed(l, soracache.KeyOf(key))
 		x.Reason, x.KilledBy = d.String(), d.record(l)
-		if d = t.unsettled(l, key, nil); d.cause != alive {
+		if d = t.unsettled(l, soracache.KeyOf(key), nil); d.cause != alive {
 			x.Reason = l2.Settling(d.target)
 		}
 		return x

@@ -24,6 +24,7 @@ const (
 	ahead
 	invalidated
 	belowFloor
+	unlisted
 )
 
 // String says it in the words of [l2.Explanation].
@@ -39,6 +40,8 @@ func (d death) String() string {
 		return d.target.String() + " was invalidated"
 	case belowFloor:
 		return "has tags and is older than the tag records"
+	case unlisted:
+		return "of a schema that is not known to have an entry"
 	case alive:
 	}
 	return ""
@@ -72,7 +75,10 @@ func (t *txn) judge(l *ledger, f found) death {
 	if d := t.judgeHead(l, f.head); d.cause != alive {
 		return d
 	}
-	return t.overtaken(l, f.head.Stamp, f.key, f.tags)
+	if !t.listed(l.partition, f.key) {
+		return death{cause: unlisted}
+	}
+	return t.overtaken(l, f.head.Stamp, soracache.KeyOf(f.key), f.tags)
 }
 
 // overtaken applies the rule to a stamp: is there a record after it that names

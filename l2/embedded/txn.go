@@ -47,13 +47,16 @@ const (
 	// name its pieces; ledger 'o' until kind name -> nothing: the same by time.
 	// The ledger is the key of its row.
 	bSettle
+	// bSchema: partition key schema -> nothing, the key's length before it: in which
+	// schemas, beside the default one, a key has an entry.
+	bSchema
 
 	bucketCount
 )
 
 func (b bucket) name() []byte {
 	return []byte([...]string{
-		"ledger", "record", "order", "issued", "epoch", "entry", "chunk", "due", "member", "garbage", "lease", "settle",
+		"ledger", "record", "order", "issued", "epoch", "entry", "chunk", "due", "member", "garbage", "lease", "settle", "schema",
 	}[b])
 }
 

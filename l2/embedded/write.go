@@ -41,7 +41,7 @@ func failedWrites(n int, err error) []l2.WriteAnswer {
 // writeOps returns what the writer has to do for one write: usually one op.
 func (s *Store) writeOps(req l2.WriteRequest, answer *l2.WriteAnswer) []*op {
 	var f *fresh
-	if err := req.Register.Validate(); err != nil {
+	if err := errors.Join(req.Register.Validate(), l2.CheckName(req.Key)); err != nil {
 		*answer = l2.WriteAnswer{Err: err}
 		return nil
 	}
@@ -117,10 +117,11 @@ func (t *txn) fill(l *ledger, req l2.WriteRequest, f *fresh) l2.WriteAnswer {
 		return l2.WriteAnswer{Reason: soracache.ReasonLeaseLost}
 	}
 	t.endLease(k)
-	if d := t.overtaken(l, held.stamp, req.Key, req.Entry.Tags); d.cause != alive {
+	key := soracache.KeyOf(req.Key)
+	if d := t.overtaken(l, held.stamp, key, req.Entry.Tags); d.cause != alive {
 		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: d.record(l)}
 	}
-	if d := t.unsettled(l, req.Key, req.Entry.Tags); d.cause != alive {
+	if d := t.unsettled(l, key, req.Entry.Tags); d.cause != alive {
 		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: d.record(l)}
 	}
 	return t.keep(l, req, f, held.stamp)
@@ -129,7 +130,7 @@ func (t *txn) fill(l *ledger, req l2.WriteRequest, f *fresh) l2.WriteAnswer {
 // putEntry names the key in a record of its own, so that whatever was begun
 // before it is dead, and writes with the stamp of that record.
 func (t *txn) putEntry(l *ledger, req l2.WriteRequest, f *fresh) l2.WriteAnswer {
-	record := t.append(l, []soracache.Target{soracache.Key(req.Key)})
+	record := t.append(l, []soracache.Target{soracache.Key(soracache.KeyOf(req.Key))})
 	a := t.keep(l, req, f, l.stamp())
 	a.Record = record
 	return a
@@ -214,6 +215,9 @@ func (t *txn) invalidate(req l2.InvalidateRequest) (l2.InvalidateAnswer, error) 
 	for _, target := range req.Targets {
 		if target.Kind < soracache.TargetKey || target.Kind > soracache.TargetAll {
 			return l2.InvalidateAnswer{}, fmt.Errorf("%w: unknown target %s", soracache.ErrInvalid, target)
+		}
+		if err := l2.CheckTarget(target); err != nil {
+			return l2.InvalidateAnswer{}, err
 		}
 	}
 	if err := errors.Join(req.Register.Validate(), l2.CheckSettle(req.Settle)); err != nil {

@@ -303,6 +303,7 @@ func (s *Store) replace() error {
 		return err
 	}
 	clear(s.leases)
+	clear(s.leased)
 	clear(s.passed)
 	clear(s.staging)
 	s.gate.Lock()

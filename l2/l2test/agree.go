@@ -39,6 +39,7 @@ func Agree(t *testing.T, open Open, kept ...uint64) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			t.Logf("repeat with SORACACHE_SEED=%d", seed)
 			a := newAgreement(t, open, seed)
+			a.plain = slices.Contains(kept, seed)
 			a.seen = seen
 			a.run(counts(400, 1000))
 		})
@@ -47,7 +48,7 @@ func Agree(t *testing.T, open Open, kept ...uint64) {
 	for _, what := range []string{
 		"live", "dead", "granted", "held", "passed", "stored", "superseded", "lease lost",
 		"deltas", "cut-off deltas", "resets", "new epochs", "followers", "lists born",
-		"settling", "guests turned away",
+		"settling", "guests turned away", "live in a schema",
 	} {
 		if seen[what] == 0 {
 			t.Errorf("the histories met with none of: %s", what)
@@ -58,13 +59,16 @@ func Agree(t *testing.T, open Open, kept ...uint64) {
 // agreement is one random history.
 type agreement struct {
 	*testing.T
-	rng    *rand.Rand
-	engine Harness
-	store  l2.Store // the engine's, which a reopening replaces
-	model  *Model
-	pairs  map[l2.Partition]*pairing
-	nonces []soracache.Lease
-	grants []grant
+	rng *rand.Rand
+	// schemas chooses schemas, unless the history is plain and has none.
+	schemas *rand.Rand
+	plain   bool
+	engine  Harness
+	store   l2.Store // the engine's, which a reopening replaces
+	model   *Model
+	pairs   map[l2.Partition]*pairing
+	nonces  []soracache.Lease
+	grants  []grant
 	// restored: a snapshot was.
 	restored bool
 	// shots are snapshots of both stores that can be restored.
@@ -96,12 +100,13 @@ type pairing struct {
 func newAgreement(t *testing.T, open Open, seed uint64) *agreement {
 	h := open(t, Options{Retention: l2.NewRetention()})
 	a := &agreement{
-		T:      t,
-		rng:    rand.New(rand.NewPCG(seed, 1)),
-		engine: h,
-		store:  h.Store,
-		model:  NewModel(ModelConfig{Now: h.Now, Random: rand.New(rand.NewPCG(seed, 2)).Uint64}),
-		pairs:  make(map[l2.Partition]*pairing),
+		T:       t,
+		rng:     rand.New(rand.NewPCG(seed, 1)),
+		schemas: rand.New(rand.NewPCG(seed, 3)),
+		engine:  h,
+		store:   h.Store,
+		model:   NewModel(ModelConfig{Now: h.Now, Random: rand.New(rand.NewPCG(seed, 2)).Uint64}),
+		pairs:   make(map[l2.Partition]*pairing),
 	}
 	for _, at := range a.partitions() {
 		a.pairs[at] = &pairing{
@@ -195,6 +200,17 @@ func (a *agreement) partitions() []l2.Partition {
 func (a *agreement) partition() l2.Partition { return choose(a.rng, a.partitions()...) }
 
 func (a *agreement) key() string { return choose(a.rng, "k0", "k1", "k2", "k3", "{k4}", "k\x005") }
+
+// name chooses a key in one of a few schemas, the default one most often. The choice
+// has a random source of its own, and is not made at all in a history that was kept
+// from when there were none.
+func (a *agreement) name() string {
+	if a.plain {
+		return a.key()
+	}
+	return soracache.Name(choose(a.schemas, "", "", "", "s1", "s2", "s1"), a.key())
+}
+
 func (a *agreement) tag() string { return choose(a.rng, "t0", "t1", "t2", "k0") }
 
 // someOnce chooses partitions for a batch of reads, each once: a store may
@@ -283,7 +299,7 @@ func (a *agreement) read() {
 		var keys []l2.ReadKey
 		for range a.rng.IntN(4) {
 			keys = append(keys, l2.ReadKey{
-				Key: a.key(), Nonce: a.nonce(), LeaseFor: time.Hour,
+				Key: a.name(), Nonce: a.nonce(), LeaseFor: time.Hour,
 				RefreshWithin: choose(a.rng, 0, 0, 24*time.Hour),
 			})
 		}
@@ -337,7 +353,7 @@ func (a *agreement) write() {
 	var engine, model []l2.WriteRequest
 	var followers []*both
 	for range 1 + a.rng.IntN(2) {
-		by := grant{a.partition(), a.key(), a.nonce()}
+		by := grant{a.partition(), a.name(), a.nonce()}
 		if n := len(a.grants); n > 0 && a.rng.IntN(5) > 0 {
 			by = a.grants[n-1-a.rng.IntN(min(n, 4))]
 		}
@@ -506,9 +522,14 @@ func (a *agreement) snapshot() {
 func (a *agreement) lookAround(at l2.Partition) {
 	a.note("look around in %s", at)
 	ctx := a.Context()
+	var names []string
 	for _, key := range []string{"k0", "k1", "k2", "k3", "{k4}", "k\x005"} {
+		names = append(names, key, soracache.Name("s1", key), soracache.Name("s2", key))
+	}
+	for _, key := range names {
 		e, err := a.store.Explain(ctx, at, key)
 		m, merr := a.model.Explain(ctx, at, key)
+		a.count(m.Live && soracache.KeyOf(key) != key, "live in a schema")
 		a.sameError("explain", err, merr)
 		same := a.pair(at, e.Ledger, m.Ledger) && e.Live == m.Live && e.Leased == m.Leased &&
 			a.pair(at, e.LeaseStamp, m.LeaseStamp) && near(e.LeaseFor, m.LeaseFor)

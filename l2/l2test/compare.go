@@ -52,6 +52,7 @@ func (a *agreement) killer(at l2.Partition, e, m soracache.Record, key string, t
 		a.disagree("the record that killed "+key, e, m)
 		return
 	}
+	key = soracache.KeyOf(key)
 	l := a.model.partition(at).ledger
 	if m.Epoch != l.epoch { // the same batch went on to a new epoch
 		return

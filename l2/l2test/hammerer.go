@@ -24,6 +24,7 @@ type pendingFill struct {
 	w      *world
 	f      *chaser
 	key    *hammerKey
+	name   string // of its key, in some schema
 	nonce  soracache.Lease
 	loaded versions
 }
@@ -89,6 +90,11 @@ func (m *hammerer) step() {
 	}
 }
 
+// name chooses a schema of a key: the sources of its values are the same.
+func (m *hammerer) name(k *hammerKey) string {
+	return soracache.Name([...]string{"", "", "", "s1", "s2"}[m.rng.IntN(5)], k.name)
+}
+
 // read reads one or several keys and, if it may have more loads under way,
 // wants their leases.
 func (m *hammerer) read(w *world, c *chaser) {
@@ -101,7 +107,7 @@ func (m *hammerer) read(w *world, c *chaser) {
 	var required []versions
 	for range n {
 		k := w.keys[m.rng.IntN(len(w.keys))]
-		r := l2.ReadKey{Key: k.name}
+		r := l2.ReadKey{Key: m.name(k)}
 		if len(m.pending)+n <= mostPending && m.rng.IntN(8) > 0 {
 			r.Nonce, r.LeaseFor = newNonce(), time.Minute
 			if m.rng.IntN(50) == 0 {
@@ -123,19 +129,19 @@ func (m *hammerer) read(w *world, c *chaser) {
 	for i, k := range keys {
 		if a.Keys[i].Found {
 			m.hits.Add(1)
-			m.checkHit(k, required[i], a.Keys[i])
+			m.checkHit(k, req.Keys[i].Key, required[i], a.Keys[i])
 		}
 		if a.Keys[i].Lease == soracache.LeaseGranted {
 			m.leases.Add(1)
-			m.pending = append(m.pending, pendingFill{w, c, k, req.Keys[i].Nonce, k.load(begun)})
+			m.pending = append(m.pending, pendingFill{w, c, k, req.Keys[i].Key, req.Keys[i].Nonce, k.load(begun)})
 		}
 	}
 }
 
-func (m *hammerer) checkHit(k *hammerKey, required versions, a l2.KeyAnswer) {
+func (m *hammerer) checkHit(k *hammerKey, name string, required versions, a l2.KeyAnswer) {
 	v, ok := decodeVersions(k, a.Entry.Value)
-	if !ok {
-		m.Errorf("%s holds %q", k.name, a.Entry.Value)
+	if !ok || a.Entry.ETag != name {
+		m.Errorf("%q holds %q of %q", name, a.Entry.Value, a.Entry.ETag)
 		return
 	}
 	if what := v.misses(k, required); what != "" {
@@ -151,7 +157,7 @@ func (m *hammerer) fillPending() {
 	m.pending = append(m.pending[:i], m.pending[i+1:]...)
 	kinds := p.loaded.overtaken(p.key.load(done))
 	a := m.write(p.w, p.f, l2.WriteRequest{
-		Op: soracache.OpFill, Key: p.key.name, Nonce: p.nonce, Entry: p.key.entry(p.loaded),
+		Op: soracache.OpFill, Key: p.name, Nonce: p.nonce, Entry: p.key.entry(p.name, p.loaded),
 		Lifetime: soracache.Lifetime{TTL: 10 * time.Minute},
 	})
 	for _, kind := range kinds {
@@ -170,8 +176,8 @@ func (m *hammerer) fillPending() {
 	}
 }
 
-func (k *hammerKey) entry(v versions) soracache.Entry {
-	return soracache.Entry{Value: v.encode(k), Tags: k.tagNames}
+func (k *hammerKey) entry(name string, v versions) soracache.Entry {
+	return soracache.Entry{Value: v.encode(k), Tags: k.tagNames, ETag: name}
 }
 
 // touchPending renews or releases one of the leases under way.
@@ -179,11 +185,11 @@ func (m *hammerer) touchPending() {
 	i := m.rng.IntN(len(m.pending))
 	p := m.pending[i]
 	if m.rng.IntN(2) == 0 {
-		m.write(p.w, p.f, l2.WriteRequest{Op: soracache.OpRenew, Key: p.key.name, Nonce: p.nonce, LeaseFor: time.Minute})
+		m.write(p.w, p.f, l2.WriteRequest{Op: soracache.OpRenew, Key: p.name, Nonce: p.nonce, LeaseFor: time.Minute})
 		return
 	}
 	m.pending = append(m.pending[:i], m.pending[i+1:]...)
-	m.write(p.w, p.f, l2.WriteRequest{Op: soracache.OpRelease, Key: p.key.name, Nonce: p.nonce})
+	m.write(p.w, p.f, l2.WriteRequest{Op: soracache.OpRelease, Key: p.name, Nonce: p.nonce})
 }
 
 func (m *hammerer) write(w *world, c *chaser, req l2.WriteRequest) l2.WriteAnswer {
@@ -204,8 +210,9 @@ func (m *hammerer) put(w *world, c *chaser) {
 	version := k.put.begun.Add(1)
 	v := k.load(begun)
 	v.isPut = true
+	name := m.name(k)
 	a := m.write(w, c, l2.WriteRequest{
-		Op: soracache.OpPut, Key: k.name, Entry: k.entry(v), Lifetime: soracache.Lifetime{TTL: 10 * time.Minute},
+		Op: soracache.OpPut, Key: name, Entry: k.entry(name, v), Lifetime: soracache.Lifetime{TTL: 10 * time.Minute},
 	})
 	k.puts.Store(version, k.load(begun))
 	k.put.finish(version)

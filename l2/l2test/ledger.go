@@ -295,6 +295,7 @@ func (r *records) after(position soracache.Position, kind soracache.TargetKind) 
 func (p *partition) clone() *partition {
 	c := &partition{
 		entries: maps.Clone(p.entries), leases: maps.Clone(p.leases), passed: maps.Clone(p.passed),
+		schemas:    cloneSchemas(p.schemas),
 		registered: p.registered.clone(), attach: p.attach, keptUntil: p.keptUntil, settling: maps.Clone(p.settling), later: p.later, tomb: p.tomb,
 	}
 	if p.ledger != nil {

@@ -3,6 +3,7 @@ package l2test
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -53,11 +54,15 @@ type place struct {
 // partition is a ledger and what it judges. The ledger is nil before the first
 // call and after it was lost.
 type partition struct {
-	ledger  *ledger
+	ledger *ledger
+	// entries and leases are by name, see [soracache.Name], and so is passed, which
+	// holds that a load left nothing.
 	entries map[string]entry
 	leases  map[string]lease
-	// passed holds, by key, that a load left nothing.
-	passed map[string]passed
+	passed  map[string]passed
+	// schemas holds, by key, which schemas beside the default one have an entry or a
+	// lease. Nothing of any other counts.
+	schemas map[string][]listed
 	// registered is nil before somebody registers and after the list was lost.
 	registered *followers
 	// attach makes the next step take a new epoch.
@@ -178,7 +183,7 @@ func (m *Model) reach(ctx context.Context, at l2.Partition) (*partition, error) 
 func (m *Model) partition(at l2.Partition) *partition {
 	p := m.partitions[place{at.Namespace, at.Index}]
 	if p == nil {
-		p = &partition{entries: make(map[string]entry), leases: make(map[string]lease), passed: make(map[string]passed)}
+		p = &partition{entries: make(map[string]entry), leases: make(map[string]lease), passed: make(map[string]passed), schemas: make(map[string][]listed)}
 		m.partitions[place{at.Namespace, at.Index}] = p
 	}
 	return p
@@ -199,6 +204,9 @@ func (m *Model) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer
 	answers := make([]l2.ReadAnswer, len(reqs))
 	for i, req := range reqs {
 		s, err := m.begin(ctx, req.Partition, req.Since, req.Register)
+		for _, key := range req.Keys {
+			err = errors.Join(err, l2.CheckName(key.Key))
+		}
 		if err != nil {
 			answers[i].Err = err
 			continue
@@ -244,6 +252,7 @@ func (s step) read(req l2.ReadKey) l2.KeyAnswer {
 	}
 	if !ok {
 		held = lease{nonce: req.Nonce, stamp: s.ledger.stamp(), until: s.now.Add(min(req.LeaseFor, soracache.MaxLease))}
+		s.enlist(req.Key, held.until)
 		s.leases[req.Key] = held
 	}
 	mine, pass := held.nonce == req.Nonce, remembered && !a.Found
@@ -264,7 +273,7 @@ func (s step) read(req l2.ReadKey) l2.KeyAnswer {
 // live returns the entry under a key if it is live.
 func (s step) live(key string) (entry, bool) {
 	e, ok := s.entries[key]
-	if !ok {
+	if !ok || !s.counts(key) {
 		return entry{}, false
 	}
 	reason, _ := s.judge(key, e)
@@ -277,7 +286,7 @@ func (s step) judge(key string, e entry) (string, soracache.Record) {
 	if !s.now.Before(e.keepUntil) || e.keepUntil.Sub(s.now) > l2.MaxKeep {
 		return "expired", soracache.Record{}
 	}
-	return s.ledger.judge(e.stamp, key, e.Tags)
+	return s.ledger.judge(e.stamp, soracache.KeyOf(key), e.Tags)
 }
 
 // lease returns the lease that somebody holds on a key. One that no fill can
@@ -285,7 +294,7 @@ func (s step) judge(key string, e entry) (string, soracache.Record) {
 // keeps nobody waiting.
 func (s step) lease(key string) (lease, bool) {
 	l, ok := s.leases[key]
-	ok = ok && s.now.Before(l.until) && l.stamp.Epoch == s.ledger.epoch && l.stamp.Position >= s.ledger.cleared
+	ok = ok && s.counts(key) && s.now.Before(l.until) && l.stamp.Epoch == s.ledger.epoch && l.stamp.Position >= s.ledger.cleared
 	return l, ok
 }
 
@@ -296,6 +305,9 @@ func (m *Model) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAns
 	answers := make([]l2.WriteAnswer, len(reqs))
 	for i, req := range reqs {
 		s, err := m.begin(ctx, req.Partition, req.Since, req.Register)
+		if err == nil {
+			err = l2.CheckName(req.Key)
+		}
 		if err == nil {
 			answers[i], err = s.write(req)
 		}
@@ -332,14 +344,15 @@ func (s step) write(req l2.WriteRequest) (l2.WriteAnswer, error) {
 // nothing can come of it.
 func (s step) fill(req l2.WriteRequest) (l2.WriteAnswer, error) {
 	held, ok := s.leases[req.Key]
-	if !ok || held.nonce != req.Nonce || !s.now.Before(held.until) {
+	if !ok || !s.counts(req.Key) || held.nonce != req.Nonce || !s.now.Before(held.until) {
 		return l2.WriteAnswer{Reason: soracache.ReasonLeaseLost}, nil
 	}
 	delete(s.leases, req.Key)
-	if reason, by := s.ledger.judge(held.stamp, req.Key, req.Entry.Tags); reason != "" {
+	key := soracache.KeyOf(req.Key)
+	if reason, by := s.ledger.judge(held.stamp, key, req.Entry.Tags); reason != "" {
 		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: by}, nil
 	}
-	if by, ok := s.settles(req.Key, req.Entry.Tags); ok {
+	if by, ok := s.settles(key, req.Entry.Tags); ok {
 		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: by}, nil
 	}
 	if s.m.full {
@@ -360,7 +373,7 @@ func (s step) remember(key string, held lease, d time.Duration) {
 // put names the key in a record of its own, so that whatever was begun before
 // it is dead, and writes with the stamp of that record.
 func (s step) put(req l2.WriteRequest) l2.WriteAnswer {
-	record := s.append([]soracache.Target{soracache.Key(req.Key)})
+	record := s.append([]soracache.Target{soracache.Key(soracache.KeyOf(req.Key))})
 	s.store(req, s.ledger.stamp())
 	return l2.WriteAnswer{Stamp: s.ledger.stamp(), Record: record}
 }
@@ -372,6 +385,7 @@ func (s step) store(req l2.WriteRequest, stamp soracache.Stamp) {
 	if until := s.now.Add(kept); until.After(s.keptUntil) {
 		s.partition.keptUntil = until
 	}
+	s.enlist(req.Key, s.now.Add(kept))
 	s.entries[req.Key] = entry{
 		Entry:      req.Entry,
 		stamp:      stamp,
@@ -387,6 +401,7 @@ func (s step) renew(req l2.WriteRequest) l2.WriteAnswer {
 		return l2.WriteAnswer{Reason: soracache.ReasonLeaseLost}
 	}
 	held.until = s.now.Add(req.LeaseFor)
+	s.enlist(req.Key, held.until)
 	s.leases[req.Key] = held
 	return l2.WriteAnswer{Stamp: held.stamp}
 }
@@ -439,18 +454,20 @@ func checkTargets(targets []soracache.Target) error {
 		if t.Kind < soracache.TargetKey || t.Kind > soracache.TargetAll {
 			return fmt.Errorf("%w: %s", soracache.ErrInvalid, t)
 		}
+		if err := l2.CheckTarget(t); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // append records the targets, and deletes what is stored under the keys among
-// them.
+// them, in every schema.
 func (s step) append(targets []soracache.Target) soracache.Record {
 	record := s.ledger.append(targets, s.now, s.m.config.Retention)
 	for _, t := range targets {
 		if t.Kind == soracache.TargetKey {
-			delete(s.entries, t.Name)
-			delete(s.leases, t.Name)
+			s.dropAll(t.Name)
 		}
 	}
 	return record
@@ -504,19 +521,19 @@ func (m *Model) Explain(ctx context.Context, at l2.Partition, key string) (l2.Ex
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s, err := m.begin(ctx, at, soracache.Stamp{}, l2.Registration{})
-	if err != nil {
+	if err = errors.Join(err, l2.CheckName(key)); err != nil {
 		return l2.Explanation{}, err
 	}
 	x := l2.Explanation{Ledger: s.ledger.stamp()}
-	if e, ok := s.entries[key]; ok {
+	if e, ok := s.entries[key]; ok && s.counts(key) {
 		x.Stored, x.Readable = true, true
 		x.Entry, x.Stamp = e.Entry, e.stamp
 		x.FreshFor, x.KeepFor = e.freshUntil.Sub(s.now), e.keepUntil.Sub(s.now)
 		x.Reason, x.KilledBy = s.judge(key, e)
 		x.Live = x.Reason == ""
 	} else {
-		x.Reason, x.KilledBy = s.ledger.removed(key)
-		if by, ok := s.settles(key, nil); ok {
+		x.Reason, x.KilledBy = s.ledger.removed(soracache.KeyOf(key))
+		if by, ok := s.settles(soracache.KeyOf(key), nil); ok {
 			x.Reason = l2.Settling(by.Targets[0])
 		}
 	}
@@ -535,14 +552,14 @@ func (m *Model) ListKeys(ctx context.Context, at l2.Partition, tag, cursor strin
 		return nil, "", err
 	}
 	var keys []string
-	for _, key := range s.keys(tag, after) {
-		if _, ok := s.live(key); !ok {
+	for _, name := range s.keys(tag, after) {
+		if _, ok := s.live(name); !ok {
 			continue
 		}
 		if len(keys) == max(limit, 1) {
-			return keys, pageAfter(keys[len(keys)-1]), nil
+			return keys, pageAfter(after), nil
 		}
-		keys = append(keys, key)
+		keys, after = append(keys, soracache.KeyOf(name)), name
 	}
 	return keys, "", nil
 }
@@ -583,7 +600,7 @@ func (m *Model) walk(ctx context.Context, at l2.Partition, cursor string) (step,
 	return s, after, err
 }
 
-// keys returns, sorted, the keys of stored entries above one key that carry a
+// keys returns, sorted, the names of stored entries above one key that carry a
 // tag; with an empty tag, of all.
 func (s step) keys(tag, after string) []string {
 	var keys []string
@@ -636,6 +653,7 @@ func (m *Model) Sweep(ctx context.Context) (more bool, err error) {
 func (s step) sweep() {
 	maps.DeleteFunc(s.entries, func(_ string, e entry) bool { return !s.now.Before(e.keepUntil) })
 	maps.DeleteFunc(s.leases, func(_ string, l lease) bool { return !s.now.Before(l.until) })
+	s.sweepSchemas()
 	maps.DeleteFunc(s.passed, func(_ string, p passed) bool { return !s.now.Before(p.until) })
 	if s.registered != nil {
 		s.registered.forget(s.now.Add(-soracache.MaxLease), s.now)

@@ -169,6 +169,7 @@ func (p *partition) bury(now time.Time) {
 	if p.ledger != nil {
 		clear(p.entries)
 		clear(p.leases)
+		clear(p.schemas)
 		p.attach = false
 	}
 	p.ledger, p.tomb = nil, tomb{since: now}

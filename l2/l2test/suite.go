@@ -98,6 +98,7 @@ func Run(t *testing.T, open Open) {
 		{"Explain", explainChecks()},
 		{"Room", roomChecks()},
 		{"Concurrency", concurrencyChecks()},
+		{"Schemas", schemaChecks()},
 		{"Ends", endChecks()},
 		{"Clocks", clockChecks()},
 	})

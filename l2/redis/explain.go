@@ -73,7 +73,7 @@ func explainEntry(x *l2.Explanation, a answer, key string) {
 	case verdictCleared:
 		killer(soracache.Everything())
 	case verdictKeyRecord:
-		killer(soracache.Key(key))
+		killer(soracache.Key(soracache.KeyOf(key)))
 	case verdictTagRecord:
 		if tag := int(binary.BigEndian.Uint16(a.body[9:])); tag >= 1 && tag <= len(k.Entry.Tags) {
 			killer(soracache.Tag(k.Entry.Tags[tag-1]))
@@ -84,6 +84,7 @@ func explainEntry(x *l2.Explanation, a answer, key string) {
 // explainAbsence names the record that was the last to remove what stood under
 // a key, if there is one.
 func explainAbsence(x *l2.Explanation, a answer, key string) {
+	key = soracache.KeyOf(key)
 	named := [2]soracache.Target{soracache.Everything(), soracache.Key(key)}
 	nth := binary.BigEndian.Uint16(a.body[9:])
 	if at := binary.BigEndian.Uint64(a.body[1:]); at != 0 {

@@ -234,6 +234,12 @@ func checkNames(what string, names ...string) error {
 		if len(name) > maxName {
 			return fmt.Errorf("%w: %s of %d bytes", soracache.ErrInvalid, what, len(name))
 		}
+		if what != "key" {
+			continue
+		}
+		if err := l2.CheckName(name); err != nil {
+			return err
+		}
 	}
 	return nil
 }

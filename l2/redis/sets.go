@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"strconv"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/tags"
 )
@@ -44,7 +45,9 @@ func (s *Store) ListKeys(ctx context.Context, p l2.Partition, tag, cursor string
 		if err != nil {
 			return nil, "", err
 		}
-		keys = append(keys, page...)
+		for _, name := range page {
+			keys = append(keys, soracache.KeyOf(name))
+		}
 		if next == nil {
 			return keys, "", nil
 		}
@@ -100,20 +103,20 @@ func (s *Store) walk(ctx context.Context, c *call) (answer, error) {
 	return s.decode(c)
 }
 
-// listed reads the answer to one step of a listing: the keys, and where to go
+// listed reads the answer to one step of a listing: the names, and where to go
 // on (nil: nowhere).
-func (a answer) listed() (keys []string, next *tags.Cursor, err error) {
+func (a answer) listed() (names []string, next *tags.Cursor, err error) {
 	if next, err = a.place(walkList, a.body); err != nil {
 		return nil, nil, err
 	}
 	for _, element := range a.more[1:] {
-		key, ok := element.(string)
+		name, ok := element.(string)
 		if !ok {
 			return nil, nil, malformed()
 		}
-		keys = append(keys, key)
+		names = append(names, name)
 	}
-	return keys, next, nil
+	return names, next, nil
 }
 
 // reclaimed reads the answer to one step of reclaiming: where to go on, and

@@ -173,6 +173,7 @@ func TestCommandsOfSettling(t *testing.T) {
 		return strings.Join(all, " ")
 	}
 	invalidate := func() { u.invalidate(soracache.Tag("t"), soracache.Key("k")) }
+	ofTag := func() { u.invalidate(soracache.Tag("t")) }
 	load := func() { u.fill("k", u.lease("k", 1), "v") }
 	invalidate()
 	load()
@@ -181,9 +182,10 @@ func TestCommandsOfSettling(t *testing.T) {
 		do   func()
 		want string
 	}{
-		"invalidate": {invalidate, "evalsha time unlink zadd zcard zmscore zrange zrem"},
-		"since":      {func() { u.head() }, "evalsha time unlink zmscore zrange"},
-		"load":       {load, "del evalsha exists get getrange sadd set time zmscore zrange"},
+		"invalidate":       {invalidate, "evalsha mget time unlink zadd zcard zmscore zrange zrem"}, // with which schemas there are
+		"invalidate a tag": {ofTag, "evalsha time unlink zadd zcard zmscore zrange zrem"},
+		"since":            {func() { u.head() }, "evalsha time unlink zmscore zrange"},
+		"load":             {load, "del evalsha exists get getrange sadd set time zmscore zrange"},
 	} {
 		if got := commands(c.do); got != c.want {
 			t.Errorf("%s takes %s, want %s", what, got, c.want)

@@ -319,7 +319,7 @@ func TestEvictingPolicy(t *testing.T) {
 func TestACLUser(t *testing.T) {
 	admin, server := own(t,
 		redistest.User("cache", "secret", "~sora:*", "-@all",
-			"+evalsha", "+script|load", "+ping", "+time", "+get", "+set", "+getrange", "+exists", "+del", "+unlink",
+			"+evalsha", "+script|load", "+ping", "+time", "+get", "+mget", "+set", "+getrange", "+exists", "+del", "+unlink",
 			"+persist", "+pttl", "+pexpire", "+pexpireat", "+rename", "+setrange", "+zadd", "+zrem", "+zrange", "+zrank", "+zcard", "+zcount", "+zscore", "+zmscore",
 			"+zremrangebyrank", "+zremrangebyscore", "+sadd", "+srem", "+sscan",
 			"+hmget", "+hset", "+hgetall", "+hdel", "+hlen", "+hscan"))
@@ -332,6 +332,9 @@ func TestACLUser(t *testing.T) {
 	if keys, _, err := u.ListKeys(t.Context(), u.at, "t", "", 10); err != nil || len(keys) != 2 {
 		t.Errorf("listed %q, %v", keys, err)
 	}
+	named := soracache.Name("s", "x")
+	u.fill(named, u.lease(named, 2), "v", "t")
+	u.put(named, "v", "t")
 	u.invalidate(soracache.Tag("t"), soracache.Key("x"), soracache.Everything())
 	u.settle(time.Millisecond, soracache.Tag("t"), soracache.Key("x"))
 	time.Sleep(2 * time.Millisecond) // Redis' clock cannot be moved

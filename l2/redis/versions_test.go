@@ -74,6 +74,12 @@ func TestGoldenForms(t *testing.T) {
 	lease := u.do("GET", u.name("l:leased")).(string)
 	expect("a lease", lease, string(nonce[:]), epoch, last, lease[len(lease)-8:])
 
+	nonce = u.lease(soracache.Name("s/1", "leased"), 8)
+	schemas := u.do("GET", u.name("m:leased")).(string)
+	lease = u.do("GET", u.name("l:\xffs/1\xffleased")).(string)
+	expect("the lease of a schema", lease, string(nonce[:]), epoch, last, lease[len(lease)-8:])
+	expect("the list of a key's schemas", schemas, "\x01", lease[len(lease)-8:], "\x03s/1")
+
 	u.register(l2.Registration{Name: "node", Bound: time.Second})
 	list := u.admin.HGetAll(t.Context(), u.name("r")).Val()
 	if !slices.Equal(slices.Sorted(maps.Keys(list)), []string{"!", "nnode"}) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -129,7 +130,7 @@ func writeAnswer(script script, req l2.WriteRequest, a answer) (l2.WriteAnswer, 
 		if len(a.body) != 8 {
 			return out, malformed()
 		}
-		out.Record = recordOf(a, soracache.Key(req.Key))
+		out.Record = recordOf(a, soracache.Key(soracache.KeyOf(req.Key)))
 		out.Stamp = soracache.Stamp{Epoch: a.delta.Epoch, Position: a.delta.Head}
 		return out, nil
 	}
@@ -152,7 +153,7 @@ func winner(a answer, req l2.WriteRequest) soracache.Record {
 	var target soracache.Target
 	switch named := int(binary.BigEndian.Uint16(a.body[17:])); {
 	case named == 1:
-		target = soracache.Key(req.Key)
+		target = soracache.Key(soracache.KeyOf(req.Key))
 	case named == 2:
 		target = soracache.Everything()
 	case named > 2 && named-3 < len(req.Entry.Tags):
@@ -244,7 +245,7 @@ func (s *Store) invalidateCall(req l2.InvalidateRequest) *call {
 		c.argv = append(c.argv, binary.BigEndian.AppendUint64([]byte("s"), boundMicros(req.Settle)))
 	}
 	for _, t := range req.Targets {
-		if err := checkNames("target", t.Name); err != nil {
+		if err := errors.Join(checkNames("target", t.Name), l2.CheckTarget(t)); err != nil {
 			c.err = err
 		}
 		switch t.Kind {

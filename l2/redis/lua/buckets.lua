@@ -1,10 +1,17 @@
 -- Walking over stored entries in small steps.
 
--- judge applies the rule to the entry of a key. It returns the verdict, until
+-- judge applies the rule to the entry under a name. It returns the verdict, until
 -- when the entry is kept, and its tags. Only the beginning of an entry is read,
 -- and more of it if that does not hold the tags, so that large values are not
 -- copied.
 local function judge(key, record, last)
+  if byte(key) == 255 and not last then
+    --@include schemas
+
+    if not schemas_of(key).own then
+      return call('EXISTS', BASE .. 'e:' .. key) == 0 and ABSENT or EXPIRED
+    end
+  end
   local raw = try('GETRANGE', BASE .. 'e:' .. key, '0', last or PREFIX_END)
   if raw == '' then return ABSENT end
   if type(raw) ~= 'string' then return CORRUPT end
@@ -56,10 +63,13 @@ local function step_over(tag, from, from_ends, scan, step, look)
   return nil, '0'
 end
 
--- records returns the scores of the records of keys.
+-- records returns the scores of the records of the keys of names.
 local function records(keys)
   local members = {}
-  for i, key in ipairs(keys) do members[i] = 'k' .. key end
+  for i, key in ipairs(keys) do
+    if byte(key) == 255 then key = sub(key, string.find(key, '\255', 2, true) + 1) end
+    members[i] = 'k' .. key
+  end
   return #keys > 0 and scores(K, members) or {}
 end
 

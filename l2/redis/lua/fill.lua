@@ -1,5 +1,5 @@
--- fill: completes a lease. ARGV: 2 nonce, 3 and 4 see store.lua, 5 key, then
--- tags. After what is of store.lua, 3 has for how long it is to be remembered if
+-- fill: completes a lease. ARGV: 2 nonce, 3 and 4 see store.lua, 5 name (see
+-- schemas.lua), then tags. After what is of store.lua, 3 has for how long it is to be remembered if
 -- there is no room for the entry.
 -- Answers the outcome, the entry's stamp, and of the record that a superseded
 -- fill lost to its position and which target it named: 0 unknown, 1 the key,
@@ -8,7 +8,8 @@
 
 --@include ledger
 
-local key = ARGV[5]
+local name = ARGV[5]
+local key = byte(name) == 255 and sub(name, string.find(name, '\255', 2, true) + 1) or name
 local ASK = {'', 'k' .. key}
 
 --@include open
@@ -23,7 +24,18 @@ for i = 6, #ARGV do
 end
 local records = #tags > 0 and scores(T, members) or {}
 
-local holder, stamp, _, epoch = lease_of(key)
+-- listed has the schema of the name stay in the list; it is false if it is not
+-- there, and does nothing for the default one.
+local listed = function() end
+if name ~= key then
+  --@include schemas
+
+  local list = schemas_of(name)
+  listed = list.own and function(ends) prolong(list, ends) end
+end
+
+local holder, stamp, _, epoch
+if listed then holder, stamp, _, epoch = lease_of(name) end
 
 -- outcome applies the rule to what would be stored.
 local function outcome()
@@ -53,13 +65,14 @@ end
 
 local found, position, target = outcome()
 if found == STORED then
-  if not store(key, stamp, ARGV[3], ARGV[4], tags) then
-    finish(key, holder, LOAD_NOT_STORABLE, unbox('>I8', ARGV[3], 19))
+  if not store(name, stamp, ARGV[3], ARGV[4], tags) then
+    finish(name, holder, LOAD_NOT_STORABLE, unbox('>I8', ARGV[3], 19))
     return redis.error_reply('OOM no room for an entry')
   end
+  listed(NOW + unbox('>I8', ARGV[3], 9))
 else
   if found == SUPERSEDED then
-    call('DEL', BASE .. 'l:' .. key)
+    call('DEL', BASE .. 'l:' .. name)
     WROTE = true
   end
   if string.byte(ARGV[3], 18) == 1 then

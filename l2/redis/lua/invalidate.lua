@@ -1,5 +1,5 @@
 -- invalidate: appends one record and deletes the entries and leases of the keys
--- that it names. Each argument from ARGV[2] on is a target in the form of its
+-- that it names, in every schema. Each argument from ARGV[2] on is a target in the form of its
 -- record: 't'..tag, 'k'..key, or 'a' for everything; or 's' and for how long they
 -- settle, in microseconds.
 -- Answers the position that came before the record; the head is the record's.
@@ -33,6 +33,9 @@ if settle then
   --@include later
 
   if later(BASE .. 'w', LATER_SETTLING) then return redis.error_reply('SORALATER ' .. BASE .. 'w') end
+end
+if #keys > 0 then
+  --@include every
 end
 -- The deletion comes first: once a script has written, a Redis without memory
 -- lets it finish, and an invalidation must not fail for want of memory.

@@ -1,9 +1,9 @@
 -- Leases, and what became of the last.
 --
---   l:<key>  nonce, of which the second half says whose it is; epoch, stamp, and
+--   l:<name>  nonce, of which the second half says whose it is; epoch, stamp, and
 --            when it runs out. The epoch's first byte, 0, is the version of the
 --            form; a later one may have more at the end
---   o:<key>  while it is remembered that a load left nothing: the outcome, whose
+--   o:<name>  while it is remembered that a load left nothing: the outcome, whose
 --            load it was, since when and for how long
 
 -- lease_of returns the nonce, stamp, end and epoch of the lease under a key

@@ -1,7 +1,7 @@
--- list: about a step of the keys whose live entries carry a tag.
+-- list: about a step of the names (see schemas.lua) whose live entries carry a tag.
 -- ARGV: 2 tag, 3 bucket to go on from, 4 where in its set, 5 step.
 -- Answers the bucket to go on from (nothing: done); then where in its set, and the
--- keys.
+-- names.
 
 --@include ledger
 

@@ -1,7 +1,7 @@
 -- read: for each key the live entry, or else a lease.
 -- ARGV[2] holds 32 bytes a key (how long the lease is to last and for how long
 -- fresh an entry is to be refreshed, in microseconds, and the nonce), or nothing
--- if no key wants a lease; the keys follow.
+-- if no key wants a lease; the names follow (see schemas.lua).
 -- Answers 18 bytes a key: verdict, lease, lease's stamp (or why it is refused),
 -- lease's end; then, in elements of their own, the bytes of the live entries. A
 -- script pays for every byte that it touches, so of a large entry it answers the
@@ -11,16 +11,29 @@
 --@include ledger
 
 local ASK = {'', ''}
-for i = 3, #ARGV do ASK[i - 1] = 'k' .. ARGV[i] end
+for i = 3, #ARGV do
+  local key = ARGV[i]
+  if byte(key) == 255 then key = sub(key, string.find(key, '\255', 2, true) + 1) end
+  ASK[i - 1] = 'k' .. key
+end
 
 --@include open
 
-local ENTRY, lease, inline = BASE .. 'e:', nil, INLINE_MOST
+local ENTRY, lease, inline, schemas = BASE .. 'e:', nil, INLINE_MOST, nil
 for i = 3, #ARGV do
   local key, record = ARGV[i], FOUND[i - 1]
   local most, last = LARGE_BYTES, LARGE_END
+  local list -- of schemas: nil for the default one
+  if byte(key) == 255 then
+    if not schemas then
+      --@include schemas
+
+      schemas = {of = schemas_of, enlist = enlist}
+    end
+    list = schemas.of(key)
+  end
   if inline < 0 then most, last = SMALL_BYTES + 1, SMALL_END end -- enough to judge by
-  local raw = try('GETRANGE', ENTRY .. key, '0', last)
+  local raw = (not list or list.own) and try('GETRANGE', ENTRY .. key, '0', last)
   if most < LARGE_BYTES and type(raw) == 'string' and #raw == most then
     local count, key_bytes = unbox('>I2I2', raw, 50)
     local at = FIXED_BYTES + key_bytes + 1
@@ -34,7 +47,8 @@ for i = 3, #ARGV do
     end
   end
   local verdict, sound, expires = ABSENT, true, 0
-  if raw == '' then
+  if not raw then -- nothing counts there
+  elseif raw == '' then
     sound = call('EXISTS', ENTRY .. key) == 0
   elseif type(raw) == 'string' then
     --@include judge
@@ -74,10 +88,11 @@ for i = 3, #ARGV do
 
         -- Beside a live entry nobody waits, so that there is nothing to pass: the
         -- others must not all load because a refresh failed.
-        lease = function(wanted, asked, long, live)
-          local nonce, given, until_, epoch = lease_of(wanted)
+        lease = function(wanted, asked, long, live, list)
+          local nonce, given, until_, epoch
+          if not list or list.own then nonce, given, until_, epoch = lease_of(wanted) end
           local failed = failed_of(wanted)
-          if nonce == '' then return LEASE_REFUSED, REFUSAL_LIMIT, 0 end -- a later version's
+          if nonce == '' or list and list.later then return LEASE_REFUSED, REFUSAL_LIMIT, 0 end -- a later version's
           local passed = failed and not live
           if nonce and nonce ~= asked and binding(given, epoch, until_) then
             local its = holder_of(nonce)
@@ -88,12 +103,12 @@ for i = 3, #ARGV do
           elseif nonce == asked and binding(given, epoch, until_) then
             return passed and LEASE_PASSED or LEASE_GRANTED, given, until_
           end
-          until_ = give(wanted, asked, HEAD, long)
+          until_ = (not list or schemas.enlist(list, NOW + long)) and give(wanted, asked, HEAD, long)
           if not until_ then return LEASE_REFUSED, REFUSAL_STORE_FULL, 0 end
           return passed and LEASE_PASSED or LEASE_GRANTED, HEAD, until_
         end
       end
-      state, stamp, ends = lease(key, sub(ARGV[2], at + 17, at + WISH_BYTES), duration, verdict == LIVE)
+      state, stamp, ends = lease(key, sub(ARGV[2], at + 17, at + WISH_BYTES), duration, verdict == LIVE, list)
     end
   end
   ARGV[i] = state == LEASE_NONE and verdict == LIVE and NOTHING_TO_TELL or pack('>BBI8I8', verdict, state, stamp, ends)

@@ -42,6 +42,9 @@ do
         everything = true
       end
     end
+    if #keys > 0 then
+      --@include every
+    end
     -- The deletion comes first: see invalidate.lua.
     for from = 1, #dead, CHUNK do
       call('UNLINK', unpack(dead, from, math.min(from + CHUNK - 1, #dead)))
