@@ -14,7 +14,8 @@ import (
 	"github.com/soracache/soracache/l2"
 )
 
-// Explain tells what a Get would say now, and why.
+// Explain tells what a Get would say now, and why. The key may be the
+// [soracache.Name] of one in a schema.
 func (n *Node) Explain(ctx context.Context, namespace, key string) (Explanation, error) {
 	ns, err := n.begin(ctx, namespace)
 	if err != nil {

@@ -49,7 +49,7 @@ func (m *meter) offer(p *partition, key string, c *local, seen invalidation.Judg
 		return
 	}
 	select {
-	case m.samples <- sample{at: p.id, key: key, tags: c.entry.Tags, seen: seen.Seen, when: seen.At}:
+	case m.samples <- sample{at: p.id, key: soracache.KeyOf(key), tags: c.entry.Tags, seen: seen.Seen, when: seen.At}:
 	default:
 	}
 }

@@ -237,8 +237,9 @@ type namespace struct {
 func (ns *namespace) pin()   { ns.pins.Add(1) }
 func (ns *namespace) unpin() { ns.pins.Add(-1) }
 
-func (ns *namespace) of(key string) *partition {
-	return ns.partitions[soracache.PartitionOf(key, len(ns.partitions))]
+// of returns the partition of a name: see names.go.
+func (ns *namespace) of(name string) *partition {
+	return ns.partitions[soracache.PartitionOf(soracache.KeyOf(name), len(ns.partitions))]
 }
 
 // New returns a running node. Close ends it.
@@ -307,6 +308,9 @@ func (n *Node) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.R
 		return nil, err
 	}
 	defer n.leave(ns)
+	if req.Reads, err = named(req.Reads); err != nil {
+		return nil, err
+	}
 	results := make([]soracache.ReadResult, len(req.Reads))
 	missed := 0
 	for i := range results {
@@ -364,6 +368,13 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 	parts := make([]*partition, len(writes))
 	for i := range writes {
 		w := &writes[i]
+		if err := soracache.CheckSchema(w.Schema); err != nil {
+			return nil, err
+		}
+	}
+	for i := range writes {
+		w := &writes[i]
+		w.Key = soracache.Name(w.Schema, w.Key) // from here on
 		p := ns.of(w.Key)
 		parts[i] = p
 		p.touch(n.now())

@@ -17,6 +17,7 @@ import (
 // So twenty thousand who wait cost the store one read now and then, and the node
 // one goroutine.
 type parking struct {
+	key   uint64        // the hash of the key, whatever the schema
 	open  chan struct{} // closed to let everybody out
 	turn  chan struct{} // has room for one: whoever takes it is to read for all
 	timer *time.Timer   // of the next turn
@@ -69,20 +70,39 @@ const (
 	pollTick     = 100 * time.Millisecond
 )
 
+// parkedUnder notes, or forgets, that somebody is parked under a name. It holds mu.
+func (p *partition) parkedUnder(lot *parking, hash uint64, is bool) {
+	if lot.key == hash {
+		return // the default schema
+	}
+	rest := slices.DeleteFunc(p.parkedIn[lot.key], func(other uint64) bool { return other == hash })
+	if is {
+		rest = append(rest, hash)
+	}
+	if p.parkedIn[lot.key] = rest; len(rest) == 0 {
+		delete(p.parkedIn, lot.key)
+	}
+}
+
 // park waits until the reader is to read again, but no longer than most. It does
 // not wait if the lease is heard to have ended after the question was asked which
 // told that it is held.
 func (p *partition) park(ctx context.Context, key string, h held, turns int, most time.Duration) leftPark {
 	hash := invalidation.KeyHash(key)
+	ofKey := hash
+	if bare := soracache.KeyOf(key); bare != key {
+		ofKey = invalidation.KeyHash(bare)
+	}
 	p.mu.Lock()
-	if at, ok := p.freedAt[hash]; ok && at > h.asked || p.allFreedAt > h.asked {
+	if p.freedAt[hash] > h.asked || p.freedAt[ofKey] > h.asked || p.allFreedAt > h.asked {
 		p.mu.Unlock()
 		return leftPark{}
 	}
 	lot := p.parked[hash]
 	if lot == nil {
-		lot = &parking{open: make(chan struct{}), turn: make(chan struct{}, 1), turns: turns}
+		lot = &parking{key: ofKey, open: make(chan struct{}), turn: make(chan struct{}, 1), turns: turns}
 		p.parked[hash] = lot
+		p.parkedUnder(lot, hash, true)
 		lot.ends = p.node.now() + h.left
 		lot.timer = time.AfterFunc(p.poll(lot), func() { p.due(lot) })
 	}
@@ -185,6 +205,7 @@ func (p *partition) letOut(hash uint64, lot *parking) {
 	lot.closed = true
 	lot.timer.Stop()
 	delete(p.parked, hash)
+	p.parkedUnder(lot, hash, false)
 	close(lot.open)
 }
 
@@ -206,24 +227,59 @@ func (p *partition) abandon(hash uint64, lot *parking) bool {
 	return true
 }
 
-// wake has the readers of a key read again: one of them for all, unless each is to
+// wake has the readers of a name read again: one of them for all, unless each is to
 // go its own way, because they have lost so often or the load left nothing.
 func (p *partition) wake(key string, why woken) { p.wakeHash(invalidation.KeyHash(key), why) }
+
+// wakeKey has the readers of a key read again, in whichever schema: a record of it
+// has ended all their leases.
+func (p *partition) wakeKey(key string, why woken) {
+	p.wake(key, why)
+	p.wakeSchemas(key, invalidation.KeyHash(key), why)
+}
+
+// wakeOthers does so after a put, for the readers of the key in other schemas.
+func (p *partition) wakeOthers(name string) {
+	key := soracache.KeyOf(name)
+	if key != name {
+		p.wake(key, wokenLost)
+	}
+	p.wakeSchemas(key, invalidation.KeyHash(name), wokenLost)
+}
+
+// wakeSchemas wakes the readers of a key in other schemas than the default one, but
+// for those of one name.
+func (p *partition) wakeSchemas(key string, but uint64, why woken) {
+	hash := invalidation.KeyHash(key)
+	p.mu.Lock()
+	p.noteFreed(hash)
+	names := slices.Clone(p.parkedIn[hash])
+	p.mu.Unlock()
+	for _, name := range names {
+		if name != but {
+			p.wakeHash(name, why)
+		}
+	}
+}
 
 // mostFreed bounds what is remembered for those who are about to park. Whoever
 // misses it polls.
 const mostFreed = 1024
+
+// noteFreed holds mu.
+func (p *partition) noteFreed(hash uint64) {
+	if len(p.freedAt) >= mostFreed {
+		clear(p.freedAt)
+	}
+	p.freedAt[hash] = p.node.now()
+}
 
 func (p *partition) wakeHash(hash uint64, why woken) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	lot := p.parked[hash]
 	if lot == nil || lot.out {
-		// Also for those who have been told that it is held, and come now.
-		if len(p.freedAt) >= mostFreed {
-			clear(p.freedAt)
-		}
-		p.freedAt[hash] = p.node.now()
+		p.noteFreed(hash) // also for those who have been told that it is held, and come now
 	}
 	if lot == nil {
 		return

@@ -41,7 +41,10 @@ type partition struct {
 
 	mu      sync.Mutex
 	flights flights             // guarded by mu
-	parked  map[uint64]*parking // by the key's hash; guarded by mu
+	parked  map[uint64]*parking // by the name's hash; guarded by mu
+	// parkedIn holds, by the hash of a key, under which names of other schemas
+	// somebody is parked. Guarded by mu.
+	parkedIn map[uint64][]uint64
 	// fillings are the fills under way, by key; guarded by mu.
 	fillings map[string][]*filling
 	// freed holds when leases ended, by the hash of the key, for those who are
@@ -100,6 +103,7 @@ func newPartition(n *Node, ns *namespace, id l2.Partition) *partition {
 		flights:  newFlights(),
 		fillings: map[string][]*filling{},
 		parked:   map[uint64]*parking{},
+		parkedIn: map[uint64][]uint64{},
 		freedAt:  map[uint64]time.Duration{},
 
 		allFreedAt: -1,
@@ -330,7 +334,7 @@ func (ns *namespace) joinMissed(req *soracache.GetRequest, results []soracache.R
 	missed := make([][]int, len(ns.partitions))
 	for i := range results {
 		if results[i].Status == 0 {
-			p := soracache.PartitionOf(req.Reads[i].Key, len(ns.partitions))
+			p := soracache.PartitionOf(soracache.KeyOf(req.Reads[i].Key), len(ns.partitions))
 			missed[p] = append(missed[p], i)
 		}
 	}
@@ -451,7 +455,7 @@ func (p *partition) local(q invalidation.Question, d soracache.Delta, key string
 	case soracache.LeaseHeld:
 		c.heldUntil.Store(int64(p.node.now() + min(k.LeaseFor, refreshPatience)))
 	}
-	c.proof, keep = p.follower.Prove(q, d, key, k.Entry.Tags)
+	c.proof, keep = p.follower.Prove(q, d, soracache.KeyOf(key), k.Entry.Tags)
 	c.bytes = c.footprint(key)
 	return c, keep
 }
@@ -560,6 +564,7 @@ func (p *partition) written(w *soracache.Write, q invalidation.Question, a *l2.W
 		t.puts.Add(1)
 		p.publish(a.Record, false)
 		p.freed(w.Key, wokenRead)
+		p.wakeOthers(w.Key)
 	case soracache.OpRenew:
 		t.renewals.Add(1)
 		if res.Stored {
@@ -584,7 +589,7 @@ func (p *partition) invalidated(q invalidation.Question, a *l2.InvalidateAnswer,
 	for _, t := range a.Record.Targets {
 		switch t.Kind {
 		case soracache.TargetKey:
-			p.wake(t.Name, wokenLost)
+			p.wakeKey(t.Name, wokenLost)
 		case soracache.TargetTag:
 			p.node.chores.add(chore{at: p.id, tag: t.Name})
 		case soracache.TargetAll:

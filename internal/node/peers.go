@@ -99,7 +99,7 @@ func (p *partition) received(notice invalidation.Notice) {
 	for _, t := range r.Targets {
 		switch t.Kind {
 		case soracache.TargetKey:
-			p.wake(t.Name, wokenLost)
+			p.wakeKey(t.Name, wokenLost)
 		case soracache.TargetAll:
 			p.wakeAll(wokenLost)
 		case soracache.TargetTag:
