@@ -43,7 +43,9 @@ func (s *cacheService) Get(ctx context.Context, r *soracachev1.GetRequest) (*sor
 	if err := results[0].Err; err != nil {
 		return nil, err
 	}
-	return getResponse(results[0]), nil
+	answer := getResponse(results[0])
+	answer.InSchema = read.Schema != ""
+	return answer, nil
 }
 
 // BatchGet implements the RPC. A key that is not valid fails alone.
@@ -85,7 +87,7 @@ func (s *cacheService) BatchGet(ctx context.Context, r *soracachev1.BatchGetRequ
 			results = results[:asked[len(found)]]
 		}
 	}
-	return s.batchGetResponse(ctx, req.Namespace, r.GetKeys(), results), nil
+	return s.batchGetResponse(ctx, req.Namespace, read.Schema, r.GetKeys(), results), nil
 }
 
 func (s *cacheService) read(ctx context.Context, req soracache.GetRequest, wait time.Duration) ([]soracache.ReadResult, error) {
@@ -110,9 +112,9 @@ func (s *cacheService) read(ctx context.Context, req soracache.GetRequest, wait 
 // the leases among those that are cut off, so they are handed back before it
 // can ask again.
 func (s *cacheService) batchGetResponse(
-	ctx context.Context, namespace string, keys []string, results []soracache.ReadResult,
+	ctx context.Context, namespace, schema string, keys []string, results []soracache.ReadResult,
 ) *soracachev1.BatchGetResponse {
-	answer := &soracachev1.BatchGetResponse{Results: make([]*soracachev1.GetResponse, 0, len(results))}
+	answer := &soracachev1.BatchGetResponse{Results: make([]*soracachev1.GetResponse, 0, len(results)), InSchema: schema != ""}
 	var together soracache.Stamps
 	size := 0
 	for i, result := range results {
@@ -122,7 +124,7 @@ func (s *cacheService) batchGetResponse(
 		item := getResponse(result)
 		size += weight(item)
 		if i > 0 && size > s.answer {
-			s.handBack(ctx, namespace, keys[i:], results[i:])
+			s.handBack(ctx, namespace, schema, keys[i:], results[i:])
 			break
 		}
 		answer.Results = append(answer.Results, item)
@@ -146,11 +148,11 @@ func weight(r *soracachev1.GetResponse) int {
 
 // handBack releases the leases among results that nobody will be told of. If
 // that fails, they run out.
-func (s *cacheService) handBack(ctx context.Context, namespace string, keys []string, results []soracache.ReadResult) {
+func (s *cacheService) handBack(ctx context.Context, namespace, schema string, keys []string, results []soracache.ReadResult) {
 	req := soracache.WriteRequest{Namespace: namespace}
 	for i, result := range results {
 		if result.Lease != (soracache.Lease{}) {
-			req.Writes = append(req.Writes, soracache.Write{Op: soracache.OpRelease, Key: keys[i], Lease: result.Lease})
+			req.Writes = append(req.Writes, soracache.Write{Op: soracache.OpRelease, Key: keys[i], Schema: schema, Lease: result.Lease})
 		}
 	}
 	if len(req.Writes) == 0 {
@@ -218,7 +220,7 @@ func (s *cacheService) BatchSet(ctx context.Context, r *soracachev1.BatchSetRequ
 // Renew implements the RPC.
 func (s *cacheService) Renew(ctx context.Context, r *soracachev1.RenewRequest) (*soracachev1.RenewResponse, error) {
 	result, err := s.writeOne(ctx, r.GetNamespace(), func() (soracache.Write, error) {
-		w, err := s.parser.leased(soracache.OpRenew, r.GetKey(), r.GetLease())
+		w, err := s.parser.leased(soracache.OpRenew, r)
 		if err != nil {
 			return w, err
 		}
@@ -400,9 +402,12 @@ func (s *cacheService) Explain(ctx context.Context, r *soracachev1.ExplainReques
 	if err := s.parser.limits.CheckKey(r.GetKey()); err != nil {
 		return nil, err
 	}
+	if err := soracache.CheckSchema(r.GetSchema()); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	explanation, err := s.node.Explain(ctx, namespace, r.GetKey())
+	explanation, err := s.node.Explain(ctx, namespace, soracache.Name(r.GetSchema(), r.GetKey()))
 	if err != nil {
 		return nil, err
 	}

@@ -48,14 +48,18 @@ type readOptions interface {
 	GetLeaseFor() *durationpb.Duration
 	GetAcceptUnconfirmed() bool
 	GetHolder() uint64
+	GetSchema() string
 }
 
 // reads returns a request without its keys, and the read of which one for
 // each key is to be made.
 func (p parser) reads(ctx context.Context, namespace string, r readOptions) (soracache.GetRequest, soracache.Read, error) {
 	req := soracache.GetRequest{AcceptUnconfirmed: r.GetAcceptUnconfirmed()}
-	read := soracache.Read{Lease: r.GetLease(), Holder: r.GetHolder()}
+	read := soracache.Read{Schema: r.GetSchema(), Lease: r.GetLease(), Holder: r.GetHolder()}
 	var err error
+	if err = soracache.CheckSchema(read.Schema); err != nil {
+		return req, read, err
+	}
 	if req.Namespace, err = p.namespace(ctx, namespace); err != nil {
 		return req, read, err
 	}
@@ -110,7 +114,7 @@ func minStamps(r *soracachev1.BatchGetRequest) ([]soracache.Stamps, error) {
 
 // fill returns the write that completes a lease.
 func (p parser) fill(r *soracachev1.FillRequest) (soracache.Write, error) {
-	w, err := p.leased(soracache.OpFill, r.GetKey(), r.GetLease())
+	w, err := p.leased(soracache.OpFill, r)
 	if err != nil {
 		return w, err
 	}
@@ -120,23 +124,40 @@ func (p parser) fill(r *soracachev1.FillRequest) (soracache.Write, error) {
 
 // set returns the write that needs no lease.
 func (p parser) set(r *soracachev1.SetRequest) (soracache.Write, error) {
-	w := soracache.Write{Op: soracache.OpPut, Key: r.GetKey()}
-	if err := p.limits.CheckKey(w.Key); err != nil {
+	w, err := p.write(soracache.OpPut, r)
+	if err != nil {
 		return w, err
 	}
-	var err error
 	w.Entry, w.Lifetime, err = p.entry(r)
 	return w, err
 }
 
-// leased returns a write that names a lease: one is required.
-func (p parser) leased(op soracache.WriteOp, key string, lease []byte) (soracache.Write, error) {
-	w := soracache.Write{Op: op, Key: key}
-	if err := p.limits.CheckKey(key); err != nil {
+// keyed is a request that names a key in a schema.
+type keyed interface {
+	GetKey() string
+	GetSchema() string
+}
+
+// write returns a write of a key.
+func (p parser) write(op soracache.WriteOp, r keyed) (soracache.Write, error) {
+	w := soracache.Write{Op: op, Key: r.GetKey(), Schema: r.GetSchema()}
+	if err := p.limits.CheckKey(w.Key); err != nil {
 		return w, err
 	}
-	var err error
-	if w.Lease, err = soracache.ParseLease(lease); err != nil {
+	return w, soracache.CheckSchema(w.Schema)
+}
+
+// leased returns a write that names a lease: one is required.
+func (p parser) leased(op soracache.WriteOp, r interface {
+	keyed
+	GetLease() []byte
+},
+) (soracache.Write, error) {
+	w, err := p.write(op, r)
+	if err != nil {
+		return w, err
+	}
+	if w.Lease, err = soracache.ParseLease(r.GetLease()); err != nil {
 		return w, err
 	}
 	if w.Lease == (soracache.Lease{}) {
@@ -148,7 +169,7 @@ func (p parser) leased(op soracache.WriteOp, key string, lease []byte) (soracach
 // release returns the write that hands a lease back. An outcome that is not
 // known here is that of a load which left nothing.
 func (p parser) release(r *soracachev1.ReleaseRequest) (soracache.Write, error) {
-	w, err := p.leased(soracache.OpRelease, r.GetKey(), r.GetLease())
+	w, err := p.leased(soracache.OpRelease, r)
 	switch r.GetOutcome() {
 	case soracachev1.LoadOutcome_LOAD_OUTCOME_UNSPECIFIED:
 	case soracachev1.LoadOutcome_LOAD_OUTCOME_NOT_STORABLE:

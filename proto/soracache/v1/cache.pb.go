@@ -486,7 +486,9 @@ type GetRequest struct {
 	AcceptUnconfirmed bool `protobuf:"varint,8,opt,name=accept_unconfirmed,json=acceptUnconfirmed,proto3" json:"accept_unconfirmed,omitempty"`
 	// With lease: a random number of the process that asks, by which a client
 	// whose loads fail is told from the others. 0: nobody in particular.
-	Holder        uint64 `protobuf:"fixed64,9,opt,name=holder,proto3" json:"holder,omitempty"`
+	Holder uint64 `protobuf:"fixed64,9,opt,name=holder,proto3" json:"holder,omitempty"`
+	// Only what was stored in this schema is found.
+	Schema        string `protobuf:"bytes,10,opt,name=schema,proto3" json:"schema,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -584,6 +586,13 @@ func (x *GetRequest) GetHolder() uint64 {
 	return 0
 }
 
+func (x *GetRequest) GetSchema() string {
+	if x != nil {
+		return x.Schema
+	}
+	return ""
+}
+
 type GetResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Status Status                 `protobuf:"varint,1,opt,name=status,proto3,enum=soracache.v1.Status" json:"status,omitempty"`
@@ -617,7 +626,10 @@ type GetResponse struct {
 	// Why it was refused.
 	Refusal Refusal `protobuf:"varint,17,opt,name=refusal,proto3,enum=soracache.v1.Refusal" json:"refusal,omitempty"`
 	// How many partitions the namespace has. In a batch, the batch tells.
-	Partitions    uint32 `protobuf:"varint,18,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Partitions uint32 `protobuf:"varint,18,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	// The answer is about the schema that the request names. A node that knows
+	// nothing of schemas does not say so. In a batch, the batch tells.
+	InSchema      bool `protobuf:"varint,19,opt,name=in_schema,json=inSchema,proto3" json:"in_schema,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -778,6 +790,13 @@ func (x *GetResponse) GetPartitions() uint32 {
 	return 0
 }
 
+func (x *GetResponse) GetInSchema() bool {
+	if x != nil {
+		return x.InSchema
+	}
+	return false
+}
+
 // BatchError is the failure of one item of a batch.
 type BatchError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -902,8 +921,10 @@ type BatchGetRequest struct {
 	// In place of min_stamp, what each key's own answer must reflect: different
 	// stamps, and for each key the number of its stamp among them, counted from 1;
 	// 0 for min_stamp. There are as many numbers as keys, or none.
-	MinStamps     [][]byte `protobuf:"bytes,10,rep,name=min_stamps,json=minStamps,proto3" json:"min_stamps,omitempty"`
-	MinStampOf    []uint32 `protobuf:"varint,11,rep,packed,name=min_stamp_of,json=minStampOf,proto3" json:"min_stamp_of,omitempty"`
+	MinStamps  [][]byte `protobuf:"bytes,10,rep,name=min_stamps,json=minStamps,proto3" json:"min_stamps,omitempty"`
+	MinStampOf []uint32 `protobuf:"varint,11,rep,packed,name=min_stamp_of,json=minStampOf,proto3" json:"min_stamp_of,omitempty"`
+	// Of every key, only what was stored in this schema is found.
+	Schema        string `protobuf:"bytes,12,opt,name=schema,proto3" json:"schema,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1015,6 +1036,13 @@ func (x *BatchGetRequest) GetMinStampOf() []uint32 {
 	return nil
 }
 
+func (x *BatchGetRequest) GetSchema() string {
+	if x != nil {
+		return x.Schema
+	}
+	return ""
+}
+
 type BatchGetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One for each key, in order. An answer over the node's size limit ends
@@ -1023,7 +1051,9 @@ type BatchGetResponse struct {
 	// The highest stamps of the results.
 	Stamp []byte `protobuf:"bytes,2,opt,name=stamp,proto3" json:"stamp,omitempty"`
 	// How many partitions the namespace has.
-	Partitions    uint32 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Partitions uint32 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	// The results are about the schema that the request names.
+	InSchema      bool `protobuf:"varint,4,opt,name=in_schema,json=inSchema,proto3" json:"in_schema,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1079,6 +1109,13 @@ func (x *BatchGetResponse) GetPartitions() uint32 {
 	return 0
 }
 
+func (x *BatchGetResponse) GetInSchema() bool {
+	if x != nil {
+		return x.InSchema
+	}
+	return false
+}
+
 type FillRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -1091,10 +1128,12 @@ type FillRequest struct {
 	// How long it is kept at all: at least ttl, and ttl unless given.
 	Keep *durationpb.Duration `protobuf:"bytes,7,opt,name=keep,proto3" json:"keep,omitempty"`
 	// The longest that a node's memory may keep it.
-	L1Ttl         *durationpb.Duration `protobuf:"bytes,8,opt,name=l1_ttl,json=l1Ttl,proto3" json:"l1_ttl,omitempty"`
-	Kind          Kind                 `protobuf:"varint,9,opt,name=kind,proto3,enum=soracache.v1.Kind" json:"kind,omitempty"`
-	Encoding      string               `protobuf:"bytes,10,opt,name=encoding,proto3" json:"encoding,omitempty"`
-	Etag          string               `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
+	L1Ttl    *durationpb.Duration `protobuf:"bytes,8,opt,name=l1_ttl,json=l1Ttl,proto3" json:"l1_ttl,omitempty"`
+	Kind     Kind                 `protobuf:"varint,9,opt,name=kind,proto3,enum=soracache.v1.Kind" json:"kind,omitempty"`
+	Encoding string               `protobuf:"bytes,10,opt,name=encoding,proto3" json:"encoding,omitempty"`
+	Etag     string               `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The schema that the lease was given for.
+	Schema        string `protobuf:"bytes,12,opt,name=schema,proto3" json:"schema,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1202,6 +1241,13 @@ func (x *FillRequest) GetEncoding() string {
 func (x *FillRequest) GetEtag() string {
 	if x != nil {
 		return x.Etag
+	}
+	return ""
+}
+
+func (x *FillRequest) GetSchema() string {
+	if x != nil {
+		return x.Schema
 	}
 	return ""
 }
@@ -1396,7 +1442,9 @@ type RenewRequest struct {
 	Key       string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	Lease     []byte                 `protobuf:"bytes,3,opt,name=lease,proto3" json:"lease,omitempty"`
 	// How long from now: 10s unless given, at most 60s.
-	LeaseFor      *durationpb.Duration `protobuf:"bytes,4,opt,name=lease_for,json=leaseFor,proto3" json:"lease_for,omitempty"`
+	LeaseFor *durationpb.Duration `protobuf:"bytes,4,opt,name=lease_for,json=leaseFor,proto3" json:"lease_for,omitempty"`
+	// The schema that the lease was given for.
+	Schema        string `protobuf:"bytes,5,opt,name=schema,proto3" json:"schema,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1457,6 +1505,13 @@ func (x *RenewRequest) GetLeaseFor() *durationpb.Duration {
 		return x.LeaseFor
 	}
 	return nil
+}
+
+func (x *RenewRequest) GetSchema() string {
+	if x != nil {
+		return x.Schema
+	}
+	return ""
 }
 
 type RenewResponse struct {
@@ -1534,7 +1589,9 @@ type ReleaseRequest struct {
 	Lease     []byte                 `protobuf:"bytes,3,opt,name=lease,proto3" json:"lease,omitempty"`
 	// What became of the load. It is remembered for a little while, and meanwhile
 	// nobody waits for who loads this key.
-	Outcome       LoadOutcome `protobuf:"varint,4,opt,name=outcome,proto3,enum=soracache.v1.LoadOutcome" json:"outcome,omitempty"`
+	Outcome LoadOutcome `protobuf:"varint,4,opt,name=outcome,proto3,enum=soracache.v1.LoadOutcome" json:"outcome,omitempty"`
+	// The schema that the lease was given for.
+	Schema        string `protobuf:"bytes,5,opt,name=schema,proto3" json:"schema,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1595,6 +1652,13 @@ func (x *ReleaseRequest) GetOutcome() LoadOutcome {
 		return x.Outcome
 	}
 	return LoadOutcome_LOAD_OUTCOME_UNSPECIFIED
+}
+
+func (x *ReleaseRequest) GetSchema() string {
+	if x != nil {
+		return x.Schema
+	}
+	return ""
 }
 
 type ReleaseResponse struct {
@@ -1664,12 +1728,15 @@ type SetRequest struct {
 	Value     []byte                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
 	Tags      []string               `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty"`
 	// How long the value is fresh. Required.
-	Ttl           *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`
-	Keep          *durationpb.Duration `protobuf:"bytes,6,opt,name=keep,proto3" json:"keep,omitempty"`
-	L1Ttl         *durationpb.Duration `protobuf:"bytes,7,opt,name=l1_ttl,json=l1Ttl,proto3" json:"l1_ttl,omitempty"`
-	Kind          Kind                 `protobuf:"varint,8,opt,name=kind,proto3,enum=soracache.v1.Kind" json:"kind,omitempty"`
-	Encoding      string               `protobuf:"bytes,9,opt,name=encoding,proto3" json:"encoding,omitempty"`
-	Etag          string               `protobuf:"bytes,10,opt,name=etag,proto3" json:"etag,omitempty"`
+	Ttl      *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Keep     *durationpb.Duration `protobuf:"bytes,6,opt,name=keep,proto3" json:"keep,omitempty"`
+	L1Ttl    *durationpb.Duration `protobuf:"bytes,7,opt,name=l1_ttl,json=l1Ttl,proto3" json:"l1_ttl,omitempty"`
+	Kind     Kind                 `protobuf:"varint,8,opt,name=kind,proto3,enum=soracache.v1.Kind" json:"kind,omitempty"`
+	Encoding string               `protobuf:"bytes,9,opt,name=encoding,proto3" json:"encoding,omitempty"`
+	Etag     string               `protobuf:"bytes,10,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The schema to store it in. What is stored under the key in others is
+	// invalidated.
+	Schema        string `protobuf:"bytes,11,opt,name=schema,proto3" json:"schema,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1770,6 +1837,13 @@ func (x *SetRequest) GetEncoding() string {
 func (x *SetRequest) GetEtag() string {
 	if x != nil {
 		return x.Etag
+	}
+	return ""
+}
+
+func (x *SetRequest) GetSchema() string {
+	if x != nil {
+		return x.Schema
 	}
 	return ""
 }
@@ -2271,6 +2345,7 @@ type ExplainRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Schema        string                 `protobuf:"bytes,3,opt,name=schema,proto3" json:"schema,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2315,6 +2390,13 @@ func (x *ExplainRequest) GetNamespace() string {
 func (x *ExplainRequest) GetKey() string {
 	if x != nil {
 		return x.Key
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetSchema() string {
+	if x != nil {
+		return x.Schema
 	}
 	return ""
 }
@@ -3263,7 +3345,7 @@ var File_soracache_v1_cache_proto protoreflect.FileDescriptor
 
 const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\n" +
-	"\x18soracache/v1/cache.proto\x12\fsoracache.v1\x1a\x1egoogle/protobuf/duration.proto\"\xdf\x02\n" +
+	"\x18soracache/v1/cache.proto\x12\fsoracache.v1\x1a\x1egoogle/protobuf/duration.proto\"\xf7\x02\n" +
 	"\n" +
 	"GetRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
@@ -3274,7 +3356,9 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x0erefresh_within\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rrefreshWithin\x126\n" +
 	"\tlease_for\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseFor\x12-\n" +
 	"\x12accept_unconfirmed\x18\b \x01(\bR\x11acceptUnconfirmed\x12\x16\n" +
-	"\x06holder\x18\t \x01(\x06R\x06holder\"\xc2\x05\n" +
+	"\x06holder\x18\t \x01(\x06R\x06holder\x12\x16\n" +
+	"\x06schema\x18\n" +
+	" \x01(\tR\x06schema\"\xdf\x05\n" +
 	"\vGetResponse\x12,\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x14.soracache.v1.StatusR\x06status\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x12\n" +
@@ -3297,14 +3381,15 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\arefusal\x18\x11 \x01(\x0e2\x15.soracache.v1.RefusalR\arefusal\x12\x1e\n" +
 	"\n" +
 	"partitions\x18\x12 \x01(\rR\n" +
-	"partitions\"k\n" +
+	"partitions\x12\x1b\n" +
+	"\tin_schema\x18\x13 \x01(\bR\binSchema\"k\n" +
 	"\n" +
 	"BatchError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12/\n" +
 	"\arefusal\x18\x03 \x01(\x0e2\x15.soracache.v1.RefusalR\arefusal\":\n" +
 	"\aRefused\x12/\n" +
-	"\arefusal\x18\x01 \x01(\x0e2\x15.soracache.v1.RefusalR\arefusal\"\xa7\x03\n" +
+	"\arefusal\x18\x01 \x01(\x0e2\x15.soracache.v1.RefusalR\arefusal\"\xbf\x03\n" +
 	"\x0fBatchGetRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12\x1b\n" +
@@ -3319,13 +3404,15 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"min_stamps\x18\n" +
 	" \x03(\fR\tminStamps\x12 \n" +
 	"\fmin_stamp_of\x18\v \x03(\rR\n" +
-	"minStampOf\"}\n" +
+	"minStampOf\x12\x16\n" +
+	"\x06schema\x18\f \x01(\tR\x06schema\"\x9a\x01\n" +
 	"\x10BatchGetResponse\x123\n" +
 	"\aresults\x18\x01 \x03(\v2\x19.soracache.v1.GetResponseR\aresults\x12\x14\n" +
 	"\x05stamp\x18\x02 \x01(\fR\x05stamp\x12\x1e\n" +
 	"\n" +
 	"partitions\x18\x03 \x01(\rR\n" +
-	"partitions\"\xe3\x02\n" +
+	"partitions\x12\x1b\n" +
+	"\tin_schema\x18\x04 \x01(\bR\binSchema\"\xfb\x02\n" +
 	"\vFillRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
@@ -3338,7 +3425,8 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x04kind\x18\t \x01(\x0e2\x12.soracache.v1.KindR\x04kind\x12\x1a\n" +
 	"\bencoding\x18\n" +
 	" \x01(\tR\bencoding\x12\x12\n" +
-	"\x04etag\x18\v \x01(\tR\x04etag\"\xbf\x01\n" +
+	"\x04etag\x18\v \x01(\tR\x04etag\x12\x16\n" +
+	"\x06schema\x18\f \x01(\tR\x06schema\"\xbf\x01\n" +
 	"\fFillResponse\x12\x16\n" +
 	"\x06stored\x18\x01 \x01(\bR\x06stored\x12,\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x14.soracache.v1.ReasonR\x06reason\x12\x14\n" +
@@ -3350,26 +3438,28 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x05fills\x18\x02 \x03(\v2\x19.soracache.v1.FillRequestR\x05fills\"_\n" +
 	"\x11BatchFillResponse\x124\n" +
 	"\aresults\x18\x01 \x03(\v2\x1a.soracache.v1.FillResponseR\aresults\x12\x14\n" +
-	"\x05stamp\x18\x02 \x01(\fR\x05stamp\"\x8c\x01\n" +
+	"\x05stamp\x18\x02 \x01(\fR\x05stamp\"\xa4\x01\n" +
 	"\fRenewRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
 	"\x05lease\x18\x03 \x01(\fR\x05lease\x126\n" +
-	"\tlease_for\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bleaseFor\"\x9f\x01\n" +
+	"\tlease_for\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bleaseFor\x12\x16\n" +
+	"\x06schema\x18\x05 \x01(\tR\x06schema\"\x9f\x01\n" +
 	"\rRenewResponse\x12\x12\n" +
 	"\x04held\x18\x01 \x01(\bR\x04held\x12,\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x14.soracache.v1.ReasonR\x06reason\x126\n" +
 	"\tlease_for\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bleaseFor\x12\x14\n" +
-	"\x05stamp\x18\x04 \x01(\fR\x05stamp\"\x8b\x01\n" +
+	"\x05stamp\x18\x04 \x01(\fR\x05stamp\"\xa3\x01\n" +
 	"\x0eReleaseRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
 	"\x05lease\x18\x03 \x01(\fR\x05lease\x123\n" +
-	"\aoutcome\x18\x04 \x01(\x0e2\x19.soracache.v1.LoadOutcomeR\aoutcome\"q\n" +
+	"\aoutcome\x18\x04 \x01(\x0e2\x19.soracache.v1.LoadOutcomeR\aoutcome\x12\x16\n" +
+	"\x06schema\x18\x05 \x01(\tR\x06schema\"q\n" +
 	"\x0fReleaseResponse\x12\x1a\n" +
 	"\breleased\x18\x01 \x01(\bR\breleased\x12,\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x14.soracache.v1.ReasonR\x06reason\x12\x14\n" +
-	"\x05stamp\x18\x03 \x01(\fR\x05stamp\"\xcc\x02\n" +
+	"\x05stamp\x18\x03 \x01(\fR\x05stamp\"\xe4\x02\n" +
 	"\n" +
 	"SetRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
@@ -3382,7 +3472,8 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x04kind\x18\b \x01(\x0e2\x12.soracache.v1.KindR\x04kind\x12\x1a\n" +
 	"\bencoding\x18\t \x01(\tR\bencoding\x12\x12\n" +
 	"\x04etag\x18\n" +
-	" \x01(\tR\x04etag\"S\n" +
+	" \x01(\tR\x04etag\x12\x16\n" +
+	"\x06schema\x18\v \x01(\tR\x06schema\"S\n" +
 	"\vSetResponse\x12\x14\n" +
 	"\x05stamp\x18\x01 \x01(\fR\x05stamp\x12.\n" +
 	"\x05error\x18\x02 \x01(\v2\x18.soracache.v1.BatchErrorR\x05error\"]\n" +
@@ -3418,10 +3509,11 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\"N\n" +
 	"\x10ListKeysResponse\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"@\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"X\n" +
 	"\x0eExplainRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\tR\x03key\"\x9b\a\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
+	"\x06schema\x18\x03 \x01(\tR\x06schema\"\x9b\a\n" +
 	"\x0fExplainResponse\x12,\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x14.soracache.v1.StatusR\x06status\x12&\n" +
 	"\x04tier\x18\x02 \x01(\x0e2\x12.soracache.v1.TierR\x04tier\x12\x16\n" +
