@@ -69,10 +69,11 @@ type readShape struct {
 	lease                         bool
 	leaseFor, wait, refreshWithin time.Duration
 	holder                        uint64
+	schema                        string
 }
 
 func shapeOf(r *soracache.Read) readShape {
-	return readShape{r.Lease, r.LeaseFor, r.Wait, r.RefreshWithin, r.Holder}
+	return readShape{r.Lease, r.LeaseFor, r.Wait, r.RefreshWithin, r.Holder, r.Schema}
 }
 
 // completion is a fill.
@@ -84,8 +85,8 @@ type completion struct {
 }
 
 type orphan struct {
-	namespace, key string
-	lease          soracache.Lease
+	namespace, schema, key string
+	lease                  soracache.Lease
 }
 
 func newBatched(node soracache.Backend) *batched {
@@ -126,7 +127,7 @@ func (b *batched) get(ctx context.Context, req soracache.GetRequest, also ...*re
 	if slices.ContainsFunc(req.Reads, func(r soracache.Read) bool { return r.Lease }) {
 		late = func() {
 			for i := range min(len(answers), len(req.Reads)) {
-				b.orphaned(question{shape: questionShape{namespace: req.Namespace}, key: req.Reads[i].Key}, answers[i])
+				b.orphaned(question{shape: questionShape{namespace: req.Namespace, readShape: readShape{schema: req.Reads[i].Schema}}, key: req.Reads[i].Key}, answers[i])
 			}
 		}
 	}
@@ -296,7 +297,7 @@ func (q *question) request(reads int) soracache.GetRequest {
 func (q *question) read() soracache.Read {
 	s := &q.shape
 	return soracache.Read{
-		Key: q.key, Lease: s.lease, LeaseFor: s.leaseFor, Wait: s.wait, RefreshWithin: s.refreshWithin, Holder: s.holder,
+		Key: q.key, Schema: s.schema, Lease: s.lease, LeaseFor: s.leaseFor, Wait: s.wait, RefreshWithin: s.refreshWithin, Holder: s.holder,
 	}
 }
 
@@ -408,7 +409,7 @@ func (b *batched) orphaned(q question, r soracache.ReadResult) {
 	if b.closed || len(b.orphans) >= mostOrphans {
 		return
 	}
-	b.orphans = append(b.orphans, orphan{q.shape.namespace, q.key, r.Lease})
+	b.orphans = append(b.orphans, orphan{q.shape.namespace, q.shape.schema, q.key, r.Lease})
 	if !b.releasing {
 		b.releasing = true
 		b.running.Go(b.releaseOrphans)
@@ -429,7 +430,7 @@ func (b *batched) releaseOrphans() {
 		ctx, cancel := context.WithTimeout(b.closing, orphanTimeout)
 		_, _ = b.Backend.Write(ctx, soracache.WriteRequest{
 			Namespace: o.namespace,
-			Writes:    []soracache.Write{{Op: soracache.OpRelease, Key: o.key, Lease: o.lease}},
+			Writes:    []soracache.Write{{Op: soracache.OpRelease, Key: o.key, Schema: o.schema, Lease: o.lease}},
 		})
 		cancel()
 	}

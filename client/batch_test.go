@@ -241,6 +241,7 @@ func TestWhoTravelsTogether(t *testing.T) {
 		{"one wants the lease", one(plain), one(with(func(r *soracache.Read) { r.Lease = true })), false},
 		{"leases of other lengths", one(plain), one(with(func(r *soracache.Read) { r.LeaseFor = time.Second })), false},
 		{"one wants to refresh early", one(plain), one(with(func(r *soracache.Read) { r.RefreshWithin = time.Second })), false},
+		{"another schema", one(plain), one(with(func(r *soracache.Read) { r.Schema = "s" })), false},
 		{"another holder", one(plain), one(with(func(r *soracache.Read) { r.Holder = 7 })), false},
 		{
 			"one accepts what is not confirmed", one(plain),

@@ -25,10 +25,11 @@ type Cache[T any] struct {
 // NewCache returns a cache of values of type T. Options hold for every call of
 // it.
 func NewCache[T any](c *Client, policy Policy, opts ...CallOption) *Cache[T] {
+	s := settings{policy: policy, codec: codecOf[T](c.codecs)}.with(opts)
 	return &Cache[T]{
 		client:   c,
-		settings: settings{policy: policy, codec: codecOf[T](c.codecs)}.with(opts),
-		kind:     kindOf[T](c),
+		settings: s,
+		kind:     kindOf[T](c, s.schema),
 		pace:     new(pace),
 	}
 }
@@ -65,6 +66,7 @@ func single[T any](c *Client) *Cache[T] {
 // its value, and tells Hooks.OnFailOpen.
 func (c *Cache[T]) GetOrSet(ctx context.Context, key string, load func(context.Context) (T, error), opts ...CallOption) (T, error) {
 	s, outer := c.with(opts), FillFrom(ctx)
+	c = c.in(s.schema)
 	if hit, ok := c.near(ctx, outer, key); ok {
 		if c.due(s, &hit) {
 			c.refreshSoon(ctx, key, &hit, load, s)
@@ -82,6 +84,19 @@ func (c *Cache[T]) with(opts []CallOption) *settings {
 	}
 	changed := c.settings.with(opts)
 	return &changed
+}
+
+// in returns the cache for calls in a schema, which as a rule is its own.
+func (c *Cache[T]) in(schema string) *Cache[T] {
+	if schema == c.settings.schema {
+		return c
+	}
+	other := *c
+	other.settings.schema, other.kind = schema, kindOf[T](c.client, schema)
+	if c.pace == &c.kind.pace {
+		other.pace = &other.kind.pace
+	}
+	return &other
 }
 
 // near returns the value of a key if the application's own memory has one that
@@ -131,7 +146,7 @@ func (c *Cache[T]) getOrLoad(ctx context.Context, outer *Fill, key string, load 
 
 // check refuses what would never work.
 func check[T any](c *Client, outer *Fill, s *settings, key string) error {
-	if outer.loads(c, key) {
+	if outer.loads(c, s.schema, key) {
 		return fmt.Errorf("%w: %q", ErrCycle, key)
 	}
 	if clone, ok := s.clone.(func(T) T); s.clone != nil && (!ok || clone == nil) {
@@ -145,6 +160,7 @@ func check[T any](c *Client, outer *Fill, s *settings, key string) error {
 // a [*CachedError].
 func (c *Cache[T]) Get(ctx context.Context, key string, opts ...CallOption) (value T, found bool, err error) {
 	s, outer := c.with(opts), FillFrom(ctx)
+	c = c.in(s.schema)
 	if hit, ok := c.near(ctx, outer, key); ok {
 		value, err = hit.give(s)
 		return value, err == nil, err
@@ -165,10 +181,13 @@ func (c *Cache[T]) Get(ctx context.Context, key string, opts ...CallOption) (val
 
 // get asks the service.
 func (c *Cache[T]) get(ctx context.Context, key string, s *settings) (o outcome[T], found bool, err error) {
+	if err := soracache.CheckSchema(s.schema); err != nil {
+		return o, false, err
+	}
 	err = c.client.within(ctx, dueOf(ctx).patience(c.client.timeout), func(ctx context.Context) error {
 		asked := c.client.near.ask(c.kind.space, key)
 		defer asked.end()
-		read, err := c.client.read(ctx, soracache.Read{Key: key}, asked)
+		read, err := c.client.read(ctx, soracache.Read{Key: key, Schema: s.schema}, asked)
 		if err != nil {
 			return err
 		}
@@ -214,7 +233,7 @@ func (c *Cache[T]) set(ctx context.Context, key string, value T, s settings) err
 		return err
 	}
 	return c.client.within(ctx, writeTimeout, func(ctx context.Context) error {
-		result, err := c.client.write(ctx, soracache.Write{Op: soracache.OpPut, Key: key, Entry: entry, Lifetime: s.policy.lifetime()}, nil)
+		result, err := c.client.write(ctx, soracache.Write{Op: soracache.OpPut, Key: key, Schema: s.schema, Entry: entry, Lifetime: s.policy.lifetime()}, nil)
 		// If it failed, it may have happened all the same.
 		c.client.near.refuse([]soracache.Target{soracache.Key(key)}, result.Stamp)
 		return err
@@ -244,13 +263,14 @@ func NewLoadingCache[T any](c *Client, policy Policy, load func(ctx context.Cont
 // Get returns the value of a key, loading it if need be. See [Cache.GetOrSet].
 func (c *LoadingCache[T]) Get(ctx context.Context, key string, opts ...CallOption) (T, error) {
 	s, outer := c.cache.with(opts), FillFrom(ctx)
-	if hit, ok := c.cache.near(ctx, outer, key); ok {
-		if c.cache.due(s, &hit) {
-			c.cache.refreshSoon(ctx, key, &hit, c.loader(key), s)
+	cache := c.cache.in(s.schema)
+	if hit, ok := cache.near(ctx, outer, key); ok {
+		if cache.due(s, &hit) {
+			cache.refreshSoon(ctx, key, &hit, c.loader(key), s)
 		}
 		return hit.give(s)
 	}
-	return c.cache.getOrLoad(ctx, outer, key, c.loader(key), s)
+	return cache.getOrLoad(ctx, outer, key, c.loader(key), s)
 }
 
 func (c *LoadingCache[T]) loader(key string) func(context.Context) (T, error) {

@@ -43,9 +43,11 @@ type Client struct {
 	// the bytes of values that are stored behind them.
 	short   slots
 	storing atomic.Int64
-	loads   loads
+	// loads holds the *loads of each schema.
+	loads sync.Map
 
-	// kinds holds a *kind[T] for each reflect.Type T that there is a cache of.
+	// kinds holds a *kind[T] for each reflect.Type T and schema that there is a cache
+	// of, by kindKey.
 	kinds  sync.Map
 	spaces atomic.Uint32 // the last space given to a kind
 	// partitions is how many the namespace has; zero until an answer has told.
@@ -453,8 +455,11 @@ func (c *Client) invalidateAtOnce(ctx context.Context, req soracache.InvalidateR
 	return stamp, stragglers, err
 }
 
-// kind is what all caches of one type have in common.
+// kind is what all caches of one type have in common, in one schema.
 type kind[T any] struct {
+	schema string
+	// loads are shared with the kinds of other types in the schema.
+	loads *loads
 	// space tells their keys from others' in the near cache.
 	space uint32
 	// flights shares their loads.
@@ -467,11 +472,18 @@ type kind[T any] struct {
 	pace pace
 }
 
-func kindOf[T any](c *Client) *kind[T] {
-	t := reflect.TypeFor[T]()
-	k, ok := c.kinds.Load(t)
+type kindKey struct {
+	of     reflect.Type
+	schema string
+}
+
+func kindOf[T any](c *Client, schema string) *kind[T] {
+	key := kindKey{reflect.TypeFor[T](), schema}
+	k, ok := c.kinds.Load(key)
 	if !ok {
-		k, _ = c.kinds.LoadOrStore(t, &kind[T]{space: c.spaces.Add(1)})
+		shared, _ := c.loads.LoadOrStore(schema, new(loads))
+		all, _ := shared.(*loads) // nothing else is in there
+		k, _ = c.kinds.LoadOrStore(key, &kind[T]{schema: schema, loads: all, space: c.spaces.Add(1)})
 	}
 	kind, _ := k.(*kind[T]) // under T there is no other
 	return kind

@@ -18,6 +18,7 @@ import (
 // tags of what it reads become tags of what it loads.
 type Fill struct {
 	client *Client
+	schema string
 	key    string
 	// parent is the fill inside whose loader this one was asked for.
 	parent *Fill
@@ -152,10 +153,10 @@ func (f *Fill) verdict() (policy Policy, etag string, refused error) {
 }
 
 // loads tells whether this fill, or one that it is nested in, is loading the
-// key at this moment.
-func (f *Fill) loads(c *Client, key string) bool {
+// key in the schema at this moment.
+func (f *Fill) loads(c *Client, schema, key string) bool {
 	for ; f != nil; f = f.parent {
-		if f.client == c && f.has(key) && !f.ended() {
+		if f.client == c && f.schema == schema && f.has(key) && !f.ended() {
 			return true
 		}
 	}

@@ -17,6 +17,7 @@ const maxHold = 5 * time.Minute
 // or lost.
 type lease struct {
 	client *Client
+	schema string
 	key    string
 	id     soracache.Lease
 	lasts  time.Duration
@@ -34,8 +35,8 @@ type lease struct {
 }
 
 // hold begins to renew a lease that an answer granted.
-func (c *Client) hold(ctx context.Context, key string, granted soracache.ReadResult) *lease {
-	l := &lease{client: c, key: key, id: granted.Lease, lasts: granted.LeaseFor, detached: context.WithoutCancel(ctx)}
+func (c *Client) hold(ctx context.Context, schema, key string, granted soracache.ReadResult) *lease {
+	l := &lease{client: c, schema: schema, key: key, id: granted.Lease, lasts: granted.LeaseFor, detached: context.WithoutCancel(ctx)}
 	ctx, l.stopRenewing = context.WithTimeout(ctx, maxHold)
 	l.renewing.Go(func() { l.renew(ctx, granted.LeaseFor) })
 	return l
@@ -64,7 +65,7 @@ func (l *lease) renew(ctx context.Context, lasts time.Duration) {
 		case <-ticker.C:
 		}
 		bounded := detached(ctx, l.client.timeout)
-		result, err := l.client.write(bounded, soracache.Write{Op: soracache.OpRenew, Key: l.key, Lease: l.id}, nil)
+		result, err := l.client.write(bounded, soracache.Write{Op: soracache.OpRenew, Key: l.key, Schema: l.schema, Lease: l.id}, nil)
 		bounded.end()
 		if err == nil && !result.Stored {
 			return // lost, or overtaken: the fill will be told
@@ -86,6 +87,7 @@ func (l *lease) fill(limit time.Duration, behind bool, e soracache.Entry, lifeti
 	result, err := l.write(ctx, limit, soracache.Write{
 		Op:       soracache.OpFill,
 		Key:      l.key,
+		Schema:   l.schema,
 		Lease:    l.id,
 		Entry:    e,
 		Lifetime: lifetime,
@@ -118,7 +120,7 @@ func (l *lease) release(limit time.Duration) {
 		l.outcome, limit = soracache.LoadHandedBack, 0
 	}
 	l.client.behind(limit, func(limit time.Duration) {
-		_, _ = l.write(l.detached, limit, soracache.Write{Op: soracache.OpRelease, Key: l.key, Lease: l.id, Outcome: l.outcome}, nil)
+		_, _ = l.write(l.detached, limit, soracache.Write{Op: soracache.OpRelease, Key: l.key, Schema: l.schema, Lease: l.id, Outcome: l.outcome}, nil)
 	})
 }
 

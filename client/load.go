@@ -233,7 +233,7 @@ func (l *loading[T]) readOrLoad(ctx context.Context, first *answer[T]) (outcome[
 			if p := &l.settings.policy; l.waited && p.HardTimeout > 0 && p.wait() == p.HardTimeout {
 				return outcome[T]{}, l.tooSlow()
 			}
-			if _, here := l.client.loads.of(l.key); here && waitable(&read) {
+			if _, here := l.kind.loads.of(l.key); here && waitable(&read) {
 				return l.outwaited(ctx, l.settings.policy.waitHere(), context.DeadlineExceeded)
 			}
 			return l.loadUnfenced(ctx, whyNoLease(&read))
@@ -252,7 +252,7 @@ func (l *loading[T]) refresh(ctx context.Context, granted soracache.ReadResult, 
 	case there.fresh() && p.eager(l.pace) > 0:
 		l.keepNear(granted, there)
 		if !l.refreshBehind(ctx, granted, there, RefreshEager) {
-			l.client.hold(ctx, l.key, granted).release(l.patience()) // somebody will do it
+			l.client.hold(ctx, l.kind.schema, l.key, granted).release(l.patience()) // somebody will do it
 		}
 		return l.serve(there, StaleRefreshing), nil
 	case !there.fresh() && p.revalidates(there.freshFor):
@@ -268,7 +268,7 @@ func (l *loading[T]) refresh(ctx context.Context, granted soracache.ReadResult, 
 // good as absent. Only when it says that somebody else is loading does the next
 // question wait, so a service that hangs never costs the whole wait.
 func (l *loading[T]) first(ctx context.Context) *answer[T] {
-	a := &answer[T]{asked: soracache.Read{Key: l.key, Lease: true, RefreshWithin: l.refreshWithin()}}
+	a := &answer[T]{asked: soracache.Read{Key: l.key, Schema: l.kind.schema, Lease: true, RefreshWithin: l.refreshWithin()}}
 	a.read, a.err = l.question(ctx, a.asked)
 	return a
 }
@@ -285,7 +285,7 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 		return read, err
 	}
 	wait := l.settings.policy.wait()
-	if run, here := l.client.loads.of(l.key); here {
+	if run, here := l.kind.loads.of(l.key); here {
 		ended, err := flight.RunOf(ctx).Await(run)
 		if err != nil {
 			return read, fmt.Errorf("client: %w: %q", err, l.key)

@@ -6,7 +6,7 @@ import (
 	"github.com/soracache/soracache/internal/flight"
 )
 
-// loads are the keys whose lease this client holds, of whichever type: what it
+// loads are the keys whose lease this client holds in a schema, of whichever type: what it
 // must not wait for as for somebody else's, nor load a second time. The zero value
 // has none.
 type loads struct {

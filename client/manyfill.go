@@ -29,8 +29,8 @@ func PreviousOf[T any](ctx context.Context, key string) (value T, etag string, o
 }
 
 // newBatch is the fill of a batch loader, of no keys yet.
-func newBatch(c *Client, parent *Fill, keys int) *Fill {
-	return &Fill{client: c, parent: parent, parts: make(map[string]*Fill, keys)}
+func newBatch(c *Client, schema string, parent *Fill, keys int) *Fill {
+	return &Fill{client: c, schema: schema, parent: parent, parts: make(map[string]*Fill, keys)}
 }
 
 // add makes a fill that of one key of the batch. Whatever the loader reads is

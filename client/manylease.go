@@ -12,6 +12,7 @@ import (
 // until each is filled, released or lost.
 type manyLeases struct {
 	client *Client
+	schema string
 	// detached has the load's values but not its end: see lease.detached.
 	detached context.Context //nolint:containedctx // lasts as long as the leases
 
@@ -24,8 +25,8 @@ type manyLeases struct {
 }
 
 // holdMany begins to renew the leases that came with answers.
-func holdMany[T any](ctx context.Context, c *Client, claims []claim[T]) *manyLeases {
-	l := &manyLeases{client: c, detached: context.WithoutCancel(ctx), held: make(map[string]soracache.Lease, len(claims))}
+func holdMany[T any](ctx context.Context, c *Client, schema string, claims []claim[T]) *manyLeases {
+	l := &manyLeases{client: c, schema: schema, detached: context.WithoutCancel(ctx), held: make(map[string]soracache.Lease, len(claims))}
 	lasts := soracache.MaxLease
 	for i := range claims {
 		granted := &claims[i].granted
@@ -74,7 +75,7 @@ func (l *manyLeases) writes(op soracache.WriteOp) []soracache.Write {
 	writes := make([]soracache.Write, 0, len(l.held))
 	for key, id := range l.held {
 		if _, lost := l.lost[key]; !lost || op != soracache.OpRenew {
-			writes = append(writes, soracache.Write{Op: op, Key: key, Lease: id})
+			writes = append(writes, soracache.Write{Op: op, Key: key, Schema: l.schema, Lease: id})
 		}
 	}
 	return writes
@@ -110,7 +111,7 @@ func (l *manyLeases) release(limit time.Duration, outcomes map[string]soracache.
 	writes := make([]soracache.Write, 0, len(outcomes))
 	for key, outcome := range outcomes {
 		if id, ok := l.of(key); ok {
-			writes = append(writes, soracache.Write{Op: soracache.OpRelease, Key: key, Lease: id, Outcome: outcome})
+			writes = append(writes, soracache.Write{Op: soracache.OpRelease, Key: key, Schema: l.schema, Lease: id, Outcome: outcome})
 			l.ended(key)
 		}
 	}

@@ -47,7 +47,7 @@ type loaded[T any] struct {
 func (m *manyCall[T]) begin(ctx context.Context, claims []claim[T]) (*manyLoad[T], error) {
 	callers := ctx
 	l := &manyLoad[T]{manyCall: *m, finished: make(chan struct{})}
-	l.leases = holdMany(ctx, m.client, claims)
+	l.leases = holdMany(ctx, m.client, m.kind.schema, claims)
 	ctx, leave, err := m.client.enter(context.WithoutCancel(ctx))
 	if err != nil {
 		l.leases.end(m.patience())
@@ -75,13 +75,13 @@ func (m *manyCall[T]) begin(ctx context.Context, claims []claim[T]) (*manyLoad[T
 func (l *manyLoad[T]) loads(ctx context.Context, claims []claim[T]) (ended func()) {
 	for i := range claims {
 		if claims[i].leased() {
-			l.client.loads.begin(claims[i].key, flight.RunOf(ctx))
+			l.kind.loads.begin(claims[i].key, flight.RunOf(ctx))
 		}
 	}
 	return func() {
 		for i := range claims {
 			if claims[i].leased() {
-				l.client.loads.end(claims[i].key)
+				l.kind.loads.end(claims[i].key)
 			}
 		}
 	}
@@ -140,7 +140,7 @@ func (l *manyLoad[T]) part(ctx context.Context, claims []claim[T]) (results []lo
 			}
 		}
 	}()
-	batch := newBatch(l.client, FillFrom(ctx), len(claims))
+	batch := newBatch(l.client, l.kind.schema, FillFrom(ctx), len(claims))
 	keys := make([]string, len(claims))
 	results = make([]loaded[T], len(claims))
 	for i := range claims {
@@ -273,7 +273,7 @@ func (l *manyLoad[T]) complete(ctx context.Context, limit time.Duration, fills [
 	writes, asked := make([]soracache.Write, len(fills)), make([]*asking, len(fills))
 	for i, r := range fills {
 		id, _ := l.leases.of(r.key)
-		writes[i] = soracache.Write{Op: soracache.OpFill, Key: r.key, Lease: id, Entry: r.deposit.entry, Lifetime: r.deposit.lifetime}
+		writes[i] = soracache.Write{Op: soracache.OpFill, Key: r.key, Schema: l.kind.schema, Lease: id, Entry: r.deposit.entry, Lifetime: r.deposit.lifetime}
 		asked[i] = l.client.near.ask(l.kind.space, r.key)
 	}
 	defer endAll(asked)

@@ -74,7 +74,7 @@ func (m *many[T]) loadSingly(ctx context.Context, keys []string) {
 func (m *many[T]) peek(ctx context.Context, keys []string) (rest []string) {
 	reads, asked := make([]soracache.Read, len(keys)), make([]*asking, len(keys))
 	for i, key := range keys {
-		reads[i] = soracache.Read{Key: key}
+		reads[i] = soracache.Read{Key: key, Schema: m.kind.schema}
 		asked[i] = m.client.near.ask(m.kind.space, key)
 	}
 	defer endAll(asked)

@@ -68,8 +68,10 @@ type claim[T any] struct {
 func (c *claim[T]) leased() bool { return c.granted.Lease != soracache.Lease{} }
 
 func (c *Cache[T]) many(ctx context.Context, load func(context.Context, []string) (map[string]T, error), opts []CallOption) *many[T] {
+	s := c.settings.with(opts)
+	c = c.in(s.schema)
 	return &many[T]{
-		manyCall: manyCall[T]{client: c.client, kind: c.kind, pace: c.pace, load: load, settings: c.settings.with(opts), due: dueOf(ctx), came: time.Now(), inside: flight.RunOf(ctx)},
+		manyCall: manyCall[T]{client: c.client, kind: c.kind, pace: c.pace, load: load, settings: s, due: dueOf(ctx), came: time.Now(), inside: flight.RunOf(ctx)},
 		caller:   ctx,
 		outer:    FillFrom(ctx),
 		found:    map[string]outcome[T]{},
@@ -134,7 +136,7 @@ func (m *many[T]) findOrLoad(ctx context.Context, keys []string) {
 // and returns the others.
 func (m *many[T]) circles(ctx context.Context, keys []string) []string {
 	return slices.DeleteFunc(keys, func(key string) bool {
-		run, here := m.client.loads.of(key)
+		run, here := m.kind.loads.of(key)
 		if !here {
 			return false
 		}
@@ -156,7 +158,7 @@ func (m *many[T]) nearest(ctx context.Context, keys []string) (rest []string) {
 	within := make(map[string]time.Duration)
 	least := m.client.least(ctx, m.client.session.stamps())
 	for _, key := range keys {
-		if m.outer.loads(m.client, key) {
+		if m.outer.loads(m.client, m.kind.schema, key) {
 			m.fail(key, fmt.Errorf("client: %w: %q", ErrCycle, key))
 			continue
 		}
@@ -262,7 +264,7 @@ func (m *many[T]) askOnce(ctx context.Context, keys []string, wait time.Duration
 	reads, asked := make([]soracache.Read, len(keys)), make([]*asking, len(keys))
 	for i, key := range keys {
 		reads[i] = soracache.Read{
-			Key: key, Wait: wait, RefreshWithin: m.of(key).refreshWithin(),
+			Key: key, Schema: m.kind.schema, Wait: wait, RefreshWithin: m.of(key).refreshWithin(),
 			Lease: !spare || !m.kind.failing.has(key, now),
 		}
 		asked[i] = m.client.near.ask(m.kind.space, key)
@@ -359,7 +361,7 @@ const waitAtOnce = time.Second
 func (m *many[T]) await(ctx context.Context, others []string, waited time.Duration, later bool) {
 	wait := m.settings.policy.wait()
 	for _, key := range others {
-		if _, here := m.client.loads.of(key); here {
+		if _, here := m.kind.loads.of(key); here {
 			wait = m.settings.policy.waitHere()
 		}
 	}
@@ -392,7 +394,7 @@ func (m *many[T]) await(ctx context.Context, others []string, waited time.Durati
 			m.fail(key, l.tooSlow())
 			continue
 		}
-		if _, here := m.client.loads.of(key); here {
+		if _, here := m.kind.loads.of(key); here {
 			m.client.observer.miss(key)
 			m.tire(key, context.DeadlineExceeded)
 			continue

@@ -190,7 +190,7 @@ func (m *many[T]) again(ctx context.Context, open pending[T], accept bool) (now 
 	now, unknown = make(map[string]*standby[T], len(open)), make(map[string]bool)
 	reads := make([]soracache.Read, 0, len(open))
 	for key := range open {
-		reads = append(reads, soracache.Read{Key: key})
+		reads = append(reads, soracache.Read{Key: key, Schema: m.kind.schema})
 	}
 	for i, r := range m.client.readMany(ctx, m.patience(), reads, make([]*asking, len(reads)), accept) {
 		key := reads[i].Key
@@ -265,7 +265,7 @@ func (m *many[T]) noRoom(ctx context.Context, behind, rest []claim[T]) (fresh, w
 			rest = append(rest, c)
 		}
 	}
-	holdMany(ctx, m.client, fresh).end(m.patience())
+	holdMany(ctx, m.client, m.kind.schema, fresh).end(m.patience())
 	return fresh, rest
 }
 
@@ -338,7 +338,7 @@ func (m *many[T]) refreshNear(ctx context.Context, soon []string, within map[str
 func (m *manyCall[T]) claimDue(ctx context.Context, due []string, within map[string]time.Duration) (claims []claim[T]) {
 	reads, asked := make([]soracache.Read, len(due)), make([]*asking, len(due))
 	for i, key := range due {
-		reads[i] = soracache.Read{Key: key, Lease: true, RefreshWithin: within[key]}
+		reads[i] = soracache.Read{Key: key, Schema: m.kind.schema, Lease: true, RefreshWithin: within[key]}
 		asked[i] = m.client.near.ask(m.kind.space, key)
 	}
 	defer endAll(asked)

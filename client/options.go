@@ -187,6 +187,7 @@ type settings struct {
 	codec  Codec // nil: by type
 	clone  any   // a func(T) T; nil: callers share values
 	many   manySettings
+	schema string
 }
 
 // with returns the settings changed by the options of one call.
@@ -201,11 +202,28 @@ func (s settings) validate() error {
 	if s.codec == nil {
 		return errors.New("no codec")
 	}
+	if err := soracache.CheckSchema(s.schema); err != nil {
+		return err
+	}
 	return s.policy.Validate()
 }
 
 // WithPolicy replaces the policy.
 func WithPolicy(p Policy) CallOption { return func(s *settings) { s.policy = p } }
+
+// WithSchema names the form of the values, such as "order/2". Values of another
+// schema under the same keys are misses, and are left alone: each schema has values
+// of its own, loaded and kept beside those of the others. So versions of an
+// application whose values differ can run side by side, each with its own name. The
+// key is still one: who invalidates it, by itself, by a tag or with everything, or
+// sets it in any schema, does so in all of them.
+//
+// A name is at most [soracache.MaxSchemaBytes] bytes of UTF-8 without control
+// characters, and there should be few of them: a client keeps a little for each, and
+// of one key no more than [soracache.MaxSchemas] are kept at a time. Empty is the
+// schema of those who name none. All nodes have to know of schemas: against one of a
+// version that does not, reads behave as if the service were down.
+func WithSchema(schema string) CallOption { return func(s *settings) { s.schema = schema } }
 
 // WithTags adds tags to those of the policy.
 func WithTags(tags ...string) CallOption {

@@ -157,7 +157,7 @@ func (c *Cache[T]) refreshSoon(ctx context.Context, key string, hit *nearHit[T],
 // does that, or has done it: the answer is then the newer value.
 func (l *loading[T]) refreshNear(ctx context.Context, within time.Duration) {
 	defer func() { l.asked.end() }()
-	read, err := l.ask(ctx, soracache.Read{Key: l.key, Lease: true, RefreshWithin: within})
+	read, err := l.ask(ctx, soracache.Read{Key: l.key, Schema: l.kind.schema, Lease: true, RefreshWithin: within})
 	if err != nil {
 		return // what is there is fresh still
 	}

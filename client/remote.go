@@ -223,11 +223,26 @@ func (r *remote) getOne(ctx context.Context, req soracache.GetRequest, read sora
 		LeaseFor:          wireDuration(read.LeaseFor),
 		AcceptUnconfirmed: req.AcceptUnconfirmed,
 		Holder:            read.Holder,
+		Schema:            read.Schema,
 	}))
 	if err != nil {
 		return soracache.ReadResult{}, sentinel(err)
 	}
+	if answer.Msg.err == nil && read.Schema != "" && !answer.Msg.inSchema {
+		return soracache.ReadResult{}, r.noSchemas(ctx, req.Namespace, []string{read.Key}, []soracache.ReadResult{answer.Msg.result})
+	}
 	return answer.Msg.result, answer.Msg.err
+}
+
+// noSchemas is for the answer of a node that knows nothing of schemas. It is about
+// the default one: what it brings is another's, and leases are handed back.
+func (r *remote) noSchemas(ctx context.Context, namespace string, keys []string, results []soracache.ReadResult) error {
+	for i := range min(len(keys), len(results)) {
+		if lease := results[i].Lease; lease != (soracache.Lease{}) {
+			_, _ = r.writeOne(ctx, namespace, soracache.Write{Op: soracache.OpRelease, Key: keys[i], Lease: lease}) // or it runs out
+		}
+	}
+	return fmt.Errorf("%w: the node is of a version that knows nothing of schemas", soracache.ErrUnavailable)
 }
 
 // getMany asks again for what an answer had no room for. On an error it returns
@@ -247,6 +262,7 @@ func (r *remote) getMany(ctx context.Context, req soracache.GetRequest, reads []
 			LeaseFor:          wireDuration(rest[0].LeaseFor),
 			AcceptUnconfirmed: req.AcceptUnconfirmed,
 			Holder:            rest[0].Holder,
+			Schema:            rest[0].Schema,
 			MinStamps:         different,
 			MinStampOf:        of,
 		}))
@@ -255,6 +271,8 @@ func (r *remote) getMany(ctx context.Context, req soracache.GetRequest, reads []
 			return results, sentinel(err)
 		case answer.Msg.err != nil:
 			return results, answer.Msg.err
+		case rest[0].Schema != "" && !answer.Msg.inSchema:
+			return results, r.noSchemas(ctx, req.Namespace, keysOf(rest), answer.Msg.results)
 		}
 		part := answer.Msg.results
 		if n := len(part); n == 0 || n > len(rest) {
@@ -302,10 +320,12 @@ func (r *remote) writeOne(ctx context.Context, namespace string, w soracache.Wri
 		return writeResult(r.rpc.Set(ctx, setRequest(namespace, w)))
 	case soracache.OpRenew:
 		return writeResult(r.rpc.Renew(ctx, &cachev1.RenewRequest{
+			Schema:    w.Schema,
 			Namespace: namespace, Key: w.Key, Lease: w.Lease[:], LeaseFor: wireDuration(w.LeaseFor),
 		}))
 	case soracache.OpRelease:
 		return writeResult(r.rpc.Release(ctx, &cachev1.ReleaseRequest{
+			Schema:    w.Schema,
 			Namespace: namespace, Key: w.Key, Lease: w.Lease[:], Outcome: cachev1.LoadOutcome(w.Outcome),
 		}))
 	}

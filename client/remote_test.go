@@ -130,10 +130,11 @@ func TestRPCs(t *testing.T) {
 			asked(t, r, &cachev1.GetRequest{
 				Namespace: "shop", Key: "k", MinStamp: stamps(5).Encode(), Lease: true, Wait: durationpb.New(time.Second),
 				RefreshWithin: durationpb.New(2 * time.Second), LeaseFor: durationpb.New(3 * time.Second), AcceptUnconfirmed: true,
-				Holder: 8,
+				Holder: 8, Schema: "s/1",
 			})
 			return &cachev1.GetResponse{
-				Status: cachev1.Status_STATUS_STALE, Value: []byte("v"), Tags: []string{"a", "b"}, Encoding: "json", Etag: "e",
+				InSchema: true,
+				Status:   cachev1.Status_STATUS_STALE, Value: []byte("v"), Tags: []string{"a", "b"}, Encoding: "json", Etag: "e",
 				Stamp: stamps(9).Encode(), FreshFor: durationpb.New(-time.Second), KeepFor: durationpb.New(time.Minute),
 				Lease: lease[:], LeaseFor: durationpb.New(10 * time.Second), Tier: cachev1.Tier_TIER_L1, Unconfirmed: true,
 				LeaseState: cachev1.LeaseState_LEASE_STATE_GRANTED,
@@ -141,7 +142,7 @@ func TestRPCs(t *testing.T) {
 		}})
 		got, err := b.Get(ctx, soracache.GetRequest{
 			Namespace: "shop", MinStamp: stamps(5), AcceptUnconfirmed: true,
-			Reads: []soracache.Read{{Key: "k", Lease: true, Wait: time.Second, RefreshWithin: 2 * time.Second, LeaseFor: 3 * time.Second, Holder: 8}},
+			Reads: []soracache.Read{{Key: "k", Lease: true, Wait: time.Second, RefreshWithin: 2 * time.Second, LeaseFor: 3 * time.Second, Holder: 8, Schema: "s/1"}},
 		})
 		want := []soracache.ReadResult{{
 			Status: soracache.StatusStale, Entry: entry, Stamp: stamps(9), FreshFor: -time.Second, KeepFor: time.Minute,
@@ -152,11 +153,39 @@ func TestRPCs(t *testing.T) {
 		}
 	})
 
+	t.Run("a node that knows nothing of schemas", func(t *testing.T) {
+		var released []string
+		b := remote(t, &scripted{
+			get: func(context.Context, *cachev1.GetRequest) (*cachev1.GetResponse, error) {
+				return &cachev1.GetResponse{Status: cachev1.Status_STATUS_MISS, Lease: lease[:], LeaseState: cachev1.LeaseState_LEASE_STATE_GRANTED}, nil
+			},
+			batchGet: func(*cachev1.BatchGetRequest) (*cachev1.BatchGetResponse, error) {
+				hit := &cachev1.GetResponse{Status: cachev1.Status_STATUS_HIT, Value: []byte("another's")}
+				return &cachev1.BatchGetResponse{Results: []*cachev1.GetResponse{hit, hit}}, nil
+			},
+			release: func(r *cachev1.ReleaseRequest) (*cachev1.ReleaseResponse, error) {
+				released = append(released, r.Schema+"/"+r.Key)
+				return &cachev1.ReleaseResponse{Released: true}, nil
+			},
+		})
+		for n := 1; n <= 2; n++ {
+			reads := []soracache.Read{{Key: "k", Schema: "s", Lease: true}, {Key: "l", Schema: "s", Lease: true}}
+			results, err := b.Get(ctx, soracache.GetRequest{Reads: reads[:n]})
+			if !errors.Is(err, soracache.ErrUnavailable) {
+				t.Errorf("%d reads: %+v, %v", n, results, err)
+			}
+		}
+		// It may be asked once more. What it gave was the lease of the default schema.
+		if len(released) == 0 || strings.Trim(strings.Join(released, ""), "/k") != "" {
+			t.Errorf("handed back: %q", released)
+		}
+	})
+
 	t.Run("writes", func(t *testing.T) {
 		b := remote(t, &scripted{
 			fill: func(r *cachev1.FillRequest) (*cachev1.FillResponse, error) {
 				asked(t, r, &cachev1.FillRequest{
-					Namespace: "shop", Key: "k", Lease: lease[:], Value: []byte("v"), Tags: []string{"a", "b"}, Encoding: "json", Etag: "e",
+					Namespace: "shop", Key: "k", Schema: "s/1", Lease: lease[:], Value: []byte("v"), Tags: []string{"a", "b"}, Encoding: "json", Etag: "e",
 					Ttl: durationpb.New(time.Minute), Keep: durationpb.New(time.Hour), L1Ttl: durationpb.New(time.Second),
 				})
 				return &cachev1.FillResponse{
@@ -165,27 +194,27 @@ func TestRPCs(t *testing.T) {
 			},
 			put: func(r *cachev1.SetRequest) (*cachev1.SetResponse, error) {
 				asked(t, r, &cachev1.SetRequest{
-					Namespace: "shop", Key: "k", Value: []byte("v"), Tags: []string{"a", "b"}, Encoding: "json", Etag: "e",
+					Namespace: "shop", Key: "k", Schema: "s/1", Value: []byte("v"), Tags: []string{"a", "b"}, Encoding: "json", Etag: "e",
 					Ttl: durationpb.New(time.Minute), Keep: durationpb.New(time.Hour), L1Ttl: durationpb.New(time.Second),
 				})
 				return &cachev1.SetResponse{Stamp: stamps(10).Encode()}, nil
 			},
 			renew: func(r *cachev1.RenewRequest) (*cachev1.RenewResponse, error) {
-				asked(t, r, &cachev1.RenewRequest{Namespace: "shop", Key: "k", Lease: lease[:], LeaseFor: durationpb.New(time.Minute)})
+				asked(t, r, &cachev1.RenewRequest{Namespace: "shop", Key: "k", Schema: "s/1", Lease: lease[:], LeaseFor: durationpb.New(time.Minute)})
 				return &cachev1.RenewResponse{Held: true, LeaseFor: durationpb.New(time.Minute), Stamp: stamps(11).Encode()}, nil
 			},
 			release: func(r *cachev1.ReleaseRequest) (*cachev1.ReleaseResponse, error) {
 				asked(t, r, &cachev1.ReleaseRequest{
-					Namespace: "shop", Key: "k", Lease: lease[:], Outcome: cachev1.LoadOutcome_LOAD_OUTCOME_FAILED,
+					Namespace: "shop", Key: "k", Schema: "s/1", Lease: lease[:], Outcome: cachev1.LoadOutcome_LOAD_OUTCOME_FAILED,
 				})
 				return &cachev1.ReleaseResponse{Reason: cachev1.Reason_REASON_LEASE_LOST, Stamp: stamps(12).Encode()}, nil
 			},
 		})
 		writes := []soracache.Write{
-			{Op: soracache.OpFill, Key: "k", Lease: lease, Entry: entry, Lifetime: lifetime},
-			{Op: soracache.OpPut, Key: "k", Entry: entry, Lifetime: lifetime},
-			{Op: soracache.OpRenew, Key: "k", Lease: lease, LeaseFor: time.Minute},
-			{Op: soracache.OpRelease, Key: "k", Lease: lease, Outcome: soracache.LoadFailed},
+			{Op: soracache.OpFill, Key: "k", Schema: "s/1", Lease: lease, Entry: entry, Lifetime: lifetime},
+			{Op: soracache.OpPut, Key: "k", Schema: "s/1", Entry: entry, Lifetime: lifetime},
+			{Op: soracache.OpRenew, Key: "k", Schema: "s/1", Lease: lease, LeaseFor: time.Minute},
+			{Op: soracache.OpRelease, Key: "k", Schema: "s/1", Lease: lease, Outcome: soracache.LoadFailed},
 		}
 		want := []soracache.WriteResult{
 			{Reason: soracache.ReasonSuperseded, Stamp: stamps(9), SupersededBy: soracache.Record{

@@ -82,7 +82,7 @@ func (l *loading[T]) throttled(ctx context.Context) (o outcome[T], ok bool, err 
 	}
 	p := &l.settings.policy
 	most := max(p.FailSafe, p.StaleWhileRevalidate)
-	read, err := l.ask(ctx, soracache.Read{Key: l.key})
+	read, err := l.ask(ctx, soracache.Read{Key: l.key, Schema: l.kind.schema})
 	if err != nil {
 		if o, ok = l.unconfirmed(ctx); ok {
 			return o, true, nil
@@ -167,7 +167,7 @@ func (l *loading[T]) nearby(ctx context.Context) (o outcome[T], ok bool) {
 func (l *loading[T]) again(ctx context.Context, accept bool) (*standby[T], error) {
 	ctx, cancel := context.WithTimeout(ctx, l.patience())
 	defer cancel()
-	results, seen, err := l.client.get(ctx, []soracache.Read{{Key: l.key}}, accept)
+	results, seen, err := l.client.get(ctx, []soracache.Read{{Key: l.key, Schema: l.kind.schema}}, accept)
 	switch {
 	case err != nil:
 		return nil, err

@@ -198,6 +198,7 @@ func fillRequest(namespace string, w soracache.Write) *cachev1.FillRequest {
 	return &cachev1.FillRequest{
 		Namespace: namespace,
 		Key:       w.Key,
+		Schema:    w.Schema,
 		Lease:     w.Lease[:],
 		Value:     w.Entry.Value,
 		Tags:      w.Entry.Tags,
@@ -214,6 +215,7 @@ func setRequest(namespace string, w soracache.Write) *cachev1.SetRequest {
 	return &cachev1.SetRequest{
 		Namespace: namespace,
 		Key:       w.Key,
+		Schema:    w.Schema,
 		Value:     w.Entry.Value,
 		Tags:      w.Entry.Tags,
 		Ttl:       durationpb.New(w.Lifetime.TTL),

@@ -25,12 +25,14 @@ import (
 // alone, as far as can be told where the next answer begins.
 type (
 	readAnswer struct {
-		result soracache.ReadResult
-		err    error
+		result   soracache.ReadResult
+		inSchema bool
+		err      error
 	}
 	batchAnswer struct {
-		results []soracache.ReadResult
-		err     error
+		results  []soracache.ReadResult
+		inSchema bool
+		err      error
 	}
 )
 
@@ -57,7 +59,7 @@ func (readCodec) Unmarshal(data []byte, message any) error {
 	var r answerReader
 	switch m := message.(type) {
 	case *readAnswer:
-		m.err = r.read(data, &m.result)
+		m.inSchema, m.err = r.read(data, &m.result)
 	case *batchAnswer:
 		m.err = r.readBatch(data, m)
 	default:
@@ -91,6 +93,8 @@ func (r *answerReader) readBatch(data []byte, m *batchAnswer) error {
 			n++
 		case f.is(3, protowire.VarintType):
 			partitions = f.partitions()
+		case f.is(4, protowire.VarintType):
+			m.inSchema = f.number != 0
 		}
 		return nil
 	})
@@ -102,7 +106,7 @@ func (r *answerReader) readBatch(data []byte, m *batchAnswer) error {
 		if f.is(1, protowire.BytesType) {
 			m.results = append(m.results, soracache.ReadResult{})
 			to := &m.results[len(m.results)-1]
-			if err := r.read(f.bytes, to); err != nil {
+			if _, err := r.read(f.bytes, to); err != nil {
 				*to = soracache.ReadResult{Err: err}
 			}
 			if partitions > 0 && to.Err == nil {
@@ -119,30 +123,30 @@ func malformed(err error) error {
 
 // read reads one answer. In a batch it may be an item's failure, which is not an
 // error here.
-func (r *answerReader) read(data []byte, to *soracache.ReadResult) error {
+func (r *answerReader) read(data []byte, to *soracache.ReadResult) (inSchema bool, err error) {
 	w := wireAnswer{to: to}
-	err := eachField(data, func(f field) error { return r.take(&w, f) })
+	err = eachField(data, func(f field) error { return r.take(&w, f) })
 	switch {
 	case err != nil:
-		return malformed(err)
+		return false, malformed(err)
 	case w.failed:
 		*to = soracache.ReadResult{Err: itemError(w.code, w.message, cachev1.Refusal(w.refused))}
-		return nil
+		return w.inSchema, nil
 	}
 	if to.Stamp, err = r.stampsOf(w.stamp); err != nil {
-		return err
+		return false, err
 	}
 	if to.Lease, err = soracache.ParseLease(w.lease); err != nil {
-		return fmt.Errorf("%w: malformed lease in an answer", soracache.ErrUnavailable)
+		return false, fmt.Errorf("%w: malformed lease in an answer", soracache.ErrUnavailable)
 	}
 	if to.Status, err = wireStatus(cachev1.Status(w.status)); err != nil {
-		return err
+		return false, err
 	}
 	to.Entry.Kind = wireKind(cachev1.Kind(w.kind))
 	to.Tier = wireTier(cachev1.Tier(w.tier))
 	to.LeaseState, to.Refusal = wireLeaseState(cachev1.LeaseState(w.leaseState)), wireRefusal(cachev1.Refusal(w.refusal))
 	to.FreshFor, to.KeepFor, to.LeaseFor, to.Age = w.freshFor.value(), w.keepFor.value(), w.leaseFor.value(), w.age.asAge()
-	return nil
+	return w.inSchema, nil
 }
 
 // wireAnswer is an answer that is being read: where it goes, and what of it can
@@ -153,6 +157,7 @@ type wireAnswer struct {
 	freshFor, keepFor, leaseFor, age duration
 	status, tier, kind               int32
 	leaseState, refusal              int32
+	inSchema                         bool
 	failed                           bool // with code, message and what is exhausted
 	code, message                    string
 	refused                          int32
@@ -202,6 +207,8 @@ func (r *answerReader) take(w *wireAnswer, f field) (err error) {
 		w.refusal = f.int32()
 	case f.is(18, protowire.VarintType):
 		w.to.Partitions = f.partitions()
+	case f.is(19, protowire.VarintType):
+		w.inSchema = f.number != 0
 	}
 	return err
 }

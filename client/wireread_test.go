@@ -73,6 +73,10 @@ func checkAnswer(t *testing.T, item []byte) error {
 	if got.err != nil {
 		t.Fatalf("error %v, want none", got.err)
 	}
+	var plain cachev1.GetResponse
+	if err := proto.Unmarshal(item, &plain); err != nil || plain.InSchema != got.inSchema {
+		t.Fatalf("in the schema: %v, want %v (%v)", got.inSchema, plain.InSchema, err)
+	}
 	if got.result.Err != nil || want.Err != nil {
 		if fmt.Sprint(got.result.Err) != fmt.Sprint(want.Err) {
 			t.Fatalf("failure %v, want %v", got.result.Err, want.Err)
@@ -128,7 +132,8 @@ func answers() map[string]*cachev1.GetResponse {
 			Age:    &durationpb.Duration{Seconds: 1, Nanos: -1}, FreshFor: &durationpb.Duration{Seconds: math.MaxInt64},
 			KeepFor: &durationpb.Duration{Seconds: math.MinInt64, Nanos: math.MinInt32}, LeaseFor: &durationpb.Duration{Nanos: math.MaxInt32},
 		},
-		"a negative age": {Status: cachev1.Status_STATUS_HIT, Age: durationpb.New(-1)},
+		"one in a schema": {Status: cachev1.Status_STATUS_MISS, InSchema: true},
+		"a negative age":  {Status: cachev1.Status_STATUS_HIT, Age: durationpb.New(-1)},
 	}
 }
 
@@ -300,8 +305,8 @@ func TestAnswersCostTheirValues(t *testing.T) {
 // A field that the contract gains has to be read in client/wireread.go too.
 func TestAnswersHaveNoFieldsThatAreNotRead(t *testing.T) {
 	for message, known := range map[proto.Message]int{
-		&cachev1.GetResponse{}:      18,
-		&cachev1.BatchGetResponse{}: 3, // the second, the stamp of all, is in the answers too
+		&cachev1.GetResponse{}:      19,
+		&cachev1.BatchGetResponse{}: 4, // the second, the stamp of all, is in the answers too
 		&cachev1.BatchError{}:       3,
 		&durationpb.Duration{}:      2,
 	} {

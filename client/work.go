@@ -27,7 +27,7 @@ type work[T any] struct {
 
 // newFill is the fill of a loader without a lease.
 func (l *loading[T]) newFill(ctx context.Context) *Fill {
-	return &Fill{client: l.client, key: l.key, parent: FillFrom(ctx), policy: l.settings.policy}
+	return &Fill{client: l.client, schema: l.kind.schema, key: l.key, parent: FillFrom(ctx), policy: l.settings.policy}
 }
 
 // leased is work under the lease that came with an answer. The lease was given
@@ -55,14 +55,14 @@ func (w *work[T]) do(ctx context.Context) (outcome[T], error) {
 		value, err := l.runLoader(ctx, w.fill)
 		return l.finish(w, nil, value, err)
 	}
-	lease := l.client.hold(ctx, l.key, w.granted)
+	lease := l.client.hold(ctx, l.kind.schema, l.key, w.granted)
 	lease.outcome = soracache.LoadFailed
-	l.client.loads.begin(l.key, flight.RunOf(ctx))
+	l.kind.loads.begin(l.key, flight.RunOf(ctx))
 	behind := false // somebody else ends the lease
 	defer func() {
 		if !behind {
 			lease.release(l.patience())
-			l.client.loads.end(l.key)
+			l.kind.loads.end(l.key)
 		}
 	}()
 	value, err := l.runLoader(ctx, w.fill)
@@ -191,7 +191,7 @@ func (l *loading[T]) fill(lease *lease, d deposit[T]) (behind bool) {
 		l.filled(asked, &d, result, err)
 	}
 	done, ok := l.client.fillBehind(len(d.entry.Value), func() {
-		defer l.client.loads.end(l.key)
+		defer l.kind.loads.end(l.key)
 		defer func() { lease.release(l.client.timeout) }()
 		lease.holdOn()
 		complete(true)
@@ -293,7 +293,7 @@ func (l *loading[T]) wait(ctx context.Context, w *work[T], there *standby[T]) (o
 	r, err := l.start(ctx, w)
 	if err != nil { // the client has ended since the lease was given
 		if w.granted.Lease != (soracache.Lease{}) {
-			l.client.hold(ctx, l.key, w.granted).release(l.patience())
+			l.client.hold(ctx, l.kind.schema, l.key, w.granted).release(l.patience())
 		}
 		return outcome[T]{}, err
 	}
