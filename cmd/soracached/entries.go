@@ -11,11 +11,20 @@ import (
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
+// schema is which of a key's values a command is about.
+type schema struct {
+	Schema string `placeholder:"NAME" help:"The schema of the value (the default one)."`
+}
+
+// errNoSchemas is for what a node answers that is of an earlier version.
+var errNoSchemas = errors.New("the node is of a version that knows nothing of schemas")
+
 // getCmd prints the value as it is, so that it can be piped; what else is
 // known of it goes to standard error, for people only.
 type getCmd struct {
 	Key string `arg:"" help:"The key."`
 	namespace
+	schema
 	AcceptUnconfirmed bool `help:"Accept what the node holds but cannot confirm, while its store is down."`
 	remote            `group:"Connection"`
 }
@@ -28,10 +37,13 @@ func (c *getCmd) Run(ctx context.Context, con *console) error {
 	}
 	defer node.close()
 	answer, err := node.cache.Get(ctx, &soracachev1.GetRequest{
-		Namespace: c.Namespace, Key: c.Key, AcceptUnconfirmed: c.AcceptUnconfirmed,
+		Namespace: c.Namespace, Key: c.Key, Schema: c.Schema, AcceptUnconfirmed: c.AcceptUnconfirmed,
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case c.Schema != "" && !answer.GetInSchema():
+		return errNoSchemas
 	}
 	missing := answer.GetStatus() == soracachev1.Status_STATUS_MISS || answer.GetKind() == soracachev1.Kind_KIND_NOT_FOUND
 	failure := answer.GetKind() == soracachev1.Kind_KIND_ERROR
@@ -83,6 +95,7 @@ type setCmd struct {
 	Key   string `arg:"" help:"The key."`
 	Value string `arg:"" optional:"" default:"-" help:"The value; - (the default) reads it from standard input."`
 	namespace
+	schema
 	Tag      []string      `short:"t" sep:"none" help:"Tag that the value carries (repeatable)."`
 	TTL      time.Duration `name:"ttl" default:"5m" help:"How long the value is fresh (${default})."`
 	Keep     time.Duration `help:"How long the value is kept, stale, beyond that: counted from now (as long as --ttl)."`
@@ -107,7 +120,7 @@ func (c *setCmd) Run(ctx context.Context, con *console) error {
 	}
 	defer node.close()
 	answer, err := node.cache.Set(ctx, &soracachev1.SetRequest{
-		Namespace: c.Namespace, Key: c.Key, Value: value, Tags: c.Tag, Encoding: c.Encoding, Etag: c.ETag,
+		Namespace: c.Namespace, Key: c.Key, Schema: c.Schema, Value: value, Tags: c.Tag, Encoding: c.Encoding, Etag: c.ETag,
 		Ttl: duration(c.TTL), Keep: duration(c.Keep), L1Ttl: duration(c.L1TTL),
 	})
 	if err != nil {

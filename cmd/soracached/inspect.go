@@ -16,6 +16,7 @@ import (
 type explainCmd struct {
 	Key string `arg:"" help:"The key."`
 	namespace
+	schema
 	remote `group:"Connection"`
 }
 
@@ -27,7 +28,7 @@ func (c *explainCmd) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	defer node.close()
-	answer, err := node.cache.Explain(ctx, &soracachev1.ExplainRequest{Namespace: c.Namespace, Key: c.Key})
+	answer, err := node.cache.Explain(ctx, &soracachev1.ExplainRequest{Namespace: c.Namespace, Key: c.Key, Schema: c.Schema})
 	if err != nil {
 		return err
 	}

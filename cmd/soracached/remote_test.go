@@ -242,6 +242,23 @@ func TestRequests(t *testing.T) {
 	if r, ok := f.last.(*soracachev1.InvalidateRequest); !ok || !r.GetAll() || r.GetNamespace() != "shop" || len(r.GetKeys())+len(r.GetTags()) > 0 {
 		t.Errorf("clear: %v", f.last)
 	}
+	invoke(t, "", "set", "k", "v", "--schema", "order/2")
+	if r, ok := f.last.(*soracachev1.SetRequest); !ok || r.GetSchema() != "order/2" {
+		t.Errorf("set --schema: %v", f.last)
+	}
+	invoke(t, "", "explain", "k", "--schema", "order/2")
+	if r, ok := f.last.(*soracachev1.ExplainRequest); !ok || r.GetSchema() != "order/2" {
+		t.Errorf("explain --schema: %v", f.last)
+	}
+	f.get = &soracachev1.GetResponse{Status: soracachev1.Status_STATUS_HIT, Value: []byte("v"), InSchema: true}
+	got := invoke(t, "", "get", "k", "--schema", "order/2")
+	if r, ok := f.last.(*soracachev1.GetRequest); !ok || r.GetSchema() != "order/2" || got.code != 0 || got.out != "v" {
+		t.Errorf("get --schema: %v, %+v", f.last, got)
+	}
+	f.get.InSchema = false
+	if got := invoke(t, "", "get", "k", "--schema", "order/2"); got.code != 5 || got.out != "" || !strings.Contains(got.err, "schemas") {
+		t.Errorf("get --schema of an earlier version: %+v", got)
+	}
 	invoke(t, "", "rm", "a", "b")
 	if r, ok := f.last.(*soracachev1.InvalidateRequest); !ok || r.GetAll() || len(r.GetKeys()) != 2 {
 		t.Errorf("rm: %v", f.last)

@@ -136,6 +136,18 @@ func badInputs() []badInput {
 		{"namespace of a batch of fills", "BatchFill", `{"namespace":"A","fills":[]}`, invalid},
 		{"namespace of a batch of sets", "BatchSet", `{"namespace":"A","sets":[]}`, invalid},
 
+		// Schemas.
+		{"schema with a line end", "Get", get("schema", "a\n"), invalid},
+		{"schema with a NUL", "Set", set("schema", "a\x00b"), invalid},
+		{"schema of 65 bytes", "Fill", fill("schema", strings.Repeat("s", 65)), invalid},
+		{"schema of a batch", "BatchGet", get("schema", "\u0085", "key", nil, "keys", []string{"k"}), invalid},
+		{"schema of a renewal", "Renew", fill("schema", "\t", "value", nil, "ttl", nil), invalid},
+		{"schema of a release", "Release", fill("schema", "\t", "value", nil, "ttl", nil), invalid},
+		{"schema of an explanation", "Explain", get("schema", "\t"), invalid},
+		{"schema that is not UTF-8", "Get", "{\"key\":\"k\",\"schema\":\"\xff\"}", invalid},
+		{"schema of a wrong type", "Get", get("schema", 1), invalid},
+		{"an invalidation in a schema", "Invalidate", inval("schema", "s"), invalid},
+
 		// Keys.
 		{"get without a key", "Get", `{}`, invalid},
 		{"get of an empty key", "Get", get("key", ""), invalid},

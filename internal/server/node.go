@@ -27,7 +27,8 @@ type Node interface {
 
 // Inspector answers the questions of people.
 type Inspector interface {
-	// Explain tells why a key is a hit, a miss or stale.
+	// Explain tells why a key, or the name of one in a schema, is a hit, a miss or
+	// stale.
 	Explain(ctx context.Context, namespace, key string) (node.Explanation, error)
 	// ListKeys lists about limit keys that carry a tag. The page token is
 	// empty at first and, in the answer, at the end; a malformed one wraps

@@ -14,6 +14,7 @@ import (
 	"github.com/soracache/soracache/internal/telemetry"
 	"github.com/soracache/soracache/l2/l2test"
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
+	rpc "github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
 )
 
 var _ server.Node = (*node.Node)(nil)
@@ -110,6 +111,7 @@ func TestRealNode(t *testing.T) {
 			t.Errorf("/metrics lacks %s", line)
 		}
 	}
+	schemas(t, cache)
 	s.client.CloseIdleConnections()
 	if err := stop(); err != nil {
 		t.Error(err)
@@ -152,4 +154,60 @@ func TestRealDrain(t *testing.T) {
 	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("the drain took %s", took)
 	}
+}
+
+// schemas has values in several schemas of one key.
+func schemas(t *testing.T, cache rpc.CacheServiceClient) {
+	t.Helper()
+	ctx := t.Context()
+	get := func(schema, want string) []byte {
+		t.Helper()
+		one, err := cache.Get(ctx, &soracachev1.GetRequest{Key: "order", Schema: schema, Lease: true})
+		if err != nil || string(one.Value) != want || one.InSchema != (schema != "") {
+			t.Errorf("get in %q: %v, error %v", schema, one, err)
+		}
+		many, err := cache.BatchGet(ctx, &soracachev1.BatchGetRequest{Keys: []string{"order", "none"}, Schema: schema})
+		if err != nil || string(many.Results[0].Value) != want || len(many.Results[1].Value) > 0 || many.InSchema != (schema != "") {
+			t.Errorf("batch in %q: %v, error %v", schema, many, err)
+		}
+		x, err := cache.Explain(ctx, &soracachev1.ExplainRequest{Key: "order", Schema: schema})
+		if err != nil || x.L2.Live != (want != "") {
+			t.Errorf("explain in %q: %v, error %v", schema, x, err)
+		}
+		return one.GetLease()
+	}
+	for _, schema := range []string{"", "order/1", "order/2"} {
+		lease := get(schema, "")
+		if renewed, err := cache.Renew(ctx, &soracachev1.RenewRequest{Key: "order", Schema: schema, Lease: lease}); err != nil || !renewed.Held {
+			t.Errorf("renew in %q: %v, error %v", schema, renewed, err)
+		}
+		fill := &soracachev1.FillRequest{Key: "order", Schema: schema, Lease: lease, Value: []byte("of " + schema), Tags: []string{"o"}, Ttl: seconds(300)}
+		if schema == "" {
+			if filled, err := cache.Fill(ctx, fill); err != nil || !filled.Stored {
+				t.Errorf("fill: %v, error %v", filled, err)
+			}
+		} else if filled, err := cache.BatchFill(ctx, &soracachev1.BatchFillRequest{Fills: []*soracachev1.FillRequest{fill}}); err != nil || !filled.Results[0].Stored {
+			t.Errorf("fill in %q: %v, error %v", schema, filled, err)
+		}
+	}
+	for _, schema := range []string{"", "order/1", "order/2"} {
+		get(schema, "of "+schema)
+	}
+	if keys, err := cache.ListKeys(ctx, &soracachev1.ListKeysRequest{Tag: "o"}); err != nil || !slices.Equal(slices.Compact(keys.Keys), []string{"order"}) {
+		t.Errorf("keys: %v, error %v", keys, err)
+	}
+	if _, err := cache.Set(ctx, &soracachev1.SetRequest{Key: "order", Schema: "order/3", Value: []byte("set"), Ttl: seconds(300)}); err != nil {
+		t.Error(err)
+	}
+	get("order/3", "set")
+	lease := get("order/1", "")
+	if released, err := cache.Release(ctx, &soracachev1.ReleaseRequest{Key: "order", Schema: "order/1", Lease: lease}); err != nil || !released.Released {
+		t.Errorf("release: %v, error %v", released, err)
+	}
+	get("order/2", "")
+	get("", "")
+	if _, err := cache.Invalidate(ctx, &soracachev1.InvalidateRequest{Keys: []string{"order"}}); err != nil {
+		t.Error(err)
+	}
+	get("order/3", "")
 }
