@@ -131,14 +131,14 @@ func (l *ledger) floor() soracache.Position {
 // judge applies the one rule to something with a stamp: it says why it is
 // dead, and which record killed it if one is known. The reason is empty if it
 // is live.
-func (l *ledger) judge(stamp soracache.Stamp, key string, tags []string) (string, soracache.Record) {
+func (l *ledger) judge(stamp soracache.Stamp, name string, tags []string) (string, soracache.Record) {
 	if stamp.Epoch != l.epoch {
 		return "of another epoch", soracache.Record{}
 	}
 	if stamp.Position > l.head { // the ledger lost its tail: no stamp is ahead of its head
 		return "ahead of the ledger", soracache.Record{}
 	}
-	if deaths := l.killers(stamp.Position, key, tags); len(deaths) > 0 {
+	if deaths := l.killers(stamp.Position, name, tags); len(deaths) > 0 {
 		return deaths[0].Targets[0].String() + " was invalidated", deaths[0]
 	}
 	if len(tags) > 0 && stamp.Position < l.tags.floor {
@@ -147,9 +147,10 @@ func (l *ledger) judge(stamp soracache.Stamp, key string, tags []string) (string
 	return "", soracache.Record{}
 }
 
-// removed says which record was the last to remove a key under which nothing
+// removed says which record was the last to remove a name under which nothing
 // is stored, if one is known.
-func (l *ledger) removed(key string) (string, soracache.Record) {
+func (l *ledger) removed(name string) (string, soracache.Record) {
+	key := soracache.KeyOf(name)
 	at, target := l.keys.latest[key], soracache.Key(key)
 	if l.cleared > at {
 		at, target = l.cleared, soracache.Everything()
@@ -161,9 +162,10 @@ func (l *ledger) removed(key string) (string, soracache.Record) {
 		soracache.Record{Epoch: l.epoch, Position: at, Targets: []soracache.Target{target}}
 }
 
-// killers returns the records after a position that name everything, the key
-// or one of the tags.
-func (l *ledger) killers(after soracache.Position, key string, tags []string) []soracache.Record {
+// killers returns the records after a position that name everything, the key of
+// a name, or one of the tags.
+func (l *ledger) killers(after soracache.Position, name string, tags []string) []soracache.Record {
+	key := soracache.KeyOf(name)
 	var all []soracache.Record
 	add := func(at soracache.Position, t soracache.Target) {
 		if at > after {

@@ -286,7 +286,7 @@ func (s step) judge(key string, e entry) (string, soracache.Record) {
 	if !s.now.Before(e.keepUntil) || e.keepUntil.Sub(s.now) > l2.MaxKeep {
 		return "expired", soracache.Record{}
 	}
-	return s.ledger.judge(e.stamp, soracache.KeyOf(key), e.Tags)
+	return s.ledger.judge(e.stamp, key, e.Tags)
 }
 
 // lease returns the lease that somebody holds on a key. One that no fill can
@@ -344,15 +344,14 @@ func (s step) write(req l2.WriteRequest) (l2.WriteAnswer, error) {
 // nothing can come of it.
 func (s step) fill(req l2.WriteRequest) (l2.WriteAnswer, error) {
 	held, ok := s.leases[req.Key]
-	if !ok || !s.counts(req.Key) || held.nonce != req.Nonce || !s.now.Before(held.until) {
+	if !ok || held.nonce != req.Nonce || !s.now.Before(held.until) {
 		return l2.WriteAnswer{Reason: soracache.ReasonLeaseLost}, nil
 	}
 	delete(s.leases, req.Key)
-	key := soracache.KeyOf(req.Key)
-	if reason, by := s.ledger.judge(held.stamp, key, req.Entry.Tags); reason != "" {
+	if reason, by := s.ledger.judge(held.stamp, req.Key, req.Entry.Tags); reason != "" {
 		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: by}, nil
 	}
-	if by, ok := s.settles(key, req.Entry.Tags); ok {
+	if by, ok := s.settles(req.Key, req.Entry.Tags); ok {
 		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: by}, nil
 	}
 	if s.m.full {
@@ -400,8 +399,8 @@ func (s step) renew(req l2.WriteRequest) l2.WriteAnswer {
 	if !ok || held.nonce != req.Nonce {
 		return l2.WriteAnswer{Reason: soracache.ReasonLeaseLost}
 	}
+	s.enlist(req.Key, s.now.Add(req.LeaseFor))
 	held.until = s.now.Add(req.LeaseFor)
-	s.enlist(req.Key, held.until)
 	s.leases[req.Key] = held
 	return l2.WriteAnswer{Stamp: held.stamp}
 }
@@ -532,8 +531,8 @@ func (m *Model) Explain(ctx context.Context, at l2.Partition, key string) (l2.Ex
 		x.Reason, x.KilledBy = s.judge(key, e)
 		x.Live = x.Reason == ""
 	} else {
-		x.Reason, x.KilledBy = s.ledger.removed(soracache.KeyOf(key))
-		if by, ok := s.settles(soracache.KeyOf(key), nil); ok {
+		x.Reason, x.KilledBy = s.ledger.removed(key)
+		if by, ok := s.settles(key, nil); ok {
 			x.Reason = l2.Settling(by.Targets[0])
 		}
 	}

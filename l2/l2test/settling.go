@@ -61,7 +61,8 @@ func (s step) keepSettling(targets []soracache.Target, d time.Duration) {
 
 // settles tells whether something settles that names a key, one of some tags or
 // everything, and what: the latest record of it, as far as that is remembered.
-func (s step) settles(key string, tags []string) (soracache.Record, bool) {
+func (s step) settles(name string, tags []string) (soracache.Record, bool) {
+	key := soracache.KeyOf(name)
 	named := []soracache.Target{soracache.Key(key), soracache.Everything()}
 	for _, tag := range tags {
 		named = append(named, soracache.Tag(tag))
