@@ -119,7 +119,7 @@ func envName(option string) string {
 func TestEveryOptionHasAVariable(t *testing.T) {
 	perCall := []string{
 		"accept-unconfirmed", "tag", "key", "ttl", "keep", "l1-ttl", "encoding", "etag", "limit", "page-size",
-		"page-token", "scopes", "namespaces", "ack", "settle", "file", "cluster", "nodes", "port", "restart",
+		"page-token", "scopes", "namespaces", "ack", "settle", "file", "schema", "cluster", "nodes", "port", "restart",
 	}
 	parser, err := newParser(&cli{}, &console{out: io.Discard, err: io.Discard})
 	if err != nil {
