@@ -3,6 +3,7 @@ package redis
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -55,6 +56,12 @@ func TestListOfSchemasIsLost(t *testing.T) {
 	}
 	u.miss(a)
 	u.miss(b)
+	if keys, _, err := u.ListKeys(t.Context(), u.at, "t", "", 10); err != nil || len(keys) > 0 {
+		t.Errorf("listed %q, %v", keys, err)
+	}
+	if _, deleted := u.reclaimAll("t"); deleted != 1 {
+		t.Errorf("%d entries were reclaimed, want the one that does not count", deleted)
+	}
 	fresh := u.lease(a, 4) // the list is there again, without b
 	u.miss(a)
 	u.miss(b)
@@ -165,7 +172,7 @@ func TestCommandsForSchemas(t *testing.T) {
 	lists := func(stats map[string]int64) int64 { return stats["mget"] }
 	var many []soracache.Target
 	for i := range 3000 {
-		many = append(many, soracache.Key(fmt.Sprint(i)))
+		many = append(many, soracache.Key(strconv.Itoa(i)))
 	}
 	nonce := soracache.Lease{}
 	for what, c := range map[string]struct {
@@ -202,7 +209,7 @@ func TestCommandsForSchemas(t *testing.T) {
 // first, and nothing else has changed by that.
 func TestSchemasInAFullRedis(t *testing.T) {
 	u, _ := own(t)
-	name := func(i int) string { return soracache.Name(fmt.Sprint(i), "k") }
+	name := func(i int) string { return soracache.Name(strconv.Itoa(i), "k") }
 	for i := range soracache.MaxSchemas {
 		u.fill(name(i), u.lease(name(i), byte(i)), "v")
 	}
