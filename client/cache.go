@@ -155,8 +155,8 @@ func check[T any](c *Client, outer *Fill, s *settings, key string) error {
 	return s.validate()
 }
 
-// Get returns the value of a key and true, or false if there is no fresh one. If
-// what is cached is an error, that is returned: one that wraps [ErrNotFound], or
+// Get returns the value of a key and true, or false if there is no fresh one, or
+// none that can be read as a T, which Hooks.OnUnreadable is told. If what is cached is an error, that is returned: one that wraps [ErrNotFound], or
 // a [*CachedError].
 func (c *Cache[T]) Get(ctx context.Context, key string, opts ...CallOption) (value T, found bool, err error) {
 	s, outer := c.with(opts), FillFrom(ctx)
@@ -195,10 +195,14 @@ func (c *Cache[T]) get(ctx context.Context, key string, s *settings) (o outcome[
 			c.client.observer.miss(key)
 			return nil
 		}
-		if o, found = decoded[T](c.client, key, read, s.codec); found {
-			c.client.observer.hit(key, read.Tier)
-			keep(asked, o.value, keptFrom(read, s.policy))
+		var unread error
+		if o, unread = decoded[T](c.client, read, s.codec); unread != nil {
+			c.client.observer.unreadable(key, read.Entry.Encoding, unread)
+			return nil
 		}
+		found = true
+		c.client.observer.hit(key, read.Tier)
+		keep(asked, o.value, keptFrom(read, s.policy))
 		return nil
 	})
 	return o, found, err

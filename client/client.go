@@ -45,6 +45,9 @@ type Client struct {
 	storing atomic.Int64
 	// loads holds the *loads of each schema.
 	loads sync.Map
+	// replaced are the keys of which an entry that could not be read was replaced of
+	// late.
+	replaced pauses
 
 	// kinds holds a *kind[T] for each reflect.Type T and schema that there is a cache
 	// of, by kindKey.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/gob"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -126,41 +127,60 @@ func TestUnreadableEntries(t *testing.T) {
 	}
 }
 
-func TestUnreadableEntryThatCannotBeRemoved(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.service.put("k", soracache.Entry{Value: []byte("{"), Encoding: "json"})
-		w.service.look = func(op, _ string) {
-			if op == "invalidate" {
-				w.service.set(func(s *fakeService) { s.fail = soracache.ErrPermissionDenied })
+// Whatever comes in the way of replacing it, the loader's value is returned.
+func TestUnreadableEntryThatCannotBeReplaced(t *testing.T) {
+	bad := soracache.Entry{Value: []byte("{"), Encoding: "json"}
+	for name, fault := range map[string]func(s *fakeService){
+		"the lease is refused": func(s *fakeService) {
+			s.bend = func(r *soracache.ReadResult) {
+				r.Lease, r.LeaseState, r.Refusal = soracache.Lease{}, soracache.LeaseRefused, soracache.RefusalStoreFull
 			}
-		}
-		v, err := client.GetOrSet(t.Context(), w.client, "k", func(context.Context) (product, error) { return product{ID: 7}, nil })
-		if v.ID != 7 || err != nil || len(w.heard.notStored) != 1 {
-			t.Errorf("got %v, %v, heard %v", v, err, w.heard.notStored)
-		}
-	})
-}
-
-func TestUnreadableEntryThatComesBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		bad := soracache.Entry{Value: []byte("{"), Encoding: "json"}
-		w.service.put("k", bad)
-		reads := 0
-		w.service.look = func(op, _ string) {
-			if op != "get" {
-				return
+		},
+		"the service gives no lease beside an entry": func(s *fakeService) {
+			s.bend = func(r *soracache.ReadResult) { r.Lease, r.LeaseState = soracache.Lease{}, soracache.LeaseNone }
+		},
+		"the entry is always another": func(s *fakeService) {
+			s.bend = func(r *soracache.ReadResult) {
+				r.FreshFor += time.Duration(len(s.gets)) * time.Minute
+				r.Lease, r.LeaseState = soracache.Lease{}, soracache.LeaseNone
 			}
-			if reads++; reads < 10 { // another program insists on its own
-				w.service.put("k", bad)
+		},
+		"such questions are refused": func(s *fakeService) {
+			s.look = func(op, _ string) {
+				if op == "get" && len(s.gets) == 2 {
+					s.fail = soracache.ErrInvalid
+				}
 			}
+		},
+		"the service breaks down": func(s *fakeService) {
+			s.look = func(op, _ string) {
+				if op == "get" && len(s.gets) == 2 {
+					s.fail = soracache.ErrUnavailable
+				}
+			}
+		},
+		"the fill is refused": func(s *fakeService) {
+			s.deny = func(soracache.Write) error { return soracache.ErrTooLarge }
+		},
+	} {
+		for _, many := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, many: %t", name, many), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t)
+					w.service.put("k", bad)
+					fault(w.service)
+					loads := 0
+					v, err := askBy(t.Context(), many, client.NewCache[product](w.client, client.Default), product{ID: 7}, &loads)
+					if v.ID != 7 || err != nil || loads != 1 || w.heard.unread != 1 || len(w.service.invalidations) != 0 {
+						t.Errorf("got %v, %v after %d loads; %d unreadable, %d removals", v, err, loads, w.heard.unread, len(w.service.invalidations))
+					}
+					if asked := len(w.service.gets); asked > 3 {
+						t.Errorf("asked %d times", asked)
+					}
+				})
+			})
 		}
-		v, err := client.GetOrSet(t.Context(), w.client, "k", func(context.Context) (product, error) { return product{ID: 7}, nil })
-		if v.ID != 7 || err != nil || len(w.service.invalidations) != 1 {
-			t.Errorf("got %v, %v after %d removals", v, err, len(w.service.invalidations))
-		}
-	})
+	}
 }
 
 func TestEntriesOfFormerCodecsAreRead(t *testing.T) {

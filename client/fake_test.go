@@ -157,10 +157,12 @@ func (s *fakeService) judge(req soracache.GetRequest, r soracache.Read) soracach
 	if e != nil && e.stamp.Epoch == s.epoch && now.Before(e.keepUntil) && !s.namedAfter(e.stamp.Position, r.Key, e.entry.Tags) {
 		res.Status, res.Entry = soracache.StatusHit, e.entry
 		res.FreshFor, res.KeepFor = e.freshUntil.Sub(now), e.keepUntil.Sub(now)
-		if res.FreshFor > 0 {
+		if res.FreshFor > max(r.RefreshWithin, 0) {
 			return res
 		}
-		res.Status = soracache.StatusStale
+		if res.FreshFor <= 0 {
+			res.Status = soracache.StatusStale
+		}
 	}
 	if !r.Lease {
 		return res

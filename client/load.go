@@ -72,6 +72,9 @@ type loading[T any] struct {
 	asked *asking
 	// waited means that somebody else was waited for, as long as the policy says.
 	waited bool
+	// replaces means that there is an entry which cannot be read, and which what is
+	// loaded replaces.
+	replaces bool
 	// adrift is set once the callers have been answered, and the loader goes on.
 	// It is nil if that cannot be.
 	adrift *atomic.Bool
@@ -193,30 +196,32 @@ func (l *loading[T]) goOn(ctx context.Context, first *answer[T]) (outcome[T], er
 	return l.readOrLoad(ctx, first)
 }
 
-// readOrLoad returns what the service has, or else what the loader returns. An
-// entry that cannot be read is removed, so that the second read finds a lease.
-func (l *loading[T]) readOrLoad(ctx context.Context, first *answer[T]) (outcome[T], error) {
-	for attempt := 1; ; attempt++ {
-		if first == nil {
-			limited := l.client.limited(ctx, l.patience())
-			first = l.first(limited)
-			limited.end()
-		}
-		known := first
-		first = nil
+// readOrLoad returns what the service has, or else what the loader returns. Beside
+// an entry that cannot be read it asks for the lease to replace it under.
+func (l *loading[T]) readOrLoad(ctx context.Context, known *answer[T]) (outcome[T], error) {
+	if known == nil {
+		limited := l.client.limited(ctx, l.patience())
+		known = l.first(limited)
+		limited.end()
+	}
+	for question := 1; ; question++ {
 		read, err := l.waitOn(ctx, known)
 		switch {
-		case errors.Is(err, soracache.ErrInvalid), errors.Is(err, ErrCycle):
+		case errors.Is(err, soracache.ErrInvalid) && question == 1, errors.Is(err, ErrCycle):
 			return outcome[T]{}, err
 		case err != nil:
 			return l.failOpen(ctx, err)
 		}
 		there, readable := known.there, known.readable
 		if !known.decoded {
-			there, readable = l.decoded(read)
+			there, readable = l.decodedAt(question, read)
 		}
 		leased := read.Lease != soracache.Lease{}
 		switch {
+		case readable && leased && question > 1 && there.fresh(): // somebody has replaced it
+			l.unneeded(ctx, read)
+			l.keepNear(read, there)
+			return l.serve(there, StaleRefreshing), nil
 		case readable && leased:
 			return l.refresh(ctx, read, there)
 		case readable && l.unattended(&read, there):
@@ -225,7 +230,12 @@ func (l *loading[T]) readOrLoad(ctx context.Context, first *answer[T]) (outcome[
 		case readable:
 			l.keepNear(read, there)
 			return l.serve(there, StaleRefreshing), nil
+		case leased && unreadable(&read, readable) && !l.mayReplace(&read):
+			l.unneeded(ctx, read)
+			l.client.observer.miss(l.key)
+			return l.loadUnfenced(ctx, errReplaced)
 		case leased:
+			l.replaces = unreadable(&read, readable)
 			l.client.observer.miss(l.key)
 			return l.loadAndStore(ctx, read, nil)
 		case read.Status == soracache.StatusMiss:
@@ -237,8 +247,14 @@ func (l *loading[T]) readOrLoad(ctx context.Context, first *answer[T]) (outcome[
 				return l.outwaited(ctx, l.settings.policy.waitHere(), context.DeadlineExceeded)
 			}
 			return l.loadUnfenced(ctx, whyNoLease(&read))
-		case attempt == 2 || l.remove(ctx) != nil:
-			return l.loadUnfenced(ctx, errNoLease)
+		default:
+			ask, useful := l.toReplace(known.asked, &read)
+			if !useful || question == maxQuestions {
+				l.client.observer.miss(l.key)
+				return l.loadUnfenced(ctx, l.notReplaced(&read))
+			}
+			known = &answer[T]{asked: ask}
+			known.read, known.err = l.ask(ctx, ask)
 		}
 	}
 }
@@ -377,14 +393,6 @@ func (l *loading[T]) board(ctx context.Context) {
 		at, _ := run.Latest()
 		l.due = due(at)
 	}
-}
-
-// remove makes room for a value that can be read.
-func (l *loading[T]) remove(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, l.patience())
-	defer cancel()
-	_, err := l.client.invalidate(ctx, soracache.InvalidateRequest{Targets: []soracache.Target{soracache.Key(l.key)}})
-	return err
 }
 
 // failOpen does without the service, unless the error was nothing but the end

@@ -81,7 +81,8 @@ func (m *many[T]) peek(ctx context.Context, keys []string) (rest []string) {
 	for i, r := range m.client.readMany(ctx, m.patience(), reads, asked, false) {
 		l := m.of(keys[i])
 		if r.Err == nil {
-			if there, ok := l.decoded(r); ok && there.fresh() && r.FreshFor > m.settings.policy.eager(m.pace) {
+			// What cannot be read is told when it is asked for once more.
+			if there, ok := l.decodedAt(2, r); ok && there.fresh() && r.FreshFor > m.settings.policy.eager(m.pace) {
 				keep(asked[i], there.value, keptFrom(r, m.settings.policy))
 				m.take(l.key, l.serve(there, StaleRefreshing))
 				continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -184,14 +185,18 @@ func (m *many[T]) nearest(ctx context.Context, keys []string) (rest []string) {
 // is, and returns the keys that others still load and those that this caller is
 // to load.
 func (m *many[T]) ask(ctx context.Context, keys []string, wait time.Duration) (others []string, claims []claim[T]) {
-	sorted := m.askOnce(ctx, keys, wait, true)
+	sorted := m.askOnce(ctx, keys, wait, true, nil)
 	sorted.claims = append(sorted.claims, m.spare(ctx, sorted.spared)...)
-	if again := append(sorted.unreadable, sorted.again...); len(again) > 0 {
-		second := m.askOnce(ctx, m.removed(ctx, sorted.unreadable, again), wait, false)
-		sorted.others = append(sorted.others, second.others...)
-		sorted.claims = append(sorted.claims, second.claims...)
-		for _, key := range second.unreadable {
-			sorted.claims = append(sorted.claims, claim[T]{loading: m.of(key), why: errNoLease})
+	for question := 2; len(sorted.again)+len(sorted.unread) > 0; question++ {
+		next := m.askOnce(ctx, slices.AppendSeq(sorted.again, maps.Keys(sorted.unread)), wait, false, askAlike(sorted.unread))
+		sorted.others = append(sorted.others, next.others...)
+		sorted.claims = append(sorted.claims, next.claims...)
+		sorted.again, sorted.unread = next.again, next.unread
+		if question == maxQuestions {
+			for key := range next.unread {
+				sorted.claims = append(sorted.claims, claim[T]{loading: m.of(key), why: errNoLease})
+			}
+			break
 		}
 	}
 	return sorted.others, sorted.claims
@@ -224,40 +229,24 @@ func (m *many[T]) spare(ctx context.Context, spared []claim[T]) (rest []claim[T]
 	return rest
 }
 
-// removed makes room for values that can be read, and returns the keys that are
-// to be asked for again.
-func (m *many[T]) removed(ctx context.Context, unreadable, again []string) []string {
-	if len(unreadable) == 0 {
-		return again
-	}
-	ctx, cancel := context.WithTimeout(ctx, m.patience())
-	defer cancel()
-	for from := 0; from < len(unreadable); from += mostTogether {
-		var targets []soracache.Target
-		for _, key := range unreadable[from:min(from+mostTogether, len(unreadable))] {
-			targets = append(targets, soracache.Key(key))
-		}
-		// If it fails, the next answer is the same, and the keys are loaded without
-		// being stored.
-		_, _ = m.client.invalidate(ctx, soracache.InvalidateRequest{Targets: targets})
-	}
-	return again
-}
-
 // sorted is what answers say about the keys that have no value yet.
 type sorted[T any] struct {
-	claims     []claim[T]
-	others     []string // somebody else loads them
-	unreadable []string // their entry has to be removed
-	again      []string // they were asked for in vain without their lease
+	claims []claim[T]
+	others []string // somebody else loads them
+	again  []string // they were asked for in vain without their lease
+	// unread has, by key, the question that gets the lease beside an entry which
+	// cannot be read, and unneeded the leases of which nothing will come.
+	unread   map[string]soracache.Read
+	unneeded []claim[T]
 	// spared are those that could not be asked for, and whose loader is to be left
 	// alone.
 	spared []claim[T]
 }
 
 // askOnce asks for keys in one go. Keys whose loader failed a moment ago are asked
-// for without their lease, as long as that is spared.
-func (m *many[T]) askOnce(ctx context.Context, keys []string, wait time.Duration, spare bool) (s sorted[T]) {
+// for without their lease, as long as that is spared. Some keys may have been asked
+// for before, and have a question of their own.
+func (m *many[T]) askOnce(ctx context.Context, keys []string, wait time.Duration, spare bool, own map[string]soracache.Read) (s sorted[T]) {
 	p := &m.settings.policy
 	spare = spare && (p.FailSafe > 0 || p.StaleWhileRevalidate > 0)
 	now := m.client.now()
@@ -267,20 +256,28 @@ func (m *many[T]) askOnce(ctx context.Context, keys []string, wait time.Duration
 			Key: key, Schema: m.kind.schema, Wait: wait, RefreshWithin: m.of(key).refreshWithin(),
 			Lease: !spare || !m.kind.failing.has(key, now),
 		}
+		if ask, again := own[key]; again {
+			reads[i] = ask
+		}
 		asked[i] = m.client.near.ask(m.kind.space, key)
 	}
 	defer endAll(asked)
 	for i, r := range m.client.readMany(ctx, wait+m.patience(), reads, asked, false) {
-		m.sort(&s, m.of(keys[i]), r, asked[i], reads[i].Lease)
+		_, again := own[keys[i]]
+		m.sort(&s, m.of(keys[i]), r, asked[i], reads[i], again)
+	}
+	if len(s.unneeded) > 0 {
+		holdMany(ctx, m.client, m.kind.schema, s.unneeded).end(m.patience())
 	}
 	return s
 }
 
 // sort takes what one answer brought, or notes what is to be done about its key.
-func (m *many[T]) sort(s *sorted[T], l *loading[T], r soracache.ReadResult, asked *asking, wanted bool) {
-	leased := r.Lease != soracache.Lease{}
+// If it is asked for again, what was there could not be read.
+func (m *many[T]) sort(s *sorted[T], l *loading[T], r soracache.ReadResult, asked *asking, read soracache.Read, again bool) {
+	leased, wanted := r.Lease != soracache.Lease{}, read.Lease
 	switch {
-	case errors.Is(r.Err, soracache.ErrInvalid):
+	case errors.Is(r.Err, soracache.ErrInvalid) && !again:
 		m.fail(l.key, r.Err)
 		return
 	case r.Err != nil:
@@ -296,9 +293,21 @@ func (m *many[T]) sort(s *sorted[T], l *loading[T], r soracache.ReadResult, aske
 		m.sortUnread(s, l.key, r.Status)
 		return
 	}
-	there, readable := l.decoded(r)
+	question := 1
+	if again {
+		question++
+	}
+	there, readable := l.decodedAt(question, r)
 	switch {
+	case leased && again && readable && there.fresh(): // somebody has replaced it
+		s.unneeded = append(s.unneeded, claim[T]{loading: l, granted: r})
+		keep(asked, there.value, keptFrom(r, m.settings.policy))
+		m.take(l.key, l.serve(there, StaleRefreshing))
+	case leased && unreadable(&r, readable) && !l.mayReplace(&r):
+		s.unneeded = append(s.unneeded, claim[T]{loading: l, granted: r})
+		m.leaveThere(s, l, errReplaced)
 	case leased:
+		l.replaces = unreadable(&r, readable)
 		if readable && there.fresh() {
 			keep(asked, there.value, keptFrom(r, m.settings.policy))
 		}
@@ -316,15 +325,38 @@ func (m *many[T]) sort(s *sorted[T], l *loading[T], r soracache.ReadResult, aske
 			keep(asked, there.value, keptFrom(r, m.settings.policy))
 		}
 		m.take(l.key, l.serve(there, StaleRefreshing))
-	case r.Status != soracache.StatusMiss:
-		s.unreadable = append(s.unreadable, l.key)
 	case !wanted:
 		s.again = append(s.again, l.key)
+	case unreadable(&r, readable):
+		m.sortUnreadable(s, l, &r, read)
 	case waitable(&r):
 		s.others = append(s.others, l.key)
 	default:
 		s.claims = append(s.claims, claim[T]{loading: l, why: whyNoLease(&r)})
 	}
+}
+
+// sortUnreadable notes what is to be done about an entry that cannot be read.
+func (m *many[T]) sortUnreadable(s *sorted[T], l *loading[T], r *soracache.ReadResult, read soracache.Read) {
+	ask, useful := l.toReplace(read, r)
+	if !useful {
+		m.leaveThere(s, l, l.notReplaced(r))
+		return
+	}
+	if s.unread == nil {
+		s.unread = make(map[string]soracache.Read)
+	}
+	s.unread[l.key] = ask
+}
+
+// leaveThere has a key loaded without replacing its entry, if anybody wants its
+// value.
+func (m *many[T]) leaveThere(s *sorted[T], l *loading[T], why error) {
+	if m.warming {
+		s.others = append(s.others, l.key)
+		return
+	}
+	s.claims = append(s.claims, claim[T]{loading: l, why: why})
 }
 
 // sortUnread counts a key that nobody wants to know the value of.

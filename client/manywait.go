@@ -342,6 +342,7 @@ func (m *manyCall[T]) claimDue(ctx context.Context, due []string, within map[str
 		asked[i] = m.client.near.ask(m.kind.space, key)
 	}
 	defer endAll(asked)
+	var unneeded []claim[T]
 	for i, r := range m.client.readMany(ctx, m.patience(), reads, asked, false) {
 		if r.Err != nil {
 			continue // what is there is fresh still
@@ -351,9 +352,16 @@ func (m *manyCall[T]) claimDue(ctx context.Context, due []string, within map[str
 		if ok && there.fresh() {
 			keep(asked[i], there.value, keptFrom(r, m.settings.policy))
 		}
-		if r.Lease != (soracache.Lease{}) {
+		switch l.replaces = unreadable(&r, ok); {
+		case r.Lease == (soracache.Lease{}):
+		case l.replaces && !l.mayReplace(&r):
+			unneeded = append(unneeded, claim[T]{loading: l, granted: r})
+		default:
 			claims = append(claims, claim[T]{loading: l, granted: r, there: there})
 		}
+	}
+	if len(unneeded) > 0 {
+		holdMany(ctx, m.client, m.kind.schema, unneeded).end(m.patience())
 	}
 	return claims
 }

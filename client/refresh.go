@@ -165,7 +165,11 @@ func (l *loading[T]) refreshNear(ctx context.Context, within time.Duration) {
 	if ok {
 		l.keepNear(read, there)
 	}
-	if read.Lease != (soracache.Lease{}) {
+	switch l.replaces = unreadable(&read, ok); {
+	case read.Lease == (soracache.Lease{}):
+	case l.replaces && !l.mayReplace(&read):
+		l.unneeded(ctx, read)
+	default:
 		l.reload(ctx, read, there, RefreshEager)
 	}
 }

@@ -69,6 +69,8 @@ type track struct {
 	soracache.Backend
 	reads, writes, unconfirmed atomic.Int64
 	down                       atomic.Bool
+	after                      atomic.Int64 // it is cut after so many more requests for reads, if not zero
+	onGet                      func(soracache.GetRequest)
 }
 
 func (r *track) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
@@ -76,8 +78,14 @@ func (r *track) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.
 	if req.AcceptUnconfirmed {
 		r.unconfirmed.Add(1)
 	}
+	if r.onGet != nil {
+		r.onGet(req)
+	}
 	if r.down.Load() {
 		return nil, soracache.ErrUnavailable
+	}
+	if r.after.Load() > 0 && r.after.Add(-1) == 0 {
+		defer r.down.Store(true)
 	}
 	return r.Backend.Get(ctx, req)
 }

@@ -24,11 +24,20 @@ type standby[T any] struct {
 // decoded returns the value of an answer that has one, and false if it has none
 // or cannot be read.
 func (l *loading[T]) decoded(read soracache.ReadResult) (*standby[T], bool) {
+	return l.decodedAt(1, read)
+}
+
+// decodedAt does so with the answer to one of several questions about the same
+// entry. If that cannot be read, the first one tells the hooks.
+func (l *loading[T]) decodedAt(question int, read soracache.ReadResult) (*standby[T], bool) {
 	if read.Status == soracache.StatusMiss {
 		return nil, false
 	}
-	o, ok := decoded[T](l.client, l.key, read, l.settings.codec)
-	if !ok {
+	o, err := decoded[T](l.client, read, l.settings.codec)
+	if err != nil {
+		if question == 1 {
+			l.client.observer.unreadable(l.key, read.Entry.Encoding, err)
+		}
 		return nil, false
 	}
 	return &standby[T]{o, read.Entry, read.Tier, read.FreshFor, read.Stamp, read.Unconfirmed}, true

@@ -215,6 +215,9 @@ func (l *loading[T]) filled(asked *asking, d *deposit[T], result soracache.Write
 	case !result.Stored:
 		l.client.observer.superseded(l.key, result.Reason)
 	default:
+		if l.replaces {
+			l.client.replaced.add(soracache.Name(l.kind.schema, l.key), l.client.now(), replaceEvery)
+		}
 		keep(asked, d.value, kept{
 			entry: d.entry, stamps: result.Stamp, near: d.policy.Near,
 			freshFor: d.lifetime.TTL, keepFor: d.lifetime.Keep,
@@ -247,24 +250,18 @@ func encode(s settings, value any) (soracache.Entry, error) {
 	}, err
 }
 
-// decoded returns the value of an answer that has one, and false if it cannot
+// decoded returns the value of an answer that has one. The error says why it cannot
 // be read as a T.
-func decoded[T any](c *Client, key string, read soracache.ReadResult, codec Codec) (o outcome[T], ok bool) {
+func decoded[T any](c *Client, read soracache.ReadResult, codec Codec) (o outcome[T], err error) {
 	o.tags, o.proofs = read.Entry.Tags, []soracache.Stamps{read.Stamp}
 	o.how = Outcome{Tier: read.Tier, Stale: read.Status == soracache.StatusStale}
 	if o.how.Stale {
 		o.taint = errStale
 	}
-	if o.marker = markedBy(&read.Entry); o.marker != nil {
-		return o, true
+	if o.marker = markedBy(&read.Entry); o.marker == nil {
+		o.value, err = decode[T](c.codecs, codec, read.Entry)
 	}
-	value, err := decode[T](c.codecs, codec, read.Entry)
-	if err != nil {
-		c.observer.unreadable(key, read.Entry.Encoding, err)
-		return outcome[T]{}, false
-	}
-	o.value = value
-	return o, true
+	return o, err
 }
 
 // run is work whose callers may stop waiting for it.
