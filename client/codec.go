@@ -1,9 +1,11 @@
 package client
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"slices"
 
@@ -27,7 +29,12 @@ type Codec interface {
 
 // JSON is the codec named "json": encoding/json. It is what values are encoded
 // with that are neither bytes, nor strings, nor proto messages.
-type JSON struct{}
+type JSON struct {
+	// DisallowUnknownFields refuses to read an object that has a field which the
+	// type lacks: it is another type's, or another version's. What the type has and
+	// the object lacks is zero all the same.
+	DisallowUnknownFields bool
+}
 
 // Name returns "json".
 func (JSON) Name() string { return "json" }
@@ -35,8 +42,42 @@ func (JSON) Name() string { return "json" }
 // Marshal is json.Marshal.
 func (JSON) Marshal(value any) ([]byte, error) { return json.Marshal(value) }
 
-// Unmarshal is json.Unmarshal.
-func (JSON) Unmarshal(data []byte, into any) error { return json.Unmarshal(data, into) }
+// Unmarshal is json.Unmarshal, but null is no value of a type that cannot be nil,
+// unless that decodes itself.
+func (c JSON) Unmarshal(data []byte, into any) error {
+	if string(data) == "null" && !takesNull(into) {
+		return fmt.Errorf("null is no %T", into)
+	}
+	if !c.DisallowUnknownFields {
+		return json.Unmarshal(data, into)
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("more than one value")
+	}
+	return nil
+}
+
+// takesNull tells whether null stands for a value of what is pointed to.
+func takesNull(into any) bool {
+	if _, decodesItself := into.(json.Unmarshaler); decodesItself {
+		return true
+	}
+	target := reflect.TypeOf(into)
+	if target == nil || target.Kind() != reflect.Pointer {
+		return true // json tells what is wrong with it
+	}
+	switch target.Elem().Kind() {
+	case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Interface:
+		return true
+	default:
+		return false
+	}
+}
 
 // Raw is the codec named "raw": []byte and string as they are.
 type Raw struct{}

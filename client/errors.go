@@ -49,6 +49,7 @@ var (
 	errNoLease     = errors.New("somebody else holds the lease")
 	errPassed      = errors.New("an earlier load left nothing a moment ago, so nobody waits for who loads now")
 	errReplaced    = errors.New("an entry that cannot be read was replaced a moment ago, and there is another")
+	errUndecodable = errors.New("what the codec makes of it cannot be decoded")
 	errServiceDown = errors.New("the service could not be asked")
 	errDoNotCache  = errors.New("the loader said not to cache it")
 	errTooLong     = fmt.Errorf("%w: longer than the policy's MaxBytes", soracache.ErrTooLarge)

@@ -186,8 +186,11 @@ type settings struct {
 	policy Policy
 	codec  Codec // nil: by type
 	clone  any   // a func(T) T; nil: callers share values
-	many   manySettings
-	schema string
+	// decoded means that callers are not given what a loader returned, but what the
+	// codec gives back of it.
+	decoded bool
+	many    manySettings
+	schema  string
 }
 
 // with returns the settings changed by the options of one call.
@@ -312,6 +315,16 @@ func WithMaxBytes(n int) CallOption { return changing(func(p *Policy) { p.MaxByt
 func changing(change func(*Policy)) CallOption {
 	return func(s *settings) { change(&s.policy) }
 }
+
+// ServeDecoded has what a loader returned encoded and decoded before anybody gets
+// it: the callers who waited for it, and the near cache, as well as everybody later.
+// Without it, the process that loads a value goes on with the loader's own object,
+// and all others have what the codec gives back, which may differ.
+//
+// A value that cannot be encoded, or not be decoded again, is returned as it is, and
+// not stored. Caches of one type share their loads and their memory: where they have
+// keys in common, give it to all of them.
+func ServeDecoded() CallOption { return func(s *settings) { s.decoded = true } }
 
 // CloneWith gives each caller a copy of its own, made by clone, rather than the
 // value that all of them share: it may then be changed. T must be the type of

@@ -275,12 +275,16 @@ func sideBySide(s *stage, many bool, opts ...client.CallOption) (loadsThen, load
 
 // askBy asks for the key k by one of the two ways.
 func askBy[T any](ctx context.Context, many bool, cache *client.Cache[T], value T, loads *int) (T, error) {
+	return callBy(ctx, many, cache, func() (T, error) { *loads++; return value, nil })
+}
+
+func callBy[T any](ctx context.Context, many bool, cache *client.Cache[T], load func() (T, error)) (T, error) {
 	if !many {
-		return cache.GetOrSet(ctx, "k", func(context.Context) (T, error) { *loads++; return value, nil })
+		return cache.GetOrSet(ctx, "k", func(context.Context) (T, error) { return load() })
 	}
 	values, err := cache.GetOrSetMany(ctx, []string{"k"}, func(context.Context, []string) (map[string]T, error) {
-		*loads++
-		return map[string]T{"k": value}, nil
+		value, err := load()
+		return map[string]T{"k": value}, err
 	})
 	return values["k"], err
 }

@@ -102,6 +102,10 @@ func (l *loading[T]) finish(w *work[T], store func(deposit[T]), value T, err err
 	if errors.Is(err, ErrNotModified) {
 		value, err = unmodified[T](w.fill, err)
 	}
+	var data encoded
+	if err == nil && l.settings.decoded {
+		value, data = l.decodedBack(value)
+	}
 	o := outcome[T]{value: value, marker: original(err), how: Outcome{Loaded: true}}
 	mark, marked := markerOf(err, &w.fill.policy)
 	switch {
@@ -117,7 +121,7 @@ func (l *loading[T]) finish(w *work[T], store func(deposit[T]), value T, err err
 			store(d)
 		}
 	default:
-		if d, ok := l.deposit(w.fill, value); ok {
+		if d, ok := l.deposit(w.fill, value, data); ok {
 			store(d)
 		}
 	}
@@ -136,9 +140,29 @@ type deposit[T any] struct {
 	lifetime soracache.Lifetime
 }
 
+// encoded is what a codec made of a value, or why it could not.
+type encoded struct {
+	data []byte
+	err  error
+}
+
+// decodedBack returns a value as whoever reads it will find it, and what it is
+// stored as; or the value itself, and why it is not stored.
+func (l *loading[T]) decodedBack(value T) (T, encoded) {
+	data, err := l.settings.codec.Marshal(value)
+	if err != nil {
+		return value, encoded{err: err}
+	}
+	back, err := decode[T](l.client.codecs, l.settings.codec, soracache.Entry{Value: data, Encoding: l.settings.codec.Name()})
+	if err != nil {
+		return value, encoded{err: fmt.Errorf("%w: %w", errUndecodable, err)}
+	}
+	return back, encoded{data: data}
+}
+
 // deposit makes of a value what is to be stored, or tells the hooks why it is
 // not. That it fails, or comes too late, changes nothing for the callers.
-func (l *loading[T]) deposit(fill *Fill, value T) (d deposit[T], ok bool) {
+func (l *loading[T]) deposit(fill *Fill, value T, e encoded) (d deposit[T], ok bool) {
 	policy, etag, refused := fill.verdict()
 	if refused != nil {
 		l.client.observer.notStored(l.key, refused)
@@ -150,7 +174,10 @@ func (l *loading[T]) deposit(fill *Fill, value T) (d deposit[T], ok bool) {
 	}
 	s := *l.settings
 	s.policy = policy.jittered()
-	entry, err := encode(s, value)
+	if !s.decoded {
+		e.data, e.err = s.codec.Marshal(value)
+	}
+	entry, err := entryOf(s, e)
 	switch {
 	case errors.Is(err, errTooLong):
 		l.client.observer.notStored(l.key, err)
@@ -240,11 +267,17 @@ func keptFrom(read soracache.ReadResult, policy Policy) kept {
 // encode makes the entry that a value is stored as.
 func encode(s settings, value any) (soracache.Entry, error) {
 	data, err := s.codec.Marshal(value)
-	if err == nil && s.policy.MaxBytes > 0 && len(data) > s.policy.MaxBytes {
-		err = fmt.Errorf("%w: %d bytes, at most %d", errTooLong, len(data), s.policy.MaxBytes)
+	return entryOf(s, encoded{data, err})
+}
+
+// entryOf makes the entry of what a codec made of a value.
+func entryOf(s settings, e encoded) (soracache.Entry, error) {
+	err := e.err
+	if err == nil && s.policy.MaxBytes > 0 && len(e.data) > s.policy.MaxBytes {
+		err = fmt.Errorf("%w: %d bytes, at most %d", errTooLong, len(e.data), s.policy.MaxBytes)
 	}
 	return soracache.Entry{
-		Value:    data,
+		Value:    e.data,
 		Tags:     soracache.NormalizeTags(s.policy.Tags),
 		Encoding: s.codec.Name(),
 	}, err
