@@ -553,3 +553,60 @@ func ExampleWithHooks() {
 	// loaded product:42 <nil>
 	// hit product:43
 }
+
+// A loader's own object and what JSON gives back differ. With ServeDecoded nobody
+// sees the difference.
+func ExampleServeDecoded() {
+	t := new(exampleT) // in a test: its *testing.T
+	defer t.end()
+	ctx := context.Background()
+	srv := clienttest.NewServer(t)
+	here, elsewhere := srv.Client(), srv.Client() // two processes
+
+	type page struct {
+		Hits any // an int becomes a float64
+		note string
+	}
+	load := func(context.Context) (page, error) { return page{Hits: 7, note: "draft"}, nil }
+	for _, opts := range [][]client.CallOption{nil, {client.ServeDecoded()}} {
+		first, _ := client.NewCache[page](here, client.Default, opts...).GetOrSet(ctx, "home", load)
+		other, _ := client.NewCache[page](elsewhere, client.Default, opts...).GetOrSet(ctx, "home", load)
+		fmt.Printf("%T %q, and elsewhere %T %q\n", first.Hits, first.note, other.Hits, other.note)
+		_, _ = here.Remove(ctx, "home")
+	}
+	// Output:
+	// int "draft", and elsewhere float64 ""
+	// float64 "", and elsewhere float64 ""
+}
+
+// Two versions of an application are up at the same time, and cannot read each
+// other's values. Each gets its own. They have no near caches here, so one of them
+// soon loads for each call; without storing, or both would.
+func Example_twoVersions() {
+	t := new(exampleT) // in a test: its *testing.T
+	defer t.end()
+	ctx := context.Background()
+	srv := clienttest.NewServer(t)
+	type before struct{ Total int }
+	type after struct{ Total string }
+	older := client.NewCache[before](srv.Client(client.NoNear()), client.Default)
+	newer := client.NewCache[after](srv.Client(client.NoNear()), client.Default)
+
+	loads := map[string]int{}
+	for range 10 {
+		v1, _ := older.GetOrSet(ctx, "order:7", func(context.Context) (before, error) {
+			loads["older"]++
+			return before{12}, nil
+		})
+		v2, _ := newer.GetOrSet(ctx, "order:7", func(context.Context) (after, error) {
+			loads["newer"]++
+			return after{"12 EUR"}, nil
+		})
+		if v1.Total != 12 || v2.Total != "12 EUR" {
+			fmt.Println("a wrong value")
+		}
+	}
+	fmt.Println(loads)
+	// Output:
+	// map[newer:10 older:2]
+}
