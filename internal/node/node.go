@@ -82,7 +82,7 @@ type Config struct {
 	MeterEvery int
 	// WatchQueue bounds how many targets of each partition may wait for a
 	// watcher that is slow (default 4096). One that has more loses all of them,
-	// and begins anew with a reset.
+	// and begins anew with a reset. As many may wait to be handed to all of them.
 	WatchQueue int
 	// HitForMiss is how long it is remembered that a load left nothing: it failed,
 	// or what it brought may not be stored. Meanwhile nobody waits for who loads the

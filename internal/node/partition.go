@@ -108,6 +108,7 @@ func newPartition(n *Node, ns *namespace, id l2.Partition) *partition {
 
 		allFreedAt: -1,
 	}
+	p.feed.most = n.cfg.WatchQueue
 	p.follower = invalidation.NewFollower(invalidation.Config{
 		Marks: n.marks, Space: uint64(space), Bound: n.cfg.Bound, Now: n.now, Feed: p.feed.tell,
 	})

@@ -13,11 +13,21 @@ import (
 	"github.com/soracache/soracache/l2"
 )
 
-// feed hands what the follower of one partition learns to those who watch it.
+// feed hands what the follower of one partition learns to those who watch it. The
+// follower is locked only while a step is noted. A goroutine that lasts until nothing
+// waits hands the steps to the watchers, in their order.
 type feed struct {
-	count    atomic.Int32 // of watchers, for those who only ask whether there are any
+	most  int          // targets that may wait; not changed
+	count atomic.Int32 // of watchers, for those who only ask whether there are any
+
+	// mu is held while steps are handed out, from their taking to the last watcher. So
+	// who holds it finds every step either with all watchers or still in line.
 	mu       sync.Mutex
 	watchers []*watched // guarded by mu
+
+	noting  sync.Mutex // taken after mu, and held for a moment only
+	line    backlog    // what was not handed out yet; guarded by noting
+	handing bool       // a goroutine hands out; guarded by noting
 }
 
 // tell is the follower's Feed: it is called in order, with the follower locked.
@@ -25,10 +35,69 @@ func (f *feed) tell(s invalidation.Step) {
 	if f.count.Load() == 0 {
 		return
 	}
+	f.noting.Lock()
+	defer f.noting.Unlock()
+	f.line.add(s, f.most)
+	if !f.handing {
+		f.handing = true
+		go f.run()
+	}
+}
+
+// run hands out until nothing is in line.
+func (f *feed) run() {
+	for f.handOut() {
+	}
+}
+
+// handOut hands out what is in line. It is false if that was nothing.
+func (f *feed) handOut() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.noting.Lock()
+	line := f.take()
+	if line.empty() {
+		f.handing = false
+		f.noting.Unlock()
+		return false
+	}
+	f.noting.Unlock()
+	f.spread(line)
+	return true
+}
+
+// listen returns the state of the follower that a watcher is told of, and has it
+// forget what waits of the epochs before. By then, every step that the follower told
+// of before is with the watcher. Those that follow are of the state's epoch or of
+// later ones, for the follower is in a step before it tells of it.
+//
+// Otherwise the watcher could be told of the state, and then of a reset to an epoch
+// that the follower has left before. It would take the state's for the one that was
+// left.
+func (f *feed) listen(d *watched) invalidation.State {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.noting.Lock()
+	state, line := d.p.follower.State(), f.take()
+	f.noting.Unlock()
+	f.spread(line)
+	d.forget(state.Epoch)
+	return state
+}
+
+// take takes what is in line. The caller holds both locks.
+func (f *feed) take() (line backlog) {
+	line, f.line = f.line, backlog{}
+	return line
+}
+
+// spread gives every watcher what was in line. The caller holds mu.
+func (f *feed) spread(line backlog) {
+	if line.empty() {
+		return
+	}
 	for _, d := range f.watchers {
-		d.push(s)
+		d.push(line)
 	}
 }
 
@@ -71,12 +140,7 @@ type watched struct {
 	watch *watch
 	place int // in the feed's watchers; guarded by the feed's mu
 
-	// What waits, and how much that is: guarded by the watch's mu.
-	queue   []invalidation.Step
-	targets int
-	// lost: more came than may wait. What came is forgotten, and so is what
-	// comes, until the partition is begun anew. Guarded by the watch's mu.
-	lost bool
+	queue backlog // guarded by the watch's mu
 	// listed: it is in ready. Guarded by the watch's mu.
 	listed bool
 
@@ -85,32 +149,61 @@ type watched struct {
 	told soracache.Stamp
 }
 
-// push notes a step for the watcher. A reset takes the place of all that waits:
-// what lies before it is not wanted any more, and the follower has forgotten
-// what came early beyond it, and will tell that again.
-func (d *watched) push(s invalidation.Step) {
+// backlog is what waits, in order.
+type backlog struct {
+	steps   []invalidation.Step
+	targets int
+	// lost: more came than may wait. What came is forgotten, and so is what
+	// comes, until the partition is begun anew.
+	lost bool
+}
+
+func (b *backlog) empty() bool { return len(b.steps) == 0 && !b.lost }
+
+// add has one more step wait, of no more targets than so many with what waits
+// already. A reset takes the place of all that waits: what lies before it is not
+// wanted any more, and the follower has forgotten what came early beyond it, and
+// will tell that again.
+func (b *backlog) add(s invalidation.Step, most int) {
+	size := sizeOf(s.New)
+	n := len(b.steps)
+	switch {
+	case s.Reset:
+		b.steps, b.targets, b.lost = append(b.steps[:0], s), 1, false
+	case b.lost:
+	case n > 0 && b.targets+size > most:
+		b.lose()
+	case n > 0 && !b.steps[n-1].Reset && b.steps[n-1].Epoch == s.Epoch:
+		last := &b.steps[n-1]
+		last.Applied = s.Applied
+		last.New = append(last.New, s.New...)
+		b.targets += size
+	default:
+		s.New = slices.Clip(s.New) // it is shared with others
+		b.steps = append(b.steps, s)
+		b.targets += size
+	}
+}
+
+func (b *backlog) lose() { b.steps, b.targets, b.lost = nil, 0, true }
+
+// push notes for the watcher what was in line for all.
+func (d *watched) push(line backlog) {
 	w := d.watch
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	size := sizeOf(s.New)
-	n := len(d.queue)
-	switch {
-	case s.Reset:
-		d.queue, d.targets, d.lost = append(d.queue[:0], s), 1, false
-	case d.lost:
+	before := d.queue.lost
+	if line.lost {
+		d.queue.lose()
+	}
+	for _, s := range line.steps {
+		d.queue.add(s, w.node.cfg.WatchQueue)
+	}
+	switch lost := d.queue.lost; {
+	case lost && before:
 		return
-	case n > 0 && d.targets+size > w.node.cfg.WatchQueue:
-		d.queue, d.targets, d.lost = nil, 0, true
+	case lost:
 		w.node.totals.watchOverflows.Add(1)
-	case n > 0 && !d.queue[n-1].Reset && d.queue[n-1].Epoch == s.Epoch:
-		last := &d.queue[n-1]
-		last.Applied = s.Applied
-		last.New = append(last.New, s.New...)
-		d.targets += size
-	default:
-		s.New = slices.Clip(s.New) // it is shared with other watchers
-		d.queue = append(d.queue, s)
-		d.targets += size
 	}
 	w.list(d)
 }
@@ -167,8 +260,8 @@ func sizeOf(records []soracache.Record) (targets int) {
 // A new epoch before 2 is E. One that the follower enters between 2 and 4 is E
 // too, and all that the follower has learnt of it waits, from the reset on; what
 // waits of the epochs before is forgotten at 4, in one step with the reading of
-// the state, which is never behind what waits. One that it enters later is a
-// step like any other, and so is one that the ledger took and the follower has
+// the state, which is never behind what waits (see feed.listen). One that it enters
+// later is a step like any other, and so is one that the ledger took and the follower has
 // not noticed: the chain then breaks off, for the epoch is not E or the position
 // is unknown, the watcher is told of a reset at A, and the new epoch will follow.
 //
@@ -253,12 +346,12 @@ func (w *watch) take(out *outlet) ([]*watched, error) {
 	w.mu.Lock()
 	for _, d := range w.ready {
 		d.listed = false
-		if d.lost {
+		if d.queue.lost {
 			lost = append(lost, d)
 			continue
 		}
-		batches = append(batches, batch{d, d.queue})
-		d.queue, d.targets = nil, 0
+		batches = append(batches, batch{d, d.queue.steps})
+		d.queue = backlog{}
 	}
 	clear(w.ready)
 	w.ready = w.ready[:0]
@@ -295,7 +388,7 @@ func (w *watch) start(ctx context.Context, parts []*watched, from soracache.Stam
 	}
 	var chained []*chain
 	for _, d := range parts {
-		state := d.listen()
+		state := d.p.feed.listen(d)
 		d.told = soracache.Stamp{Epoch: state.Epoch, Position: state.Applied}
 		if f, _ := from.At(d.p.id.Index); f.Epoch == d.told.Epoch {
 			chained = append(chained, &chain{d: d, told: f, next: f})
@@ -372,18 +465,14 @@ func (w *watch) rest(ctx context.Context) error {
 func (d *watched) hear() {
 	d.watch.mu.Lock()
 	defer d.watch.mu.Unlock()
-	d.lost = false
+	d.queue.lost = false
 }
 
-// listen returns the state of the follower, and forgets what waits of the epochs
-// before. The state is never behind what waits, for the follower is in it before
-// it tells.
-func (d *watched) listen() invalidation.State {
+// forget forgets what waits of all epochs but one.
+func (d *watched) forget(epoch soracache.Epoch) {
 	d.watch.mu.Lock()
 	defer d.watch.mu.Unlock()
-	state := d.p.follower.State()
-	d.queue = slices.DeleteFunc(d.queue, func(s invalidation.Step) bool { return s.Epoch != state.Epoch })
-	return state
+	d.queue.steps = slices.DeleteFunc(d.queue.steps, func(s invalidation.Step) bool { return s.Epoch != epoch })
 }
 
 // chain is what a partition's ledger is asked for one watcher.
