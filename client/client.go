@@ -48,6 +48,7 @@ type Client struct {
 	// replaced are the keys of which an entry that could not be read was replaced of
 	// late.
 	replaced pauses
+	waits    waits
 
 	// kinds holds a *kind[T] for each reflect.Type T and schema that there is a cache
 	// of, by kindKey.

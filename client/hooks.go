@@ -32,7 +32,8 @@ type Hooks struct {
 	// OnNotStored reports a loaded value that was returned and not stored for
 	// any other reason, and says which: no lease, the loader's wish, an
 	// ingredient that forbids it, a value that cannot be encoded, or the
-	// service's refusal or absence.
+	// service's refusal or absence. A TTL or a keep time above what the service
+	// allows is such a refusal: the error says what is allowed.
 	OnNotStored func(key string, why error)
 	// OnFailOpen reports that the service could not answer GetOrSet, which
 	// therefore runs the loader.

@@ -292,9 +292,10 @@ func (l *loading[T]) first(ctx context.Context) *answer[T] {
 // waitOn goes on with the answer to the first question, for as long as it says
 // that somebody else is loading.
 //
-// A wait may end early with nothing: a node that drains sends away whoever waits
-// there. The rest of it is then waited elsewhere, or a restart would have
-// everybody load at once; but not for ever with a service that never waits.
+// A wait may end early with nothing: the service allows no longer one at a time, or a
+// node drains and sends away whoever waits there. The rest of it is then waited anew
+// or elsewhere, or a restart would have everybody load at once; but not for ever with
+// a service that never waits.
 func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.ReadResult, error) {
 	ask, read, err := first.asked, first.read, first.err
 	if err != nil || !waitable(&read) {
@@ -313,12 +314,19 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 	if came := l.came.Add(wait); time.Now().Before(came) { // what was waited in this process counts
 		end = came
 	}
-	for range maxWaits {
-		ask.Wait = time.Until(end)
+	for idle := 0; idle < maxWaits; {
+		ask.Wait = l.client.waits.most(time.Until(end))
 		if err != nil || ask.Wait <= 0 || !waitable(&read) {
 			break
 		}
-		read, err = l.ask(ctx, ask)
+		began := time.Now()
+		answer, failed := l.ask(ctx, ask)
+		if !l.client.waits.refused(ask.Wait, failed) {
+			read, err = answer, failed
+		}
+		if time.Since(began) < ask.Wait/2 && l.client.waits.most(ask.Wait) == ask.Wait {
+			idle++ // the service does not wait, or drains
+		}
 	}
 	l.waited = time.Until(end) <= 0
 	return read, err
@@ -336,7 +344,7 @@ func (l *loading[T]) unattended(read *soracache.ReadResult, there *standby[T]) b
 	return read.LeaseState == soracache.LeaseRefused && !there.fresh() && !l.settings.policy.revalidates(there.freshFor)
 }
 
-// maxWaits is how often one load waits for another's.
+// maxWaits is how often one load asks to wait for another's without being let wait.
 const maxWaits = 3
 
 // ask asks, for as long as the client is to be patient beyond the wait.

@@ -263,6 +263,10 @@ func (m *many[T]) askOnce(ctx context.Context, keys []string, wait time.Duration
 	}
 	defer endAll(asked)
 	for i, r := range m.client.readMany(ctx, wait+m.patience(), reads, asked, false) {
+		if m.client.waits.refused(wait, r.Err) {
+			s.others = append(s.others, keys[i])
+			continue
+		}
 		_, again := own[keys[i]]
 		m.sort(&s, m.of(keys[i]), r, asked[i], reads[i], again)
 	}
@@ -403,7 +407,7 @@ func (m *many[T]) await(ctx context.Context, others []string, waited time.Durati
 	end := time.Now().Add(wait)
 	for idle := 0; len(others) > 0 && idle < maxWaits; {
 		rounds := 1 + (len(others)-1)/(requestsAtOnce*mostTogether) // of requests
-		wait := min(time.Until(end), waitAtOnce/time.Duration(rounds))
+		wait := m.client.waits.most(min(time.Until(end), waitAtOnce/time.Duration(rounds)))
 		if wait <= 0 && !later {
 			break
 		}
@@ -412,7 +416,7 @@ func (m *many[T]) await(ctx context.Context, others []string, waited time.Durati
 		others, claims = m.ask(ctx, others, max(wait, 0))
 		m.loadAll(ctx, claims)
 		later = false
-		if len(others) == before && time.Since(began) < wait/2 {
+		if len(others) == before && time.Since(began) < wait/2 && m.client.waits.most(wait) == wait {
 			idle++ // the service does not wait, or drains
 		}
 	}

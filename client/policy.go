@@ -34,7 +34,9 @@ type Policy struct {
 	// anew, and as long as that takes the others are given the old one, which
 	// is never one that an invalidation names. StaleWhileRevalidate and FailSafe
 	// keep values longer where they need to. Whatever these say, no value is kept
-	// for longer than its TTL or [LongestKeep], whichever is more.
+	// for longer than its TTL or [LongestKeep], whichever is more. A service that
+	// allows less refuses to store what is to be kept for longer, as it refuses a
+	// longer TTL: [Hooks.OnNotStored] is told.
 	Keep time.Duration
 	// Tags name what the values depend on. Invalidating any of them makes the
 	// value unservable.
@@ -42,7 +44,8 @@ type Policy struct {
 	// Wait is how long to wait while somebody else loads the key, before
 	// loading it without storing the result. Zero means [DefaultWait], a
 	// negative time not to wait for other processes. A caller's own deadline also
-	// ends it. A load of the same process that began earlier is waited for as long,
+	// ends it. It may be longer than the service lets one question wait: then the
+	// client asks again. A load of the same process that began earlier is waited for as long,
 	// at most [DefaultWait] if Wait is negative, and then there is no second one
 	// beside it, but [ErrWait].
 	Wait time.Duration

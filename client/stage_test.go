@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -71,6 +72,10 @@ type track struct {
 	down                       atomic.Bool
 	after                      atomic.Int64 // it is cut after so many more requests for reads, if not zero
 	onGet                      func(soracache.GetRequest)
+	// mostWait is how long a read may wait, if that is limited, and refused counts
+	// those that asked for more.
+	mostWait atomic.Pointer[time.Duration]
+	refused  atomic.Int64
 }
 
 func (r *track) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
@@ -86,6 +91,10 @@ func (r *track) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.
 	}
 	if r.after.Load() > 0 && r.after.Add(-1) == 0 {
 		defer r.down.Store(true)
+	}
+	if most := r.mostWait.Load(); most != nil && slices.ContainsFunc(req.Reads, func(read soracache.Read) bool { return read.Wait > *most }) {
+		r.refused.Add(1)
+		return nil, fmt.Errorf("%w: a longer wait than %s", soracache.ErrInvalid, *most)
 	}
 	return r.Backend.Get(ctx, req)
 }

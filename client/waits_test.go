@@ -1,0 +1,158 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client"
+)
+
+// A service that lets no question wait as long as its caller wants to is asked
+// again, until somebody has loaded the value or the caller's own wait is over.
+func TestWaitAboveWhatTheServiceAllows(t *testing.T) {
+	const noLimit = -1
+	tests := []struct {
+		name                string
+		limit, wait, loader time.Duration
+		after               time.Duration // a's answer
+		shared              bool          // and it is b's value
+		refused, asked      int64         // most questions
+	}{
+		{"no limit", noLimit, 15 * time.Second, 10 * time.Second, 10 * time.Second, true, 0, 12},
+		{"a lower limit, and the value comes", 300 * time.Millisecond, 15 * time.Second, 10 * time.Second, 10 * time.Second, true, 7, 70},
+		{"a lower limit, and the wait is over", 300 * time.Millisecond, 3 * time.Second, 10 * time.Second, 3 * time.Second, false, 5, 25},
+		{"the usual limit, and a longer wait", time.Minute, 5 * time.Minute, 200 * time.Second, 200 * time.Second, true, 0, 210},
+		{"a limit below what can be told from none", 10 * time.Millisecond, 15 * time.Second, 10 * time.Second, 0, false, 12, 15},
+		{"no waiting at all", 0, 15 * time.Second, 10 * time.Second, 0, false, 12, 15},
+	}
+	for _, door := range doors {
+		for _, tt := range tests {
+			t.Run(door.name+"/"+tt.name, func(t *testing.T) {
+				onStage(t, func(s *stage) {
+					s.a.door = door
+					if tt.limit != noLimit {
+						s.a.track.mostWait.Store(&tt.limit)
+					}
+					elsewhere, here := newOrigin("b's"), newOrigin("a's")
+					elsewhere.slow(tt.loader)
+					first := s.b.get(elsewhere)
+					synctest.Wait()
+					s.a.track.reads.Store(0)
+					start, want := time.Now(), "a's"
+					if tt.shared {
+						want = "b's"
+					}
+					r := <-s.a.get(here, client.WithWait(tt.wait))
+					if took := time.Since(start); r.err != nil || r.value != want || took != tt.after {
+						s.Errorf("got %v after %s, want %q after %s", r, took, want, tt.after)
+					}
+					if asked, refused := s.a.track.reads.Load(), s.a.track.refused.Load(); asked > tt.asked || refused > tt.refused || tt.limit == 300*time.Millisecond && asked-refused < 6 {
+						s.Errorf("asked %d times, and refused %d times", asked, refused)
+					}
+					<-first
+				})
+			})
+		}
+	}
+}
+
+// That a service allowed less is forgotten after a while: it may allow more by then.
+func TestLimitOfWaitsIsForgotten(t *testing.T) {
+	onStage(t, func(s *stage) {
+		play := func(key string) (asked, refused int64) {
+			source := newOrigin("v")
+			source.slow(4 * time.Second)
+			first := s.b.getIn(s.Context(), key, source)
+			synctest.Wait()
+			s.a.track.reads.Store(0)
+			s.a.track.refused.Store(0)
+			if r := <-s.a.getIn(s.Context(), key, source); r.err != nil {
+				s.Error(r)
+			}
+			<-first
+			s.wantCalls(source, 1)
+			return s.a.track.reads.Load(), s.a.track.refused.Load()
+		}
+		limit := time.Second
+		s.a.track.mostWait.Store(&limit)
+		if _, refused := play("k1"); refused != 4 {
+			s.Errorf("refused %d times while it was not known", refused)
+		}
+		s.a.track.mostWait.Store(nil)
+		if asked, _ := play("k2"); asked < 5 {
+			s.Errorf("asked %d times while it was remembered", asked)
+		}
+		time.Sleep(time.Minute)
+		if asked, refused := play("k3"); asked > 2 || refused > 0 {
+			s.Errorf("asked %d times, refused %d times after it was forgotten", asked, refused)
+		}
+	})
+}
+
+// limited is a service with limits of its own.
+type limited struct {
+	soracache.Backend
+	limits soracache.Limits
+}
+
+func (l limited) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+	results := make([]soracache.WriteResult, len(req.Writes))
+	for i, w := range req.Writes {
+		if w.Op == soracache.OpFill || w.Op == soracache.OpPut {
+			if results[i].Err = l.limits.CheckLifetime(w.Lifetime); results[i].Err != nil {
+				continue
+			}
+		}
+		one, err := l.Backend.Write(ctx, soracache.WriteRequest{Namespace: req.Namespace, Writes: req.Writes[i : i+1]})
+		if err != nil {
+			return nil, err
+		}
+		results[i] = one[0]
+	}
+	return results, nil
+}
+
+// Whoever wants values kept for longer than the service allows has them, and is told
+// why they are not stored. The lease ends with that, so nobody waits for them.
+func TestTimesAboveWhatTheServiceAllowsAreTold(t *testing.T) {
+	for name, opts := range map[string][]client.CallOption{
+		"TTL":  {client.WithTTL(2 * time.Hour)},
+		"keep": {client.WithTTL(time.Minute), client.WithFailSafe(2 * time.Hour)},
+	} {
+		for _, door := range doors {
+			t.Run(name+"/"+door.name, func(t *testing.T) {
+				onStage(t, func(s *stage) {
+					s.a.door, s.b.door = door, door
+					limits := soracache.DefaultLimits()
+					limits.TTL = time.Hour
+					s.a.track.Backend = limited{s.node, limits}
+					src := newOrigin("v")
+					src.slow(time.Second)
+					first := s.a.get(src, opts...)
+					synctest.Wait()
+					second := s.b.get(newOrigin("w"))
+					if r := <-first; r.value != "v" || r.err != nil {
+						s.Errorf("got %v", r)
+					}
+					start := time.Now()
+					if r := <-second; r.value != "w" || r.err != nil || time.Since(start) > 100*time.Millisecond {
+						s.Errorf("who waited got %v after %s", r, time.Since(start))
+					}
+					synctest.Wait()
+					why := s.a.told.notStored
+					if len(why) != 1 || !errors.Is(why[0], soracache.ErrInvalid) || !strings.Contains(why[0].Error(), "at most 1h0m0s") {
+						s.Errorf("told %v", why)
+					}
+					if s.leased("k") {
+						s.Error("the lease is still held")
+					}
+				})
+			})
+		}
+	}
+}
