@@ -468,6 +468,8 @@ type kind[T any] struct {
 	space uint32
 	// flights shares their loads.
 	flights flight.Group[outcome[T]]
+	// demands are what the callers carry who share them.
+	demands demands
 	// refreshes are their loads ahead of time.
 	refreshes refreshes
 	// failing are the keys whose loader failed of late.

@@ -221,6 +221,13 @@ func (f *Fill) exceeds(proof soracache.Stamps) bool {
 	return len(proof) == 0
 }
 
+// pure tells whether the loader was given nothing by a cache.
+func (f *Fill) pure() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.taint == nil && len(f.proofs) == 0
+}
+
 // asIngredient is what the value brings into a loader further out.
 func (f *Fill) asIngredient() ingredient {
 	f.mu.Lock()

@@ -24,6 +24,8 @@ type outcome[T any] struct {
 	how Outcome
 	// stored means that it was loaded and is stored now.
 	stored bool
+	// pure means that it was loaded, and computed from nothing that a cache gave.
+	pure bool
 }
 
 // give is what one caller gets.
@@ -68,6 +70,10 @@ type loading[T any] struct {
 	came time.Time
 	// inside is the run that the first of them is inside of, if any.
 	inside *flight.Run
+	// way is how they came to share it, and carried what they carry together; nil:
+	// there is one caller.
+	way     int
+	carried *carrier
 	// asked is the last read, as the near cache knows it.
 	asked *asking
 	// waited means that somebody else was waited for, as long as the policy says.
@@ -80,29 +86,17 @@ type loading[T any] struct {
 	adrift *atomic.Bool
 }
 
-// share runs the load together with whoever wants the same at this moment. That
-// there is no such thing is an outcome with an error and what it depends on.
-//
-// The load asks for what the client has seen by then, and for what its first
-// caller's context carries. Who wants more than both shares it only with those who
-// want the same.
+// share runs the load together with whoever wants the same at this moment, whatever
+// stamps they carry: see demands. That there is no such thing is an outcome with an
+// error and what it depends on.
 func (l *loading[T]) share(ctx context.Context) (outcome[T], error) {
-	id := l.key
-	if more := l.client.carriedMore(ctx); more != nil {
-		id += "\x00" + string(more.Encode())
-	}
-	most := l.settings.policy.waitHere()
-	o, shared, err := l.kind.flights.Lead(ctx, id, most, l.lead)
-	if shared && errors.Is(err, ErrCycle) && flight.RunOf(ctx) == nil {
-		// The run began inside of a loader, which is why it fails. This caller is in
-		// none, so its own may well succeed.
-		o, _, err = l.kind.flights.Lead(ctx, id, most, l.anew(ctx).lead)
-	}
-	switch tired, ok := err.(*flight.WaitError); { //nolint:errorlint // not one that a loader returned
-	case ok:
-		o, err = l.anew(ctx).outwaited(ctx, tired.Waited, err)
-	case err == flight.ErrCycle: //nolint:errorlint // itself
-		err = fmt.Errorf("client: %w: %q", ErrCycle, l.key)
+	more := l.client.carriedMore(ctx)
+	defer l.kind.demands.add(l.key, StampFrom(ctx))()
+	o, shared, err := l.shareBy(ctx, more)
+	for way := shareDemands; way <= shareOneStamp && shared && err == nil && !o.reflects(more); way++ {
+		l = l.anew(ctx)
+		l.way = way
+		o, shared, err = l.shareBy(ctx, more)
 	}
 	for _, proof := range o.proofs {
 		l.client.carry(ctx, proof)
@@ -110,9 +104,32 @@ func (l *loading[T]) share(ctx context.Context) (outcome[T], error) {
 	return o, err
 }
 
+// shareBy runs the load in one of the ways to share it, and tells whether another
+// caller began it.
+func (l *loading[T]) shareBy(ctx context.Context, more soracache.Stamps) (o outcome[T], shared bool, err error) {
+	id, most := sharedName(l.key, l.way, more), l.settings.policy.waitHere()
+	if l.way != sharePlain {
+		most = max(most-time.Since(l.came), 1)
+	}
+	o, shared, err = l.kind.flights.Lead(ctx, id, most, l.lead)
+	if shared && errors.Is(err, ErrCycle) && flight.RunOf(ctx) == nil {
+		// The run began inside of a loader, which is why it fails. This caller is in
+		// none, so its own may well succeed.
+		o, shared, err = l.kind.flights.Lead(ctx, id, most, l.anew(ctx).lead)
+	}
+	switch tired, ok := err.(*flight.WaitError); { //nolint:errorlint // not one that a loader returned
+	case ok:
+		o, err = l.anew(ctx).outwaited(ctx, tired.Waited, err)
+		shared = false
+	case err == flight.ErrCycle: //nolint:errorlint // itself
+		err = fmt.Errorf("client: %w: %q", ErrCycle, l.key)
+	}
+	return o, shared, err
+}
+
 // anew is the load for one caller alone, where the other goes on without it.
 func (l *loading[T]) anew(ctx context.Context) *loading[T] {
-	return &loading[T]{client: l.client, kind: l.kind, pace: l.pace, key: l.key, load: l.load, settings: l.settings, due: dueOf(ctx), came: l.came, inside: flight.RunOf(ctx)}
+	return &loading[T]{client: l.client, kind: l.kind, pace: l.pace, key: l.key, load: l.load, settings: l.settings, due: dueOf(ctx), came: l.came, inside: flight.RunOf(ctx), way: l.way}
 }
 
 // outwaited is for callers who waited long enough for a load of this process. They
@@ -147,6 +164,7 @@ func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.
 		return o, nil, err
 	}
 	l.board(ctx)
+	ctx = l.jointly(ctx)
 	defer func() {
 		if rest == nil {
 			l.asked.end()
@@ -169,7 +187,7 @@ func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.
 	return o, func(ctx context.Context) (outcome[T], error) {
 		defer l.client.leave()
 		defer func() { l.asked.end() }()
-		ctx, end := l.client.bound(ctx)
+		ctx, end := l.client.bound(l.jointly(ctx))
 		defer end()
 		o, err := l.goOn(ctx, first)
 		return o, l.client.blame(ctx, err)
@@ -395,13 +413,19 @@ func (l *loading[T]) patience() time.Duration {
 	return l.due.patience(l.client.timeout)
 }
 
-// board finds out what is due to whom, if this is a run for several callers.
+// board finds out what is due to whom, and what they carry, if this is a run for
+// several callers.
 func (l *loading[T]) board(ctx context.Context) {
 	if run := flight.RunOf(ctx); run != nil && run != l.inside {
 		at, _ := run.Latest()
 		l.due = due(at)
+		l.carried = l.client.carriedBy(ctx, l.way, l.kind.demands.merged(l.key))
 	}
 }
+
+// jointly returns the context to go on with: it carries what those do whom this is
+// for.
+func (l *loading[T]) jointly(ctx context.Context) context.Context { return l.carried.in(ctx) }
 
 // failOpen does without the service, unless the error was nothing but the end
 // of everybody who waited.

@@ -216,7 +216,7 @@ func (r *loaded[T]) settle(value T, ok bool, err error) {
 	}
 	r.o, r.err = r.finish(r.work, store, value, err)
 	if r.err != nil && errors.Is(r.err, ErrNotFound) { // which is not to be kept
-		r.o = outcome[T]{marker: r.err, ingredient: r.work.fill.asIngredient(), how: Outcome{Loaded: true}}
+		r.o = outcome[T]{marker: r.err, ingredient: r.work.fill.asIngredient(), how: Outcome{Loaded: true}, pure: r.work.fill.pure()}
 		r.err = nil
 		r.kind.failing.end(r.key)
 	}

@@ -4,38 +4,56 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/flight"
 )
 
 // shareAll has keys found or loaded together with whoever wants any of them at this
-// moment, by this call or by others, for one key or for many. Those that are begun
-// in a moment, and that nobody else is about to find or load, are served together.
+// moment, by this call or by others, for one key or for many, and whatever stamps
+// they carry: see demands. Those that are begun in a moment, and that nobody else is
+// about to find or load, are served together.
 func (m *many[T]) shareAll(ctx context.Context, keys []string) {
-	again := m.shareOnce(ctx, keys)
-	if len(again) > 0 {
-		m.shareOnce(ctx, again)
+	if carried := StampFrom(ctx); !carried.IsZero() {
+		for _, key := range keys {
+			defer m.kind.demands.add(key, carried)()
+		}
+	}
+	more := m.client.carriedMore(ctx)
+	for way := sharePlain; len(keys) > 0; way++ {
+		m.retried = false
+		again, behind := m.shareOnce(ctx, keys, way, more)
+		if len(again) > 0 {
+			_, too := m.shareOnce(ctx, again, way, more)
+			behind = append(behind, too...)
+		}
+		keys = behind
 	}
 	m.outwaited(ctx)
 }
 
 // shareOnce returns the keys whose run began inside of a loader, and failed because
-// of that: a caller that is in none asks for them once more.
-func (m *many[T]) shareOnce(ctx context.Context, keys []string) (again []string) {
-	ids, suffix := keys, ""
-	if more := m.client.carriedMore(ctx); more != nil {
-		suffix = "\x00" + string(more.Encode())
-		ids = make([]string, len(keys))
-		for i, key := range keys {
-			ids[i] = key + suffix
-		}
+// of that: a caller that is in none asks for them once more. And it returns those
+// whose outcome does not reflect what this caller carries.
+func (m *many[T]) shareOnce(ctx context.Context, keys []string, way int, more soracache.Stamps) (again, behind []string) {
+	ids := make([]string, len(keys))
+	for i, key := range keys {
+		ids[i] = sharedName(key, way, more)
 	}
 	most := m.settings.policy.waitHere()
+	if way != sharePlain {
+		most = max(most-time.Since(m.came), 1)
+	}
 	if m.warming {
 		most = -1
 	}
-	serve := m.serving(len(suffix))
+	serve := m.serving(way, len(sharedName("", way, more)))
 	m.kind.flights.Many(ctx, ids, most, serve, func(i int, o outcome[T], shared bool, err error) {
+		if shared && err == nil && way < shareOneStamp && !o.reflects(more) {
+			behind = append(behind, keys[i])
+			return
+		}
 		for _, proof := range o.proofs {
 			m.client.carry(ctx, proof)
 		}
@@ -49,7 +67,7 @@ func (m *many[T]) shareOnce(ctx context.Context, keys []string) (again []string)
 		}
 	})
 	m.retried = true
-	return again
+	return again, behind
 }
 
 // land takes what a run brought for a key.
@@ -68,9 +86,9 @@ func (m *many[T]) land(ctx context.Context, key string, o outcome[T], err error)
 	}
 }
 
-// serving returns what finds or loads the keys of a run. They end with as many
-// bytes that are no part of them.
-func (m *many[T]) serving(suffix int) func(context.Context, []*flight.Turn[outcome[T]]) {
+// serving returns what finds or loads the keys of a run, which is shared in one of
+// the ways to do so. They end with as many bytes that are no part of them.
+func (m *many[T]) serving(way, suffix int) func(context.Context, []*flight.Turn[outcome[T]]) {
 	call, inside, warming := m.manyCall, m.inside, m.warming
 	return func(ctx context.Context, turns []*flight.Turn[outcome[T]]) {
 		run := &many[T]{
@@ -86,6 +104,13 @@ func (m *many[T]) serving(suffix int) func(context.Context, []*flight.Turn[outco
 			id := turn.Key()
 			keys[i] = id[:len(id)-suffix]
 			run.turns[keys[i]] = turn
+		}
+		if !turns[0].Led() { // as are all of a run, or none
+			var all Stamp
+			for _, key := range keys {
+				all = all.Merge(call.kind.demands.merged(key))
+			}
+			ctx = call.client.carriedBy(ctx, way, all).in(ctx)
 		}
 		ctx, leave, err := call.client.enter(ctx)
 		if err != nil {

@@ -128,7 +128,7 @@ func (l *loading[T]) finish(w *work[T], store func(deposit[T]), value T, err err
 	if err == nil || mark.kind == soracache.KindNotFound {
 		l.kind.failing.end(l.key)
 	}
-	o.ingredient = w.fill.asIngredient()
+	o.ingredient, o.pure = w.fill.asIngredient(), w.fill.pure()
 	return o, nil
 }
 

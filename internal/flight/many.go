@@ -13,6 +13,10 @@ type Turn[V any] struct{ call *call[V] }
 // Key is what it is the call of.
 func (t *Turn[V]) Key() string { return t.call.key }
 
+// Led tells whether the caller who has it served began it at once, so that nobody
+// else is a part of it. A run has turns of one kind.
+func (t *Turn[V]) Led() bool { return t.call.start == nil }
+
 // End has the callers get this. Of two ends the first counts.
 func (t *Turn[V]) End(v V, err error) { t.call.group.end(t.call, v, err) }
 
