@@ -277,10 +277,10 @@ func (p *partition) noteFreed(hash uint64) {
 func (p *partition) wakeHash(hash uint64, why woken) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	// Also for those who have been told that it is held, and come now: whoever waits
+	// at this moment may be gone by then, and nobody left to read for them.
+	p.noteFreed(hash)
 	lot := p.parked[hash]
-	if lot == nil || lot.out {
-		p.noteFreed(hash) // also for those who have been told that it is held, and come now
-	}
 	if lot == nil {
 		return
 	}
