@@ -394,7 +394,7 @@ func (n *Node) waitAll(
 ) []soracache.ReadResult {
 	waited := false
 	for i := range holds {
-		if holds[i].left <= 0 {
+		if holds[i].left <= 0 || req.Reads[i].Wait <= 0 {
 			continue
 		}
 		r := req.Reads[i]
