@@ -466,8 +466,8 @@ type kind[T any] struct {
 	loads *loads
 	// space tells their keys from others' in the near cache.
 	space uint32
-	// flights shares their loads.
-	flights flight.Group[outcome[T]]
+	// flights share their loads, in each of the ways to share one.
+	flights [shareWays]flight.Group[outcome[T]]
 	// demands are what the callers carry who share them.
 	demands demands
 	// refreshes are their loads ahead of time.

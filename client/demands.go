@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/binary"
 	"maps"
 	"sync"
 
@@ -71,23 +72,25 @@ func (d *demands) merged(key string) Stamp {
 	return Stamp{}
 }
 
-// The ways in which callers share a load, in the order in which they try them: the
-// number of the way is in the name of what they share.
+// The ways in which callers share a load, in the order in which they try them. Each
+// has flights of its own.
 const (
 	sharePlain    = iota // what the client has seen is asked for
 	shareDemands         // and what any of the callers carries
 	shareOneStamp        // with those who carry the same
+
+	shareWays
 )
 
-// sharedName is what callers of a key share who try it in one of these ways.
+// sharedName is what callers of a key share who try it in one of these ways: the key,
+// and what ends the name beside it. Any bytes may be in a key, so that ends in its
+// own length.
 func sharedName(key string, way int, more soracache.Stamps) string {
-	switch way {
-	case sharePlain:
+	if way != shareOneStamp {
 		return key
-	case shareDemands:
-		return key + "\x00"
 	}
-	return key + "\x00" + string(more.Encode())
+	stamps := more.Encode()
+	return key + string(binary.BigEndian.AppendUint32(stamps, uint32(len(stamps)))) //nolint:gosec // a few kilobytes at most
 }
 
 // carriedBy returns what a load for several callers carries, instead of what the

@@ -111,11 +111,12 @@ func (l *loading[T]) shareBy(ctx context.Context, more soracache.Stamps) (o outc
 	if l.way != sharePlain {
 		most = max(most-time.Since(l.came), 1)
 	}
-	o, shared, err = l.kind.flights.Lead(ctx, id, most, l.lead)
+	flights := &l.kind.flights[l.way]
+	o, shared, err = flights.Lead(ctx, id, most, l.lead)
 	if shared && errors.Is(err, ErrCycle) && flight.RunOf(ctx) == nil {
 		// The run began inside of a loader, which is why it fails. This caller is in
 		// none, so its own may well succeed.
-		o, shared, err = l.kind.flights.Lead(ctx, id, most, l.anew(ctx).lead)
+		o, shared, err = flights.Lead(ctx, id, most, l.anew(ctx).lead)
 	}
 	switch tired, ok := err.(*flight.WaitError); { //nolint:errorlint // not one that a loader returned
 	case ok:

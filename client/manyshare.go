@@ -49,7 +49,7 @@ func (m *many[T]) shareOnce(ctx context.Context, keys []string, way int, more so
 		most = -1
 	}
 	serve := m.serving(way, len(sharedName("", way, more)))
-	m.kind.flights.Many(ctx, ids, most, serve, func(i int, o outcome[T], shared bool, err error) {
+	m.kind.flights[way].Many(ctx, ids, most, serve, func(i int, o outcome[T], shared bool, err error) {
 		if shared && err == nil && way < shareOneStamp && !o.reflects(more) {
 			behind = append(behind, keys[i])
 			return
