@@ -45,6 +45,8 @@ type Options struct {
 	Goroutines int // at once
 	Operations int // in all
 	Keys       int // few keys make many collisions
+	// Schemas are read and written in, beside the default one.
+	Schemas []string
 	Seed       uint64
 	// Bound is for how long after an invalidation a read from L1 or a near
 	// cache may still return the old value.
@@ -216,7 +218,7 @@ func (r *run) step(ctx context.Context, s *session) {
 	case roll < 900, lags && rng.IntN(rarely) > 0:
 		r.read(ctx, s, b, key)
 	case roll < 930 && !r.opts.NoPuts && !lags:
-		r.put(ctx, b, key)
+		r.put(ctx, b, key, r.schema(rng))
 	case roll < 965:
 		r.invalidate(ctx, s, b, ByKey, []soracache.Target{soracache.Key(name(key))}, func(k int) bool { return k == key })
 	case roll < 995:
@@ -242,6 +244,15 @@ func tagsOf(key int) [3]string {
 
 func encode(key int, version int64) []byte { return []byte(fmt.Sprintf("%d/%d", key, version)) }
 
+// schema chooses one for a read or a put. What a value of it is computed from is
+// the same in all of them.
+func (r *run) schema(rng *rand.Rand) string {
+	if i := rng.IntN(1 + len(r.opts.Schemas)); i > 0 {
+		return r.opts.Schemas[i-1]
+	}
+	return ""
+}
+
 func (r *run) violate(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -259,10 +270,11 @@ func (r *run) read(ctx context.Context, caller *session, b soracache.Backend, ke
 		// From whatever tier: nothing older than what the caller knows of.
 		stamp, lagging = caller.stamp, max(lagging, caller.known[key])
 	}
+	schema := r.schema(caller.rng)
 	rs, err := b.Get(ctx, soracache.GetRequest{
 		Namespace: r.opts.Namespace,
 		MinStamp:  stamp,
-		Reads:     []soracache.Read{{Key: name(key), Lease: true, Wait: r.opts.Wait}},
+		Reads:     []soracache.Read{{Key: name(key), Schema: schema, Lease: true, Wait: r.opts.Wait}},
 	})
 	atomic.AddInt64(&r.report.Reads, 1)
 	if err == nil {
@@ -274,16 +286,16 @@ func (r *run) read(ctx context.Context, caller *session, b soracache.Backend, ke
 	}
 	res := rs[0]
 	if res.Status != soracache.StatusMiss {
-		r.judge(key, &res, exact, lagging)
+		r.judge(key, schema, &res, exact, lagging)
 	} else {
 		atomic.AddInt64(&r.report.Misses, 1)
 	}
 	if res.Lease != (soracache.Lease{}) {
-		r.load(ctx, caller.rng, b, key, &res)
+		r.load(ctx, caller.rng, b, key, schema, &res)
 	}
 }
 
-func (r *run) judge(key int, res *soracache.ReadResult, exact, lagging int64) {
+func (r *run) judge(key int, schema string, res *soracache.ReadResult, exact, lagging int64) {
 	atomic.AddInt64(&r.report.Hits, 1)
 	least := exact
 	if res.Tier != soracache.TierL2 {
@@ -293,8 +305,8 @@ func (r *run) judge(key int, res *soracache.ReadResult, exact, lagging int64) {
 	of, at, _ := strings.Cut(string(res.Entry.Value), "/")
 	version, err := strconv.ParseInt(at, 10, 64)
 	switch {
-	case err != nil || of != strconv.Itoa(key):
-		r.violate("key %d returned %q", key, res.Entry.Value)
+	case err != nil || of != strconv.Itoa(key) || res.Entry.ETag != schema:
+		r.violate("key %d in schema %q returned %q of %q", key, schema, res.Entry.Value, res.Entry.ETag)
 	case version < least:
 		r.violate("key %d: version %d from %s, but a read that began then may return nothing before %d", key, version, res.Tier, least)
 	}
@@ -302,7 +314,7 @@ func (r *run) judge(key int, res *soracache.ReadResult, exact, lagging int64) {
 
 // load computes the value and fills. What it fills with was read from the
 // source after the lease was given, as the rule has it.
-func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key int, res *soracache.ReadResult) {
+func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key int, schema string, res *soracache.ReadResult) {
 	s := &r.sources[key]
 	var begun, ended [kinds]int64
 	for k := range kinds {
@@ -331,8 +343,8 @@ func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key
 	late := s.overtaken(begun, ended)
 	tags := tagsOf(key)
 	ws, err := b.Write(ctx, soracache.WriteRequest{Namespace: r.opts.Namespace, Writes: []soracache.Write{{
-		Op: soracache.OpFill, Key: name(key), Lease: res.Lease,
-		Entry:    soracache.Entry{Value: encode(key, version), Tags: tags[:]},
+		Op: soracache.OpFill, Key: name(key), Schema: schema, Lease: res.Lease,
+		Entry:    soracache.Entry{Value: encode(key, version), Tags: tags[:], ETag: schema},
 		Lifetime: soracache.Lifetime{TTL: time.Minute},
 	}}})
 	atomic.AddInt64(&r.report.Loads, 1)
@@ -409,7 +421,7 @@ func (r *run) invalidate(ctx context.Context, caller *session, b soracache.Backe
 	}
 }
 
-func (r *run) put(ctx context.Context, b soracache.Backend, key int) {
+func (r *run) put(ctx context.Context, b soracache.Backend, key int, schema string) {
 	s := &r.sources[key]
 	s.write.Lock()
 	defer s.write.Unlock()
@@ -417,8 +429,8 @@ func (r *run) put(ctx context.Context, b soracache.Backend, key int) {
 	s.begun[ByPut].Add(1)
 	tags := tagsOf(key)
 	ws, err := b.Write(ctx, soracache.WriteRequest{Namespace: r.opts.Namespace, Writes: []soracache.Write{{
-		Op: soracache.OpPut, Key: name(key),
-		Entry:    soracache.Entry{Value: encode(key, version), Tags: tags[:]},
+		Op: soracache.OpPut, Key: name(key), Schema: schema,
+		Entry:    soracache.Entry{Value: encode(key, version), Tags: tags[:], ETag: schema},
 		Lifetime: soracache.Lifetime{TTL: time.Minute},
 	}}})
 	atomic.AddInt64(&r.report.Puts, 1)

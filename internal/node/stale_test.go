@@ -64,7 +64,7 @@ func TestNothingStaleUnderLoad(t *testing.T) {
 				backends = append(backends, n)
 			}
 			report := check.Run(context.Background(), backends, check.Options{
-				Goroutines: 64, Operations: 50_000, Keys: 24, Seed: 1, Bound: c.lag, Wait: bound,
+				Goroutines: 64, Operations: 50_000, Keys: 24, Seed: 1, Bound: c.lag, Wait: bound, Schemas: []string{"s/1", "s/2"},
 			})
 			t.Log(report)
 			for _, v := range report.Violations {
