@@ -306,17 +306,19 @@ func schemaChecks() []check {
 			f.gone(names)
 		}},
 		{name: "the longest names", run: func(f *fixture) {
-			key := strings.Repeat("k", 1024)
-			names := []string{key}
-			for i := range 3 {
-				names = append(names, soracache.Name(fmt.Sprint(i, strings.Repeat("s", soracache.MaxSchemaBytes-1)), key))
+			for _, bytes := range []int{1024, 32 << 10} {
+				key := strings.Repeat("k", bytes)
+				names := []string{key}
+				for i := range 3 {
+					names = append(names, soracache.Name(fmt.Sprint(i, strings.Repeat("s", soracache.MaxSchemaBytes-1)), key))
+				}
+				f.loadAll(names, "t")
+				f.hitAll(names)
+				f.invalidate(soracache.Key(key))
+				f.gone(names)
+				f.put(names[1], "put")
+				f.hit(names[1], "put")
 			}
-			f.loadAll(names, "t")
-			f.hitAll(names)
-			f.invalidate(soracache.Key(key))
-			f.gone(names)
-			f.put(names[1], "put")
-			f.hit(names[1], "put")
 		}},
 		{name: "a new epoch ends all schemas", run: func(f *fixture) {
 			names := inSchemas("k")

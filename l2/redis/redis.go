@@ -231,7 +231,7 @@ const maxName = 32 << 10
 
 func checkNames(what string, names ...string) error {
 	for _, name := range names {
-		if len(name) > maxName {
+		if len(soracache.KeyOf(name)) > maxName {
 			return fmt.Errorf("%w: %s of %d bytes", soracache.ErrInvalid, what, len(name))
 		}
 		if what != "key" {
