@@ -559,6 +559,9 @@ func (a *agreement) lookAround(at l2.Partition) {
 			a.note("reclaim all and sweep")
 			f.reclaim("")
 			f.sweep()
+			if a.engine.Wait != nil {
+				g.sweep() // it records what has settled, in other partitions as well
+			}
 		}
 	}
 }
