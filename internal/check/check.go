@@ -47,7 +47,7 @@ type Options struct {
 	Keys       int // few keys make many collisions
 	// Schemas are read and written in, beside the default one.
 	Schemas []string
-	Seed       uint64
+	Seed    uint64
 	// Bound is for how long after an invalidation a read from L1 or a near
 	// cache may still return the old value.
 	Bound time.Duration
