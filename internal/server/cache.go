@@ -94,11 +94,21 @@ func (s *cacheService) read(ctx context.Context, req soracache.GetRequest, wait 
 	ctx, cancel := context.WithTimeout(ctx, s.timeout+wait)
 	defer cancel()
 	results, err := s.node.Get(ctx, req)
+	x, _ := ctx.Value(exchangeKey{}).(*exchange)
+	if x != nil && slices.ContainsFunc(results, func(r soracache.ReadResult) bool { return r.Lease != soracache.Lease{} }) {
+		x.undelivered = func() {
+			keys := make([]string, len(req.Reads))
+			for i := range keys {
+				keys[i] = req.Reads[i].Key
+			}
+			s.handBack(x.ctx, req.Namespace, req.Reads[0].Schema, keys, results)
+		}
+	}
 	if err != nil || len(results) == len(req.Reads) {
 		return results, err
 	}
 	// For want of room, it may end early (see room.Room).
-	if x, ok := ctx.Value(exchangeKey{}).(*exchange); ok && len(results) < len(req.Reads) && (len(results) > 0 || x.denied != nil) {
+	if x != nil && len(results) < len(req.Reads) && (len(results) > 0 || x.denied != nil) {
 		if len(results) == 0 {
 			return nil, x.denied
 		}

@@ -513,3 +513,61 @@ func TestExplainAndHead(t *testing.T) {
 		t.Errorf("head: %v, error %v", head, err)
 	}
 }
+
+// The leases of an answer that nobody gets are handed back: the caller's time was
+// over when the node had answered, or the caller had gone.
+func TestLeasesOfAnswersThatNobodyGets(t *testing.T) {
+	t.Parallel()
+	for name, ask := range map[string]func(ctx context.Context, s *service) error{
+		"one": func(ctx context.Context, s *service) error {
+			_, err := s.cache().Get(ctx, &soracachev1.GetRequest{Key: "a", Lease: true})
+			return err
+		},
+		"many": func(ctx context.Context, s *service) error {
+			_, err := s.cache().BatchGet(ctx, &soracachev1.BatchGetRequest{Keys: []string{"a", "b"}, Lease: true})
+			return err
+		},
+	} {
+		for _, end := range []string{"time is over", "gone"} {
+			t.Run(name+", "+end, func(t *testing.T) {
+				n := newFakeNode()
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				if end == "time is over" {
+					ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+					defer cancel()
+				}
+				released := make(chan []soracache.Write, 1)
+				n.onWrite = func(_ context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+					released <- req.Writes
+					return make([]soracache.WriteResult, len(req.Writes)), nil
+				}
+				n.onGet = func(ctx context.Context, req soracache.GetRequest) (results []soracache.ReadResult, err error) {
+					if end == "gone" {
+						cancel()
+					}
+					<-ctx.Done()
+					for _, r := range req.Reads {
+						results = append(results, soracache.ReadResult{Status: soracache.StatusMiss, Lease: fakeLease(r.Key), LeaseState: soracache.LeaseGranted})
+					}
+					return results, nil
+				}
+				s := serve(t, server.Config{}, n, server.Hooks{})
+				if err := ask(ctx, s); err == nil {
+					t.Error("there was an answer")
+				}
+				var writes []soracache.Write
+				select {
+				case writes = <-released:
+				case <-time.After(10 * time.Second):
+					t.Fatal("no lease was handed back")
+				}
+				for i, w := range writes {
+					if key := []string{"a", "b"}[i]; w.Op != soracache.OpRelease || w.Key != key || w.Lease != fakeLease(key) {
+						t.Errorf("released %+v", w)
+					}
+				}
+			})
+		}
+	}
+}

@@ -31,6 +31,9 @@ type exchange struct {
 	ctx     context.Context //nolint:containedctx // the request's own
 	body    []byte
 	pending *parcel // what Connect's empty message stands for
+	// undelivered hands back the leases of an answer that nobody gets; nil: it has
+	// none, or was written.
+	undelivered func()
 	// cutOff: a transfer was ended because others needed its memory.
 	cutOff atomic.Bool
 	// parts of the time that a transfer has: see moved.

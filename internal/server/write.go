@@ -153,18 +153,29 @@ func (x *exchange) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// finish writes the answer where Connect had nothing to write.
+// finish writes the answer where Connect had nothing to write. An answer that could
+// not be written, or that came when its caller's time was over, was in vain.
 func (x *exchange) finish() {
-	if x.pending == nil {
-		return
+	if x.pending != nil {
+		if err := x.deliver(); err != nil {
+			x.call.code = connect.CodeCanceled.String()
+		}
 	}
-	if err := x.deliver(); err != nil {
-		x.call.code = connect.CodeCanceled.String()
+	if x.undelivered != nil {
+		x.undelivered()
 	}
 }
 
 // deliver sends the answer.
 func (x *exchange) deliver() error {
+	err := x.write()
+	if err == nil {
+		x.undelivered = nil
+	}
+	return err
+}
+
+func (x *exchange) write() error {
 	p := x.pending
 	x.pending = nil
 	defer x.settled()
