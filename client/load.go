@@ -339,7 +339,11 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 			break
 		}
 		began := time.Now()
-		answer, failed := l.ask(ctx, ask)
+		answer, hurried, failed := l.askHurried(ctx, ask, end)
+		if hurried {
+			l.waited = true
+			return read, nil
+		}
 		if !l.client.waits.refused(ask.Wait, failed) {
 			read, err = answer, failed
 		}
@@ -349,6 +353,30 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 	}
 	l.waited = time.Until(end) <= 0
 	return read, err
+}
+
+// askHurried is ask for a question that waits, of all until some time. It ends before
+// that, and says so, if somebody who shares the run has waited for as long as its own
+// policy says: the load then goes on for all of them.
+func (l *loading[T]) askHurried(ctx context.Context, read soracache.Read, end time.Time) (r soracache.ReadResult, hurried bool, err error) {
+	asking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		r, err = l.ask(asking, read)
+	}()
+	select {
+	case <-answered:
+		return r, false, err
+	case <-flight.RunOf(ctx).Tired():
+	}
+	if time.Until(end) > l.patience() { // else the answer comes soon enough
+		cancel()
+		hurried = true
+	}
+	<-answered
+	return r, hurried && err != nil && ctx.Err() == nil, err
 }
 
 // waitable tells whether there is somebody to wait for: only a lease that is held

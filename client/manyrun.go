@@ -408,7 +408,7 @@ func (m *many[T]) await(ctx context.Context, others []string, waited time.Durati
 	for idle := 0; len(others) > 0 && idle < maxWaits; {
 		rounds := 1 + (len(others)-1)/(requestsAtOnce*mostTogether) // of requests
 		wait := m.client.waits.most(min(time.Until(end), waitAtOnce/time.Duration(rounds)))
-		if wait <= 0 && !later {
+		if wait <= 0 && !later || m.hurried(ctx) && time.Until(end) > m.patience() {
 			break
 		}
 		began, before := time.Now(), len(others)
@@ -439,6 +439,17 @@ func (m *many[T]) await(ctx context.Context, others []string, waited time.Durati
 	}
 	m.loadAll(ctx, claims)
 	m.outwaited(ctx)
+}
+
+// hurried tells whether somebody who shares the run has waited for as long as its own
+// policy says.
+func (m *many[T]) hurried(ctx context.Context) bool {
+	select {
+	case <-flight.RunOf(ctx).Tired():
+		return true
+	default:
+		return false
+	}
 }
 
 // take notes the outcome of a key.

@@ -156,3 +156,38 @@ func TestTimesAboveWhatTheServiceAllowsAreTold(t *testing.T) {
 		}
 	}
 }
+
+// Of those who share a load, each is answered when its own wait is over, though the
+// first of them would wait for longer: the load then goes on for all of them.
+func TestNobodyWaitsForLongerThanItsOwnPolicySays(t *testing.T) {
+	throughDoors(t, func(t *testing.T, door func(int) door) {
+		onStage(t, func(s *stage) {
+			ask := func(load func(context.Context) (string, error), wait time.Duration) func(context.Context, int) (string, error) {
+				return func(ctx context.Context, i int) (string, error) {
+					return door(i).ask(ctx, s.a.Client, "k", load, client.WithWait(wait))
+				}
+			}
+			elsewhere := newOrigin("elsewhere")
+			elsewhere.slow(20 * time.Second)
+			go func() { _, _ = doors[0].ask(s.Context(), s.b.Client, "k", elsewhere.load) }()
+			synctest.Wait()
+			here := newOrigin("here")
+			var all visitors
+			began := time.Now()
+			all.come([]context.Context{s.Context()}, ask(here.load, time.Second))
+			time.Sleep(100 * time.Millisecond)
+			all.come([]context.Context{s.Context()}, ask(here.load, 12*time.Second)) // begins the next, behind the first
+			synctest.Wait()
+			all.come([]context.Context{s.Context()}, ask(here.load, 3*time.Second))
+			all.all.Wait()
+			for i, r := range all.results {
+				if r.value != "here" || r.err != nil {
+					s.Errorf("caller %d got %v", i, *r)
+				}
+			}
+			if took := time.Since(began); took > 4*time.Second+500*time.Millisecond {
+				s.Errorf("it took %s", took)
+			}
+		}, client.NoNear())
+	})
+}

@@ -94,6 +94,8 @@ type call[V any] struct {
 	over           bool // it has ended
 	// alone means that it is of no use to whoever came after it began.
 	alone bool
+	// tired means that one of its callers has waited for as long as it was ready to.
+	tired bool
 	// latest is when the last of its callers has to have an answer; endless: one of
 	// them has all the time there is.
 	latest  time.Time
@@ -296,6 +298,9 @@ func (g *Group[V]) depart(ctx context.Context, calls []*call[V]) (context.Contex
 	endless := false
 	for _, c := range calls {
 		c.trip = t
+		if c.tired {
+			t.tire()
+		}
 		endless = endless || c.endless
 		if c.latest.After(t.latest) {
 			t.latest = c.latest
@@ -414,9 +419,13 @@ func (w *patience[V]) wait(ctx context.Context, c *call[V]) (v V, err error) {
 // tired takes a caller off that has waited long enough, unless its turn has come.
 func (g *Group[V]) tired(c *call[V], waited time.Duration) error {
 	g.mu.Lock()
-	behind := c.previous
+	behind, t := c.previous, c.trip
+	c.tired = c.tired || behind == nil
 	g.mu.Unlock()
 	if behind == nil {
+		if t != nil {
+			t.tire()
+		}
 		return nil
 	}
 	g.leave(c)

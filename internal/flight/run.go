@@ -25,6 +25,10 @@ type Run struct {
 
 	mu    sync.Mutex
 	waits map[waitable]int // what is waited for under its context; guarded by mu
+	// tired is closed once one of those for whom it is has waited for as long as it
+	// was ready to; nil: nobody asks. isTired: that is so. Guarded by mu.
+	tired   chan struct{}
+	isTired bool
 }
 
 // waitable is what somebody can wait for: a call, or a run.
@@ -57,6 +61,33 @@ func (r *Run) Alone() {
 	if r != nil && r.alone != nil {
 		r.alone()
 	}
+}
+
+// Tired returns what is closed once somebody who shares the run has waited for as long
+// as it was ready to. The run is to wait for nobody else then. For a nil run it is
+// nil.
+func (r *Run) Tired() <-chan struct{} {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tired == nil {
+		r.tired = make(chan struct{})
+		if r.isTired {
+			close(r.tired)
+		}
+	}
+	return r.tired
+}
+
+func (r *Run) tire() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.isTired && r.tired != nil {
+		close(r.tired)
+	}
+	r.isTired = true
 }
 
 // Await notes that the run waits for another. If that would never end, the error
