@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -337,9 +338,9 @@ func TestManyUnreadableValues(t *testing.T) {
 				s.Fatal(err)
 			}
 		}
-		calls := 0
+		var calls atomic.Int64
 		s.b.track.onGet = func(req soracache.GetRequest) {
-			calls++
+			calls.Add(1)
 			for _, r := range req.Reads {
 				if r.RefreshWithin != req.Reads[0].RefreshWithin {
 					s.Errorf("reads that do not ask alike: %s, %s", r.RefreshWithin, req.Reads[0].RefreshWithin)
@@ -354,8 +355,8 @@ func TestManyUnreadableValues(t *testing.T) {
 				s.Errorf("%d values, %v", len(values), err)
 			}
 		}
-		if calls != 4 { // two requests, twice
-			s.Errorf("%d requests for reads", calls)
+		if n := calls.Load(); n != 4 { // two requests, twice
+			s.Errorf("%d requests for reads", n)
 		}
 		s.wantFills(1000)
 		s.b.told.mu.Lock()
