@@ -2585,7 +2585,9 @@ func (x *HeadRequest) GetNamespace() string {
 
 type HeadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Stamp []byte                 `protobuf:"bytes,1,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	// Of each partition of the namespace that was confirmed: how far the node has followed
+	// it. A partition that the store does not answer for is left out.
+	Stamp []byte `protobuf:"bytes,1,opt,name=stamp,proto3" json:"stamp,omitempty"`
 	// How long ago the node confirmed it.
 	Age           *durationpb.Duration `protobuf:"bytes,2,opt,name=age,proto3" json:"age,omitempty"`
 	unknownFields protoimpl.UnknownFields
