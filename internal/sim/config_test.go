@@ -115,7 +115,7 @@ func Draw(seed uint64, operations int) Config {
 		Batches:       pick(r, 0, 80),
 		Everything:    pick(r, 0, 30, 150),
 		Acknowledged:  pick(r, 0, 200, 500),
-		FaultEvery:    pick(r, 30*ms, 80*ms, 200*ms),
+		FaultEvery:    pick(r, 25*ms, 65*ms, 160*ms),
 		Resting:       1,
 	}
 	if r.IntN(3) == 0 {
