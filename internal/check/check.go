@@ -60,7 +60,16 @@ type Options struct {
 	// invalidations settle for as long, and come more rarely, and there are no
 	// puts: what is loaded next is not fenced against a source that lags.
 	Lag time.Duration
+	// Steady means that nothing fails, neither is restarted nor loses anything. Then
+	// progress is judged, too: a fill that meets no invalidation is stored, whoever
+	// reads alone is given a value or the lease, a node's memory does not lag behind
+	// what that node itself recorded, and no read lasts much longer than its wait.
+	Steady bool
 }
+
+// slack is how much longer than its wait a read may last, on a busy machine, and how
+// long a lease is sure to last.
+const slack = 5 * time.Second
 
 // Report is what happened.
 type Report struct {
@@ -76,6 +85,9 @@ type Report struct {
 	Late int64
 	// Lagging counts the loads that the source answered with an old version.
 	Lagging int64
+	// Undisturbed counts the fills that met no invalidation, and Alone the reads
+	// during which nobody else read the key or loaded it; both where Steady.
+	Undisturbed, Alone int64
 	// Violations describes what the rule forbids. It is empty.
 	Violations []string
 }
@@ -83,9 +95,9 @@ type Report struct {
 // String is a line for people.
 func (r *Report) String() string {
 	return fmt.Sprintf("%d operations: %d reads (%d hits, %d of them local, %d misses), %d loads (%d stored, %d refused, %d of them begun after an invalidation had completed), "+
-		"%d invalidations, %d puts, %d errors; fills overlapping an invalidation: %d by key, %d by tag, %d by everything, %d by put; violations: %d",
+		"%d fills undisturbed, %d reads alone, %d invalidations, %d puts, %d errors; fills overlapping an invalidation: %d by key, %d by tag, %d by everything, %d by put; violations: %d",
 		r.Operations, r.Reads, r.Hits, r.HitsL1, r.Misses, r.Loads, r.Stored, r.Refused, r.Late,
-		r.Invalidations, r.Puts, r.Errors,
+		r.Undisturbed, r.Alone, r.Invalidations, r.Puts, r.Errors,
 		r.Overlapped[ByKey], r.Overlapped[ByTag], r.Overlapped[ByAll], r.Overlapped[ByPut], len(r.Violations))
 }
 
@@ -104,8 +116,15 @@ type source struct {
 	// commits holds, in order, when versions were committed; it begins with the
 	// newest that everybody sees.
 	commits []mark // guarded by mu
+	// own has, by backend, the newest version that an invalidation by that backend
+	// vouches for.
+	own []atomic.Int64
 	// begun and ended count invalidations by kind.
 	begun, ended [kinds]atomic.Int64
+
+	// users are who reads the key in each schema or loads it now, and uses how often
+	// anybody has begun to.
+	users, uses []atomic.Int64
 }
 
 type mark struct {
@@ -182,7 +201,10 @@ type run struct {
 func Run(ctx context.Context, backends []soracache.Backend, opts Options) *Report {
 	r := &run{opts: opts, backends: backends, sources: make([]source, opts.Keys)}
 	for i := range r.sources {
-		r.sources[i].version.Store(1)
+		s := &r.sources[i]
+		s.version.Store(1)
+		s.own = make([]atomic.Int64, len(backends))
+		s.users, s.uses = make([]atomic.Int64, 1+len(opts.Schemas)), make([]atomic.Int64, 1+len(opts.Schemas))
 	}
 	var left atomic.Int64
 	left.Store(int64(opts.Operations))
@@ -212,13 +234,13 @@ type session struct {
 func (r *run) step(ctx context.Context, s *session) {
 	rng := s.rng
 	key := rng.IntN(r.opts.Keys)
-	b := r.backends[rng.IntN(len(r.backends))]
+	b := rng.IntN(len(r.backends))
 	lags := r.opts.Lag > 0
 	switch roll := rng.IntN(1000); {
 	case roll < 900, lags && rng.IntN(rarely) > 0:
 		r.read(ctx, s, b, key)
 	case roll < 930 && !r.opts.NoPuts && !lags:
-		r.put(ctx, b, key, r.schema(rng))
+		r.put(ctx, b, key, r.schema(rng.IntN(1+len(r.opts.Schemas))))
 	case roll < 965:
 		r.invalidate(ctx, s, b, ByKey, []soracache.Target{soracache.Key(name(key))}, func(k int) bool { return k == key })
 	case roll < 995:
@@ -244,13 +266,22 @@ func tagsOf(key int) [3]string {
 
 func encode(key int, version int64) []byte { return []byte(fmt.Sprintf("%d/%d", key, version)) }
 
-// schema chooses one for a read or a put. What a value of it is computed from is
-// the same in all of them.
-func (r *run) schema(rng *rand.Rand) string {
-	if i := rng.IntN(1 + len(r.opts.Schemas)); i > 0 {
+// schema is one of those that there are; 0: the default one. What a value of it is
+// computed from is the same in all of them.
+func (r *run) schema(i int) string {
+	if i > 0 {
 		return r.opts.Schemas[i-1]
 	}
 	return ""
+}
+
+// records notes what an invalidation by a backend vouches for.
+func (s *source) records(backend int, version int64) {
+	for known := s.own[backend].Load(); known < version; known = s.own[backend].Load() {
+		if s.own[backend].CompareAndSwap(known, version) {
+			return
+		}
+	}
 }
 
 func (r *run) violate(format string, args ...any) {
@@ -261,16 +292,25 @@ func (r *run) violate(format string, args ...any) {
 	}
 }
 
-func (r *run) read(ctx context.Context, caller *session, b soracache.Backend, key int) {
-	s := &r.sources[key]
+func (r *run) read(ctx context.Context, caller *session, at, key int) {
+	s, b := &r.sources[key], r.backends[at]
 	began := time.Now()
 	exact, lagging := s.least(began, 0), s.least(began, r.opts.Bound)
+	if r.opts.Steady {
+		lagging = max(lagging, s.own[at].Load())
+	}
 	var stamp soracache.Stamps
 	if caller.rng.IntN(2) == 0 {
 		// From whatever tier: nothing older than what the caller knows of.
 		stamp, lagging = caller.stamp, max(lagging, caller.known[key])
 	}
-	schema := r.schema(caller.rng)
+	in := caller.rng.IntN(1 + len(r.opts.Schemas))
+	schema := r.schema(in)
+	// Undisturbed is what the counts stay at if nothing is invalidated meanwhile.
+	undisturbed, quiet := s.quiet()
+	uses := s.uses[in].Add(1)
+	alone := s.users[in].Add(1) == 1 && quiet
+	defer s.users[in].Add(-1)
 	rs, err := b.Get(ctx, soracache.GetRequest{
 		Namespace: r.opts.Namespace,
 		MinStamp:  stamp,
@@ -285,13 +325,52 @@ func (r *run) read(ctx context.Context, caller *session, b soracache.Backend, ke
 		return
 	}
 	res := rs[0]
+	alone = alone && s.uses[in].Load() == uses && s.counts() == undisturbed
+	r.progresses(&res, key, schema, alone, time.Since(began))
 	if res.Status != soracache.StatusMiss {
 		r.judge(key, schema, &res, exact, lagging)
 	} else {
 		atomic.AddInt64(&r.report.Misses, 1)
 	}
 	if res.Lease != (soracache.Lease{}) {
-		r.load(ctx, caller.rng, b, key, schema, &res)
+		r.load(ctx, caller.rng, b, key, schema, &res, undisturbed, quiet)
+	}
+}
+
+// counts is how many invalidations of each kind have begun.
+func (s *source) counts() (begun [kinds]int64) {
+	for k := range kinds {
+		begun[k] = s.begun[k].Load()
+	}
+	return begun
+}
+
+// quiet returns the counts, and whether none of those is under way. One that failed
+// may be, for ever.
+func (s *source) quiet() (begun [kinds]int64, quiet bool) {
+	var ended [kinds]int64
+	for k := range kinds {
+		ended[k] = s.ended[k].Load()
+	}
+	begun = s.counts()
+	return begun, begun == ended
+}
+
+// progresses judges what an answer says of the lease. Alone means that nobody else has
+// read the key or loaded it meanwhile, and that nothing was invalidated.
+func (r *run) progresses(res *soracache.ReadResult, key int, schema string, alone bool, took time.Duration) {
+	if !r.opts.Steady {
+		return
+	}
+	if took > r.opts.Wait+slack {
+		r.violate("key %d: a read that was to wait for %s took %s", key, r.opts.Wait, took)
+	}
+	if !alone || r.opts.Lag > 0 {
+		return
+	}
+	atomic.AddInt64(&r.report.Alone, 1)
+	if res.Status == soracache.StatusMiss && res.Lease == (soracache.Lease{}) {
+		r.violate("key %d in schema %q: nobody loads it, and who reads it alone is given neither a value nor the lease (%s)", key, schema, res.LeaseState)
 	}
 }
 
@@ -314,8 +393,8 @@ func (r *run) judge(key int, schema string, res *soracache.ReadResult, exact, la
 
 // load computes the value and fills. What it fills with was read from the
 // source after the lease was given, as the rule has it.
-func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key int, schema string, res *soracache.ReadResult) {
-	s := &r.sources[key]
+func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key int, schema string, res *soracache.ReadResult, undisturbed [kinds]int64, quiet bool) {
+	s, began := &r.sources[key], time.Now()
 	var begun, ended [kinds]int64
 	for k := range kinds {
 		// Ended first: what ends between the two counts as under way.
@@ -365,6 +444,12 @@ func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key
 	} else {
 		atomic.AddInt64(&r.report.Refused, 1)
 	}
+	if r.opts.Steady && r.opts.Lag == 0 && quiet && s.counts() == undisturbed && time.Since(began) < slack {
+		atomic.AddInt64(&r.report.Undisturbed, 1)
+		if !ws[0].Stored {
+			r.violate("key %d: a fill was refused (%s), and nothing was invalidated since before its lease was given", key, ws[0].Reason)
+		}
+	}
 	if late {
 		atomic.AddInt64(&r.report.Late, 1)
 		if ws[0].Stored {
@@ -395,7 +480,7 @@ func pause(ctx context.Context, d time.Duration) {
 
 // invalidate commits a change to the source of every key concerned, and only
 // then invalidates them.
-func (r *run) invalidate(ctx context.Context, caller *session, b soracache.Backend, kind Kind, targets []soracache.Target, concerns func(int) bool) {
+func (r *run) invalidate(ctx context.Context, caller *session, at int, kind Kind, targets []soracache.Target, concerns func(int) bool) {
 	versions := map[int]int64{}
 	for k := range r.sources {
 		if concerns(k) {
@@ -406,7 +491,7 @@ func (r *run) invalidate(ctx context.Context, caller *session, b soracache.Backe
 			s.begun[kind].Add(1)
 		}
 	}
-	res, err := b.Invalidate(ctx, soracache.InvalidateRequest{Namespace: r.opts.Namespace, Targets: targets, Settle: r.opts.Lag})
+	res, err := r.backends[at].Invalidate(ctx, soracache.InvalidateRequest{Namespace: r.opts.Namespace, Targets: targets, Settle: r.opts.Lag})
 	atomic.AddInt64(&r.report.Invalidations, 1)
 	if err != nil {
 		// It may or may not have happened: nothing is known to have ended.
@@ -416,19 +501,20 @@ func (r *run) invalidate(ctx context.Context, caller *session, b soracache.Backe
 	caller.stamp = caller.stamp.Merge(res.Stamp)
 	for k, v := range versions {
 		caller.known[k] = v
+		r.sources[k].records(at, v)
 		r.sources[k].complete(v, r.opts.Bound)
 		r.sources[k].ended[kind].Add(1)
 	}
 }
 
-func (r *run) put(ctx context.Context, b soracache.Backend, key int, schema string) {
+func (r *run) put(ctx context.Context, at, key int, schema string) {
 	s := &r.sources[key]
 	s.write.Lock()
 	defer s.write.Unlock()
 	version := s.commit(false)
 	s.begun[ByPut].Add(1)
 	tags := tagsOf(key)
-	ws, err := b.Write(ctx, soracache.WriteRequest{Namespace: r.opts.Namespace, Writes: []soracache.Write{{
+	ws, err := r.backends[at].Write(ctx, soracache.WriteRequest{Namespace: r.opts.Namespace, Writes: []soracache.Write{{
 		Op: soracache.OpPut, Key: name(key), Schema: schema,
 		Entry:    soracache.Entry{Value: encode(key, version), Tags: tags[:], ETag: schema},
 		Lifetime: soracache.Lifetime{TTL: time.Minute},
@@ -441,6 +527,7 @@ func (r *run) put(ctx context.Context, b soracache.Backend, key int, schema stri
 		r.failed(err)
 		return
 	}
+	s.records(at, version)
 	s.complete(version, r.opts.Bound)
 	s.ended[ByPut].Add(1)
 }

@@ -64,7 +64,7 @@ func TestNothingStaleUnderLoad(t *testing.T) {
 				backends = append(backends, n)
 			}
 			report := check.Run(context.Background(), backends, check.Options{
-				Goroutines: 64, Operations: 50_000, Keys: 24, Seed: 1, Bound: c.lag, Wait: bound, Schemas: []string{"s/1", "s/2"},
+				Goroutines: 64, Operations: 50_000, Keys: 24, Seed: 1, Bound: c.lag, Wait: bound, Schemas: []string{"s/1", "s/2"}, Steady: true,
 			})
 			t.Log(report)
 			for _, v := range report.Violations {
@@ -74,6 +74,9 @@ func TestNothingStaleUnderLoad(t *testing.T) {
 				if report.Overlapped[k] < 20 {
 					t.Errorf("only %d fills overlapped an invalidation by %s", report.Overlapped[k], check.Kind(k))
 				}
+			}
+			if report.Undisturbed < 500 || report.Alone < 500 {
+				t.Errorf("%d fills met no invalidation, and %d readers nobody else: too few to show anything", report.Undisturbed, report.Alone)
 			}
 			if report.HitsL1 < 1000 || report.Late < 20 {
 				t.Errorf("%d hits in L1 and %d fills that came late: too few to show anything", report.HitsL1, report.Late)
