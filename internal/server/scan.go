@@ -29,9 +29,10 @@ type shape struct {
 type shapeField struct {
 	name     string
 	repeated bool
-	message  *shape // nil: a string, bytes or a number
-	text     bool   // a string
-	number   bool   // of which many may stand in one element
+	message  *shape         // nil: a string, bytes or a number
+	text     bool           // a string
+	number   bool           // of which many may stand in one element
+	wire     protowire.Type // of a number that stands alone
 }
 
 // shapeWithin reads a message type's descriptor. Each type is read once.
@@ -51,6 +52,7 @@ func shapeWithin(d protoreflect.MessageDescriptor, known map[protoreflect.FullNa
 			name: string(f.Name()), repeated: f.Cardinality() == protoreflect.Repeated,
 			text:   f.Kind() == protoreflect.StringKind,
 			number: f.Message() == nil && f.Kind() != protoreflect.StringKind && f.Kind() != protoreflect.BytesKind,
+			wire:   wireOf(f.Kind()),
 		}
 		if f.Message() != nil {
 			field.message = shapeWithin(f.Message(), known)
@@ -59,6 +61,17 @@ func shapeWithin(d protoreflect.MessageDescriptor, known map[protoreflect.FullNa
 		s.fields[f.Number()] = field
 	}
 	return s
+}
+
+// wireOf is how a number of some kind is encoded.
+func wireOf(k protoreflect.Kind) protowire.Type {
+	switch k { //nolint:exhaustive // all others are varints
+	case protoreflect.Fixed32Kind, protoreflect.Sfixed32Kind, protoreflect.FloatKind:
+		return protowire.Fixed32Type
+	case protoreflect.Fixed64Kind, protoreflect.Sfixed64Kind, protoreflect.DoubleKind:
+		return protowire.Fixed64Type
+	}
+	return protowire.VarintType
 }
 
 // counted is what a message will be once it is decoded.
@@ -104,7 +117,7 @@ func (c *counted) proto(b []byte, s *shape, m most, top bool) error {
 				return protowire.ParseError(size)
 			}
 			b = rest[size:]
-			if c.bytes += 3 * (n + size); f.number && f.repeated {
+			if c.bytes += 3 * (n + size); f.number && f.repeated && wire == f.wire {
 				c.bytes += elementBytes
 				c.count(1, top)
 			} // what is not known is kept as it is, in a slice that grows
@@ -123,7 +136,7 @@ func (c *counted) proto(b []byte, s *shape, m most, top bool) error {
 				return err
 			}
 		case f.number:
-			elements = len(v)
+			elements = packed(v, f.wire)
 			c.bytes += 3 * (n + size)
 		case f.text && !utf8.Valid(v):
 			return notUTF8(f.name)
@@ -136,6 +149,22 @@ func (c *counted) proto(b []byte, s *shape, m most, top bool) error {
 		}
 	}
 	return nil
+}
+
+// packed is how many numbers stand in one element.
+func packed(b []byte, wire protowire.Type) (n int) {
+	switch wire { //nolint:exhaustive // numbers have no other
+	case protowire.Fixed32Type:
+		return len(b) / 4
+	case protowire.Fixed64Type:
+		return len(b) / 8
+	}
+	for _, c := range b {
+		if c < 0x80 { // the last byte of a varint
+			n++
+		}
+	}
+	return n
 }
 
 func (c *counted) count(n int, top bool) {
