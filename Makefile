@@ -31,7 +31,7 @@ run: ## Run a node on 127.0.0.1:7070 with the embedded store
 	go run ./cmd/soracached
 
 .PHONY: test
-test: ## Run all tests with the race detector, and every fuzz target for FUZZTIME (some 20 minutes on 2 cores)
+test: ## Run all tests with the race detector, and every fuzz target for FUZZTIME (some 30 minutes on 2 cores)
 	@scripts/install-redis
 	@scripts/install-iproute2
 	@scripts/tool grpcurl
