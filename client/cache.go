@@ -156,8 +156,8 @@ func check[T any](c *Client, outer *Fill, s *settings, key string) error {
 }
 
 // Get returns the value of a key and true, or false if there is no fresh one, or
-// none that can be read as a T, which Hooks.OnUnreadable is told. If what is cached is an error, that is returned: one that wraps [ErrNotFound], or
-// a [*CachedError].
+// none that can be read as a T, which Hooks.OnUnreadable is told. If what is cached
+// is an error, that is returned: one that wraps [ErrNotFound], or a [*CachedError].
 func (c *Cache[T]) Get(ctx context.Context, key string, opts ...CallOption) (value T, found bool, err error) {
 	s, outer := c.with(opts), FillFrom(ctx)
 	c = c.in(s.schema)

@@ -82,15 +82,15 @@ const (
 	shareWays
 )
 
-// sharedName is what callers of a key share who try it in one of these ways: the key,
-// and what ends the name beside it. Any bytes may be in a key, so that ends in its
+// sharedSuffix is what follows the key in the name of what callers share who try it
+// in one of these ways. Any bytes may be in a key, so what is not empty ends in its
 // own length.
-func sharedName(key string, way int, more soracache.Stamps) string {
+func sharedSuffix(way int, more soracache.Stamps) string {
 	if way != shareOneStamp {
-		return key
+		return ""
 	}
 	stamps := more.Encode()
-	return key + string(binary.BigEndian.AppendUint32(stamps, uint32(len(stamps)))) //nolint:gosec // a few kilobytes at most
+	return string(binary.BigEndian.AppendUint32(stamps, uint32(len(stamps)))) //nolint:gosec // a few kilobytes at most
 }
 
 // carriedBy returns what a load for several callers carries, instead of what the

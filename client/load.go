@@ -107,7 +107,7 @@ func (l *loading[T]) share(ctx context.Context) (outcome[T], error) {
 // shareBy runs the load in one of the ways to share it, and tells whether another
 // caller began it.
 func (l *loading[T]) shareBy(ctx context.Context, more soracache.Stamps) (o outcome[T], shared bool, err error) {
-	id, most := sharedName(l.key, l.way, more), l.settings.policy.waitHere()
+	id, most := l.key+sharedSuffix(l.way, more), l.settings.policy.waitHere()
 	if l.way != sharePlain {
 		most = max(most-time.Since(l.came), 1)
 	}

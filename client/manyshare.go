@@ -37,9 +37,12 @@ func (m *many[T]) shareAll(ctx context.Context, keys []string) {
 // of that: a caller that is in none asks for them once more. And it returns those
 // whose outcome does not reflect what this caller carries.
 func (m *many[T]) shareOnce(ctx context.Context, keys []string, way int, more soracache.Stamps) (again, behind []string) {
-	ids := make([]string, len(keys))
-	for i, key := range keys {
-		ids[i] = sharedName(key, way, more)
+	ids, suffix := keys, sharedSuffix(way, more)
+	if suffix != "" {
+		ids = make([]string, len(keys))
+		for i, key := range keys {
+			ids[i] = key + suffix
+		}
 	}
 	most := m.settings.policy.waitHere()
 	if way != sharePlain {
@@ -48,7 +51,7 @@ func (m *many[T]) shareOnce(ctx context.Context, keys []string, way int, more so
 	if m.warming {
 		most = -1
 	}
-	serve := m.serving(way, len(sharedName("", way, more)))
+	serve := m.serving(way, len(suffix))
 	m.kind.flights[way].Many(ctx, ids, most, serve, func(i int, o outcome[T], shared bool, err error) {
 		if shared && err == nil && way < shareOneStamp && !o.reflects(more) {
 			behind = append(behind, keys[i])

@@ -37,8 +37,11 @@ func unreadable(read *soracache.ReadResult, readable bool) bool {
 // mayReplace tells whether an entry that cannot be read may be replaced now. One
 // past its TTL always may.
 func (l *loading[T]) mayReplace(read *soracache.ReadResult) bool {
-	return read.FreshFor <= 0 || !l.client.replaced.has(soracache.Name(l.kind.schema, l.key), l.client.now())
+	return read.FreshFor <= 0 || !l.client.replaced.has(l.name(), l.client.now())
 }
+
+// name is what the entry of the key stands under in the schema.
+func (l *loading[T]) name() string { return soracache.Name(l.kind.schema, l.key) }
 
 // toReplace makes of a question, whose answer has an entry that cannot be read, the
 // one that gets the lease beside it. It is false if that was asked for in vain, or

@@ -243,7 +243,7 @@ func (l *loading[T]) filled(asked *asking, d *deposit[T], result soracache.Write
 		l.client.observer.superseded(l.key, result.Reason)
 	default:
 		if l.replaces {
-			l.client.replaced.add(soracache.Name(l.kind.schema, l.key), l.client.now(), replaceEvery)
+			l.client.replaced.add(l.name(), l.client.now(), replaceEvery)
 		}
 		keep(asked, d.value, kept{
 			entry: d.entry, stamps: result.Stamp, near: d.policy.Near,
