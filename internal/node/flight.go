@@ -46,7 +46,6 @@ type flight struct {
 
 	// Set before done is closed, immutable after.
 	done   chan struct{}
-	asked  time.Duration // when its question was sent, on the node's clock
 	delta  soracache.Delta
 	clock  time.Time // the store's
 	answer l2.KeyAnswer
@@ -62,6 +61,7 @@ type trip struct {
 	ctx     context.Context //nolint:containedctx // of this one call
 	cancel  context.CancelFunc
 	load    *load
+	ends    uint64 // what the partition's ends were before it left
 }
 
 type flights struct {
@@ -165,7 +165,7 @@ func (p *partition) depart() {
 		}
 		p.flights.flying++
 		ctx, cancel := context.WithCancel(p.node.ctx)
-		t := &trip{flights: fs, waiting: len(fs), ctx: ctx, cancel: cancel, load: p.newLoad()}
+		t := &trip{flights: fs, waiting: len(fs), ctx: ctx, cancel: cancel, load: p.newLoad(), ends: p.ends}
 		keys := make([]l2.ReadKey, len(fs))
 		for i, f := range fs {
 			f.trip = t
@@ -303,7 +303,7 @@ func (p *partition) land(t *trip, fs []*flight, q invalidation.Question, a *l2.R
 	var kept []l1.Item[*local]
 	var lost []l2.WriteRequest
 	for i, f := range fs {
-		f.asked, f.delta, f.clock, f.err = q.Sent(), a.Delta, a.Clock, a.Err
+		f.delta, f.clock, f.err = a.Delta, a.Clock, a.Err
 		if a.Err != nil {
 			if f.nonce != (soracache.Lease{}) { // it may have been given all the same
 				lost = append(lost, p.releaseOf(f.key, f.nonce))
@@ -405,7 +405,7 @@ func (p *partition) collect(ctx context.Context, f *flight, r *soracache.Read, r
 	}
 	p.claim(f, r, &res)
 	if f.entry == nil && res.LeaseState == soracache.LeaseHeld {
-		return res, held{left: res.LeaseFor, asked: f.asked}
+		return res, held{left: res.LeaseFor, ends: f.trip.ends}
 	}
 	return res, held{}
 }

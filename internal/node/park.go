@@ -94,7 +94,7 @@ func (p *partition) park(ctx context.Context, key string, h held, turns int, mos
 		ofKey = invalidation.KeyHash(bare)
 	}
 	p.mu.Lock()
-	if p.freedAt[hash] > h.asked || p.freedAt[ofKey] > h.asked || p.allFreedAt > h.asked {
+	if p.endedSince(hash, h.ends) || p.endedSince(ofKey, h.ends) {
 		p.mu.Unlock()
 		return leftPark{}
 	}
@@ -252,7 +252,7 @@ func (p *partition) wakeOthers(name string) {
 func (p *partition) wakeSchemas(key string, but uint64, why woken) {
 	hash := invalidation.KeyHash(key)
 	p.mu.Lock()
-	p.noteFreed(hash)
+	p.noteEnd(hash)
 	names := slices.Clone(p.parkedIn[hash])
 	p.mu.Unlock()
 	for _, name := range names {
@@ -262,16 +262,30 @@ func (p *partition) wakeSchemas(key string, but uint64, why woken) {
 	}
 }
 
-// mostFreed bounds what is remembered for those who are about to park. Whoever
-// misses it polls.
-const mostFreed = 1024
+// mostEnds bounds how many keys are remembered whose lease has ended, for those who
+// are about to park. When they are forgotten, whoever is about to reads again.
+const mostEnds = 1024
 
-// noteFreed holds mu.
-func (p *partition) noteFreed(hash uint64) {
-	if len(p.freedAt) >= mostFreed {
-		clear(p.freedAt)
+// noteEnd notes that the lease of a name has ended, or those of a key. It holds mu.
+func (p *partition) noteEnd(hash uint64) {
+	if len(p.endOf) >= mostEnds {
+		p.noteEnds()
 	}
-	p.freedAt[hash] = p.node.now()
+	p.ends++
+	p.endOf[hash] = p.ends
+}
+
+// noteEnds notes that any lease may have ended. It holds mu.
+func (p *partition) noteEnds() {
+	p.ends++
+	p.endOfRest = p.ends
+	clear(p.endOf)
+}
+
+// endedSince tells whether a lease may have ended since the partition's ends were so
+// many. It holds mu.
+func (p *partition) endedSince(hash, ends uint64) bool {
+	return max(p.endOf[hash], p.endOfRest) > ends
 }
 
 func (p *partition) wakeHash(hash uint64, why woken) {
@@ -279,7 +293,7 @@ func (p *partition) wakeHash(hash uint64, why woken) {
 	defer p.mu.Unlock()
 	// Also for those who have been told that it is held, and come now: whoever waits
 	// at this moment may be gone by then, and nobody left to read for them.
-	p.noteFreed(hash)
+	p.noteEnd(hash)
 	lot := p.parked[hash]
 	if lot == nil {
 		return
@@ -301,7 +315,7 @@ func (p *partition) wakeHash(hash uint64, why woken) {
 // wakeAll does the same for all keys.
 func (p *partition) wakeAll(why woken) {
 	p.mu.Lock()
-	p.allFreedAt = p.node.now()
+	p.noteEnds()
 	all := slices.Sorted(maps.Keys(p.parked))
 	p.mu.Unlock()
 	for _, hash := range all {

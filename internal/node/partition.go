@@ -47,11 +47,12 @@ type partition struct {
 	parkedIn map[uint64][]uint64
 	// fillings are the fills under way, by key; guarded by mu.
 	fillings map[string][]*filling
-	// freed holds when leases ended, by the hash of the key, for those who are
-	// about to park. Guarded by mu.
-	freedAt map[uint64]time.Duration
-	// allFreedAt is when a clear ended all leases. Guarded by mu.
-	allFreedAt time.Duration
+	// ends counts how often this node heard that leases ended, and endOf holds what
+	// it was when that of a key did, by the name's hash. endOfRest holds it for all
+	// others: since a clear, or since something was forgotten. They are for those
+	// who are about to park. Guarded by mu.
+	ends, endOfRest uint64
+	endOf           map[uint64]uint64
 	// A pull asks the ledger for what is missing; one runs at a time. again
 	// means that it is to ask once more; owed, whom to acknowledge records to
 	// after the next asking. Guarded by mu.
@@ -104,9 +105,7 @@ func newPartition(n *Node, ns *namespace, id l2.Partition) *partition {
 		fillings: map[string][]*filling{},
 		parked:   map[uint64]*parking{},
 		parkedIn: map[uint64][]uint64{},
-		freedAt:  map[uint64]time.Duration{},
-
-		allFreedAt: -1,
+		endOf:    map[uint64]uint64{},
 	}
 	p.feed.most = n.cfg.WatchQueue
 	p.follower = invalidation.NewFollower(invalidation.Config{
@@ -236,11 +235,11 @@ func (p *partition) load(ctx context.Context, r *soracache.Read, req *soracache.
 }
 
 // held says that somebody else holds a key's lease: for how long at most, and
-// when the question was asked that told so. The zero value says that a read is
-// decided.
+// which ends of leases the node had heard of before it asked. The zero value says
+// that a read is decided.
 type held struct {
-	left  time.Duration
-	asked time.Duration // on the node's clock
+	left time.Duration
+	ends uint64 // see partition.ends
 }
 
 // readStore reads one key with the next flight.
