@@ -6,7 +6,7 @@ SHELL       := bash
 MAKEFLAGS   += --no-print-directory
 
 # How long each fuzz target runs, and which ones.
-FUZZTIME ?= 10s
+FUZZTIME ?= 5s
 FUZZ     ?= .
 # Which benchmarks run, and how often.
 BENCH ?= .
@@ -31,7 +31,7 @@ run: ## Run a node on 127.0.0.1:7070 with the embedded store
 	go run ./cmd/soracached
 
 .PHONY: test
-test: ## Run all tests with the race detector, and every fuzz target for FUZZTIME (some 30 minutes on 2 cores)
+test: ## Run all tests, most with the race detector, and every fuzz target for FUZZTIME
 	@scripts/install-redis
 	@scripts/install-iproute2
 	@scripts/tool grpcurl

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/racetest"
 	"github.com/soracache/soracache/invalidation"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/l2test"
@@ -343,6 +344,7 @@ func TestCutOffDeltaConfirmsNothing(t *testing.T) {
 // it. Whatever a follower calls live must not have been dead for as long as the
 // bound, nor be older than a stamp that the reader shows.
 func TestChase(t *testing.T) {
+	racetest.Without(t)
 	seeds := 300
 	if testing.Short() {
 		seeds = 30

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/racetest"
 )
 
 // secondhand is a ledger, a node that follows it, and a near cache that follows
@@ -290,6 +291,7 @@ func (s *secondhand) run(steps int) {
 // What a follower at second hand lets be served is never older than the bound,
 // whatever is delayed, lost, reordered or begun anew.
 func TestSecondHand(t *testing.T) {
+	racetest.Without(t)
 	served, refused, admitted := 0, 0, 0
 	for seed := range uint64(1000) {
 		s := newSecondhand(t, seed)

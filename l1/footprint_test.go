@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"github.com/dgraph-io/ristretto/v2"
+
+	"github.com/soracache/soracache/internal/racetest"
 )
 
 func TestFootprintIsTheAllocators(t *testing.T) {
@@ -62,7 +64,7 @@ func liveHeap() int64 {
 // after churn, at counts where they have just grown and where they are full.
 // The table in DESIGN.md goes on to 2.5 million.
 func TestTableBytes(t *testing.T) {
-	if raceEnabled {
+	if racetest.Enabled {
 		t.Skip("the race detector changes what memory is taken")
 	}
 	one := new(entry[*node])

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"unsafe"
+
+	"github.com/soracache/soracache/internal/racetest"
 )
 
 // fillingVar tells a child process of this test binary which of fillings to do.
@@ -94,7 +96,7 @@ func TestResidentMemory(t *testing.T) {
 		t.Skip("reads /proc/self/status")
 	}
 	t.Logf("%-18s %9s %9s %9s %9s %9s %6s", "values of", "entries", "cost MiB", "idle MiB", "heap MiB", "RSS MiB", "ratio")
-	for i, f := range fillings(raceEnabled) {
+	for i, f := range fillings(racetest.Enabled) {
 		r := runFilling(t, i)
 		const mib = 1 << 20
 		t.Logf("%-18s %9d %9.1f %9.1f %9.1f %9.1f %6.2f", f.Name, r.Stats.Entries, float64(r.Stats.Bytes)/mib,
@@ -102,7 +104,7 @@ func TestResidentMemory(t *testing.T) {
 		if r.Stats.Bytes+r.Stats.Idle < uint64(f.MaxBytes)*9/10 {
 			t.Errorf("%s: the cache is not full: %+v", f.Name, r.Stats)
 		}
-		if raceEnabled {
+		if racetest.Enabled {
 			continue // its shadow memory counts too
 		}
 		if r.Live > f.MaxBytes+8*mib {
@@ -136,7 +138,7 @@ func fillAndReport(w io.Writer, which string) error {
 	if err != nil {
 		return err
 	}
-	f := fillings(raceEnabled)[i]
+	f := fillings(racetest.Enabled)[i]
 	c, err := New(Config[*node]{MaxBytes: f.MaxBytes, Size: (*node).bytes})
 	if err != nil {
 		return err

@@ -42,6 +42,10 @@ func TestNothingStaleFromASourceThatLags(t *testing.T) {
 // internal/verify.
 func TestNothingStaleUnderLoad(t *testing.T) {
 	const bound = 50 * time.Millisecond
+	operations := 20_000
+	if l2test.Verifying() {
+		operations = 200_000
+	}
 	for _, c := range []struct {
 		name  string
 		nodes int
@@ -64,7 +68,7 @@ func TestNothingStaleUnderLoad(t *testing.T) {
 				backends = append(backends, n)
 			}
 			report := check.Run(context.Background(), backends, check.Options{
-				Goroutines: 64, Operations: 50_000, Keys: 24, Seed: 1, Bound: c.lag, Wait: bound, Schemas: []string{"s/1", "s/2"}, Steady: true,
+				Goroutines: 64, Operations: operations, Keys: 24, Seed: 1, Bound: c.lag, Wait: bound, Schemas: []string{"s/1", "s/2"}, Steady: true,
 			})
 			t.Log(report)
 			for _, v := range report.Violations {

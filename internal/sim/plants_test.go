@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/soracache/soracache/internal/racetest"
 )
 
 // rewrite makes TestPlantedBugs bring plants/caught.txt up to date. A seed in it
@@ -65,36 +68,43 @@ func readPlant(t *testing.T, file string) plant {
 	return p
 }
 
-// overlay plants the bug in copies of the files, and returns the directory with
-// them, the file for go's flag -overlay, and the packages that are changed.
-func (p plant) overlay(t *testing.T) (dir, list string, packages []string) {
-	t.Helper()
-	dir = t.TempDir()
-	root := filepath.Join("..", "..")
-	changed := map[string]string{}
+// planted is the source with bugs in it: the files that differ, by path.
+type planted map[string]string
+
+// add plants a bug beside those that are there. If it cannot, nothing changes.
+func (s planted) add(p plant) error {
+	changed := planted{}
 	for _, e := range p.edits {
-		if pkg := "./" + filepath.ToSlash(filepath.Join(root, filepath.Dir(e.file))); !slices.Contains(packages, pkg) {
-			packages = append(packages, pkg)
-		}
-		path, err := filepath.Abs(filepath.Join(root, e.file))
+		path, err := filepath.Abs(filepath.Join("..", "..", e.file))
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		text, ok := changed[path]
 		if !ok {
+			text, ok = s[path]
+		}
+		if !ok {
 			source, err := os.ReadFile(path)
 			if err != nil {
-				t.Fatal(err)
+				return err
 			}
 			text = string(source)
 		}
 		if n := strings.Count(text, e.old); n != 1 {
-			t.Fatalf("%s: what is to be replaced occurs %d times in %s:\n%s", p.name, n, e.file, e.old)
+			return fmt.Errorf("%s: what is to be replaced occurs %d times in %s:\n%s", p.name, n, e.file, e.old)
 		}
 		changed[path] = strings.Replace(text, e.old, e.new, 1)
 	}
+	maps.Copy(s, changed)
+	return nil
+}
+
+// overlay writes the files into a directory, and returns the file for go's flag
+// -overlay.
+func (s planted) overlay(t *testing.T, dir string) (list string) {
+	t.Helper()
 	replace := map[string]string{}
-	for path, text := range changed {
+	for path, text := range s {
 		file := filepath.Join(dir, strings.ReplaceAll(filepath.Base(path), ".go", fmt.Sprint(len(replace), ".go")))
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -109,14 +119,38 @@ func (p plant) overlay(t *testing.T) (dir, list string, packages []string) {
 	if err := os.WriteFile(list, overlay, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return dir, list, packages
+	return list
+}
+
+// compile builds the packages that differ.
+func (s planted) compile(t *testing.T) (string, error) {
+	t.Helper()
+	args := []string{"build", "-overlay", s.overlay(t, t.TempDir())}
+	for path := range s {
+		if dir := filepath.Dir(path); !slices.Contains(args, dir) {
+			args = append(args, dir)
+		}
+	}
+	out, err := exec.CommandContext(t.Context(), "go", args...).CombinedOutput()
+	return string(out), err
+}
+
+// overlay plants the bug alone, in a directory of its own.
+func (p plant) overlay(t *testing.T) (dir, list string) {
+	t.Helper()
+	s := planted{}
+	if err := s.add(p); err != nil {
+		t.Fatal(err)
+	}
+	dir = t.TempDir()
+	return dir, s.overlay(t, dir)
 }
 
 // build compiles this package's tests with the bug planted and returns the
 // binary.
 func (p plant) build(t *testing.T) string {
 	t.Helper()
-	dir, list, _ := p.overlay(t)
+	dir, list := p.overlay(t)
 	binary := filepath.Join(dir, "sim.test")
 	out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", list, "-o", binary, ".").CombinedOutput()
 	if err != nil {
@@ -157,25 +191,54 @@ func passes(t *testing.T, seed string) bool {
 	return len(Run(t, n, Draw(n, operations), false).Violations) == 0
 }
 
-// TestPlantsCompile wants the packages to compile with each of the bugs, so that
-// who changes them learns at once which plant has to follow.
-func TestPlantsCompile(t *testing.T) {
+// plants reads all planted bugs.
+func plants(t *testing.T) (all []plant) {
+	t.Helper()
 	files, err := filepath.Glob("plants/*.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range files {
-		if filepath.Base(file) == "caught.txt" {
+		if filepath.Base(file) != "caught.txt" {
+			all = append(all, readPlant(t, file))
+		}
+	}
+	return all
+}
+
+// TestPlantsCompile wants the packages to compile with each of the bugs, so that
+// who changes them learns at once which plant has to follow. As many are compiled
+// together as there is room for beside each other, and one by one only if those
+// do not compile.
+func TestPlantsCompile(t *testing.T) {
+	racetest.Without(t)
+	all := plants(t)
+	alone := map[string]planted{}
+	for _, p := range all {
+		alone[p.name] = planted{}
+		if err := alone[p.name].add(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for len(all) > 0 {
+		together := planted{}
+		var in, out []plant
+		for _, p := range all {
+			if together.add(p) == nil {
+				in = append(in, p)
+			} else {
+				out = append(out, p)
+			}
+		}
+		all = out
+		if _, err := together.compile(t); err == nil {
 			continue
 		}
-		p := readPlant(t, file)
-		t.Run(p.name, func(t *testing.T) {
-			_, list, packages := p.overlay(t)
-			out, err := exec.CommandContext(t.Context(), "go", append([]string{"build", "-overlay", list}, packages...)...).CombinedOutput()
-			if err != nil {
-				t.Fatalf("%s does not compile: %v\n%s", p.name, err, out)
+		for _, p := range in {
+			if said, err := alone[p.name].compile(t); err != nil {
+				t.Errorf("%s does not compile: %v\n%s", p.name, err, said)
 			}
-		})
+		}
 	}
 }
 
@@ -183,18 +246,11 @@ func TestPlantsCompile(t *testing.T) {
 // the seed that is known for it, or else by one of the first few hundred.
 // SORACACHE_VERIFY=1 plants all; with -caught it also writes plants/caught.txt.
 func TestPlantedBugs(t *testing.T) {
-	files, err := filepath.Glob("plants/*.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
+	racetest.Without(t)
 	all := os.Getenv("SORACACHE_VERIFY") != "" || *rewrite
 	known := readCaught(t)
 	var names []string
-	for _, file := range files {
-		if filepath.Base(file) == "caught.txt" {
-			continue
-		}
-		p := readPlant(t, file)
+	for _, p := range plants(t) {
 		names = append(names, p.name)
 		t.Run(p.name, func(t *testing.T) {
 			if !all && !slices.Contains(quick, p.name) {
@@ -253,7 +309,7 @@ func (p plant) catch(t *testing.T, known int) caught {
 // all tests do.
 func (p plant) named(t *testing.T) caught {
 	t.Helper()
-	_, list, _ := p.overlay(t)
+	_, list := p.overlay(t)
 	cmd := exec.CommandContext(t.Context(), "go", "test", "-overlay", list, "-count=1", "-timeout=5m", "-run", "^"+p.test[1]+"$", "./"+p.test[0])
 	cmd.Dir = filepath.Join("..", "..")
 	out, err := cmd.CombinedOutput()

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/soracache/soracache/internal/racetest"
 )
 
 const operations = 1000
@@ -28,14 +30,14 @@ func env(t *testing.T, name string, otherwise uint64) uint64 {
 }
 
 // TestSeeds runs many seeds: 1,000, or with the race detector, which makes each
-// five times as long, 200. (scripts/test runs both.) SORACACHE_SIM_SEEDS says how many,
+// five times as long, 50. (scripts/test runs both.) SORACACHE_SIM_SEEDS says how many,
 // SORACACHE_SIM_FROM which is the first, and SORACACHE_SIM_FOR for how long to
 // go on (a duration) if there are to be more.
 func TestSeeds(t *testing.T) {
 	first := env(t, "SORACACHE_SIM_FROM", 1)
 	usual := uint64(1000)
-	if raceEnabled {
-		usual = 200
+	if racetest.Enabled {
+		usual = 50
 	}
 	seeds := env(t, "SORACACHE_SIM_SEEDS", usual)
 	var until time.Time
@@ -122,9 +124,7 @@ const historyLines = 80
 // GOGC=10 shuffles a little: what still depends on the order is found sooner.)
 // SORACACHE_SIM_SAME says how many seeds.
 func TestSameSeedSameHistory(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector shuffles goroutines: scripts/test runs this without it")
-	}
+	racetest.Without(t)
 	for seed := range env(t, "SORACACHE_SIM_SAME", 20) {
 		a := Run(t, seed, Draw(seed, operations), true)
 		b := Run(t, seed, Draw(seed, operations), true)

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/racetest"
 	"github.com/soracache/soracache/invalidation"
 )
 
@@ -54,6 +55,7 @@ func TestWhoIsBelievedIn(t *testing.T) {
 // TestHowManyMembers: there are no more members than there may be, nor more new
 // names in a minute, which bounds what is remembered of those that came and went.
 func TestHowManyMembers(t *testing.T) {
+	racetest.Without(t)
 	table, pass := tableOf("self")
 	come := func(i int) error {
 		n := nodeOf(fmt.Sprintf("node-%d", i), 1, meta{})

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/soracache/soracache/internal/racetest"
 )
 
 const convergenceDoc = "../../docs/convergence.md"
@@ -40,6 +42,7 @@ every test.
 // TestConvergence measures how a record spreads, and holds the table in the
 // documentation to it.
 func TestConvergence(t *testing.T) {
+	racetest.Without(t)
 	var table strings.Builder
 	for _, nodes := range []int{5, 50, 500} {
 		for _, loss := range []float64{0, 0.01, 0.1} {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/racetest"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/l2test"
 )
@@ -179,6 +180,7 @@ func BenchmarkTagMembers(b *testing.B) {
 // TestTagMembers is the promise: invalidating a tag takes the same time however
 // many keys carry it.
 func TestTagMembers(t *testing.T) {
+	racetest.Without(t)
 	few, many := tagCosts(t, manyMembers())
 	t.Logf("invalidating a tag of 10 keys takes %s, of %d keys %s: ratio %.2f", few, manyMembers(), many, float64(many)/float64(few))
 	// A step of the reclaim that happens to be in the way is a millisecond.

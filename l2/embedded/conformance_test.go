@@ -31,7 +31,7 @@ func TestConformanceFull(t *testing.T) {
 
 func TestHammer(t *testing.T) {
 	s := openIn(t, t.TempDir())
-	c := l2test.HammerConfig{Stores: []l2.Store{s}, Operations: 50_000, Overlaps: 200}
+	c := l2test.HammerConfig{Stores: []l2.Store{s}, Operations: 20_000, Overlaps: 100}
 	if l2test.Verifying() {
 		c.Operations, c.Overlaps = 1_000_000, 1_000
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/racetest"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -291,6 +292,7 @@ func TestDamagedFiles(t *testing.T) {
 // TestEveryPage damages one page of a file after the other. What is damaged
 // must be found, or not matter.
 func TestEveryPage(t *testing.T) {
+	racetest.Without(t)
 	sample, _ := sampleImage(t, true)
 	data := sample[dataFile]
 	for what, damage := range map[string]func(page []byte, id int){
@@ -365,6 +367,7 @@ func tryFile(t testing.TB, path string) (damaged bool) {
 // TestRandomDamage opens files with random damage and uses them: nothing may
 // crash, and no value may be a wrong one.
 func TestRandomDamage(t *testing.T) {
+	racetest.Without(t)
 	sample, _ := sampleImage(t, false)
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 8))
 	warm, aside := 0, 0

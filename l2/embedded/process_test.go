@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/racetest"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/l2test"
 )
@@ -335,6 +336,7 @@ func fillTheDisk(s *Store, makeSpace func()) {
 // TestFullDisk fills a disk: once so that bbolt meets with the failure in the
 // middle of a commit, and once for real.
 func TestFullDisk(t *testing.T) {
+	racetest.Without(t)
 	if !canFillDisks {
 		t.Skip("not on this system")
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/racetest"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -455,6 +456,7 @@ func fileSize(t testing.TB, s *Store) int64 {
 // TestMaxBytes churns through many times the room with values of all sizes,
 // removals of many keys, and readers that hold on to pages.
 func TestMaxBytes(t *testing.T) {
+	racetest.Without(t)
 	const room = 8 << 20
 	s := openIn(t, t.TempDir(), func(c *Config) { c.MaxBytes = room })
 	ctx, stop := context.WithCancel(context.Background())
@@ -563,6 +565,7 @@ func TestDeadAreNotCounted(t *testing.T) {
 
 // TestRecordsAreBounded lets ledgers record far more than they may remember.
 func TestRecordsAreBounded(t *testing.T) {
+	racetest.Without(t)
 	c := newClock()
 	s := openIn(t, t.TempDir(), withClock(c), func(cfg *Config) {
 		cfg.Retention = l2.Retention{TagRecords: 1000, KeyRecords: 500, Age: time.Minute}

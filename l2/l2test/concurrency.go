@@ -84,7 +84,7 @@ func concurrencyChecks() []check {
 			}
 			Hammer(f.T, HammerConfig{
 				Stores:     stores,
-				Operations: counts(50_000, 1_000_000),
+				Operations: counts(20_000, 1_000_000),
 				Overlaps:   counts(50, 1000),
 			})
 		}},

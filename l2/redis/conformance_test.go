@@ -12,6 +12,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/racetest"
 	"github.com/soracache/soracache/internal/redistest"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/l2test"
@@ -26,6 +27,7 @@ func TestConformanceStandalone(t *testing.T) {
 }
 
 func TestConformanceCluster(t *testing.T) {
+	racetest.Without(t)
 	servers := redistest.SharedCluster(t)
 	admin := servers.Client(t)
 	l2test.Run(t, func(t *testing.T, o l2test.Options) l2test.Harness {

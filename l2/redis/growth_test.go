@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/racetest"
 	"github.com/soracache/soracache/internal/redistest"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/l2test"
@@ -38,6 +39,7 @@ func (u *user) sweepDue() (steps int) {
 // Who only reads leaves nothing behind: ten minutes later Redis holds no key of
 // what was read, and at no time does this process remember more than it must.
 func TestNamespacesThatWereRead(t *testing.T) {
+	racetest.Without(t)
 	u, clock := timed(t)
 	const batch = 500
 	many := 4_000
