@@ -13,6 +13,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/internal/racetest"
 	"github.com/soracache/soracache/internal/redistest"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/embedded"
@@ -46,6 +47,16 @@ func count(test, verify int) int {
 		return verify
 	}
 	return test
+}
+
+// operations is count for what is done at random: a third of it with the race
+// detector, which makes it take that much longer.
+func operations(test, verify int) int {
+	n := count(test, verify)
+	if racetest.Enabled {
+		n /= 3
+	}
+	return n
 }
 
 // engine is a second tier to be held to the promises.

@@ -18,6 +18,7 @@ import (
 // A master of a Redis Cluster that hangs takes what it holds away, and nothing
 // else: the rest stays in memory, confirmed, and the node stays ready.
 func TestOneMasterHangs(t *testing.T) {
+	t.Parallel() // it mostly waits
 	servers := redistest.Cluster(t, redistest.Config("cluster-require-full-coverage", "no"))
 	s, err := redis.Open(t.Context(), redis.Config{URL: servers.URL()})
 	if err != nil {

@@ -299,6 +299,7 @@ func TestOneLeaseForRawGets(t *testing.T) {
 // When the holder of a lease is killed, the next one takes over as soon as the
 // lease has run out, and not before.
 func TestNextTakesOverFromAKilledHolder(t *testing.T) {
+	t.Parallel() // it mostly waits
 	redis := redistest.Standalone(t)
 	var urls []string
 	for range 2 {

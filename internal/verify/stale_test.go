@@ -91,7 +91,7 @@ func TestNothingStaleAtRandom(t *testing.T) {
 			nodes := []soracache.Backend{startNode(t, open(), e.partitions, bound), startNode(t, open(), e.partitions, bound)}
 			began := time.Now()
 			report := check.Run(context.Background(), nodes, check.Options{
-				Goroutines: 64, Operations: count(30_000, 1_000_000), Keys: 40, Seed: uint64(began.UnixNano()),
+				Goroutines: 64, Operations: operations(30_000, 1_000_000), Keys: 40, Seed: uint64(began.UnixNano()),
 				Bound: bound, Wait: 100 * time.Millisecond, Schemas: []string{"s/1", "s/2"}, Steady: true,
 			})
 			t.Logf("seed %d, %s: %s", began.UnixNano(), time.Since(began).Round(time.Millisecond), report)

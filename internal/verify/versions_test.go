@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,24 +40,28 @@ var previous struct {
 }
 
 // previousSoracached returns the path of the previous revision's binary, built
-// from the history of this repository.
+// from the history of this repository: once for each clone and each Go, since a
+// revision does not change.
 func previousSoracached(t *testing.T) string {
 	t.Helper()
-	soracached(t) // whose folder it shares, and goes with
-	previous.once.Do(func() { previous.path, previous.err = buildRevision(previousRevision, binary.dir) })
+	previous.once.Do(func() { previous.path, previous.err = buildRevision(previousRevision) })
 	if previous.err != nil {
 		t.Fatal(previous.err)
 	}
 	return previous.path
 }
 
-// buildRevision builds soracached of a revision into a folder.
-func buildRevision(revision, dir string) (string, error) {
+// buildRevision builds soracached of a revision into .bin, unless it is there.
+func buildRevision(revision string) (string, error) {
 	top, err := exec.Command("git", "rev-parse", "--show-toplevel").Output()
 	if err != nil {
 		return "", fmt.Errorf("the test builds the previous revision, %s, from the history of this repository, and git finds none here: %w", revision, err)
 	}
 	root := strings.TrimSpace(string(top))
+	path := filepath.Join(root, ".bin", "soracached-"+revision+"-"+runtime.Version())
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
 	if err := exec.Command("git", "-C", root, "cat-file", "-e", revision+"^{commit}").Run(); err != nil {
 		return "", fmt.Errorf("the test builds the previous revision, %s, which this clone does not hold: get the whole history (git fetch --unshallow)", revision)
 	}
@@ -64,17 +69,32 @@ func buildRevision(revision, dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("git archive %s: %w", revision, err)
 	}
-	source := filepath.Join(dir, "source-"+revision)
+	source, err := os.MkdirTemp("", "soracache-"+revision)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = os.RemoveAll(source) }()
 	if err := unpack(archive, source); err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "soracached-"+revision)
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", path, "./cmd/soracached")
+	built := filepath.Join(source, "built")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", built, "./cmd/soracached")
 	build.Dir = source
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building %s: %w: %s", revision, err, out)
 	}
-	return path, nil
+	binary, err := os.ReadFile(built)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", err
+	}
+	part := path + ".part" // so that it is there as a whole, or not at all
+	if err := os.WriteFile(part, binary, 0o755); err != nil {
+		return "", err
+	}
+	return path, os.Rename(part, path)
 }
 
 // unpack writes the files of an archive into a folder.
@@ -118,6 +138,7 @@ func (d *daemon) becomes(path string) {
 // upgraded and rolled back one by one, while the checker reads, loads and
 // invalidates at all of them: nothing stale is served, and no ledger begins anew.
 func TestTwoVersionsSideBySide(t *testing.T) {
+	t.Parallel() // it mostly waits for nodes to end and begin
 	const nodes, bound, partitions = 3, 300 * time.Millisecond, 2
 	before, now := previousSoracached(t), soracached(t)
 	server := redistest.Standalone(t)
