@@ -500,7 +500,13 @@ func (c *checker) shows(cl *call) {
 func (c *checker) suspect(cl *call, p int, shown soracache.Stamp, d soracache.Delta) {
 	h := c.partitions[p]
 	since, suspected := h.suspects[cl.from]
-	if !suspected || shown.Epoch == 0 || cl.arrived <= since {
+	if !suspected || cl.arrived <= since {
+		return
+	}
+	if shown.Epoch == 0 { // at its cap, it had forgotten the namespace, and begins anew
+		if c.w.cfg.Crowd > 0 {
+			delete(h.suspects, cl.from)
+		}
 		return
 	}
 	if h.minted < since && !d.Reset {

@@ -273,7 +273,9 @@ func (c *Config) rare(theme int, r, s *rand.Rand) {
 	switch r.IntN(4) {
 	case 0: // a node's first question, and acknowledgements before its second
 		c.Bounds, c.Gap, c.Acknowledged, c.Gently = []time.Duration{300 * ms}, ms, 1000, true
-		c.Faults[Restart], c.Faults[Drop], c.FaultEvery = 10, 25, 30*ms
+		// Applications would have it asked a second time at once.
+		c.Apps, c.Invalidations = 0, 40
+		c.Faults[Restart], c.Faults[Drop], c.FaultEvery = 10, 60, 150*ms
 	case 1: // a node that is told late, and not by others
 		c.Bounds, c.Late, c.Acknowledged = []time.Duration{30 * ms}, 600, pick(r, 0, 1000)
 		c.Faults[Drop] = 30

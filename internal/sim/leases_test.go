@@ -17,8 +17,10 @@ const hitForMiss = 60 * ms
 // load that left nothing.
 type leases struct {
 	keys map[string]*leased
-	// blind is until when what is remembered may be from before a loss.
-	blind time.Duration
+	// blind is until when what is remembered may be from before a loss, and latest
+	// until when at the latest anything was to be remembered, both by the store's
+	// clock.
+	blind, latest time.Duration
 	// forgot is the step of the last loss.
 	forgot int
 }
@@ -51,10 +53,11 @@ func (l *leases) unsure() {
 	}
 }
 
-// lost forgets all: what comes back may be from before.
+// lost forgets all: what comes back may be from before, and is remembered for
+// longer than usual where the clock has been set back since.
 func (l *leases) lost(now time.Duration, step int) {
 	l.keys, l.forgot = nil, step
-	l.blind = now + 2*hitForMiss
+	l.blind = max(now+2*hitForMiss, min(l.latest, now+l2.MaxRemember))
 }
 
 // wished checks what the wish for a lease was answered. It returns whether the
@@ -103,6 +106,7 @@ func (c *checker) leaseEnded(req *l2.WriteRequest, a *l2.WriteAnswer) {
 	case full && req.Op == soracache.OpPut:
 	case full || req.Op == soracache.OpRelease && req.Outcome != soracache.LoadHandedBack && req.Remember > 0:
 		k.failed, k.remembered = req.Nonce.Holder(), c.w.storeNow()+req.Remember
+		c.leases.latest = max(c.leases.latest, k.remembered)
 	case req.Op == soracache.OpPut || req.Op == soracache.OpFill && a.Reason == soracache.ReasonNone:
 		k.remembered = 0
 	}
