@@ -107,7 +107,7 @@ func newPartition(n *Node, ns *namespace, id l2.Partition) *partition {
 		parkedIn: map[uint64][]uint64{},
 		endOf:    map[uint64]uint64{},
 	}
-	p.feed.most = n.cfg.WatchQueue
+	p.feed.most, p.feed.start = n.cfg.WatchQueue, n.wg.Go
 	p.follower = invalidation.NewFollower(invalidation.Config{
 		Marks: n.marks, Space: uint64(space), Bound: n.cfg.Bound, Now: n.now, Feed: p.feed.tell,
 	})

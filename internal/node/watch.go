@@ -18,6 +18,7 @@ import (
 // waits hands the steps to the watchers, in their order.
 type feed struct {
 	most  int          // targets that may wait; not changed
+	start func(func()) // runs something that the node waits for before it ends; not changed
 	count atomic.Int32 // of watchers, for those who only ask whether there are any
 
 	// mu is held while steps are handed out, from their taking to the last watcher. So
@@ -40,7 +41,7 @@ func (f *feed) tell(s invalidation.Step) {
 	f.line.add(s, f.most)
 	if !f.handing {
 		f.handing = true
-		go f.run()
+		f.start(f.run)
 	}
 }
 
