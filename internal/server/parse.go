@@ -75,7 +75,10 @@ func (p parser) reads(ctx context.Context, namespace string, r readOptions) (sor
 	if read.Wait, err = duration("wait", r.GetWait(), 0, p.maxWait); err != nil {
 		return req, read, err
 	}
-	if read.RefreshWithin, err = duration("refresh_within", r.GetRefreshWithin(), 0, p.limits.TTL); err != nil {
+	// It asks for nothing to be kept: a policy whose values live longer than here is
+	// told so when it stores them, and reads as any other.
+	longest := max(p.limits.TTL, soracache.DefaultLimits().TTL)
+	if read.RefreshWithin, err = duration("refresh_within", r.GetRefreshWithin(), 0, longest); err != nil {
 		return req, read, err
 	}
 	read.LeaseFor, err = leaseFor(r.GetLeaseFor())

@@ -322,3 +322,47 @@ func TestRefusedFillLeavesNoLease(t *testing.T) {
 		}
 	}
 }
+
+// A value that is to be kept for longer than the service keeps any is returned, and
+// not stored, however early the policy refreshes it; and the application is told why.
+func TestLongerThanTheServiceKeeps(t *testing.T) {
+	url := startServer(t, "--max-ttl", "1h", "--l2", "embedded:"+t.TempDir())
+	var why []error
+	c, err := client.Dial(url, client.NoNear(), client.Logger(nil), client.WithHooks(client.Hooks{
+		OnNotStored: func(_ string, err error) { why = append(why, err) },
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	many := client.NewCache[string](c, client.Default, client.WithTTL(30*24*time.Hour), client.WithEagerAt(0.5))
+	const calls = 2
+	began := time.Now()
+	for range calls {
+		v, err := many.GetOrSet(t.Context(), "k", func(context.Context) (string, error) { return "v", nil })
+		if v != "v" || err != nil {
+			t.Errorf("one key: got %q, %v", v, err)
+		}
+		all, err := many.GetOrSetMany(t.Context(), []string{"k", "l"}, func(_ context.Context, keys []string) (map[string]string, error) {
+			values := map[string]string{}
+			for _, key := range keys {
+				values[key] = "v"
+			}
+			return values, nil
+		})
+		if len(all) != 2 || err != nil {
+			t.Errorf("many keys: got %v, %v", all, err)
+		}
+	}
+	if took := time.Since(began); took > 5*time.Second { // a lease lasts for ten
+		t.Errorf("somebody waited for a lease that was left: %s", took)
+	}
+	if len(why) != 3*calls {
+		t.Errorf("told %d times, want %d", len(why), 3*calls)
+	}
+	for _, err := range why {
+		if !errors.Is(err, soracache.ErrInvalid) {
+			t.Errorf("not stored, for %v", err)
+		}
+	}
+}
