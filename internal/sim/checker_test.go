@@ -105,7 +105,7 @@ type history struct {
 	records []*record
 	epoch   soracache.Epoch
 	minted  int // the step of the last new epoch
-	mints   int // since the last loss of data
+	mints   int // new epochs since the last loss of data: see lost
 	// registered is when each node's life first registered.
 	registered map[*boot]int
 	// suspects followed a branch of history that was undone: the first answer
@@ -269,8 +269,8 @@ func (c *checker) met(p int, d soracache.Delta) {
 		h.mints++
 		if c.losses == 0 {
 			c.violate("partition %d took a new epoch, though nothing was ever lost", p)
-		} else if h.mints > 2*len(c.lives)+2 {
-			c.violate("partition %d took %d new epochs after the last loss of data", p, h.mints)
+		} else if h.mints > c.mostMints() {
+			c.violate("partition %d took %d new epochs more than the losses of data are a reason for", p, h.mints-c.mostMints())
 		}
 	}
 	h.epoch, h.minted = d.Epoch, c.w.step
@@ -283,6 +283,10 @@ func (c *checker) met(p int, d soracache.Delta) {
 		c.w.logf("partition %d has a new epoch: %x at %d", p, d.Epoch, d.Head)
 	}
 }
+
+// mostMints is how many new epochs one loss of data may bring: by what each node has
+// followed, and by what it asked before it heard.
+func (c *checker) mostMints() int { return 2*len(c.lives) + 2 }
 
 // look notes the epoch of a partition after a step whose answer does not tell.
 func (c *checker) look(at l2.Partition) {
@@ -522,7 +526,12 @@ func (c *checker) lost() {
 	c.losses++
 	c.leases.lost(c.w.storeNow(), c.w.step)
 	for _, h := range c.partitions {
-		h.mints = 0
+		if c.losses == 1 {
+			h.mints = 0
+			continue
+		}
+		// What was asked before the losses before this one may still be on its way.
+		h.mints = max(h.mints-c.mostMints(), -2*c.mostMints())
 	}
 }
 

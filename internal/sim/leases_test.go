@@ -71,11 +71,10 @@ func (c *checker) wished(req *l2.ReadKey, a *l2.KeyAnswer) (takenOver bool) {
 		k.loading = c.w.step
 	}
 	// What lies further ahead than can be is from before the clock was set back.
-	// And times can be negative then: zero is none.
 	remembered := k.remembered != 0 && now < k.remembered && k.remembered <= now+l2.MaxRemember
 	other := k.until != 0 && now < k.until && k.until <= now+soracache.MaxLease && k.nonce != req.Nonce
 	taken := remembered && k.failed != 0 && k.nonce.Holder() == k.failed && req.Nonce.Holder() != k.failed
-	blind := c.leases.blind != 0 && now < c.leases.blind
+	blind := now < c.leases.blind
 	switch {
 	case blind:
 	case a.Refusal == soracache.RefusalPassed && !remembered:

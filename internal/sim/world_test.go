@@ -132,8 +132,9 @@ func newWorld(t *testing.T, seed uint64, cfg Config, keepTrace bool) *world {
 // now is the virtual time since the world began.
 func (w *world) now() time.Duration { return time.Since(w.began) }
 
-// storeNow is the same on the store's clock.
-func (w *world) storeNow() time.Duration { return w.now() + w.skew }
+// storeNow is the same on the store's clock. It is far from zero, which is none,
+// however often that clock is set back.
+func (w *world) storeNow() time.Duration { return 10_000*time.Hour + w.now() + w.skew }
 
 // rolls is true as often in a thousand. What never happens takes no dice.
 func (w *world) rolls(often int) bool { return often > 0 && w.rng.IntN(1000) < often }
