@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -368,7 +369,8 @@ func (w *world) setFull(full bool) {
 // misfit starts a node anew that was told another number of partitions.
 func (x *chaos) misfit() {
 	h := x.host()
-	if h.boot == nil || h.paused || h.misfit {
+	begun := slices.ContainsFunc(x.w.check.partitions, func(p *history) bool { return p.epoch != 0 })
+	if h.boot == nil || h.paused || h.misfit || !begun { // the first that asks decides the number
 		return
 	}
 	x.inject(Misfit, h)
@@ -412,6 +414,7 @@ func (x *chaos) jump(f Fault) {
 	for _, g := range w.check.grants {
 		g.unsure = g.unsure || g.until <= w.storeNow()
 	}
+	w.check.leases.runOut(w.storeNow())
 	w.skew += by
 	for _, g := range w.check.grants {
 		if g.ended == 0 && g.until > w.storeNow() {

@@ -53,6 +53,16 @@ func (l *leases) unsure() {
 	}
 }
 
+// runOut forgets the leases that are over, before the clock is set back: the store may
+// have dropped them.
+func (l *leases) runOut(now time.Duration) {
+	for _, k := range l.keys {
+		if k.until <= now {
+			k.until = 0
+		}
+	}
+}
+
 // lost forgets all: what comes back may be from before, and is remembered for
 // longer than usual where the clock has been set back since.
 func (l *leases) lost(now time.Duration, step int) {
