@@ -105,7 +105,7 @@ func (c *Cache[T]) near(ctx context.Context, outer *Fill, key string) (hit nearH
 	if ctx.Err() != nil {
 		return hit, false
 	}
-	hit, ok = find[T](c.client.near, c.kind.space, key, c.client.least(ctx, c.client.session.stamps()))
+	hit, ok = find[T](c.client.near, c.kind.space, key, c.client.known(ctx))
 	if !ok || !hit.fresh {
 		return hit, false
 	}

@@ -157,13 +157,13 @@ func (m *many[T]) circles(ctx context.Context, keys []string) []string {
 func (m *many[T]) nearest(ctx context.Context, keys []string) (rest []string) {
 	var due []string
 	within := make(map[string]time.Duration)
-	least := m.client.least(ctx, m.client.session.stamps())
+	known := m.client.known(ctx)
 	for _, key := range keys {
 		if m.outer.loads(m.client, m.kind.schema, key) {
 			m.fail(key, fmt.Errorf("client: %w: %q", ErrCycle, key))
 			continue
 		}
-		hit, ok := find[T](m.client.near, m.kind.space, key, least)
+		hit, ok := find[T](m.client.near, m.kind.space, key, known)
 		if !ok || !hit.fresh || ctx.Err() != nil {
 			rest = append(rest, key)
 			continue

@@ -219,7 +219,7 @@ func (m *many[T]) takeInHand(c *claim[T]) bool {
 // that nobody confirms.
 func (m *many[T]) takeUnconfirmed(ctx context.Context, key string) bool {
 	p := &m.settings.policy
-	hit, ok := find[T](m.client.near, m.kind.space, key, m.client.least(ctx, m.client.session.stamps()))
+	hit, ok := find[T](m.client.near, m.kind.space, key, m.client.known(ctx))
 	if !ok || p.FailSafe == 0 || !p.allows(hit.freshFor) {
 		return false
 	}

@@ -160,7 +160,7 @@ func (n *near) of(key string) *ledger {
 
 // find looks for a value of one type that is not known to be dead, for a read
 // that wants at least a stamp. It allocates nothing.
-func find[T any](n *near, space uint32, key string, least soracache.Stamps) (hit nearHit[T], ok bool) {
+func find[T any](n *near, space uint32, key string, known known) (hit nearHit[T], ok bool) {
 	if n == nil {
 		return hit, false
 	}
@@ -170,7 +170,10 @@ func find[T any](n *near, space uint32, key string, least soracache.Stamps) (hit
 		n.touch(n.now())
 		return hit, false
 	}
-	want, _ := least.At(item.ledger.partition)
+	want, ok := known.at(item.ledger.partition)
+	if !ok {
+		return hit, false
+	}
 	checked := item.ledger.follower.Check(&item.proof, want)
 	n.touch(checked.At)
 	if checked.Verdict == invalidation.Dead || checked.Verdict == invalidation.Behind || checked.At >= item.keepUntil {

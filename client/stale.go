@@ -161,7 +161,7 @@ func (l *loading[T]) unconfirmed(ctx context.Context) (o outcome[T], ok bool) {
 
 // nearby looks for such a value in the near cache.
 func (l *loading[T]) nearby(ctx context.Context) (o outcome[T], ok bool) {
-	hit, ok := find[T](l.client.near, l.kind.space, l.key, l.client.least(ctx, l.client.session.stamps()))
+	hit, ok := find[T](l.client.near, l.kind.space, l.key, l.client.known(ctx))
 	if !ok || !l.settings.policy.allows(hit.freshFor) {
 		return o, false
 	}

@@ -306,6 +306,44 @@ func TestOwnRecordOfAnEpochThatIsNotFollowed(t *testing.T) {
 	})
 }
 
+// An invalidation that is on its way while the ledger takes a new epoch, and is then
+// brought back to the one before, is recorded in one that the node has left.
+func TestOwnRecordOfAnEpochThatWasLeft(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		model := l2test.NewModel(l2test.ModelConfig{})
+		slow := &slowInvalidate{Store: &slowStore{Store: model, latency: time.Millisecond}, hold: make(chan struct{})}
+		n, err := node.New(node.Config{Store: slow, Bound: bound, L1MaxBytes: 4 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close() }()
+		c := &cluster{t: t, nodes: []*node.Node{n}}
+		c.put(0, "k", "v")
+		restore := model.Snapshot()
+		invalidated := make(chan struct{})
+		go func() {
+			defer close(invalidated)
+			_, err := n.Invalidate(context.Background(), soracache.InvalidateRequest{Targets: []soracache.Target{soracache.Key("k")}})
+			if !errors.Is(err, soracache.ErrUnavailable) {
+				t.Errorf("got %v", err)
+			}
+		}()
+		synctest.Wait()
+		model.Flush()
+		time.Sleep(bound)
+		c.put(0, "k", "old")
+		for range 2 {
+			if string(c.get(0, soracache.Read{Key: "k"}).Entry.Value) != "old" {
+				t.Error("not kept")
+			}
+		}
+		restore()
+		close(slow.hold)
+		<-invalidated
+		c.want(c.get(0, soracache.Read{Key: "k"}), soracache.StatusMiss, soracache.TierNone, "")
+	})
+}
+
 // failedOver is a store with another primary than before: of what is asked, only
 // invalidations still reach the former one, and late.
 type failedOver struct {

@@ -609,10 +609,11 @@ func (p *partition) learn(q invalidation.Question, d soracache.Delta, own soraca
 	}
 	if !o.Confirmed {
 		o = p.follower.Record(own)
-		if o.Missed && !o.Marked {
+		if !o.Marked {
 			// It is in an epoch that this node has not entered, and whose answer
-			// came too late to lead there. Whoever invalidated is about to hear of
-			// success: until the ledger was asked anew, nothing is served here.
+			// came too late to lead there; or in one that it has left, to which the
+			// store may have gone back. Until the ledger was asked anew, nothing is
+			// served here.
 			p.follower.Void()
 		}
 		p.act(o)
