@@ -274,19 +274,27 @@ func (s *slowInvalidate) Invalidate(ctx context.Context, reqs []l2.InvalidateReq
 	return s.Store.Invalidate(ctx, reqs)
 }
 
+// heldInvalidations starts a node over a store that holds invalidations back until the
+// channel is closed.
+func heldInvalidations(t *testing.T) (*cluster, *l2test.Model, chan struct{}) {
+	t.Helper()
+	model, hold := l2test.NewModel(l2test.ModelConfig{}), make(chan struct{})
+	n, err := node.New(node.Config{
+		Store: &slowInvalidate{Store: &slowStore{Store: model, latency: time.Millisecond}, hold: hold}, Bound: bound, L1MaxBytes: 4 << 20,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
+	return &cluster{t: t, nodes: []*node.Node{n}}, model, hold
+}
+
 // An invalidation that is on its way while the ledger takes two new epochs is
 // recorded in one that the node has not entered, and its answer cannot lead
 // there.
 func TestOwnRecordOfAnEpochThatIsNotFollowed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		model := l2test.NewModel(l2test.ModelConfig{})
-		slow := &slowInvalidate{Store: &slowStore{Store: model, latency: time.Millisecond}, hold: make(chan struct{})}
-		n, err := node.New(node.Config{Store: slow, Bound: bound, L1MaxBytes: 4 << 20})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = n.Close() }()
-		c := &cluster{t: t, nodes: []*node.Node{n}}
+		c, model, hold := heldInvalidations(t)
 		c.put(0, "k", "v")
 		invalidated := make(chan struct{})
 		go func() { defer close(invalidated); c.invalidate(0, soracache.Key("k")) }()
@@ -300,7 +308,7 @@ func TestOwnRecordOfAnEpochThatIsNotFollowed(t *testing.T) {
 			}
 		}
 		model.Flush()
-		close(slow.hold)
+		close(hold)
 		<-invalidated
 		c.want(c.get(0, soracache.Read{Key: "k"}), soracache.StatusMiss, soracache.TierNone, "")
 	})
@@ -310,20 +318,13 @@ func TestOwnRecordOfAnEpochThatIsNotFollowed(t *testing.T) {
 // brought back to the one before, is recorded in one that the node has left.
 func TestOwnRecordOfAnEpochThatWasLeft(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		model := l2test.NewModel(l2test.ModelConfig{})
-		slow := &slowInvalidate{Store: &slowStore{Store: model, latency: time.Millisecond}, hold: make(chan struct{})}
-		n, err := node.New(node.Config{Store: slow, Bound: bound, L1MaxBytes: 4 << 20})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = n.Close() }()
-		c := &cluster{t: t, nodes: []*node.Node{n}}
+		c, model, hold := heldInvalidations(t)
 		c.put(0, "k", "v")
 		restore := model.Snapshot()
 		invalidated := make(chan struct{})
 		go func() {
 			defer close(invalidated)
-			_, err := n.Invalidate(context.Background(), soracache.InvalidateRequest{Targets: []soracache.Target{soracache.Key("k")}})
+			_, err := c.nodes[0].Invalidate(context.Background(), soracache.InvalidateRequest{Targets: []soracache.Target{soracache.Key("k")}})
 			if !errors.Is(err, soracache.ErrUnavailable) {
 				t.Errorf("got %v", err)
 			}
@@ -338,7 +339,7 @@ func TestOwnRecordOfAnEpochThatWasLeft(t *testing.T) {
 			}
 		}
 		restore()
-		close(slow.hold)
+		close(hold)
 		<-invalidated
 		c.want(c.get(0, soracache.Read{Key: "k"}), soracache.StatusMiss, soracache.TierNone, "")
 	})

@@ -77,22 +77,14 @@ func buildRevision(revision string) (string, error) {
 	if err := unpack(archive, source); err != nil {
 		return "", err
 	}
-	built := filepath.Join(source, "built")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", built, "./cmd/soracached")
-	build.Dir = source
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building %s: %w: %s", revision, err, out)
-	}
-	binary, err := os.ReadFile(built)
-	if err != nil {
-		return "", err
-	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", err
 	}
 	part := path + ".part" // so that it is there as a whole, or not at all
-	if err := os.WriteFile(part, binary, 0o755); err != nil {
-		return "", err
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", part, "./cmd/soracached")
+	build.Dir = source
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building %s: %w: %s", revision, err, out)
 	}
 	return path, os.Rename(part, path)
 }
