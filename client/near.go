@@ -47,7 +47,8 @@ type near struct {
 	lastUse atomic.Int64 // on this clock, in nanoseconds
 
 	// ledgers has one follower for each partition. It is nil until the watch has
-	// told how many there are, and changes only if it tells another number.
+	// told how many there are, and changes only if it tells another number, or that
+	// a ledger has gone back.
 	ledgers atomic.Pointer[[]*ledger]
 
 	// underWay holds, by key, what is on its way that may be kept.
@@ -65,8 +66,8 @@ type near struct {
 type ledger struct {
 	partition uint16
 	follower  *invalidation.Follower
-	// over means that the namespace has another number of partitions now: nothing
-	// is served any more that was proven here.
+	// over means that the partition is followed anew, or is none any more: nothing is
+	// served that was proven here.
 	over atomic.Bool
 }
 

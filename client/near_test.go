@@ -35,8 +35,15 @@ type link struct {
 	answered func([]soracache.ReadResult)
 }
 
+// to is the node at the other end; set may put another one there.
+func (l *link) to() soracache.Backend {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Backend
+}
+
 func (l *link) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
-	results, err := l.Backend.Get(ctx, req)
+	results, err := l.to().Get(ctx, req)
 	l.mu.Lock()
 	l.gets += len(req.Reads)
 	answered := l.answered
@@ -55,7 +62,7 @@ func (l *link) Head(ctx context.Context, namespace string) (soracache.HeadResult
 	if down {
 		return soracache.HeadResult{}, soracache.ErrUnavailable
 	}
-	return l.Backend.Head(ctx, namespace)
+	return l.to().Head(ctx, namespace)
 }
 
 var errCut = errors.New("cut")
@@ -71,7 +78,7 @@ func (l *link) Watch(ctx context.Context, req soracache.WatchRequest, deliver fu
 	if refused != nil {
 		return refused
 	}
-	return l.Backend.Watch(ctx, req, func(items []soracache.WatchItem) error {
+	return l.to().Watch(ctx, req, func(items []soracache.WatchItem) error {
 		l.mu.Lock()
 		hold := l.hold
 		l.mu.Unlock()
@@ -596,4 +603,46 @@ func TestNearWhenTheNumberOfPartitionsChanges(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A store that was restored can go back to an epoch that a near cache has left. Once
+// the answers of the nodes show that, the near cache begins anew.
+func TestNearWhenTheStoreGoesBack(t *testing.T) {
+	inNearWorld(t, func(w *nearWorld) {
+		w.warm(0)
+		w.want(0, "k", "1", "1", false)
+		w.want(0, "k", "2", "1", true)
+		restore := w.store.Snapshot()
+		w.store.LoseLedger(l2.Partition{Namespace: "shop"})
+		time.Sleep(nearBound)
+		w.want(0, "k", "3", "3", false)
+		w.want(0, "k", "4", "3", true)
+
+		restore()
+		w.restart(0)
+		w.restart(1)
+		time.Sleep(10 * time.Second)
+		w.get(0, "k", "5") // shows that the store went back
+		time.Sleep(10 * time.Second)
+		value, _ := w.get(0, "k", "6")
+		w.want(0, "k", "7", value, true)
+		if _, err := w.client[1].Remove(w.Context(), "k"); err != nil {
+			w.Fatal(err)
+		}
+		time.Sleep(nearBound)
+		w.want(0, "k", "8", "8", false)
+	})
+}
+
+// restart puts another node in the place of one.
+func (w *nearWorld) restart(i int) {
+	w.Helper()
+	_ = w.nodes[i].Close()
+	n, err := node.New(node.Config{Store: w.store, L1MaxBytes: 4 << 20, Bound: nearBound})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { _ = n.Close() })
+	w.nodes[i] = n
+	w.links[i].set(func(l *link) { l.Backend = n })
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -108,6 +109,9 @@ func (n *near) take(item *soracache.WatchItem, first bool) error {
 		return fmt.Errorf("%w: partition %d of %d", errBadWatch, item.Partition, item.Partitions)
 	}
 	l := (*ledgers)[item.Partition]
+	if item.Reset && n.wentBack(l, item.Epoch) {
+		l = n.again(*ledgers, l)
+	}
 	before := l.follower.State()
 	o := l.follower.Push(invalidation.Step{Epoch: item.Epoch, Applied: item.Complete, New: item.Records, Reset: item.Reset})
 	if o.Missed {
@@ -121,6 +125,27 @@ func (n *near) take(item *soracache.WatchItem, first bool) error {
 	shown := soracache.Stamps{{Partition: item.Partition, Stamp: soracache.Stamp{Epoch: before.Epoch}}}
 	n.client.session.observe(shown, seen)
 	return nil
+}
+
+// wentBack tells whether a ledger has gone back to an epoch that was left here, as
+// that of a store which was restored may. A watch alone does not show it: its node
+// may be the last to notice that the epoch was left. But an answer does which was
+// asked for by who had seen the present epoch, and that is what the session takes in.
+func (n *near) wentBack(l *ledger, epoch soracache.Epoch) bool {
+	seen, _ := n.client.session.stamps().At(l.partition)
+	return seen.Epoch == epoch && l.follower.Left(epoch)
+}
+
+// again begins to follow a partition anew, and keeps nothing of what was kept of it.
+func (n *near) again(ledgers []*ledger, l *ledger) *ledger {
+	anew := n.newLedger(l.partition)
+	ledgers = slices.Clone(ledgers)
+	ledgers[l.partition] = anew
+	l.over.Store(true)
+	l.follower.Void()
+	n.ledgers.Store(&ledgers)
+	n.client.observer.nearReset()
+	return anew
 }
 
 // giveUp ends following partitions that the namespace has no more, with all that
@@ -138,15 +163,19 @@ func (n *near) giveUp(ledgers []*ledger) {
 func (n *near) open(partitions int) *[]*ledger {
 	ledgers := make([]*ledger, 0, partitions)
 	for i := range partitions {
-		ledgers = append(ledgers, &ledger{
-			partition: uint16(i),
-			follower: invalidation.NewFollower(invalidation.Config{
-				Marks: n.marks, Space: uint64(i), Bound: n.bound, Now: n.now,
-			}),
-		})
+		ledgers = append(ledgers, n.newLedger(uint16(i)))
 	}
 	n.ledgers.Store(&ledgers)
 	return &ledgers
+}
+
+func (n *near) newLedger(partition uint16) *ledger {
+	return &ledger{
+		partition: partition,
+		follower: invalidation.NewFollower(invalidation.Config{
+			Marks: n.marks, Space: uint64(partition), Bound: n.bound, Now: n.now,
+		}),
+	}
 }
 
 // confirm asks about three times in a bound how far the ledgers have come, unless

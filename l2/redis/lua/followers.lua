@@ -4,12 +4,17 @@
 -- those whose registrations have been over for some time. It returns how many that were,
 -- whether there may be others, when the last of the rest is over, and how many it
 -- looked at.
--- Where it begins to look is as good as random, so that in time all are met.
+-- Where it begins to look is as good as random, so that in time all are met. If
+-- that is at the end, it goes on from the beginning.
 local function forget_some(time, most)
   local fields = try('HLEN', R)
   if type(fields) ~= 'number' then return 0, false, 0, 0 end
   local from = fields > most and text(NOW % 2 ^ 24) or '0'
   local page = try('HSCAN', R, from, 'COUNT', text(most))
+  if page[1] == '0' and from ~= '0' and #page[2] < most then
+    from = '0'
+    page = try('HSCAN', R, from, 'COUNT', text(most))
+  end
   if page.err then return 0, false, 0, 0 end
   local gone, last, some = {}, 0, page[2]
   for i = 1, #some, 2 do
