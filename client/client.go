@@ -177,7 +177,8 @@ type Receipt struct {
 //
 // What it names of one partition is recorded in one step, so no reader of that
 // partition finds a part of it invalidated, up to [MostAtOnce] names. More are
-// recorded in several steps, one after the other.
+// recorded in several steps, one after the other, and so are fewer if the service
+// takes less in one request.
 func (c *Client) Invalidate(ctx context.Context, what Invalidation) (Receipt, error) {
 	targets := what.targets()
 	if len(targets) == 0 {
@@ -399,24 +400,35 @@ func (c *Client) learnWrite(ctx context.Context, seen soracache.Stamps, r *sorac
 	asked.vouch(r.Stamp, 0)
 }
 
-// MostAtOnce is how many names an invalidation records in one step.
+// MostAtOnce is how many names an invalidation records in one step, unless the
+// service takes fewer in one request.
 const MostAtOnce = 1000
 
 // invalidate makes as many requests as the targets need, each within the time of
 // a write. One that fails does not keep the others from being made: what they
-// name is unservable all the same.
+// name is unservable all the same. A service that takes fewer names at once than a
+// request has is sent halves from then on.
 func (c *Client) invalidate(ctx context.Context, req soracache.InvalidateRequest) (receipt Receipt, err error) {
 	req.Namespace = c.namespace
 	var failed []error
-	for targets := range slices.Chunk(req.Targets, MostAtOnce) {
+	most := MostAtOnce
+	for rest := req.Targets; len(rest) > 0; {
 		part := req
-		part.Targets = targets
+		part.Targets = rest[:min(most, len(rest))]
 		stamp, stragglers, err := c.invalidateAtOnce(ctx, part)
+		if n := len(part.Targets); n > 1 && errors.Is(err, soracache.ErrTooLarge) {
+			most = n / 2
+			continue
+		}
 		receipt.Stamp = receipt.Stamp.Merge(stampOf(c.namespace, stamp))
 		receipt.Stragglers = append(receipt.Stragglers, stragglers...)
 		if err != nil {
 			failed = append(failed, err)
 		}
+		if errors.Is(err, soracache.ErrTooLarge) {
+			break // not even one name has room
+		}
+		rest = rest[len(part.Targets):]
 	}
 	slices.Sort(receipt.Stragglers)
 	receipt.Stragglers = slices.Compact(receipt.Stragglers)

@@ -128,3 +128,65 @@ func TestInvalidatingManyNames(t *testing.T) {
 		}
 	})
 }
+
+// takesFew is a service that takes few names in one invalidation.
+type takesFew struct {
+	soracache.Backend
+
+	most, made, refused int
+}
+
+func (f *takesFew) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
+	if len(req.Targets) > f.most {
+		f.refused++
+		return soracache.InvalidateResult{}, soracache.ErrTooLarge
+	}
+	f.made++
+	return f.Backend.Invalidate(ctx, req)
+}
+
+// A service may take fewer names in one request than its default. One that has no
+// room at all is not asked for each of them.
+func TestInvalidatingMoreThanTheServiceTakes(t *testing.T) {
+	for _, test := range []struct{ most, made, refused int }{
+		{1000, 1, 0},
+		{100, 9, 3}, // 700, 350, 175, and then 87
+		{1, 700, 9},
+		{0, 0, 10},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			few := &takesFew{Backend: w.service, most: test.most}
+			c, err := client.New(few)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = c.Close() }()
+			var keys []string
+			for i := range 700 {
+				keys = append(keys, fmt.Sprint("k", i))
+			}
+			first, last := keys[0], keys[len(keys)-1]
+			w.must(first, returns("old"))
+			w.must(last, returns("old"))
+			_, err = c.Remove(t.Context(), keys...)
+			if made, refused := few.made, few.refused; made != test.made || refused != test.refused {
+				t.Errorf("%d requests and %d refused, want %d and %d", made, refused, test.made, test.refused)
+			}
+			if test.most == 0 {
+				if !errors.Is(err, soracache.ErrTooLarge) {
+					t.Errorf("removed where there is no room: %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, key := range []string{first, last} {
+				if v := w.must(key, returns("new")); v != "new" {
+					t.Errorf("%s is %q still", key, v)
+				}
+			}
+		})
+	}
+}

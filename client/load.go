@@ -320,34 +320,40 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 	if err != nil || !waitable(&read) {
 		return read, err
 	}
-	wait := l.settings.policy.wait()
-	if run, here := l.kind.loads.of(l.key); here {
-		ended, err := flight.RunOf(ctx).Await(run)
+	own, here := l.kind.loads.of(l.key)
+	if here {
+		ended, err := flight.RunOf(ctx).Await(own.run)
 		if err != nil {
 			return read, fmt.Errorf("client: %w: %q", err, l.key)
 		}
 		defer ended()
-		wait = l.settings.policy.waitHere()
 	}
-	end := time.Now().Add(wait)
-	if came := l.came.Add(wait); time.Now().Before(came) { // what was waited in this process counts
-		end = came
-	}
+	began := time.Now()
+	end := l.waitUntil(began, here)
 	for idle := 0; idle < maxWaits; {
-		ask.Wait = l.client.waits.most(time.Until(end))
+		ask.Wait = l.client.waits.most(max(time.Until(end), 0))
 		if err != nil || ask.Wait <= 0 || !waitable(&read) {
 			break
 		}
-		began := time.Now()
-		answer, hurried, failed := l.askHurried(ctx, ask, end)
-		if hurried {
+		asked := time.Now()
+		answer, gaveUp, failed := l.askHurried(ctx, ask, end, own.over)
+		switch {
+		case gaveUp == hurried:
 			l.waited = true
 			return read, nil
+		case gaveUp == forsaken:
+			ask.Wait = 0
+			answer, failed = l.ask(ctx, ask)
 		}
 		if !l.client.waits.refused(ask.Wait, failed) {
 			read, err = answer, failed
 		}
-		if time.Since(began) < ask.Wait/2 && l.client.waits.most(ask.Wait) == ask.Wait {
+		if here && closed(own.over) { // whoever holds the lease now is another
+			here, own.over = false, nil
+			end = l.waitUntil(began, false)
+			continue
+		}
+		if time.Since(asked) < ask.Wait/2 && l.client.waits.most(ask.Wait) == ask.Wait {
 			idle++ // the service does not wait, or drains
 		}
 	}
@@ -355,28 +361,77 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 	return read, err
 }
 
+// waitUntil is until when the policy has it wait for somebody else, or for a load of
+// this client, when it begins to wait at a time. What was waited in this process
+// counts, unless that was all of the wait.
+func (l *loading[T]) waitUntil(began time.Time, here bool) time.Time {
+	wait := l.settings.policy.wait()
+	if here {
+		wait = l.settings.policy.waitHere()
+	}
+	if came := l.came.Add(wait); began.Before(came) {
+		return came
+	}
+	return began.Add(wait)
+}
+
+// closed tells whether a channel is closed on which nothing is sent.
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// gaveUp is why a question that waits was given up, if it was.
+type gaveUp uint8
+
+const (
+	persevered gaveUp = iota
+	// hurried: somebody who shares the run has waited for as long as its own policy
+	// says: the load then goes on for all of them.
+	hurried
+	// forsaken: the load of this client is over that was waited for, and the answer
+	// has not come since.
+	forsaken
+)
+
 // askHurried is ask for a question that waits, of all until some time. It ends before
-// that, and says so, if somebody who shares the run has waited for as long as its own
-// policy says: the load then goes on for all of them.
-func (l *loading[T]) askHurried(ctx context.Context, read soracache.Read, end time.Time) (r soracache.ReadResult, hurried bool, err error) {
+// that, and says so, if there is a reason to give up. What it waits for, if that is
+// a load of this client, is over when a channel is closed; otherwise that is nil.
+func (l *loading[T]) askHurried(ctx context.Context, read soracache.Read, end time.Time, over <-chan struct{}) (r soracache.ReadResult, why gaveUp, err error) {
 	asking, cancel := context.WithCancel(ctx)
 	defer cancel()
-	answered := make(chan struct{})
+	done := make(chan struct{})
 	go func() {
-		defer close(answered)
+		defer close(done)
 		r, err = l.ask(asking, read)
 	}()
-	select {
-	case <-answered:
-		return r, false, err
-	case <-flight.RunOf(ctx).Tired():
+	var late <-chan time.Time
+	for why == persevered {
+		select {
+		case <-done:
+			return r, persevered, err
+		case <-flight.RunOf(ctx).Tired():
+			why = hurried
+		case <-over:
+			late, over = time.After(l.patience()), nil
+		case <-late:
+			why = forsaken
+		}
 	}
-	if time.Until(end) > l.patience() { // else the answer comes soon enough
-		cancel()
-		hurried = true
+	if time.Until(end) <= l.patience() { // the answer comes soon enough
+		<-done
+		return r, persevered, err
 	}
-	<-answered
-	return r, hurried && err != nil && ctx.Err() == nil, err
+	cancel()
+	<-done
+	if err == nil || ctx.Err() != nil { // it has come, or nobody wants it
+		return r, persevered, err
+	}
+	return r, why, err
 }
 
 // waitable tells whether there is somebody to wait for: only a lease that is held

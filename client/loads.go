@@ -18,6 +18,7 @@ type loads struct {
 type ownLoad struct {
 	run  *flight.Run
 	runs int
+	over chan struct{} // closed when there are none any more
 }
 
 // begin notes that a run loads a key. It ends with end.
@@ -27,7 +28,12 @@ func (l *loads) begin(key string, run *flight.Run) {
 	if l.by == nil {
 		l.by = make(map[string]ownLoad)
 	}
-	l.by[key] = ownLoad{run, l.by[key].runs + 1}
+	own := l.by[key]
+	if own.runs++; own.over == nil {
+		own.over = make(chan struct{})
+	}
+	own.run = run
+	l.by[key] = own
 }
 
 func (l *loads) end(key string) {
@@ -37,14 +43,15 @@ func (l *loads) end(key string) {
 	if own.runs--; own.runs > 0 {
 		l.by[key] = own
 	} else {
+		close(own.over)
 		delete(l.by, key)
 	}
 }
 
-// of returns the run that loads a key, and whether there is one.
-func (l *loads) of(key string) (run *flight.Run, ok bool) {
+// of returns the load of a key by this client, and whether there is one.
+func (l *loads) of(key string) (own ownLoad, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	own, ok := l.by[key]
-	return own.run, ok
+	own, ok = l.by[key]
+	return own, ok
 }

@@ -137,11 +137,11 @@ func (m *many[T]) findOrLoad(ctx context.Context, keys []string) {
 // and returns the others.
 func (m *many[T]) circles(ctx context.Context, keys []string) []string {
 	return slices.DeleteFunc(keys, func(key string) bool {
-		run, here := m.kind.loads.of(key)
+		own, here := m.kind.loads.of(key)
 		if !here {
 			return false
 		}
-		ended, err := flight.RunOf(ctx).Await(run)
+		ended, err := flight.RunOf(ctx).Await(own.run)
 		if err != nil {
 			m.fail(key, fmt.Errorf("client: %w: %q", err, key))
 			return true
@@ -395,28 +395,21 @@ const waitAtOnce = time.Second
 // What was waited in this process already counts, unless that was all of the wait:
 // then those who are left came later.
 func (m *many[T]) await(ctx context.Context, others []string, waited time.Duration, later bool) {
-	wait := m.settings.policy.wait()
-	for _, key := range others {
-		if _, here := m.kind.loads.of(key); here {
-			wait = m.settings.policy.waitHere()
-		}
-	}
-	if waited < wait {
-		wait -= waited
-	}
-	end := time.Now().Add(wait)
+	began := time.Now()
+	end := began
 	for idle := 0; len(others) > 0 && idle < maxWaits; {
+		end = m.waitUntil(began, waited, others)
 		rounds := 1 + (len(others)-1)/(requestsAtOnce*mostTogether) // of requests
 		wait := m.client.waits.most(min(time.Until(end), waitAtOnce/time.Duration(rounds)))
 		if wait <= 0 && !later || m.hurried(ctx) && time.Until(end) > m.patience() {
 			break
 		}
-		began, before := time.Now(), len(others)
+		asked, before := time.Now(), len(others)
 		var claims []claim[T]
 		others, claims = m.ask(ctx, others, max(wait, 0))
 		m.loadAll(ctx, claims)
 		later = false
-		if len(others) == before && time.Since(began) < wait/2 && m.client.waits.most(wait) == wait {
+		if len(others) == before && time.Since(asked) < wait/2 && m.client.waits.most(wait) == wait {
 			idle++ // the service does not wait, or drains
 		}
 	}
@@ -439,6 +432,22 @@ func (m *many[T]) await(ctx context.Context, others []string, waited time.Durati
 	}
 	m.loadAll(ctx, claims)
 	m.outwaited(ctx)
+}
+
+// waitUntil is until when keys are waited for, of whom somebody else loads some, and
+// this client others, when that begins at a time.
+func (m *many[T]) waitUntil(began time.Time, waited time.Duration, keys []string) time.Time {
+	wait := m.settings.policy.wait()
+	for _, key := range keys {
+		if _, here := m.kind.loads.of(key); here {
+			wait = m.settings.policy.waitHere()
+			break
+		}
+	}
+	if waited < wait {
+		wait -= waited
+	}
+	return began.Add(wait)
 }
 
 // hurried tells whether somebody who shares the run has waited for as long as its own

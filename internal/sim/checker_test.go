@@ -404,15 +404,33 @@ func (c *checker) wrote(cl *call, req *l2.WriteRequest, a *l2.WriteAnswer) {
 	cl.changed = true
 	switch req.Op {
 	case soracache.OpFill:
-		c.of(req.Entry.Value).stored = c.w.step
-		c.settles(p, c.grants[req.Nonce], c.of(req.Entry.Value))
+		c.settles(p, c.grants[req.Nonce], c.stored(req))
 	case soracache.OpPut:
-		v := c.of(req.Entry.Value)
-		if v.stored = c.w.step; v.loader == nil { // what a loader made is no fresher for being put
-			v.began, v.read = c.w.step, c.w.step
-		}
+		c.stored(req)
 		c.recorded(cl, p, a.Record)
 	case soracache.OpRelease, soracache.OpRenew:
+	}
+}
+
+// stored notes that the value of a fill or a put is stored.
+func (c *checker) stored(req *l2.WriteRequest) *computation {
+	v := c.of(req.Entry.Value)
+	v.stored = c.w.step
+	if req.Op == soracache.OpPut && v.loader == nil { // what a loader made is no fresher for being put
+		v.began, v.read = c.w.step, c.w.step
+	}
+	return v
+}
+
+// wroteElsewhere notes what an old primary has stored: the next reader need not find
+// it. Whoever was given it may have it in memory still when it has heard from the
+// new one, which may know of nothing that kills it.
+func (c *checker) wroteElsewhere(reqs []l2.WriteRequest, answers []l2.WriteAnswer) {
+	for i := range reqs {
+		stores := reqs[i].Op == soracache.OpFill || reqs[i].Op == soracache.OpPut
+		if stores && foreign(reqs[i].Partition) == "" && answers[i].Err == nil && answers[i].Reason == soracache.ReasonNone {
+			c.stored(&reqs[i]).undone = true
+		}
 	}
 }
 

@@ -295,6 +295,7 @@ func (l link) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAnswe
 	c.what = strings.Join(keys, ",")
 	c.run = func() {
 		if l.b.w.misleads(c, func(m *l2test.Model) { answers = m.Write(context.Background(), reqs) }) {
+			l.b.w.check.wroteElsewhere(reqs, answers)
 			return
 		}
 		for i := range reqs { // one by one: each sees what the one before it did
