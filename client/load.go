@@ -331,7 +331,7 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 	began := time.Now()
 	end := l.waitUntil(began, here)
 	for idle := 0; idle < maxWaits; {
-		ask.Wait = l.client.waits.most(max(time.Until(end), 0))
+		ask.Wait = l.client.waits.most(time.Until(end))
 		if err != nil || ask.Wait <= 0 || !waitable(&read) {
 			break
 		}
