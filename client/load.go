@@ -74,6 +74,11 @@ type loading[T any] struct {
 	// there is one caller.
 	way     int
 	carried *carrier
+	// retried means that the caller has shared another run before.
+	retried bool
+	// admits means that those who come until the loader begins may share what it
+	// returns: nothing was asked for that they would not ask for.
+	admits bool
 	// asked is the last read, as the near cache knows it.
 	asked *asking
 	// waited means that somebody else was waited for, as long as the policy says.
@@ -92,11 +97,19 @@ type loading[T any] struct {
 func (l *loading[T]) share(ctx context.Context) (outcome[T], error) {
 	more := l.client.carriedMore(ctx)
 	defer l.kind.demands.add(l.key, StampFrom(ctx))()
-	o, shared, err := l.shareBy(ctx, more)
-	for way := shareDemands; way <= shareOneStamp && shared && err == nil && !o.reflects(more); way++ {
+	o, part, err := l.shareBy(ctx, more)
+	for part != flight.Led && err == nil {
+		behind := !o.reflects(more) && l.way < shareOneStamp
+		if !behind && (part != flight.Admitted || o.how.Loaded) {
+			break
+		}
+		way := l.way
+		if behind {
+			way++
+		}
 		l = l.anew(ctx)
-		l.way = way
-		o, shared, err = l.shareBy(ctx, more)
+		l.way, l.retried = way, true
+		o, part, err = l.shareBy(ctx, more)
 	}
 	for _, proof := range o.proofs {
 		l.client.carry(ctx, proof)
@@ -104,33 +117,34 @@ func (l *loading[T]) share(ctx context.Context) (outcome[T], error) {
 	return o, err
 }
 
-// shareBy runs the load in one of the ways to share it, and tells whether another
-// caller began it.
-func (l *loading[T]) shareBy(ctx context.Context, more soracache.Stamps) (o outcome[T], shared bool, err error) {
+// shareBy runs the load in one of the ways to share it, and tells what part this caller
+// had in the run. Who was admitted to one when its loader began shares what that
+// returns, and not what the run had found before.
+func (l *loading[T]) shareBy(ctx context.Context, more soracache.Stamps) (o outcome[T], part flight.Part, err error) {
 	id, most := l.key+sharedSuffix(l.way, more), l.settings.policy.waitHere()
-	if l.way != sharePlain {
+	if l.retried {
 		most = max(most-time.Since(l.came), 1)
 	}
 	flights := &l.kind.flights[l.way]
-	o, shared, err = flights.Lead(ctx, id, most, l.lead)
-	if shared && errors.Is(err, ErrCycle) && flight.RunOf(ctx) == nil {
+	o, part, err = flights.Lead(ctx, id, most, l.lead)
+	if part != flight.Led && errors.Is(err, ErrCycle) && flight.RunOf(ctx) == nil {
 		// The run began inside of a loader, which is why it fails. This caller is in
 		// none, so its own may well succeed.
-		o, shared, err = flights.Lead(ctx, id, most, l.anew(ctx).lead)
+		o, part, err = flights.Lead(ctx, id, most, l.anew(ctx).lead)
 	}
 	switch tired, ok := err.(*flight.WaitError); { //nolint:errorlint // not one that a loader returned
 	case ok:
 		o, err = l.anew(ctx).outwaited(ctx, tired.Waited, err)
-		shared = false
+		part = flight.Led
 	case err == flight.ErrCycle: //nolint:errorlint // itself
 		err = fmt.Errorf("client: %w: %q", ErrCycle, l.key)
 	}
-	return o, shared, err
+	return o, part, err
 }
 
 // anew is the load for one caller alone, where the other goes on without it.
 func (l *loading[T]) anew(ctx context.Context) *loading[T] {
-	return &loading[T]{client: l.client, kind: l.kind, pace: l.pace, key: l.key, load: l.load, settings: l.settings, due: dueOf(ctx), came: l.came, inside: flight.RunOf(ctx), way: l.way}
+	return &loading[T]{client: l.client, kind: l.kind, pace: l.pace, key: l.key, load: l.load, settings: l.settings, due: dueOf(ctx), came: l.came, inside: flight.RunOf(ctx), way: l.way, retried: l.retried}
 }
 
 // outwaited is for callers who waited long enough for a load of this process. They
@@ -166,6 +180,7 @@ func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.
 	}
 	l.board(ctx)
 	ctx = l.jointly(ctx)
+	l.admits = l.client.carriedMore(ctx) == nil
 	defer func() {
 		if rest == nil {
 			l.asked.end()

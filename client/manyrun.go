@@ -32,7 +32,10 @@ type many[T any] struct {
 	count  Progress
 
 	// turns has, in a run, those of its keys: each ends with the key's outcome.
-	turns map[string]*flight.Turn[outcome[T]]
+	// Those who come until the loader begins are admitted to them where admits is true:
+	// nothing was asked for that they would not ask for.
+	turns  map[string]*flight.Turn[outcome[T]]
+	admits bool
 	// tired are the keys that were waited for long enough, and retried means that
 	// keys were asked for once more.
 	tired   map[string]error

@@ -24,8 +24,9 @@ func (m *many[T]) shareAll(ctx context.Context, keys []string) {
 	for way := sharePlain; len(keys) > 0; way++ {
 		m.retried = false
 		again, behind := m.shareOnce(ctx, keys, way, more)
-		if len(again) > 0 {
-			_, too := m.shareOnce(ctx, again, way, more)
+		for len(again) > 0 {
+			var too []string
+			again, too = m.shareOnce(ctx, again, way, more)
 			behind = append(behind, too...)
 		}
 		keys = behind
@@ -33,9 +34,11 @@ func (m *many[T]) shareAll(ctx context.Context, keys []string) {
 	m.outwaited(ctx)
 }
 
-// shareOnce returns the keys whose run began inside of a loader, and failed because
-// of that: a caller that is in none asks for them once more. And it returns those
-// whose outcome does not reflect what this caller carries.
+// shareOnce returns the keys to be asked for again. Of some the run began inside of a
+// loader, and failed because of that: a caller that is in none asks for them once more.
+// To others this caller was admitted when their loader began, and it brought something
+// else than what that returned. And it returns those whose outcome does not reflect what
+// this caller carries.
 func (m *many[T]) shareOnce(ctx context.Context, keys []string, way int, more soracache.Stamps) (again, behind []string) {
 	ids, suffix := keys, sharedSuffix(way, more)
 	if suffix != "" {
@@ -44,17 +47,19 @@ func (m *many[T]) shareOnce(ctx context.Context, keys []string, way int, more so
 			ids[i] = key + suffix
 		}
 	}
-	most := m.settings.policy.waitHere()
-	if way != sharePlain {
-		most = max(most-time.Since(m.came), 1)
-	}
+	most := max(m.settings.policy.waitHere()-time.Since(m.came), 1)
 	if m.warming {
 		most = -1
 	}
 	serve := m.serving(way, len(suffix))
-	m.kind.flights[way].Many(ctx, ids, most, serve, func(i int, o outcome[T], shared bool, err error) {
-		if shared && err == nil && way < shareOneStamp && !o.reflects(more) {
+	m.kind.flights[way].Many(ctx, ids, most, serve, func(i int, o outcome[T], part flight.Part, err error) {
+		switch {
+		case part == flight.Led || err != nil:
+		case way < shareOneStamp && !o.reflects(more):
 			behind = append(behind, keys[i])
+			return
+		case part == flight.Admitted && !o.how.Loaded:
+			again = append(again, keys[i])
 			return
 		}
 		for _, proof := range o.proofs {
@@ -63,7 +68,7 @@ func (m *many[T]) shareOnce(ctx context.Context, keys []string, way int, more so
 		switch _, tired := err.(*flight.WaitError); { //nolint:errorlint // not one that a loader returned
 		case tired:
 			m.tire(keys[i], err)
-		case shared && m.inside == nil && !m.retried && errors.Is(err, ErrCycle):
+		case part != flight.Led && m.inside == nil && !m.retried && errors.Is(err, ErrCycle):
 			again = append(again, keys[i])
 		default:
 			m.land(ctx, keys[i], o, err)
@@ -115,6 +120,7 @@ func (m *many[T]) serving(way, suffix int) func(context.Context, []*flight.Turn[
 			}
 			ctx = call.client.carriedBy(ctx, way, all).in(ctx)
 		}
+		run.admits = call.client.carriedMore(ctx) == nil
 		ctx, leave, err := call.client.enter(ctx)
 		if err != nil {
 			run.failAll(ctx, keys, err)

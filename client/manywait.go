@@ -54,6 +54,9 @@ func (m *many[T]) wait(ctx context.Context, claims []claim[T]) {
 	open := make(pending[T], len(claims))
 	for i := range claims {
 		open[claims[i].key] = &claims[i]
+		if turn := m.turns[claims[i].key]; turn != nil && m.admits {
+			turn.Admit()
+		}
 	}
 	l, err := m.begin(ctx, claims)
 	if err != nil {

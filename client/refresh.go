@@ -178,7 +178,7 @@ func (l *loading[T]) refreshNear(ctx context.Context, within time.Duration) {
 // it, and tells whether it could.
 func (l *loading[T]) refreshBehind(ctx context.Context, granted soracache.ReadResult, there *standby[T], why RefreshReason) bool {
 	behind := *l // the other goes on with its callers
-	behind.asked, behind.due = nil, due{}
+	behind.asked, behind.due, behind.admits = nil, due{}, false
 	return behind.inBackground(ctx, func(ctx context.Context) { behind.reload(ctx, granted, there, why) })
 }
 

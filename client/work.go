@@ -51,6 +51,9 @@ func (l *loading[T]) leased(ctx context.Context, granted soracache.ReadResult, t
 // function, however the loader ends: with a value, an error, a panic or a Goexit.
 func (w *work[T]) do(ctx context.Context) (outcome[T], error) {
 	l := w.loading
+	if l.admits {
+		flight.RunOf(ctx).Admit()
+	}
 	if w.granted.Lease == (soracache.Lease{}) {
 		value, err := l.runLoader(ctx, w.fill)
 		return l.finish(w, nil, value, err)

@@ -6,7 +6,9 @@
 // who comes after an invalidation may be given what was read before it. Here a
 // computation admits callers only until it begins. Whoever comes later shares
 // the next one, which begins when the present one has ended. So at most two
-// exist for a key: one running and one collecting callers.
+// exist for a key: one running and one collecting callers. A function that does
+// something else first, and has yet to begin with what may be shared, can admit
+// those who have come meanwhile: see [Run.Admit].
 //
 // A computation lives as long as anybody wants its key, those included who came
 // too late for it: what it leaves behind may be what they find when their own
@@ -24,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
@@ -96,6 +99,10 @@ type call[V any] struct {
 	alone bool
 	// tired means that one of its callers has waited for as long as it was ready to.
 	tired bool
+	// late are the calls that were admitted after this one had begun, and admitted
+	// means that this is one of those: it ends with the other.
+	late     []*call[V]
+	admitted bool
 	// latest is when the last of its callers has to have an answer; endless: one of
 	// them has all the time there is.
 	latest  time.Time
@@ -160,11 +167,11 @@ func (g *Group[V]) Do(ctx context.Context, key string, fn func(context.Context) 
 //
 // Whoever finds a call running that began earlier waits for its end no longer than
 // so long, and then gets a [WaitError]; zero: as long as its context does. The
-// caller is told whether it shared a call that another leads.
-func (g *Group[V]) Lead(ctx context.Context, key string, most time.Duration, first func(context.Context) (V, func(context.Context) (V, error), error)) (v V, shared bool, err error) {
+// caller is told what part it had in the call.
+func (g *Group[V]) Lead(ctx context.Context, key string, most time.Duration, first func(context.Context) (V, func(context.Context) (V, error), error)) (v V, part Part, err error) {
 	var zero V
 	if err := ctx.Err(); err != nil {
-		return zero, false, err
+		return zero, Led, err
 	}
 	c, led := g.enter(ctx, key, func(ctx context.Context) (V, error) {
 		value, rest, err := first(ctx)
@@ -176,26 +183,49 @@ func (g *Group[V]) Lead(ctx context.Context, key string, most time.Duration, fir
 	if !led {
 		r, err := g.await(ctx, c)
 		if err != nil {
-			return zero, true, err
+			return zero, Joined, err
 		}
 		defer r.awaited(c)
 		v, err = g.wait(ctx, c, most)
-		return v, true, err
+		return v, c.part(), err
 	}
 	v, rest, err := g.lead(ctx, c, first)
 	if rest == nil {
 		if ended := ctx.Err(); ended != nil && err != nil {
-			return zero, false, ended // as of any caller that has gone
+			return zero, Led, ended // as of any caller that has gone
 		}
-		return v, false, err
+		return v, Led, err
 	}
 	r, _ := g.await(ctx, c) // it waits for nothing yet, so this closes no circle
 	defer r.awaited(c)
 	if err := g.handOver(ctx, c, rest); err != nil {
-		return zero, false, err
+		return zero, Led, err
 	}
 	v, err = g.wait(ctx, c, 0)
-	return v, false, err
+	return v, Led, err
+}
+
+// Part is what part a caller had in a call.
+type Part uint8
+
+const (
+	// Led means that the caller began it.
+	Led Part = iota
+	// Joined means that it came before the call began.
+	Joined
+	// Admitted means that it came after the call had begun, and was admitted then:
+	// see [Run.Admit].
+	Admitted
+)
+
+// part is that of a caller that did not lead.
+func (c *call[V]) part() Part {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	if c.admitted {
+		return Admitted
+	}
+	return Joined
 }
 
 // enter makes the caller the leader of a new call; or one of the callers of the
@@ -292,6 +322,7 @@ func (g *Group[V]) depart(ctx context.Context, calls []*call[V]) (context.Contex
 	t := &trip[V]{calls: calls}
 	ctx, cancel := context.WithCancel(context.WithValue(ctx, runKey{}, &t.Run)) //nolint:gosec // the trip cancels it
 	t.alone = func() { g.alone(calls) }
+	t.admit = func() { g.admit(calls) }
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	t.cancel = cancel
@@ -488,7 +519,8 @@ func (g *Group[V]) depleted(c *call[V]) *trip[V] {
 // and those whose turn comes after it, unless it is of no use to them. The lock is
 // held.
 func (c *call[V]) wanted() bool {
-	return c.callers > 0 || !c.alone && c.next != nil
+	return c.callers > 0 || !c.alone && c.next != nil ||
+		slices.ContainsFunc(c.late, func(c *call[V]) bool { return c.callers > 0 })
 }
 
 // endUnwanted tells a trip to end if nobody wants any of its calls. The lock is
@@ -514,6 +546,21 @@ func (g *Group[V]) alone(calls []*call[V]) {
 	}
 }
 
+// admit has those who have come since calls of one trip began share what they bring.
+func (g *Group[V]) admit(calls []*call[V]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range calls {
+		n := c.next
+		if n == nil || c.over {
+			continue
+		}
+		n.previous, n.begun, n.admitted, n.trip = nil, true, true, c.trip
+		c.next, c.late = nil, append(c.late, n)
+		g.newest[c.key] = c
+	}
+}
+
 // end ends a call, unless it has ended, and lets the next one begin.
 func (g *Group[V]) end(c *call[V], v V, err error) {
 	if start := g.finish(c, v, err); start != nil {
@@ -528,8 +575,11 @@ func (g *Group[V]) finish(c *call[V], v V, err error) (start func()) {
 		return nil
 	}
 	c.finish(v, err)
+	for _, late := range c.late {
+		late.finish(v, err)
+	}
 	next := c.next
-	c.next = nil
+	c.next, c.late = nil, nil
 	switch {
 	case next == nil:
 		delete(g.newest, c.key) // it is the newest one

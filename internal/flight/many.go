@@ -23,14 +23,16 @@ func (t *Turn[V]) End(v V, err error) { t.call.group.end(t.call, v, err) }
 // Alone is [Run.Alone] for one key.
 func (t *Turn[V]) Alone() { t.call.group.alone([]*call[V]{t.call}) }
 
+// Admit is [Run.Admit] for one key.
+func (t *Turn[V]) Admit() { t.call.group.admit([]*call[V]{t.call}) }
+
 // ErrElsewhere is what Many tells of a key that somebody else computes and that is
 // not to be waited for.
 var ErrElsewhere = errors.New("somebody else computes it")
 
 // Many takes part in the calls of many keys, of which each is given once. It
 // returns when take was called with what became of each, in the order of the keys,
-// and in the caller's goroutine: also whether it shared a computation that others
-// may have begun.
+// and in the caller's goroutine: also what part the caller had in it.
 //
 // Those that nobody is computing are served together, at once. Those whose
 // computation is running are waited for as by Lead; and if this caller was the
@@ -41,7 +43,7 @@ var ErrElsewhere = errors.New("somebody else computes it")
 // serve has to end each of its turns. It runs as Do runs a function, in a goroutine
 // of its own, and its context is cancelled when nobody wants any of its keys. So it
 // must not wait for calls of other keys.
-func (g *Group[V]) Many(ctx context.Context, keys []string, most time.Duration, serve func(context.Context, []*Turn[V]), take func(i int, v V, shared bool, err error)) {
+func (g *Group[V]) Many(ctx context.Context, keys []string, most time.Duration, serve func(context.Context, []*Turn[V]), take func(i int, v V, part Part, err error)) {
 	calls, errs, led := g.enterMany(ctx, keys, most >= 0, serve)
 	defer g.awaitMany(ctx, calls, errs)()
 	if len(led) > 0 {
@@ -103,7 +105,7 @@ func (g *Group[V]) awaitMany(ctx context.Context, calls []*call[V], errs []error
 
 // waitMany waits for each call that it has no error of, and leaves all that are
 // left when the caller's context ends.
-func (g *Group[V]) waitMany(ctx context.Context, calls []*call[V], errs []error, most time.Duration, take func(i int, v V, shared bool, err error)) {
+func (g *Group[V]) waitMany(ctx context.Context, calls []*call[V], errs []error, most time.Duration, take func(i int, v V, part Part, err error)) {
 	w, end := newPatience[V](most)
 	defer end()
 	for i, c := range calls {
@@ -115,11 +117,15 @@ func (g *Group[V]) waitMany(ctx context.Context, calls []*call[V], errs []error,
 		if w.gone {
 			g.leaveAll(calls[i:], errs[i:])
 			for ; i < len(calls); i++ {
-				take(i, v, false, err)
+				take(i, v, Led, err)
 			}
 			return
 		}
-		take(i, v, errs[i] == nil && c.start != nil, err)
+		part := Led
+		if errs[i] == nil && c.start != nil {
+			part = c.part()
+		}
+		take(i, v, part, err)
 	}
 }
 

@@ -51,7 +51,7 @@ func (b *bulk) ask(ctx context.Context, keys string, most time.Duration) <-chan 
 	all := strings.Fields(keys)
 	go func() {
 		got := map[string]any{}
-		b.group.Many(ctx, all, most, b.serve, func(i int, v string, _ bool, err error) {
+		b.group.Many(ctx, all, most, b.serve, func(i int, v string, _ flight.Part, err error) {
 			if got[all[i]] = v; err != nil {
 				got[all[i]] = err
 			}
@@ -201,7 +201,7 @@ func TestFailureOfARunOfManyKeys(t *testing.T) {
 			"forgets": func(_ context.Context, turns []*flight.Turn[int]) { turns[0].End(1, nil) },
 		} {
 			var errs []error
-			g.Many(t.Context(), []string{"a", "b"}, 0, serve, func(_ int, _ int, _ bool, err error) { errs = append(errs, err) })
+			g.Many(t.Context(), []string{"a", "b"}, 0, serve, func(_ int, _ int, _ flight.Part, err error) { errs = append(errs, err) })
 			if errs[0] != nil || errs[1] == nil {
 				t.Errorf("%s: %v", name, errs)
 			}

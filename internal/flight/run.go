@@ -20,8 +20,9 @@ type Run struct {
 	// latest is when the last of those has to have an answer for whom it began;
 	// zero: one of them has all the time there is.
 	latest time.Time
-	// alone is told that the run is of use to nobody but them; nil: it is not asked.
-	alone func()
+	// alone is told that the run is of use to nobody but them, and admit that it begins
+	// only now; nil: neither is asked.
+	alone, admit func()
 
 	mu    sync.Mutex
 	waits map[waitable]int // what is waited for under its context; guarded by mu
@@ -60,6 +61,15 @@ func (r *Run) Latest() (at time.Time, bounded bool) { return r.latest, !r.latest
 func (r *Run) Alone() {
 	if r != nil && r.alone != nil {
 		r.alone()
+	}
+}
+
+// Admit says that what the run brings is computed only from now on. Those who have
+// come meanwhile for what it is for share that, as if they had come before it began.
+// Until it ends, it must not bring what it knew before.
+func (r *Run) Admit() {
+	if r != nil && r.admit != nil {
+		r.admit()
 	}
 }
 
