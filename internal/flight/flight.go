@@ -519,8 +519,10 @@ func (g *Group[V]) depleted(c *call[V]) *trip[V] {
 // and those whose turn comes after it, unless it is of no use to them. The lock is
 // held.
 func (c *call[V]) wanted() bool {
-	return c.callers > 0 || !c.alone && c.next != nil ||
-		slices.ContainsFunc(c.late, func(c *call[V]) bool { return c.callers > 0 })
+	if slices.ContainsFunc(c.late, func(c *call[V]) bool { return c.callers > 0 }) {
+		return true
+	}
+	return c.callers > 0 || !c.alone && c.next != nil
 }
 
 // endUnwanted tells a trip to end if nobody wants any of its calls. The lock is

@@ -46,7 +46,7 @@ func newHerd(t *testing.T, store l2.Store, nodes, processes int) *herd {
 		h.nodes = append(h.nodes, n)
 	}
 	for i := range processes {
-		c, err := client.New(h.nodes[i%nodes], client.Logger(nil))
+		c, err := client.New(line{h.nodes[i%nodes]}, client.Logger(nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,6 +54,15 @@ func newHerd(t *testing.T, store l2.Store, nodes, processes int) *herd {
 		h.each = append(h.each, &member{Client: c})
 	}
 	return h
+}
+
+// line is a way to a node that takes a moment: those who call at once have all come
+// before the first of them has an answer.
+type line struct{ soracache.Backend }
+
+func (l line) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+	time.Sleep(time.Millisecond)
+	return l.Backend.Get(ctx, req)
 }
 
 // got is what one caller got, and after what time.
@@ -104,8 +113,8 @@ func (h *herd) atMostOnce(t *testing.T, keys int) {
 var errSource = errors.New("the source is down")
 
 // What the holder of a lease learns, all who wait learn: a source that fails
-// after a second has told everybody within two and a half, in twenty processes,
-// each with one load of its own at most.
+// after a second has told everybody within two and a half, in twenty processes of
+// five callers, each process with one load of its own at most.
 func TestFailureReachesEverybody(t *testing.T) {
 	for name, deadline := range map[string]time.Duration{"without deadlines": time.Hour, "with deadlines of 3s": 3 * time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -113,7 +122,7 @@ func TestFailureReachesEverybody(t *testing.T) {
 				h := newHerd(t, l2test.NewModel(l2test.ModelConfig{}), 3, 20)
 				ctx, cancel := context.WithTimeout(t.Context(), deadline)
 				defer cancel()
-				all := h.ask(ctx, 1, same, func(context.Context) (string, error) {
+				all := h.ask(ctx, 5, same, func(context.Context) (string, error) {
 					time.Sleep(time.Second)
 					return "", errSource
 				})
@@ -135,14 +144,14 @@ func TestFailureReachesEverybody(t *testing.T) {
 func TestValueThatMayNotBeStoredHoldsNobodyUp(t *testing.T) {
 	for name, herd := range map[string]func(h *herd, ctx context.Context) []got{
 		"one key": func(h *herd, ctx context.Context) []got {
-			return h.ask(ctx, 1, same, func(ctx context.Context) (string, error) {
+			return h.ask(ctx, 5, same, func(ctx context.Context) (string, error) {
 				client.FillFrom(ctx).DoNotCache()
 				time.Sleep(200 * time.Millisecond)
 				return "v", nil
 			})
 		},
 		"too long": func(h *herd, ctx context.Context) []got {
-			return h.ask(ctx, 1, same, func(context.Context) (string, error) {
+			return h.ask(ctx, 5, same, func(context.Context) (string, error) {
 				time.Sleep(200 * time.Millisecond)
 				return "v", nil
 			}, client.WithMaxBytes(1))
@@ -216,8 +225,12 @@ func TestStoreWithoutRoomHoldsNobodyUp(t *testing.T) {
 			time.Sleep(time.Second)
 			return "v", nil
 		}
-		for _, key := range []string{"cold", "stale"} { // which nobody refreshes
-			all := h.ask(t.Context(), 5, func(_, caller int) string { return fmt.Sprint(key, caller) }, load, client.WithFailSafe(time.Hour))
+		for key, of := range map[string]func(process, caller int) string{
+			"one":   same,
+			"cold":  func(_, caller int) string { return fmt.Sprint("cold", caller) },
+			"stale": func(_, caller int) string { return fmt.Sprint("stale", caller) }, // which nobody refreshes
+		} {
+			all := h.ask(t.Context(), 5, of, load, client.WithFailSafe(time.Hour))
 			for i, g := range all {
 				if g.err != nil || g.value != "v" {
 					t.Errorf("%s, caller %d: %q, %v", key, i, g.value, g.err)
@@ -226,7 +239,11 @@ func TestStoreWithoutRoomHoldsNobodyUp(t *testing.T) {
 			if took := slowest(all); took > 1300*time.Millisecond {
 				t.Errorf("%s: the slowest took %s", key, took)
 			}
-			h.atMostOnce(t, 5)
+			if key == "one" {
+				h.atMostOnce(t, 1)
+			} else {
+				h.atMostOnce(t, 5)
+			}
 		}
 		if err := client.Set(t.Context(), h.each[0].Client, "new", "v"); !errors.Is(err, soracache.ErrStoreFull) {
 			t.Errorf("a put: %v", err)
@@ -258,6 +275,7 @@ func TestFullRedisHoldsNobodyUp(t *testing.T) {
 		return n
 	}
 	for name, key := range map[string]func(process, caller int) string{
+		"one key":               same,
 		"keys of all processes": func(_, caller int) string { return fmt.Sprint("shared", caller) },
 		"keys of their own":     func(process, caller int) string { return fmt.Sprint("own", process, caller) },
 	} {
@@ -275,7 +293,11 @@ func TestFullRedisHoldsNobodyUp(t *testing.T) {
 			t.Errorf("%s: %d calls, %d reads", name, len(all), asked)
 		}
 		t.Logf("%s: %d calls, slowest %s, %d reads", name, len(all), slowest(all).Round(time.Millisecond), asked)
-		if took := slowest(all); took > time.Second { // 350 ms on a machine that has nothing else to do
+		most := time.Second // beside other tests
+		if full() {
+			most = 350 * time.Millisecond
+		}
+		if took := slowest(all); took > most {
 			t.Errorf("%s: the slowest took %s", name, took)
 		}
 	}
