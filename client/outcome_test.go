@@ -40,6 +40,7 @@ func TestReleaseSaysWhatBecameOfTheLoad(t *testing.T) {
 		"a panic":           {func(context.Context, func()) (string, error) { panic("boom") }, nil, []soracache.LoadOutcome{failed}},
 		"a Goexit":          {func(context.Context, func()) (string, error) { runtime.Goexit(); return "", nil }, nil, []soracache.LoadOutcome{failed}},
 		"a refused entry":   {func(context.Context, func()) (string, error) { return "v", nil }, soracache.ErrTooLarge, []soracache.LoadOutcome{refused}},
+		"no answer to it":   {func(context.Context, func()) (string, error) { return "v", nil }, soracache.ErrUnavailable, []soracache.LoadOutcome{back}},
 		"a full store":      {func(context.Context, func()) (string, error) { return "v", nil }, soracache.ErrStoreFull, []soracache.LoadOutcome{refused}},
 		"nobody to wait":    {func(ctx context.Context, cancel func()) (string, error) { cancel(); <-ctx.Done(); return "", ctx.Err() }, nil, []soracache.LoadOutcome{back}},
 		"an error all same": {func(context.Context, func()) (string, error) { return "", context.Canceled }, nil, []soracache.LoadOutcome{failed}},

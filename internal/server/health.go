@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
 
+	"github.com/soracache/soracache/internal/server/auth"
+	"github.com/soracache/soracache/l2"
 	rpc "github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
 )
 
@@ -22,7 +25,28 @@ const readyTimeout = 2 * time.Second
 var (
 	errDraining    = errors.New("draining")
 	errUnreachable = errors.New("the store cannot be reached")
+	errSilent      = errors.New("the store does not answer")
+	errLate        = errors.New("the store did not answer in time")
+	errPartitions  = errors.New("the number of partitions of a namespace is not what this node was told, or is being changed")
 )
+
+// reason is what the outside is told of why the node is not ready.
+func (s *Server) reason(err error) error {
+	var said interface{ Public() string }
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, l2.ErrPartitions):
+		return errPartitions
+	case errors.As(err, &said):
+		return errors.New(said.Public())
+	case len(s.node.Silent()) > 0:
+		return errSilent
+	case errors.Is(err, context.DeadlineExceeded):
+		return errLate
+	}
+	return errUnreachable
+}
 
 // readyFor is how long an answer of the node's is told to others who ask: no
 // longer than the node itself takes before it holds its store to be silent.
@@ -61,8 +85,8 @@ func (s *Server) ready(ctx context.Context) error {
 	}
 	select {
 	case <-asking:
-	case <-ctx.Done():
-		return errUnreachable
+	case <-ctx.Done(): // nobody waits for the reason any more
+		return errLate
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -75,16 +99,15 @@ func (s *Server) askNode(ctx context.Context, asking chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	err := s.node.Ready(ctx)
-	if was := s.unready.Swap(err != nil); was != (err != nil) {
-		s.logReadiness(err)
-	}
-	if err != nil {
-		err = errUnreachable
-	}
+	why := s.reason(err)
 	r := &s.readiness
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.asking, r.err = nil, err
+	was := r.err
+	r.asking, r.err = nil, why
+	r.mu.Unlock()
+	if fmt.Sprint(was) != fmt.Sprint(why) {
+		s.logReadiness(err)
+	}
 }
 
 func (s *Server) logReadiness(err error) {
@@ -109,12 +132,29 @@ func (s *Server) serveReadyz(w http.ResponseWriter, r *http.Request) {
 	}
 	if s.node.StoreFull() {
 		_, _ = fmt.Fprintln(w, "ready, but the store is full: nothing new is cached")
-		return
+	} else {
+		_, _ = fmt.Fprintln(w, "ready")
 	}
-	_, _ = fmt.Fprintln(w, "ready")
-	if len(s.node.Silent()) > 0 {
+	switch silent := s.node.Silent(); {
+	case len(silent) == 0:
+	case s.isAdmin(r):
+		_, _ = fmt.Fprintln(w, "but a part of the store does not answer: "+strings.Join(silent, ", "))
+	case len(silent) == 1:
 		_, _ = fmt.Fprintln(w, "but a part of the store does not answer")
+	default:
+		_, _ = fmt.Fprintf(w, "but %d parts of the store do not answer\n", len(silent))
 	}
+}
+
+// isAdmin tells whether a request shows a token with the scope admin. Without
+// tokens nobody does: then anybody may ask.
+func (s *Server) isAdmin(r *http.Request) bool {
+	tokens := s.tokens.Load()
+	if tokens == nil {
+		return false
+	}
+	caller, err := tokens.Authenticate(r.Header.Values("Authorization"))
+	return err == nil && caller.Allow(auth.Admin) == nil
 }
 
 // Check implements [grpchealth.Checker]: every service is as ready as the

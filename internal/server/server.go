@@ -85,10 +85,7 @@ type Server struct {
 
 	// draining is set once load balancers are to look elsewhere. The gate
 	// closes later.
-	draining atomic.Bool
-	// unready is the last that the node said of itself, so that only changes
-	// are logged.
-	unready   atomic.Bool
+	draining  atomic.Bool
 	readiness readiness
 	adminAddr atomic.Pointer[net.Addr]
 	// files is what the files looked like before they were first read. Only

@@ -55,6 +55,9 @@ func TestCallersAreNotToldWhereTheStoreIs(t *testing.T) {
 			return w.Body.String()
 		}
 		answers := map[string]string{"readyz": ask(http.MethodGet, "/readyz", "")}
+		if want := map[string]string{"redis": "the store refuses connections", "embedded": "the embedded store is not open"}[name]; answers["readyz"] != "not ready: "+want+"\n" {
+			t.Errorf("%s: readyz says %q, want %q", name, answers["readyz"], want)
+		}
 		for procedure, body := range oneOfEach {
 			service := "CacheService"
 			if procedure == "Members" || procedure == "Stats" {
