@@ -37,7 +37,8 @@ type brittle struct {
 	mu     sync.Mutex
 	state  map[string]condition // guarded by mu
 	large  map[string]bool      // keys whose values take for ever; guarded by mu
-	sinces int                  // guarded by mu
+	sinces int                  // calls; guarded by mu
+	deltas int                  // asked for by them; guarded by mu
 	asking int                  // questions under way; guarded by mu
 	most   int                  // the most there were; guarded by mu
 }
@@ -114,6 +115,7 @@ func (s *brittle) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) [
 func (s *brittle) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
 	s.mu.Lock()
 	s.sinces++
+	s.deltas += len(reqs)
 	s.asking++
 	s.most = max(s.most, s.asking)
 	s.mu.Unlock()
