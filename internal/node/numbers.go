@@ -10,8 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -29,12 +28,23 @@ import (
 // No answer rests on the node being quick here: every ledger knows its count, and
 // none is begun before the number was looked up.
 type numbers struct {
-	// asking shares a question for a number among all who want to know it meanwhile,
-	// by namespace. Joining one that was sent already is no harm here: see above.
-	asking singleflight.Group
+	// places holds a token for each inquiry.
+	places chan struct{}
 
-	mu      sync.Mutex
-	refused map[string]*refusal // by namespace; guarded by mu
+	mu        sync.Mutex
+	refused   map[string]*refusal // by namespace; guarded by mu
+	inquiries map[string]*inquiry // by namespace; guarded by mu
+}
+
+func newNumbers() numbers {
+	return numbers{places: make(chan struct{}, maxInquiries), refused: map[string]*refusal{}, inquiries: map[string]*inquiry{}}
+}
+
+// inquiry is a question for a number, shared by all who want to know it meanwhile.
+// Joining one that was sent already is no harm here: see above.
+type inquiry struct {
+	done chan struct{} // closed when it was answered
+	err  error         // why the namespace cannot be used; written before done is closed
 }
 
 // refusal is why a namespace is refused.
@@ -52,30 +62,61 @@ const (
 	refusedFor = time.Second
 	// maxRefused bounds how many refusals are remembered.
 	maxRefused = 1024
+	// maxInquiries bounds how many namespaces are asked for at once. Who asks for
+	// one more waits for a place, for as long as a call to the store may take.
+	maxInquiries = 512
 )
 
 // agree reports whether a namespace has as many partitions as this node was told.
 // Those who ask at once ask together.
 func (n *Node) agree(ctx context.Context, name string) error {
+	now := n.now()
 	n.numbers.mu.Lock()
-	if r := n.numbers.refused[name]; r != nil && n.now()-r.asked < refusedFor {
-		n.numbers.mu.Unlock()
+	r, q := n.numbers.refused[name], n.numbers.inquiries[name]
+	n.numbers.mu.Unlock()
+	if r != nil && now-r.asked < refusedFor {
 		return r.err
 	}
-	n.numbers.mu.Unlock()
-	told := make(chan error, 1)
-	n.wg.Go(func() { // it goes on without its caller
-		_, err, _ := n.numbers.asking.Do(name, func() (any, error) {
-			return nil, n.askNumbers([]l2.PartitionsRequest{{Namespace: name, Want: n.cfg.Partitions(name)}})[0]
-		})
-		told <- err
-	})
+	if q == nil {
+		patience := time.NewTimer(n.cfg.StoreTimeout)
+		defer patience.Stop()
+		select {
+		case n.numbers.places <- struct{}{}:
+			q = n.inquire(name)
+		case <-patience.C:
+			return fmt.Errorf("%w: namespace %s: %d others are looked up at this moment", soracache.ErrUnavailable, name, maxInquiries)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	select {
-	case err := <-told:
-		return err
+	case <-q.done:
+		return q.err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// inquire asks for a number, unless somebody is at it. It takes over a place. The
+// question goes on without its caller, for as long as a call to the store may take.
+func (n *Node) inquire(name string) *inquiry {
+	n.numbers.mu.Lock()
+	defer n.numbers.mu.Unlock()
+	if q := n.numbers.inquiries[name]; q != nil {
+		<-n.numbers.places
+		return q
+	}
+	q := &inquiry{done: make(chan struct{})}
+	n.numbers.inquiries[name] = q
+	n.wg.Go(func() {
+		q.err = n.askNumbers([]l2.PartitionsRequest{{Namespace: name, Want: n.cfg.Partitions(name)}})[0]
+		n.numbers.mu.Lock()
+		delete(n.numbers.inquiries, name)
+		n.numbers.mu.Unlock()
+		close(q.done)
+		<-n.numbers.places
+	})
+	return q
 }
 
 // askNumbers asks for the numbers of namespaces, refuses those that are not as
@@ -110,11 +151,12 @@ func (n *Node) askNumbers(reqs []l2.PartitionsRequest) []error {
 
 // refuse gives up what is known of a namespace, and has its callers refused.
 func (n *Node) refuse(name string, why error) {
+	now := n.now()
 	n.numbers.mu.Lock()
 	r := n.numbers.refused[name]
 	fresh := r == nil || r.err.Error() != why.Error()
 	if r != nil || len(n.numbers.refused) < maxRefused {
-		n.numbers.refused[name] = &refusal{err: why, asked: n.now()}
+		n.numbers.refused[name] = &refusal{err: why, asked: now}
 	}
 	n.numbers.mu.Unlock()
 	if fresh {
@@ -154,8 +196,9 @@ func (n *Node) letIn(name string) {
 		n.cfg.Logger.Info("a namespace is served again", "namespace", name)
 	}
 	n.mu.RLock()
-	defer n.mu.RUnlock()
-	if ns := n.namespaces[name]; ns != nil {
+	ns := n.namespaces[name]
+	n.mu.RUnlock()
+	if ns != nil {
 		ns.numbered.Store(int64(n.now()))
 	}
 }
