@@ -77,7 +77,7 @@ func (w *ackWait) expect(parts []*partition, answers []l2.InvalidateAnswer) {
 			parts[i].id.Namespace, parts[i].id.Index,
 			soracache.Stamp{Epoch: a.Record.Epoch, Position: a.Record.Position},
 		}}
-		longest := max(w.node.cfg.Bound, min(w.node.cfg.Peers.Bound(), l2.MaxBound))
+		longest := max(w.node.cfg.Bound, credible(w.node.cfg.Peers.Bound()))
 		for _, f := range a.Registered {
 			f.Bound = min(f.Bound, l2.MaxBound)
 			longest = max(longest, f.Bound)
@@ -90,6 +90,16 @@ func (w *ackWait) expect(parts []*partition, answers []l2.InvalidateAnswer) {
 		w.records = append(w.records, r)
 		all.waits[r.key] = append(all.waits[r.key], w)
 	}
+}
+
+// credible is the bound that somebody claims, or none if no node can have it: no
+// store registers a follower with a longer one than [l2.MaxBound], so that nothing
+// ever confirms it, and it serves nothing from memory.
+func credible(claimed time.Duration) time.Duration {
+	if claimed > l2.MaxBound {
+		return 0
+	}
+	return claimed
 }
 
 // take takes in an acknowledgement. It may come late, twice, or for nothing.

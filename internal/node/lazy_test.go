@@ -3,6 +3,7 @@ package node_test
 import (
 	"context"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,12 +11,12 @@ import (
 	"github.com/soracache/soracache/internal/node"
 )
 
-// asked is how many questions for deltas the store was sent since the last time.
+// asked is how many deltas the store was asked for since the last time.
 func (s *brittle) asked() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.sinces
-	s.sinces = 0
+	n := s.deltas
+	s.deltas = 0
 	return n
 }
 
@@ -47,22 +48,49 @@ func (c *cluster) putIn(namespace, value string) {
 	}
 }
 
-// Namespaces that nobody reads cost the store nothing, though they were read a
-// moment ago.
+// mostIdle is how many partitions that are not in use are confirmed all the same.
+const mostIdle = 32
+
+// others has a node be asked for so many other namespaces that none of those which
+// were asked for before is among the last.
+func (c *cluster) others(n int) {
+	c.t.Helper()
+	for i := range 2 * mostIdle {
+		read := soracache.GetRequest{Namespace: "other" + strconv.Itoa(i), Reads: []soracache.Read{{Key: "k"}}}
+		if _, err := c.nodes[n].Get(context.Background(), read); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// Namespaces that nobody reads cost the store next to nothing, however many there
+// are and however often they were read at a time; and nothing after a while.
 func TestWhatIsNotReadIsNotConfirmed(t *testing.T) {
 	onLazy(t, func(s *brittle, c *cluster, get func(string) soracache.ReadResult) {
-		for i := range 500 {
-			get("ns" + strconv.Itoa(i))
+		const many = 4000
+		for range 3 {
+			for i := range many {
+				get("ns" + strconv.Itoa(i))
+			}
 		}
-		time.Sleep(6 * bound)
+		time.Sleep(bound / 2)
 		s.asked()
-		before := c.nodes[0].Stats()
-		time.Sleep(30 * time.Second)
-		if n := s.asked(); n > 0 {
-			t.Errorf("%d questions in 30 s", n)
+		time.Sleep(90 * bound)
+		// Each of a few, every two thirds of a bound.
+		if n, most := s.asked(), mostIdle*90*3/2+mostIdle; n > most {
+			t.Errorf("%d idle namespaces: the store was asked for %d deltas in 90 bounds, want %d at most", many, n, most)
 		}
-		if after := c.nodes[0].Stats(); after.Confirmations != before.Confirmations {
-			t.Errorf("%d confirmations in 30 s", after.Confirmations-before.Confirmations)
+		if eager := c.eager(); eager != mostIdle {
+			t.Errorf("%d of %d idle namespaces are confirmed, want %d", eager, many, mostIdle)
+		}
+		time.Sleep(time.Minute)
+		s.asked()
+		time.Sleep(time.Minute)
+		if n := s.asked(); n > 0 {
+			t.Errorf("the store was asked for %d deltas of what nobody had read for a minute", n)
+		}
+		if eager := c.eager(); eager > 0 {
+			t.Errorf("%d namespaces count as confirmed after a minute", eager)
 		}
 		if err := c.nodes[0].Ready(context.Background()); err != nil {
 			t.Error(err)
@@ -70,17 +98,75 @@ func TestWhatIsNotReadIsNotConfirmed(t *testing.T) {
 	})
 }
 
+// eager counts the partitions of a node that are confirmed without being asked for,
+// each of which has to be.
+func (c *cluster) eager() (n int) {
+	c.t.Helper()
+	for _, p := range c.nodes[0].Partitions() {
+		if p.Eager {
+			if n++; p.ConfirmedAgo < 0 {
+				c.t.Errorf("%s is not confirmed", p.Namespace)
+			}
+		}
+	}
+	return n
+}
+
+// The few that were read last are served from memory for a minute, whether anybody
+// else reads or not.
+func TestTheLastThatWereReadStayConfirmed(t *testing.T) {
+	onLazy(t, func(_ *brittle, c *cluster, get func(string) soracache.ReadResult) {
+		c.others(0)
+		time.Sleep(2 * bound)
+		for i := range mostIdle {
+			name := "ns" + strconv.Itoa(i)
+			c.putIn(name, "v")
+			c.want(get(name), soracache.StatusHit, soracache.TierL2, "v")
+		}
+		for range 400 {
+			time.Sleep(100 * time.Millisecond)
+			for _, p := range c.nodes[0].Partitions() {
+				if strings.HasPrefix(p.Namespace, "ns") && p.ConfirmedAgo < 0 {
+					t.Errorf("%s is not confirmed", p.Namespace)
+				}
+			}
+		}
+		for i := range mostIdle {
+			c.want(get("ns"+strconv.Itoa(i)), soracache.StatusHit, soracache.TierL1, "v")
+		}
+	})
+}
+
+// However many are in use, all of them are confirmed, and who reads once in a bound
+// is served from memory.
+func TestWhatIsInUseIsConfirmed(t *testing.T) {
+	onLazy(t, func(_ *brittle, c *cluster, get func(string) soracache.ReadResult) {
+		const many = 10 * mostIdle
+		for i := range many {
+			c.putIn("ns"+strconv.Itoa(i), "v")
+			get("ns" + strconv.Itoa(i))
+		}
+		for range 50 {
+			time.Sleep(bound * 9 / 10)
+			for i := range many {
+				c.want(get("ns"+strconv.Itoa(i)), soracache.StatusHit, soracache.TierL1, "v")
+			}
+		}
+	})
+}
+
 // What is read now and then is confirmed by that read, which goes to the store, and
 // sees what was invalidated meanwhile. What comes after it is served from memory.
 func TestFirstReadAfterAWhileGoesToTheStore(t *testing.T) {
-	onLazy(t, func(s *brittle, c *cluster, get func(string) soracache.ReadResult) {
+	onLazy(t, func(s *brittle, c *cluster, get func(namespace string) soracache.ReadResult) {
 		c.putIn("a", "v1")
-		for _, pause := range []time.Duration{6 * bound, 10 * time.Second, 50 * time.Second, 10 * time.Minute} {
+		for _, pause := range []time.Duration{3 * bound, 10 * time.Second, 50 * time.Second, 10 * time.Minute} {
 			c.want(get("a"), soracache.StatusHit, soracache.TierL2, "v1")
 			for range 20 { // while it is read it is confirmed
 				time.Sleep(bound / 2)
 				c.want(get("a"), soracache.StatusHit, soracache.TierL1, "v1")
 			}
+			c.others(0)
 			time.Sleep(pause)
 		}
 		other, err := node.New(node.Config{Store: s.Store, L1MaxBytes: 4 << 20}) // which tells nobody
@@ -106,7 +192,13 @@ func TestWhatIsNotConfirmedIsAcknowledged(t *testing.T) {
 	inCluster(t, 2, func(c *cluster, _ *wires) {
 		c.inEveryL1("k", "v", "t")
 		c.asOldAsTheBound()
+		c.others(1)
 		time.Sleep(6 * bound) // nobody reads: still registered, not confirmed any more
+		for _, p := range c.nodes[1].Partitions() {
+			if p.Namespace == soracache.DefaultNamespace && p.ConfirmedAgo >= 0 {
+				t.Fatal("it is confirmed")
+			}
+		}
 		res, took, err := c.acknowledged(context.Background(), 0, soracache.Tag("t"))
 		if err != nil || len(res.Stragglers) > 0 || took > bound/2 {
 			t.Errorf("acknowledged after %v, stragglers %v, %v", took, res.Stragglers, err)
@@ -128,7 +220,7 @@ func TestWhatIsWatchedIsConfirmed(t *testing.T) {
 			t.Errorf("watched: %d questions in ten bounds, want three in each", n)
 		}
 		l.end(t)
-		time.Sleep(6 * bound)
+		time.Sleep(time.Minute + bound)
 		s.asked()
 		time.Sleep(10 * bound)
 		if n := s.asked(); n > 0 {

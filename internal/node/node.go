@@ -269,7 +269,7 @@ func New(cfg Config) (*Node, error) {
 		namespaces: map[string]*namespace{},
 		draining:   make(chan struct{}),
 		chores:     newChores(),
-		numbers:    numbers{refused: map[string]*refusal{}},
+		numbers:    newNumbers(),
 
 		registration: l2.Registration{Name: cfg.Name, Bound: cfg.Bound},
 		acks:         acks{waits: map[ackKey][]*ackWait{}},
@@ -688,6 +688,7 @@ func (n *Node) open(ctx context.Context, name string) (*namespace, error) {
 	if err := n.agree(ctx, name); err != nil {
 		return nil, err
 	}
+	now := n.now()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if ns := n.namespaces[name]; ns != nil {
@@ -699,7 +700,7 @@ func (n *Node) open(ctx context.Context, name string) (*namespace, error) {
 		return nil, fmt.Errorf("%w: this node cannot follow namespace %s: more than %d partitions are in use at this moment", soracache.ErrTooLarge, name, n.cfg.MaxPartitions)
 	}
 	ns := &namespace{name: name, gone: make(chan struct{})}
-	ns.numbered.Store(int64(n.now()))
+	ns.numbered.Store(int64(now))
 	for i := range count {
 		ns.partitions = append(ns.partitions, newPartition(n, ns, l2.Partition{
 			Namespace: name, Index: uint16(i), Count: uint16(count),
@@ -783,13 +784,13 @@ func (ns *namespace) used() (first, last time.Duration) {
 func callStore[A any](ctx context.Context, n *Node, kind string, call func(context.Context) (A, error)) A {
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.StoreTimeout)
 	defer cancel()
-	began := n.now()
+	began := time.Now() // not the node's clock: many may wait for this call
 	a, err := call(ctx)
 	if err != nil && !errors.Is(err, soracache.ErrStoreFull) {
 		n.totals.storeErrors.Add(1)
 	}
 	if n.cfg.Observer.StoreCall != nil {
-		n.cfg.Observer.StoreCall(kind, n.now()-began, err)
+		n.cfg.Observer.StoreCall(kind, time.Since(began), err)
 	}
 	return a
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -32,9 +33,16 @@ type numbers struct {
 	// asking shares a question for a number among all who want to know it meanwhile,
 	// by namespace. Joining one that was sent already is no harm here: see above.
 	asking singleflight.Group
+	// places holds a token for each question.
+	places chan struct{}
 
 	mu      sync.Mutex
 	refused map[string]*refusal // by namespace; guarded by mu
+	asked   map[string]struct{} // the namespaces that are asked for; guarded by mu
+}
+
+func newNumbers() numbers {
+	return numbers{places: make(chan struct{}, maxInquiries), refused: map[string]*refusal{}, asked: map[string]struct{}{}}
 }
 
 // refusal is why a namespace is refused.
@@ -52,30 +60,63 @@ const (
 	refusedFor = time.Second
 	// maxRefused bounds how many refusals are remembered.
 	maxRefused = 1024
+	// maxInquiries bounds how many namespaces are asked for at once. Who asks for
+	// one more waits for a place, for as long as a call to the store may take.
+	maxInquiries = 512
 )
 
 // agree reports whether a namespace has as many partitions as this node was told.
 // Those who ask at once ask together.
 func (n *Node) agree(ctx context.Context, name string) error {
+	now := n.now()
 	n.numbers.mu.Lock()
-	if r := n.numbers.refused[name]; r != nil && n.now()-r.asked < refusedFor {
-		n.numbers.mu.Unlock()
+	r := n.numbers.refused[name]
+	_, asked := n.numbers.asked[name]
+	n.numbers.mu.Unlock()
+	if r != nil && now-r.asked < refusedFor {
 		return r.err
 	}
-	n.numbers.mu.Unlock()
-	told := make(chan error, 1)
-	n.wg.Go(func() { // it goes on without its caller
-		_, err, _ := n.numbers.asking.Do(name, func() (any, error) {
-			return nil, n.askNumbers([]l2.PartitionsRequest{{Namespace: name, Want: n.cfg.Partitions(name)}})[0]
-		})
-		told <- err
-	})
+	if !asked {
+		patience := time.NewTimer(n.cfg.StoreTimeout)
+		defer patience.Stop()
+		select {
+		case n.numbers.places <- struct{}{}:
+		case <-patience.C:
+			return fmt.Errorf("%w: namespace %s: %d others are looked up at this moment", soracache.ErrUnavailable, name, maxInquiries)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	select {
-	case err := <-told:
-		return err
+	case answer := <-n.inquire(name, !asked):
+		return answer.Err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// inquire asks for a number, or joins those who do. The question goes on without them,
+// for as long as a call to the store may take. Who has taken a place for one that
+// somebody else has begun meanwhile gives it back.
+func (n *Node) inquire(name string, placed bool) <-chan singleflight.Result {
+	n.numbers.mu.Lock()
+	defer n.numbers.mu.Unlock()
+	if _, asked := n.numbers.asked[name]; !asked {
+		n.numbers.asked[name] = struct{}{}
+		n.wg.Add(1)
+	} else if placed {
+		<-n.numbers.places
+	}
+	return n.numbers.asking.DoChan(name, func() (any, error) {
+		defer n.wg.Done()
+		err := n.askNumbers([]l2.PartitionsRequest{{Namespace: name, Want: n.cfg.Partitions(name)}})[0]
+		n.numbers.mu.Lock()
+		delete(n.numbers.asked, name)
+		n.numbers.asking.Forget(name)
+		n.numbers.mu.Unlock()
+		<-n.numbers.places
+		return nil, err
+	})
 }
 
 // askNumbers asks for the numbers of namespaces, refuses those that are not as
@@ -110,11 +151,12 @@ func (n *Node) askNumbers(reqs []l2.PartitionsRequest) []error {
 
 // refuse gives up what is known of a namespace, and has its callers refused.
 func (n *Node) refuse(name string, why error) {
+	now := n.now()
 	n.numbers.mu.Lock()
 	r := n.numbers.refused[name]
 	fresh := r == nil || r.err.Error() != why.Error()
 	if r != nil || len(n.numbers.refused) < maxRefused {
-		n.numbers.refused[name] = &refusal{err: why, asked: n.now()}
+		n.numbers.refused[name] = &refusal{err: why, asked: now}
 	}
 	n.numbers.mu.Unlock()
 	if fresh {
@@ -154,8 +196,9 @@ func (n *Node) letIn(name string) {
 		n.cfg.Logger.Info("a namespace is served again", "namespace", name)
 	}
 	n.mu.RLock()
-	defer n.mu.RUnlock()
-	if ns := n.namespaces[name]; ns != nil {
+	ns := n.namespaces[name]
+	n.mu.RUnlock()
+	if ns != nil {
 		ns.numbered.Store(int64(n.now()))
 	}
 }

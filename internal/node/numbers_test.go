@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -226,6 +229,72 @@ func TestNumbersAreLookedUpTogether(t *testing.T) {
 		}
 		if asked := n.asked.Load() - before; asked < 3 || asked > 5 {
 			t.Errorf("in two minutes, numbers were asked for %d times", asked)
+		}
+	})
+}
+
+// silentNumbers is a store that does not answer who asks for numbers.
+type silentNumbers struct {
+	l2.Store
+	asking, most atomic.Int64
+}
+
+func (s *silentNumbers) Partitions(ctx context.Context, reqs []l2.PartitionsRequest) []l2.PartitionsAnswer {
+	now := s.asking.Add(1)
+	defer s.asking.Add(-1)
+	for most := s.most.Load(); now > most && !s.most.CompareAndSwap(most, now); most = s.most.Load() {
+	}
+	<-ctx.Done()
+	return slices.Repeat([]l2.PartitionsAnswer{{Err: soracache.ErrUnavailable}}, len(reqs))
+}
+
+// What callers leave behind who ask for a number and go is one question for each
+// namespace, and no more than so many in all. Who finds no place is told in time.
+func TestQuestionsForNumbersAreBounded(t *testing.T) {
+	const maxInquiries = 512
+	bubble(t, func(t *testing.T) {
+		store := &silentNumbers{Store: l2test.NewModel(l2test.ModelConfig{})}
+		n, err := node.New(node.Config{Store: store, Bound: bound, L1MaxBytes: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close() }()
+		ask := func(callers int, patience time.Duration, namespace func(i int) string) (longest time.Duration) {
+			var wg sync.WaitGroup
+			var all sync.Mutex
+			for i := range callers {
+				wg.Go(func() {
+					ctx, cancel := context.WithTimeout(context.Background(), patience)
+					defer cancel()
+					began := time.Now()
+					if _, err := n.Head(ctx, namespace(i)); !errors.Is(err, soracache.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
+						t.Error(err)
+					}
+					all.Lock()
+					defer all.Unlock()
+					longest = max(longest, time.Since(began))
+				})
+			}
+			wg.Wait()
+			return longest
+		}
+		before := runtime.NumGoroutine()
+		ask(1000, 10*time.Millisecond, func(int) string { return "one" })
+		synctest.Wait()
+		if more := runtime.NumGoroutine() - before; more > 1 || store.asking.Load() != 1 {
+			t.Errorf("of 1000 callers of one namespace %d goroutines are left, and %d questions", more, store.asking.Load())
+		}
+		ask(5000, 10*time.Millisecond, func(i int) string { return fmt.Sprint("ns", i) })
+		synctest.Wait()
+		if more := runtime.NumGoroutine() - before; more > maxInquiries {
+			t.Errorf("of 5000 callers %d goroutines are left", more)
+		}
+		time.Sleep(10 * time.Second)
+		if longest := ask(5000, time.Hour, func(i int) string { return fmt.Sprint("ns", i) }); longest > 4*time.Second {
+			t.Errorf("somebody waited for %v", longest)
+		}
+		if most := store.most.Load(); most != maxInquiries {
+			t.Errorf("%d questions at once, want %d", most, maxInquiries)
 		}
 	})
 }

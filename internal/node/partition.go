@@ -26,9 +26,13 @@ type partition struct {
 	follower *invalidation.Follower
 	feed     feed // of the follower, to those who watch
 
-	active   atomic.Bool  // followed by the node's confirmations
+	active   atomic.Bool  // may be followed by the node's confirmations
 	firstUse atomic.Int64 // on the node's clock, in nanoseconds; zero before
 	lastUse  atomic.Int64 // on the node's clock, in nanoseconds
+	// useBegan is when the use began that went on until lastUse without a pause of
+	// more than a bound; confirmedIdle, until when it is confirmed though that is
+	// over. Both are on the node's clock, in nanoseconds.
+	useBegan, confirmedIdle atomic.Int64
 	// lastPart is the part of the store that held it when that was last looked up.
 	lastPart atomic.Pointer[part]
 	heard    atomic.Uint64 // the highest position heard of, for measurement only
@@ -126,27 +130,36 @@ func (p *partition) background(do func()) {
 
 // touch notes that the partition is in use.
 func (p *partition) touch(now time.Duration) {
-	active := p.active.Load()
-	if active && now-time.Duration(p.lastUse.Load()) <= min(p.node.cfg.IdleAfter/8, p.node.cfg.Bound/4) {
+	active, last := p.active.Load(), time.Duration(p.lastUse.Load())
+	if active && now-last <= min(p.node.cfg.IdleAfter/8, p.node.cfg.Bound/4) {
 		return
 	}
 	p.firstUse.CompareAndSwap(0, max(int64(now), 1))
+	if !active || now-last > p.node.cfg.Bound {
+		p.useBegan.Store(int64(now))
+	}
 	p.lastUse.Store(int64(now))
 	if !active {
 		p.active.Store(true)
 	}
 }
 
-// eagerFor is for how many bounds after its last use a partition is confirmed without
-// being asked for.
-const eagerFor = 5
+// What is confirmed without being asked for is what is watched, what is in use, and
+// of all others the mostIdle that were used last, within IdleAfter. The first read
+// of anything else goes to the store, which confirms it and registers this node in
+// the same step: nothing is served first and confirmed behind that.
 
-// eager tells whether the partition is to be confirmed though nobody asks. The
-// first read after a while goes to the store instead, which confirms it and
-// registers this node in the same step: nothing is served first and confirmed
-// behind that.
+// inUse tells whether the partition is in use: for as long after its last use as it
+// was in use before, and for a bound at most. So who reads every bound or more often
+// finds it confirmed, and who reads once costs the store nothing but the read.
+func (p *partition) inUse(now time.Duration) bool {
+	last := time.Duration(p.lastUse.Load())
+	return p.active.Load() && now-last < min(last-time.Duration(p.useBegan.Load()), p.node.cfg.Bound)
+}
+
+// eager tells whether the partition is confirmed though nobody asks.
 func (p *partition) eager(now time.Duration) bool {
-	return p.feed.watched() || p.active.Load() && now-time.Duration(p.lastUse.Load()) <= eagerFor*p.node.cfg.Bound
+	return p.feed.watched() || p.inUse(now) || now < time.Duration(p.confirmedIdle.Load())
 }
 
 // insistence is what else may be served from L1 because the store was asked and

@@ -15,7 +15,9 @@ type Peers interface {
 	Publish(n invalidation.Notice)
 	// Tell sends a notice to one member, by its name.
 	Tell(member string, n invalidation.Notice)
-	// Bound is the largest bound that any member is known to have.
+	// Bound is the largest bound that any member is known to have. It leaves out
+	// the members that claim one of more than [l2.MaxBound], since those serve
+	// nothing from memory: an answer above that counts as none.
 	Bound() time.Duration
 	// Left reports whether a member has said of itself that it serves nothing
 	// any more. (What others think of it does not count.)

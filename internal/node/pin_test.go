@@ -21,22 +21,32 @@ import (
 type doorway struct {
 	mu     sync.Mutex
 	closed chan struct{} // nil: open
+	before int           // who come may pass before it shuts
 	met    int
 }
 
 // shut has the next one who comes wait, and nobody after that.
-func (d *doorway) shut() (open func()) {
+func (d *doorway) shut() (open func()) { return d.shutAfter(0) }
+
+// shutAfter lets some pass first.
+func (d *doorway) shutAfter(some int) (open func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	closed := make(chan struct{})
-	d.closed = closed
+	d.closed, d.before = closed, some
 	return sync.OnceFunc(func() { close(closed) })
 }
 
 func (d *doorway) pass() {
 	d.mu.Lock()
 	closed := d.closed
-	if d.closed = nil; closed != nil {
+	switch {
+	case closed == nil:
+	case d.before > 0:
+		d.before--
+		closed = nil
+	default:
+		d.closed = nil
 		d.met++
 	}
 	d.mu.Unlock()
@@ -177,6 +187,58 @@ func (c *crowded) record() soracache.Record {
 		Partition: l2.Partition{Namespace: "a", Count: 1}, Targets: []soracache.Target{soracache.Key("k")},
 	}})[0]
 	return a.Record
+}
+
+// Who opens a namespace and does not get on, at either look at the clock, keeps
+// nobody else from opening it, and learns what it has to when it goes on.
+func TestWhoOpensANamespaceHoldsNobodyUp(t *testing.T) {
+	for look := range 2 { // before it asks for the number, and after that
+		inACrowd(t, func(c *crowded) {
+			time.Sleep(10 * time.Second) // both are forgotten
+			if len(c.node.Partitions()) > 0 {
+				t.Fatal("they are followed")
+			}
+			open := c.clock.shutAfter(look)
+			defer open()
+			done := make(chan error, 1)
+			go func() {
+				_, err := c.node.Invalidate(context.Background(), soracache.InvalidateRequest{
+					Namespace: "a", Targets: []soracache.Target{soracache.Key("k")}, Acknowledge: true,
+				})
+				done <- err
+			}()
+			synctest.Wait()
+			if c.clock.stopped() != 1 {
+				t.Fatalf("look %d: it was not stopped", look)
+			}
+			began := time.Now()
+			others := make(chan error, 1)
+			go func() {
+				for _, namespace := range []string{"b", "a", "a"} {
+					if _, err := c.get(namespace); err != nil {
+						others <- err
+						return
+					}
+				}
+				others <- nil
+			}()
+			select {
+			case err := <-others:
+				if took := time.Since(began); err != nil || took > 0 {
+					t.Errorf("look %d: others waited %v: %v", look, took, err)
+				}
+			case <-time.After(time.Minute):
+				t.Fatalf("look %d: others wait", look)
+			}
+			open()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if res, err := c.get("a"); err != nil || res.Status != soracache.StatusMiss {
+				t.Errorf("look %d: after the acknowledgement: %v %q, %v", look, res.Status, res.Entry.Value, err)
+			}
+		})
+	}
 }
 
 // Whoever works on a namespace keeps it from being forgotten, from when it has

@@ -1,8 +1,10 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,7 +13,8 @@ import (
 	"github.com/soracache/soracache/l2"
 )
 
-// follow confirms every partition that was used of late three times in each bound.
+// follow confirms what is to be confirmed without being asked for (see partition.eager):
+// three times in each bound, and what is idle when half of its time is over.
 // It is the one owner of that clockwork.
 func (n *Node) follow() {
 	tick := time.NewTicker(n.cfg.Bound / 3)
@@ -29,31 +32,71 @@ func (n *Node) follow() {
 			n.each(func(p *partition) { p.follower.Void() })
 			n.l1.Clear() // its expiry was counted on a clock that stood still
 		}
-		var active []*partition
-		now := n.now()
-		n.each(func(p *partition) {
-			switch {
-			case p.feed.watched():
-				p.touch(now)
-			case !p.active.Load():
-				return
-			case time.Duration(p.lastUse.Load()) < now-n.cfg.IdleAfter:
-				p.active.Store(false)
-				return
-			case !p.eager(now):
-				return
-			}
-			p.ns.pin()
-			active = append(active, p)
-		})
-		for _, which := range apart(active) {
+		due := n.toConfirm()
+		for _, which := range apart(due) {
 			ps := make([]*partition, len(which))
 			for k, i := range which {
-				ps[k] = active[i]
+				ps[k] = due[i]
 			}
 			n.confirmPart(ps)
 		}
 	}
+}
+
+// mostIdle is how many partitions that are not in use any more are confirmed all the
+// same: a node of few partitions serves from memory what is rarely read, and one of
+// many costs the store no more than one of these few.
+const mostIdle = 32
+
+// idlePartition is one that is not in use any more.
+type idlePartition struct {
+	p    *partition
+	used time.Duration // last, on the node's clock
+}
+
+// compare puts what was used later first, and of two the one that was opened later.
+func (i idlePartition) compare(other idlePartition) int {
+	return cmp.Or(cmp.Compare(other.used, i.used), cmp.Compare(other.p.space, i.p.space))
+}
+
+// toConfirm returns the partitions that are to be confirmed now, pinned.
+func (n *Node) toConfirm() (due []*partition) {
+	now := n.now()
+	var last []idlePartition // the mostIdle that were used last, the latest first
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	for _, ns := range n.namespaces {
+		for _, p := range ns.partitions {
+			used := time.Duration(p.lastUse.Load())
+			switch {
+			case p.feed.watched():
+				p.touch(now)
+			case !p.active.Load():
+				continue
+			case used < now-n.cfg.IdleAfter:
+				p.active.Store(false)
+				continue
+			case !p.inUse(now):
+				i := idlePartition{p, used}
+				if at, _ := slices.BinarySearchFunc(last, i, idlePartition.compare); at < mostIdle {
+					last = slices.Insert(last, at, i)
+					last = last[:min(len(last), mostIdle)]
+				}
+				continue
+			}
+			ns.pin()
+			due = append(due, p)
+		}
+	}
+	for _, i := range last {
+		i.p.confirmedIdle.Store(int64(now + n.cfg.Bound/2)) // it is looked at again before that
+		if age := i.p.follower.State().Age; age >= 0 && age < n.cfg.Bound/2 {
+			continue // the next time is soon enough
+		}
+		i.p.ns.pin()
+		due = append(due, i.p)
+	}
+	return due
 }
 
 // confirmPart has the partitions confirmed that one part of the store holds, unless

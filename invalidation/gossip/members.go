@@ -44,6 +44,8 @@ type Member struct {
 	State        State
 	// Since is when it came to be in this state, as seen from here.
 	Since time.Time
+	// Bound is the longest that it trusts its memory without confirmation; 0 if it
+	// has told none that a node can have.
 	Bound time.Duration
 	// RTT is how long it took to answer when it was last asked; 0 if it has not
 	// been yet.
@@ -175,7 +177,8 @@ func (t *table) meet(n *memberlist.Node) {
 		r.node = node
 		r.said = max(r.said, m.Status)
 		r.Address, r.RPC, r.Version = node.Address(), m.RPC, m.Version
-		r.Capabilities, r.Protocol, r.Bound = m.Capabilities, m.Protocol, m.Bound
+		r.Capabilities, r.Protocol = m.Capabilities, m.Protocol
+		r.Bound = max(r.Bound, m.Bound) // a name is that of one boot, and so is its bound
 	})
 }
 

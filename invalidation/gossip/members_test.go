@@ -48,18 +48,28 @@ func TestBoundOfTheDead(t *testing.T) {
 	}
 }
 
-// TestBoundThatNobodyHas: a member that says that its bound is a day is believed
-// to have the longest that there is: acknowledgements wait that long for it, and
-// not a day.
+// TestBoundThatNobodyHas: what a member says of its bound is not heard if no node
+// can have such a bound. No acknowledgement waits for that member, and those of
+// others count as before.
 func TestBoundThatNobodyHas(t *testing.T) {
 	for _, claim := range []time.Duration{l2.MaxBound + time.Microsecond, 24 * time.Hour, math.MaxInt64} {
 		table, pass := tableOf("self")
 		table.NotifyJoin(nodeOf("self", 1, meta{Bound: time.Second}))
 		table.NotifyJoin(nodeOf("odd", 2, meta{Bound: claim}))
+		if got := table.bound(); got != time.Second {
+			t.Errorf("%v is believed as %v, want %v", claim, got, time.Second)
+		}
+		table.NotifyJoin(nodeOf("slow", 3, meta{Bound: l2.MaxBound}))
 		if got := table.bound(); got != l2.MaxBound {
-			t.Errorf("%v is believed as %v, want %v", claim, got, l2.MaxBound)
+			t.Errorf("beside one that claims %v, the longest bound is %v, want %v", claim, got, l2.MaxBound)
+		}
+		// What it said when it came holds on: it may be serving by that.
+		table.NotifyUpdate(nodeOf("slow", 3, meta{Bound: claim}))
+		if got := table.bound(); got != l2.MaxBound {
+			t.Errorf("who claims %v later has a bound of %v, want %v", claim, got, l2.MaxBound)
 		}
 		table.NotifyLeave(nodeOf("odd", 2, meta{}))
+		table.NotifyLeave(nodeOf("slow", 3, meta{}))
 		if pass(boundOfGone); table.bound() != time.Second {
 			t.Errorf("%v: the bound of one that is gone still counts: %v", claim, table.bound())
 		}

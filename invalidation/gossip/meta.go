@@ -71,7 +71,9 @@ func decodeMeta(b []byte) (meta, error) {
 	m := meta{Status: status(b[1]), Protocol: b[2]}
 	r := reader{b: b[3:]}
 	m.Capabilities = r.uvarint()
-	m.Bound = time.Duration(min(r.uvarint(), uint64(maxBound/time.Microsecond))) * time.Microsecond
+	if claimed := r.uvarint(); claimed <= uint64(maxBound/time.Microsecond) {
+		m.Bound = time.Duration(claimed) * time.Microsecond
+	}
 	m.RPC, m.Version = r.short(), r.short()
 	switch {
 	case r.failed:
@@ -82,10 +84,10 @@ func decodeMeta(b []byte) (meta, error) {
 	return m, nil
 }
 
-// maxBound is the longest bound that is believed of a member. Whoever says that
-// its own is longer is believed to have this one: no store takes a registration
-// of more, so that it serves nothing unconfirmed for longer, and one member that
-// says a day must not hold up the acknowledgements of all others for a day.
+// maxBound is the longest bound that is believed of a member. Who says that its
+// own is longer has said nothing: no store takes a registration of more, so that
+// no answer ever confirms such a member, and it serves nothing from memory. What
+// it says must not hold up the acknowledgements of all others.
 const maxBound = l2.MaxBound
 
 // printable says whether a text that a member told may go into logs, answers and

@@ -216,7 +216,9 @@ func goldenMetas(t testing.TB) map[string][]byte {
 func TestMetaGolden(t *testing.T) {
 	for name, b := range goldenMetas(t) {
 		want := sampleMetas()[name]
-		want.Bound = min(want.Bound, maxBound)          // no more is believed
+		if want.Bound > maxBound {
+			want.Bound = 0 // is not heard
+		}
 		for _, tail := range [][]byte{nil, {1, 2, 3}} { // of a later version
 			if got, err := decodeMeta(append(bytes.Clone(b), tail...)); err != nil || got != want {
 				t.Errorf("%s with %x is read as %+v, %v; want %+v", name, tail, got, err, want)
@@ -239,7 +241,7 @@ func TestMetaGolden(t *testing.T) {
 		t.Errorf("a long version is read as %q, %v", got.Version, err)
 	}
 	huge := binary.AppendUvarint([]byte{protocolVersion, 0, 0, 0}, 1<<63)
-	if got, err := decodeMeta(append(huge, 0, 0)); err != nil || got.Bound != maxBound {
+	if got, err := decodeMeta(append(huge, 0, 0)); err != nil || got.Bound != 0 {
 		t.Errorf("a bound beyond belief is read as %v, %v", got.Bound, err)
 	}
 }
