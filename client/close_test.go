@@ -173,3 +173,31 @@ func TestCloseWaitsForFills(t *testing.T) {
 		}
 	}
 }
+
+// The lease of a fill that goes on behind its caller is renewed, for as long as that
+// takes.
+func TestFillBehindKeepsItsLease(t *testing.T) {
+	const takes = 25 * time.Second // a lease lasts for ten
+	for _, door := range doors {
+		t.Run(door.name, func(t *testing.T) {
+			onStage(t, func(s *stage) {
+				c, w := s.dial(1<<40, client.Timeout(time.Minute))
+				w.late.Store(int64(takes))
+				ctx, cancel := context.WithTimeout(s.Context(), 400*time.Millisecond)
+				defer cancel()
+				value := strings.Repeat("x", 1<<20)
+				if v, err := door.ask(ctx, c, "k", returns(value)); v != value || err != nil {
+					s.Fatalf("got %d bytes, %v", len(v), err)
+				}
+				began := time.Now()
+				v, err := door.ask(s.Context(), s.b.Client, "k", returns("another"), client.WithWait(30*time.Second))
+				if v != value || err != nil {
+					s.Errorf("another process got %d bytes, %v after %s", len(v), err, time.Since(began))
+				}
+				if !s.explain("k").Live || s.leased("k") {
+					s.Errorf("stored: %v, leased: %v", s.explain("k").Live, s.leased("k"))
+				}
+			})
+		})
+	}
+}
