@@ -195,6 +195,9 @@ func (c *Client) Invalidate(ctx context.Context, what Invalidation) (Receipt, er
 	if len(targets) == 0 {
 		return Receipt{}, fmt.Errorf("client: %w: an invalidation that names nothing", soracache.ErrInvalid)
 	}
+	if err := what.check(); err != nil {
+		return Receipt{}, fmt.Errorf("client: invalidate: %w", err)
+	}
 	ctx, end := c.observer.start(ctx, OpInvalidate, "")
 	receipt, err := c.invalidate(ctx, soracache.InvalidateRequest{Targets: targets, Acknowledge: what.Acknowledge, Settle: what.Settle})
 	end(Outcome{Err: err})
