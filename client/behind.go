@@ -9,18 +9,18 @@ const maxFillsBehind = 64 << 20
 
 // fillBehind stores a large value in a goroutine of its own, and returns what is
 // closed when it is done. It is false if the value is not large, or too much is
-// being stored that way, or the client is closed.
+// being stored that way, or the client is closed. Close waits for it.
 func (c *Client) fillBehind(size int, store func()) (done <-chan struct{}, ok bool) {
 	if size < progressBytes {
 		return nil, false
 	}
-	if c.storing.Add(int64(size)) > maxFillsBehind || c.admit() != nil {
+	if c.storing.Add(int64(size)) > maxFillsBehind || c.admitFill() != nil {
 		c.storing.Add(-int64(size))
 		return nil, false
 	}
 	ended := make(chan struct{})
 	go func() {
-		defer c.leave()
+		defer c.leaveFill()
 		defer c.storing.Add(-int64(size))
 		defer close(ended)
 		defer c.observer.survive("")

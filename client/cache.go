@@ -129,7 +129,11 @@ func (h *nearHit[T]) give(s *settings) (T, error) {
 // getOrLoad asks the service, or else the loader, together with whoever wants the
 // same at this moment.
 func (c *Cache[T]) getOrLoad(ctx context.Context, outer *Fill, key string, load func(context.Context) (T, error), s *settings) (value T, err error) {
-	if err := check[T](c.client, outer, s, key); err != nil {
+	err = names.CheckKey(key)
+	if err == nil {
+		err = check[T](c.client, outer, s, key)
+	}
+	if err != nil {
 		return value, fmt.Errorf("client: %w", err)
 	}
 	ctx, end := c.client.observer.start(ctx, OpGetOrSet, key)
@@ -181,6 +185,9 @@ func (c *Cache[T]) Get(ctx context.Context, key string, opts ...CallOption) (val
 
 // get asks the service.
 func (c *Cache[T]) get(ctx context.Context, key string, s *settings) (o outcome[T], found bool, err error) {
+	if err := names.CheckKey(key); err != nil {
+		return o, false, err
+	}
 	if err := soracache.CheckSchema(s.schema); err != nil {
 		return o, false, err
 	}
@@ -225,6 +232,9 @@ func (c *Cache[T]) Set(ctx context.Context, key string, value T, opts ...CallOpt
 }
 
 func (c *Cache[T]) set(ctx context.Context, key string, value T, s settings) error {
+	if err := names.CheckKey(key); err != nil {
+		return err
+	}
 	if err := s.validate(); err != nil {
 		return err
 	}

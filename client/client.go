@@ -19,8 +19,13 @@ import (
 const (
 	// writeTimeout bounds writes and invalidations.
 	writeTimeout = 10 * time.Second
-	// closeTimeout bounds how long Close waits for loaders that were told to end.
+	// closeTimeout bounds how long Close waits for loaders that were told to end, and
+	// for fills that were cut off.
 	closeTimeout = 2 * time.Second
+	// closeFills bounds how long Close waits for what is stored behind callers: as
+	// long as the most of it takes at the least progress that it has to make, and a
+	// little.
+	closeFills = maxFillsBehind/progressBytes*progressWithin + 6*time.Second
 )
 
 // Client is one namespace of a cache. It is safe for concurrent use. Make one
@@ -64,6 +69,11 @@ type Client struct {
 	mu      sync.RWMutex
 	closed  bool
 	running sync.WaitGroup
+	// filling are those of them that store values behind their callers. They outlast
+	// closing, and are cut off by cut, which ends cutting.
+	filling sync.WaitGroup
+	cutting context.Context
+	cut     context.CancelFunc
 }
 
 // New returns a client of any backend, such as a cache node in the same
@@ -121,6 +131,7 @@ func newClient(backend soracache.Backend, closeBackend func(), cfg config) (*Cli
 		return nil, fmt.Errorf("client: near cache: %w", err)
 	}
 	c.closing, c.end = context.WithCancel(context.Background())
+	c.cutting, c.cut = context.WithCancel(context.Background())
 	return c, nil
 }
 
@@ -184,6 +195,9 @@ func (c *Client) Invalidate(ctx context.Context, what Invalidation) (Receipt, er
 	if len(targets) == 0 {
 		return Receipt{}, fmt.Errorf("client: %w: an invalidation that names nothing", soracache.ErrInvalid)
 	}
+	if err := what.check(); err != nil {
+		return Receipt{}, fmt.Errorf("client: invalidate: %w", err)
+	}
 	ctx, end := c.observer.start(ctx, OpInvalidate, "")
 	receipt, err := c.invalidate(ctx, soracache.InvalidateRequest{Targets: targets, Acknowledge: what.Acknowledge, Settle: what.Settle})
 	end(Outcome{Err: err})
@@ -212,6 +226,12 @@ func (c *Client) Clear(ctx context.Context) (Receipt, error) {
 // Close ends the client. Loaders that are running are told to end by their
 // context, and their leases are handed back; their callers, and every later
 // call, get [ErrClosed].
+//
+// Close waits for loaders for 2 s at most. It waits for large values that are being
+// stored behind their callers for as long as they move, 1 MiB/s at least, which is
+// 70 s at most. An error says what was not over: such values are then not stored, and
+// their leases are handed back, if the service can be told; a loader goes on, and its
+// lease runs out.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	first := !c.closed
@@ -220,19 +240,52 @@ func (c *Client) Close() error {
 	if !first {
 		return nil
 	}
+	began := time.Now()
 	c.end()
-	done := make(chan struct{})
+	over, stored := make(chan struct{}), make(chan struct{})
 	go func() {
 		c.running.Wait()
-		close(done)
+		close(over)
+	}()
+	go func() {
+		c.filling.Wait()
+		close(stored)
 	}()
 	defer c.closeBackend()
 	defer c.near.close()
+	defer c.cut()
+	lost := c.endFills(stored)
+	moment := min(max(c.timeout, progressWithin), closeTimeout) // for what comes after a fill
+	if doneWithin(max(closeTimeout-time.Since(began), moment), over) {
+		return lost
+	}
+	return errors.Join(lost, errors.New("client: closed beside calls that did not end, such as of a loader that does not heed its context"))
+}
+
+// endFills waits for what is being stored behind callers, and cuts off what takes too
+// long.
+func (c *Client) endFills(stored <-chan struct{}) error {
+	if doneWithin(closeFills, stored) {
+		return nil
+	}
+	bytes := c.storing.Load()
+	c.cut()
+	leases := "were handed back, if the service could be told"
+	if !doneWithin(closeTimeout, stored) {
+		leases = "run out"
+	}
+	return fmt.Errorf("client: closed before values of %d bytes were stored, which took longer than %s: they are not, and their leases %s", bytes, closeFills, leases)
+}
+
+// doneWithin tells whether something is done within so long.
+func doneWithin(limit time.Duration, done <-chan struct{}) bool {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
 	select {
 	case <-done:
-		return nil
-	case <-time.After(closeTimeout):
-		return errors.New("client: closed beside a loader that does not heed its context")
+		return true
+	case <-timer.C:
+		return false
 	}
 }
 
@@ -261,6 +314,24 @@ func (c *Client) admit() error {
 }
 
 func (c *Client) leave() { c.running.Done() }
+
+// admitFill does the same for what is stored behind its caller. It ends with
+// leaveFill.
+func (c *Client) admitFill() error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.closed {
+		return ErrClosed
+	}
+	c.running.Add(1)
+	c.filling.Add(1)
+	return nil
+}
+
+func (c *Client) leaveFill() {
+	c.filling.Done()
+	c.running.Done()
+}
 
 // bound returns a context that ends with the client too.
 func (c *Client) bound(ctx context.Context) (_ context.Context, end func()) {

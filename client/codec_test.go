@@ -26,7 +26,7 @@ type product struct {
 // roundTrip loads a value, checks how it is stored, and reads it back.
 func roundTrip[T any](w *world, encoding, bytes string, value T, same func(a, b T) bool, opts ...client.CallOption) {
 	w.Helper()
-	key := encoding + "/" + bytes
+	key := fmt.Sprintf("%s/%q", encoding, bytes) // a key is UTF-8
 	load := func(context.Context) (T, error) { return value, nil }
 	if _, err := client.GetOrSet(w.Context(), w.client, key, load, opts...); err != nil {
 		w.Errorf("%s: load: %v", key, err)

@@ -130,7 +130,7 @@ func (l *lease) endRenewal() {
 }
 
 func (l *lease) write(ctx context.Context, limit time.Duration, w soracache.Write, asked *asking) (soracache.WriteResult, error) {
-	bounded := detached(ctx, limit)
+	bounded := l.client.toWrite(ctx, limit, w.Op)
 	defer bounded.end()
 	return l.client.write(bounded, w, asked)
 }

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/soracache/soracache"
 )
 
 // limit is a context for one request: it ends with the caller's, with the
@@ -46,6 +48,15 @@ func (c *Client) limited(ctx context.Context, d time.Duration) *limit {
 // detached is limited for what goes on when the client is closed.
 func detached(ctx context.Context, d time.Duration) *limit {
 	return newLimit(ctx, context.Background(), time.Now().Add(d))
+}
+
+// toWrite is detached for writes of one kind. Fills are cut off when a client that is
+// closed does not wait for them any longer.
+func (c *Client) toWrite(ctx context.Context, d time.Duration, op soracache.WriteOp) *limit {
+	if op == soracache.OpFill {
+		return newLimit(ctx, c.cutting, time.Now().Add(d))
+	}
+	return detached(ctx, d)
 }
 
 func newLimit(ctx, client context.Context, at time.Time) *limit {

@@ -99,7 +99,7 @@ func (m *many[T]) run(ctx context.Context, keys []string) {
 	}()
 	keys = unique(keys)
 	m.count.Done = len(keys)
-	rest := m.nearest(ctx, keys)
+	rest := m.named(m.nearest(ctx, keys))
 	if len(rest) == 0 {
 		return
 	}

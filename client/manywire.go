@@ -50,7 +50,7 @@ func (c *Client) writeMany(ctx context.Context, limit time.Duration, writes []so
 		asked = make([]*asking, len(writes))
 	}
 	inRequests(len(writes), func(from, to int) error {
-		ctx := detached(ctx, limit)
+		ctx := c.toWrite(ctx, limit, writes[from].Op)
 		defer ctx.end()
 		return c.writePart(ctx, writes[from:to], asked[from:to], results[from:to])
 	}, func(i int, err error) { results[i].Err = err })

@@ -209,8 +209,8 @@ func (p Policy) WithMaxBytes(n int) Policy {
 	return p
 }
 
-// Validate reports the first field that can never be right. Calls with such a
-// policy fail with its error. The service has limits of its own.
+// Validate reports the first field that can never be right, a tag among them. Calls
+// with such a policy fail with its error. The service has limits of its own.
 func (p Policy) Validate() error {
 	for _, d := range []struct {
 		name string
@@ -233,7 +233,7 @@ func (p Policy) Validate() error {
 	case p.MaxBytes < 0:
 		return fmt.Errorf("%w: policy: negative MaxBytes", soracache.ErrInvalid)
 	}
-	return nil
+	return checkTags(p.Tags)
 }
 
 // ttl is how long a value is fresh.

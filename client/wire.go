@@ -35,8 +35,22 @@ func sentinel(err error) error {
 		// The node has no memory for it now, which another may have.
 		return fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
 	}
-	return fmt.Errorf("%w: %w", sentinelOf(connect.CodeOf(err)), err)
+	kind := sentinelOf(connect.CodeOf(err))
+	if kind == soracache.ErrInvalid && wire != nil {
+		return &invalidError{wire}
+	}
+	return fmt.Errorf("%w: %w", kind, err)
 }
+
+// invalidError is what the service said against a request, in the words that a node
+// in the same process has for it.
+type invalidError struct{ said *connect.Error }
+
+// Error implements error.
+func (e *invalidError) Error() string { return soracache.ErrInvalid.Error() + ": " + e.said.Message() }
+
+// Unwrap returns what it is and what was said.
+func (e *invalidError) Unwrap() []error { return []error{soracache.ErrInvalid, e.said} }
 
 // isStoreFull tells of what a limit is that was reached: the service says so in
 // a detail of its error.

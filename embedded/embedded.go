@@ -223,7 +223,7 @@ func (n *Node) open(ctx context.Context, cfg Config) (err error) {
 	if n.node, err = node.New(nodeConfig); err != nil {
 		return err
 	}
-	n.backend = checked{n.node, n.node.Limits()}
+	n.backend = node.Checked{Node: n.node}
 	if n.member != nil {
 		n.member.Start(n.node.Receive)
 	}

@@ -154,30 +154,31 @@ func (f *Faults) watching() (broken <-chan struct{}, err error) {
 	return f.broken, nil
 }
 
-// faulty is a node behind faults.
+// faulty is a node behind faults. It refuses what a service refuses.
 type faulty struct {
-	*node.Node
+	node.Checked
+
 	faults *Faults
 }
 
 // Get implements [soracache.Backend].
 func (f *faulty) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
-	return through(ctx, f.faults, Reads, func() ([]soracache.ReadResult, error) { return f.Node.Get(ctx, req) })
+	return through(ctx, f.faults, Reads, func() ([]soracache.ReadResult, error) { return f.Checked.Get(ctx, req) })
 }
 
 // Write implements [soracache.Backend].
 func (f *faulty) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
-	return through(ctx, f.faults, Writes, func() ([]soracache.WriteResult, error) { return f.Node.Write(ctx, req) })
+	return through(ctx, f.faults, Writes, func() ([]soracache.WriteResult, error) { return f.Checked.Write(ctx, req) })
 }
 
 // Invalidate implements [soracache.Backend].
 func (f *faulty) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
-	return through(ctx, f.faults, Invalidations, func() (soracache.InvalidateResult, error) { return f.Node.Invalidate(ctx, req) })
+	return through(ctx, f.faults, Invalidations, func() (soracache.InvalidateResult, error) { return f.Checked.Invalidate(ctx, req) })
 }
 
 // Head implements [soracache.Backend].
 func (f *faulty) Head(ctx context.Context, namespace string) (soracache.HeadResult, error) {
-	return through(ctx, f.faults, Watches, func() (soracache.HeadResult, error) { return f.Node.Head(ctx, namespace) })
+	return through(ctx, f.faults, Watches, func() (soracache.HeadResult, error) { return f.Checked.Head(ctx, namespace) })
 }
 
 // Watch implements [soracache.Backend].
@@ -197,7 +198,7 @@ func (f *faulty) Watch(ctx context.Context, req soracache.WatchRequest, deliver 
 		case <-done:
 		}
 	}()
-	return f.Node.Watch(ctx, req, deliver)
+	return f.Checked.Watch(ctx, req, deliver)
 }
 
 func through[A any](ctx context.Context, f *Faults, op Op, call func() (A, error)) (A, error) {

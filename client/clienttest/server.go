@@ -75,7 +75,7 @@ func NewServer(t T) *Server {
 // clients are as several processes: each has a near cache of its own.
 func (s *Server) Client(opts ...client.Option) *client.Client {
 	s.t.Helper()
-	c, err := client.New(&faulty{Node: s.node, faults: s.Faults}, s.options(opts)...)
+	c, err := client.New(&faulty{Checked: node.Checked{Node: s.node}, faults: s.Faults}, s.options(opts)...)
 	if err != nil {
 		s.t.Fatalf("clienttest: %v", err)
 	}
@@ -118,7 +118,7 @@ func (s *Server) closed(c *client.Client) {
 func (s *Server) URL() string { return s.url() }
 
 func (s *Server) listen() string {
-	srv, err := server.New(server.Config{}, &faulty{Node: s.node, faults: s.Faults}, server.Hooks{})
+	srv, err := server.New(server.Config{}, &faulty{Checked: node.Checked{Node: s.node}, faults: s.Faults}, server.Hooks{})
 	if err != nil {
 		s.t.Fatalf("clienttest: %v", err)
 	}

@@ -1,24 +1,20 @@
-package embedded
+package node
 
 import (
 	"context"
 	"fmt"
 
 	"github.com/soracache/soracache"
-	"github.com/soracache/soracache/internal/node"
 )
 
-// checked is a node that looks at requests before it takes them, as soracached
+// Checked is a node that looks at requests before it takes them, as soracached
 // does when it reads them off the wire: a node itself trusts its callers.
-type checked struct {
-	*node.Node
-	limits soracache.Limits
-}
+type Checked struct{ *Node }
 
-var _ soracache.Backend = checked{}
+var _ soracache.Backend = Checked{}
 
 // Get implements [soracache.Backend]. A read that is not valid fails alone.
-func (c checked) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+func (c Checked) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
 	if err := c.batch(len(req.Reads)); err != nil {
 		return nil, err
 	}
@@ -31,7 +27,7 @@ func (c checked) Get(ctx context.Context, req soracache.GetRequest) ([]soracache
 }
 
 // Write implements [soracache.Backend]. A write that is not valid fails alone.
-func (c checked) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+func (c Checked) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
 	if err := c.batch(len(req.Writes)); err != nil {
 		return nil, err
 	}
@@ -44,7 +40,7 @@ func (c checked) Write(ctx context.Context, req soracache.WriteRequest) ([]sorac
 }
 
 // Invalidate implements [soracache.Backend].
-func (c checked) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
+func (c Checked) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
 	if err := c.invalidation(req); err != nil {
 		return soracache.InvalidateResult{}, err
 	}
@@ -90,69 +86,73 @@ func sift[Q, A any](items []Q, check func(*Q) error, refuse func(error) A, do fu
 	return answers, nil
 }
 
-func (c checked) batch(n int) error {
-	if n > c.limits.Batch {
-		return fmt.Errorf("%w: batch of %d: at most %d", soracache.ErrTooLarge, n, c.limits.Batch)
+func (c Checked) batch(n int) error {
+	if n > c.cfg.Limits.Batch {
+		return fmt.Errorf("%w: batch of %d: at most %d", soracache.ErrTooLarge, n, c.cfg.Limits.Batch)
 	}
 	return nil
 }
 
-func (c checked) read(r *soracache.Read) error {
+func (c Checked) read(r *soracache.Read) error {
 	if r.Wait < 0 || r.RefreshWithin < 0 || r.LeaseFor < 0 {
-		return invalid("a read with a negative time")
+		return invalidRequest("a read with a negative time")
 	}
-	return c.limits.CheckKey(r.Key)
+	return c.cfg.Limits.CheckKey(r.Key)
 }
 
-func (c checked) write(w *soracache.Write) error {
-	if err := c.limits.CheckKey(w.Key); err != nil {
+func (c Checked) write(w *soracache.Write) error {
+	if err := c.cfg.Limits.CheckKey(w.Key); err != nil {
 		return err
 	}
 	switch w.Op {
 	case soracache.OpFill, soracache.OpRenew, soracache.OpRelease:
 		if w.Lease == (soracache.Lease{}) {
-			return invalid("no lease")
+			return invalidRequest("no lease")
 		}
 	case soracache.OpPut:
 	default:
-		return invalid("unknown write %d", w.Op)
+		return invalidRequest("unknown write %d", w.Op)
 	}
 	if w.Op == soracache.OpRenew || w.Op == soracache.OpRelease {
 		return nil
 	}
-	if err := c.limits.CheckLifetime(w.Lifetime); err != nil {
+	if err := c.cfg.Limits.CheckLifetime(w.Lifetime); err != nil {
 		return err
 	}
 	if w.Entry.Kind == soracache.KindNotFound && len(w.Entry.Value) > 0 {
-		return invalid("an entry that stands for nothing has no value")
+		return invalidRequest("an entry that stands for nothing has no value")
 	}
-	return c.limits.CheckEntry(w.Entry)
+	return c.cfg.Limits.CheckEntry(w.Entry)
 }
 
-func (c checked) invalidation(req soracache.InvalidateRequest) error {
+func (c Checked) invalidation(req soracache.InvalidateRequest) error {
 	if err := c.batch(len(req.Targets)); err != nil {
 		return err
 	}
 	if len(req.Targets) == 0 {
-		return invalid("nothing to invalidate")
+		return invalidRequest("nothing to invalidate")
 	}
 	if req.Settle < 0 || req.Settle > soracache.MaxSettle {
-		return invalid("settle of %s: 0 to %s", req.Settle, soracache.MaxSettle)
+		return invalidRequest("settle of %s: 0 to %s", req.Settle, soracache.MaxSettle)
 	}
 	for _, t := range req.Targets {
 		var err error
 		switch t.Kind {
 		case soracache.TargetKey:
-			err = c.limits.CheckKey(t.Name)
+			err = c.cfg.Limits.CheckKey(t.Name)
 		case soracache.TargetTag:
-			err = c.limits.CheckTag(t.Name)
+			err = c.cfg.Limits.CheckTag(t.Name)
 		case soracache.TargetAll:
 		default:
-			err = invalid("unknown target %d", t.Kind)
+			err = invalidRequest("unknown target %d", t.Kind)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func invalidRequest(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{soracache.ErrInvalid}, args...)...)
 }
