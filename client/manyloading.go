@@ -14,9 +14,10 @@ import (
 // exist, Get returns an error that wraps [ErrNotFound].
 func NewBatchLoadingCache[T any](c *Client, policy Policy, load func(ctx context.Context, keys []string) (map[string]T, error), opts ...CallOption) *LoadingCache[T] {
 	single := func(ctx context.Context, key string) (T, error) {
-		values, err := load(ctx, []string{key})
+		keys := []string{key}
+		values, err := load(ctx, keys)
 		value, ok := values[key]
-		switch err = errorOf(err, key); {
+		switch err = errorsOf(keys, values, err)(key); {
 		case err != nil:
 			var zero T
 			return zero, err
