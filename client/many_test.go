@@ -881,3 +881,46 @@ func ExampleCache_GetOrSetMany() {
 	// loading [3 9]
 	// map[1:product 1 2:product 2 3:product 3] <nil>
 }
+
+// A loading cache whose loader knows single keys refreshes early, too, when it is asked
+// for many: key by key, and no more of them at a time than it loads.
+func TestGetManyOfALoaderOfSingleKeysRefreshesEarly(t *testing.T) {
+	onStage(t, func(s *stage) {
+		var mu sync.Mutex
+		loads, running, most := map[string]int{}, 0, 0
+		var cache *client.LoadingCache[string]
+		cache = client.NewLoadingCache(s.a.Client, client.Policy{TTL: time.Minute}.WithEagerAt(0.5), func(ctx context.Context, key string) (string, error) {
+			mu.Lock()
+			loads[key]++
+			n := loads[key]
+			running++
+			most = max(most, running)
+			mu.Unlock()
+			defer func() { mu.Lock(); running--; mu.Unlock() }()
+			time.Sleep(time.Second)
+			if key == "dish" {
+				v, err := cache.Get(ctx, "a")
+				return "dish of " + v, err
+			}
+			return fmt.Sprint(key, n), nil
+		})
+		keys := strings.Fields("a b c d e f dish")
+		ask := func(want string) {
+			t.Helper()
+			got, err := cache.GetMany(s.Context(), keys)
+			if listed(got) != want || err != nil {
+				t.Errorf("got %s, %v; want %s", listed(got), err, want)
+			}
+			synctest.Wait()
+		}
+		first := "a=a1 b=b1 c=c1 d=d1 dish=dish of a1 e=e1 f=f1"
+		ask(first)
+		time.Sleep(45 * time.Second)
+		ask(first)
+		time.Sleep(5 * time.Second)
+		ask("a=a2 b=b2 c=c2 d=d2 dish=dish of a2 e=e2 f=f2")
+		if !slices.Equal(s.a.told.refreshed, make([]error, len(keys))) || len(s.a.told.refreshes) != len(keys) || most != 4 {
+			t.Errorf("told of %v, which ended with %.300v; %d at a time", s.a.told.refreshes, s.a.told.refreshed, most)
+		}
+	})
+}

@@ -316,7 +316,7 @@ func (m *many[T]) refreshNear(ctx context.Context, soon []string, within map[str
 	if len(soon) == 0 {
 		return
 	}
-	call := m.manyCall
+	call, oneByOne := m.manyCall, m.oneByOne
 	call.due = due{}
 	begun := call.of(soon[0]).inBackground(ctx, func(ctx context.Context) {
 		defer func() {
@@ -325,7 +325,9 @@ func (m *many[T]) refreshNear(ctx context.Context, soon []string, within map[str
 				r.quiet.add(key, m.client.now(), leaveAlone(within[key]))
 			}
 		}()
-		if claims := call.claimDue(ctx, soon, within); len(claims) > 0 {
+		if oneByOne != nil {
+			call.refreshSingly(ctx, soon, within, oneByOne)
+		} else if claims := call.claimDue(ctx, soon, within); len(claims) > 0 {
 			call.reload(ctx, claims)
 		}
 	})
