@@ -343,3 +343,31 @@ func TestNearRefusesWhatMayHaveBeenInvalidated(t *testing.T) {
 		})
 	}
 }
+
+// Without the service, a loader that takes too long has not failed: it is asked again by
+// the next caller.
+func TestHardTimeoutWithoutTheService(t *testing.T) {
+	p := policy(func(p client.Policy) client.Policy {
+		return p.WithFailSafe(time.Hour).WithHardTimeout(time.Second).WithNear(-1)
+	})
+	playAll(t, []act{{"both", func(s *stage) {
+		src := newOrigin("old")
+		s.b.want("old", src, p)
+		time.Sleep(2 * time.Minute)
+		src.becomes("new")
+		src.slow(5 * time.Second)
+		s.a.track.down.Store(true)
+		s.a.wantErr(context.DeadlineExceeded, src, p)
+		s.a.track.down.Store(false)
+		src.slow(0)
+		s.a.want("new", src, p)
+		s.wantCalls(src, 3)
+		time.Sleep(2 * time.Minute)
+		s.a.track.down.Store(true)
+		src.fails(errBoom)
+		s.a.wantErr(errBoom, src, p) // which is a failure
+		s.a.track.down.Store(false)
+		s.a.want("new", src, p)
+		s.wantCalls(src, 4)
+	}}})
+}

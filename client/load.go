@@ -535,7 +535,6 @@ func (l *loading[T]) failOpen(ctx context.Context, err error) (outcome[T], error
 	l.client.observer.failOpen(l.key, err)
 	o, err := l.loadUnfenced(ctx, errServiceDown)
 	if l.failed(ctx, err) {
-		l.pause()
 		if stale, ok := l.unconfirmed(ctx); ok {
 			return stale, nil
 		}
