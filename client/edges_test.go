@@ -371,3 +371,31 @@ func TestHardTimeoutWithoutTheService(t *testing.T) {
 		s.wantCalls(src, 4)
 	}}})
 }
+
+// Whoever waits for a loader that does not heed its context is told of Close at once,
+// by whichever door it came.
+func TestCloseBesideALoaderThatDoesNotHeedItsContext(t *testing.T) {
+	for _, opts := range [][]client.CallOption{nil, {client.WithHardTimeout(time.Hour)}} {
+		playAll(t, []act{{fmt.Sprintf("%d options", len(opts)), func(s *stage) {
+			src := newOrigin("v")
+			src.slow(time.Minute)
+			src.set(func(o *origin) { o.deaf = true })
+			start := time.Now()
+			waiting := []<-chan result{s.a.get(src, opts...)}
+			synctest.Wait()
+			for range 3 { // who wait for its end
+				waiting = append(waiting, s.a.get(src, opts...))
+			}
+			synctest.Wait()
+			if err := s.a.Close(); err == nil {
+				s.Error("the loader has ended")
+			}
+			for i, ch := range waiting {
+				if r := <-ch; !errors.Is(r.err, client.ErrClosed) || time.Since(start) > 2*time.Second {
+					s.Errorf("caller %d: %q, %v after %s", i, r.value, r.err, time.Since(start))
+				}
+			}
+			time.Sleep(2 * time.Minute) // the loader ends
+		}}})
+	}
+}

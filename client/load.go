@@ -138,6 +138,8 @@ func (l *loading[T]) shareBy(ctx context.Context, more soracache.Stamps) (o outc
 		part = flight.Led
 	case err == flight.ErrCycle: //nolint:errorlint // itself
 		err = fmt.Errorf("client: %w: %q", ErrCycle, l.key)
+	case err != nil:
+		err = l.client.blame(ctx, err) // who waits is told before the load has ended
 	}
 	return o, part, err
 }
