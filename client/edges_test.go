@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -396,6 +397,65 @@ func TestCloseBesideALoaderThatDoesNotHeedItsContext(t *testing.T) {
 				}
 			}
 			time.Sleep(2 * time.Minute) // the loader ends
+		}}})
+	}
+}
+
+// laggard answers questions after some time.
+type laggard struct {
+	soracache.Backend
+	by time.Duration
+}
+
+func (l *laggard) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+	select {
+	case <-time.After(l.by):
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", soracache.ErrUnavailable, ctx.Err())
+	}
+	return l.Backend.Get(ctx, req)
+}
+
+// The caller who asked the service goes, and others have come: that is no failure of the
+// service's.
+func TestWhoeverAskedGoes(t *testing.T) {
+	for _, stored := range []bool{true, false} {
+		playAll(t, []act{{fmt.Sprintf("there is a value: %t", stored), func(s *stage) {
+			src := newOrigin("v")
+			if stored {
+				s.b.want("v", src)
+			}
+			slow := &laggard{Backend: s.node}
+			var open atomic.Int32
+			c, err := client.New(slow, client.Logger(nil), client.NoNear(), client.WithHooks(client.Hooks{OnFailOpen: func(string, error) { open.Add(1) }}))
+			if err != nil {
+				s.Fatal(err)
+			}
+			s.Cleanup(func() { _ = c.Close() })
+			slow.by = 100 * time.Millisecond
+			ctx, cancel := context.WithCancel(s.Context())
+			ask := func(ctx context.Context) <-chan result {
+				got := make(chan result, 1)
+				go func() {
+					v, err := s.a.door.ask(ctx, c, "k", src.load)
+					got <- result{v, err}
+				}()
+				time.Sleep(5 * time.Millisecond)
+				return got
+			}
+			goes, stays := ask(ctx), ask(s.Context())
+			cancel()
+			if r := <-goes; !errors.Is(r.err, context.Canceled) {
+				s.Errorf("who went got %v", r.err)
+			}
+			if r := <-stays; r.value != "v" || r.err != nil || open.Load() > 0 {
+				s.Errorf("who stayed got %v; failed open %d times", r, open.Load())
+			}
+			s.wantCalls(src, 1)
+			synctest.Wait()
+			if !s.explain("k").Live {
+				s.Error("nothing is stored")
+			}
 		}}})
 	}
 }

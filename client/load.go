@@ -202,11 +202,15 @@ func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.
 			}
 		}
 	}
+	leader := ctx
 	return o, func(ctx context.Context) (outcome[T], error) {
 		defer l.client.leave()
 		defer func() { l.asked.end() }()
 		ctx, end := l.client.bound(l.jointly(ctx))
 		defer end()
+		if first != nil && first.err != nil && leader.Err() != nil {
+			first = nil // whoever asked has gone, and says nothing about the service
+		}
 		o, err := l.goOn(ctx, first)
 		return o, l.client.blame(ctx, err)
 	}, nil
