@@ -44,10 +44,9 @@ type loaded[T any] struct {
 
 // begin runs the loader in goroutines of their own. It ends with the client, and
 // with its caller unless it is let go. The leases end with it, however it ends.
-func (m *manyCall[T]) begin(ctx context.Context, claims []claim[T]) (*manyLoad[T], error) {
+func (m *manyCall[T]) begin(ctx context.Context, claims []claim[T], leases *manyLeases) (*manyLoad[T], error) {
 	callers := ctx
-	l := &manyLoad[T]{manyCall: *m, finished: make(chan struct{})}
-	l.leases = holdMany(ctx, m.client, m.kind.schema, claims)
+	l := &manyLoad[T]{manyCall: *m, leases: leases, finished: make(chan struct{})}
 	ctx, leave, err := m.client.enter(context.WithoutCancel(ctx))
 	if err != nil {
 		l.leases.end(m.patience())
