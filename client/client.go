@@ -572,7 +572,11 @@ func kindOf[T any](c *Client, schema string) *kind[T] {
 	if !ok {
 		shared, _ := c.loads.LoadOrStore(schema, new(loads))
 		all, _ := shared.(*loads) // nothing else is in there
-		k, _ = c.kinds.LoadOrStore(key, &kind[T]{schema: schema, loads: all, space: c.spaces.Add(1)})
+		made := &kind[T]{schema: schema, loads: all, space: c.spaces.Add(1)}
+		for i := range made.flights {
+			made.flights[i].Closing = c.closing.Done()
+		}
+		k, _ = c.kinds.LoadOrStore(key, made)
 	}
 	kind, _ := k.(*kind[T]) // under T there is no other
 	return kind

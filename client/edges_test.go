@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -341,5 +342,120 @@ func TestNearRefusesWhatMayHaveBeenInvalidated(t *testing.T) {
 				w.want(0, "k", "3", "2", true)
 			})
 		})
+	}
+}
+
+// Without the service, a loader that takes too long has not failed: it is asked again by
+// the next caller.
+func TestHardTimeoutWithoutTheService(t *testing.T) {
+	p := policy(func(p client.Policy) client.Policy {
+		return p.WithFailSafe(time.Hour).WithHardTimeout(time.Second).WithNear(-1)
+	})
+	playAll(t, []act{{"both", func(s *stage) {
+		src := newOrigin("old")
+		s.b.want("old", src, p)
+		time.Sleep(2 * time.Minute)
+		src.becomes("new")
+		src.slow(5 * time.Second)
+		s.a.track.down.Store(true)
+		s.a.wantErr(context.DeadlineExceeded, src, p)
+		s.a.track.down.Store(false)
+		src.slow(0)
+		s.a.want("new", src, p)
+		s.wantCalls(src, 3)
+		time.Sleep(2 * time.Minute)
+		s.a.track.down.Store(true)
+		src.fails(errBoom)
+		s.a.wantErr(errBoom, src, p) // which is a failure
+		s.a.track.down.Store(false)
+		s.a.want("new", src, p)
+		s.wantCalls(src, 4)
+	}}})
+}
+
+// Whoever waits for a loader that does not heed its context is told of Close at once,
+// by whichever door it came.
+func TestCloseBesideALoaderThatDoesNotHeedItsContext(t *testing.T) {
+	for _, opts := range [][]client.CallOption{nil, {client.WithHardTimeout(time.Hour)}} {
+		playAll(t, []act{{fmt.Sprintf("%d options", len(opts)), func(s *stage) {
+			src := newOrigin("v")
+			src.slow(time.Minute)
+			src.set(func(o *origin) { o.deaf = true })
+			start := time.Now()
+			waiting := []<-chan result{s.a.get(src, opts...)}
+			synctest.Wait()
+			for range 3 { // who wait for its end
+				waiting = append(waiting, s.a.get(src, opts...))
+			}
+			synctest.Wait()
+			if err := s.a.Close(); err == nil {
+				s.Error("the loader has ended")
+			}
+			for i, ch := range waiting {
+				if r := <-ch; !errors.Is(r.err, client.ErrClosed) || time.Since(start) > 2*time.Second {
+					s.Errorf("caller %d: %q, %v after %s", i, r.value, r.err, time.Since(start))
+				}
+			}
+			time.Sleep(2 * time.Minute) // the loader ends
+		}}})
+	}
+}
+
+// laggard answers questions after some time.
+type laggard struct {
+	soracache.Backend
+	by time.Duration
+}
+
+func (l *laggard) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+	select {
+	case <-time.After(l.by):
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", soracache.ErrUnavailable, ctx.Err())
+	}
+	return l.Backend.Get(ctx, req)
+}
+
+// The caller who asked the service goes, and others have come: that is no failure of the
+// service's.
+func TestWhoeverAskedGoes(t *testing.T) {
+	for _, stored := range []bool{true, false} {
+		playAll(t, []act{{fmt.Sprintf("there is a value: %t", stored), func(s *stage) {
+			src := newOrigin("v")
+			if stored {
+				s.b.want("v", src)
+			}
+			slow := &laggard{Backend: s.node}
+			var open atomic.Int32
+			c, err := client.New(slow, client.Logger(nil), client.NoNear(), client.WithHooks(client.Hooks{OnFailOpen: func(string, error) { open.Add(1) }}))
+			if err != nil {
+				s.Fatal(err)
+			}
+			s.Cleanup(func() { _ = c.Close() })
+			slow.by = 100 * time.Millisecond
+			ctx, cancel := context.WithCancel(s.Context())
+			ask := func(ctx context.Context) <-chan result {
+				got := make(chan result, 1)
+				go func() {
+					v, err := s.a.door.ask(ctx, c, "k", src.load)
+					got <- result{v, err}
+				}()
+				time.Sleep(5 * time.Millisecond)
+				return got
+			}
+			goes, stays := ask(ctx), ask(s.Context())
+			cancel()
+			if r := <-goes; !errors.Is(r.err, context.Canceled) {
+				s.Errorf("who went got %v", r.err)
+			}
+			if r := <-stays; r.value != "v" || r.err != nil || open.Load() > 0 {
+				s.Errorf("who stayed got %v; failed open %d times", r, open.Load())
+			}
+			s.wantCalls(src, 1)
+			synctest.Wait()
+			if !s.explain("k").Live {
+				s.Error("nothing is stored")
+			}
+		}}})
 	}
 }

@@ -36,6 +36,7 @@ type Fill struct {
 	sealed     bool // the loader has returned
 	policy     Policy
 	doNotCache bool
+	ttlSet     bool // the loader has spoken of the TTL
 	etag       string
 	// tags are those found while loading, which Change cannot take away.
 	tags []string
@@ -68,13 +69,9 @@ func (f *Fill) AddTags(tags ...string) {
 }
 
 // SetTTL changes how long the value is fresh. Zero or less means not to store
-// it.
+// it, unless a later call says otherwise.
 func (f *Fill) SetTTL(ttl time.Duration) {
-	if ttl <= 0 {
-		f.DoNotCache()
-		return
-	}
-	f.change(func(f *Fill) { f.policy = f.policy.WithTTL(ttl) })
+	f.change(func(f *Fill) { f.policy, f.ttlSet = f.policy.WithTTL(max(ttl, 0)), true })
 }
 
 // SetKeep changes how long the value is kept at all. See [Policy].Keep.
@@ -108,7 +105,8 @@ func (f *Fill) Change(change func(Policy) Policy) {
 	})
 }
 
-// DoNotCache lets the value be returned to its callers and not be stored.
+// DoNotCache lets the value be returned to its callers and not be stored, whatever
+// else is said.
 func (f *Fill) DoNotCache() {
 	f.change(func(f *Fill) { f.doNotCache = true })
 }
@@ -143,7 +141,7 @@ func (f *Fill) verdict() (policy Policy, etag string, refused error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	policy = f.policy.WithTags(f.tags...)
-	if f.doNotCache {
+	if f.doNotCache || f.ttlSet && policy.notStored {
 		return policy, f.etag, errDoNotCache
 	}
 	if f.taint != nil {

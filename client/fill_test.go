@@ -337,3 +337,40 @@ func (w *world) notKept(key string) {
 		w.Error("nobody was told that the value was not stored")
 	}
 }
+
+// What a loader says later counts.
+func TestSetTTLCanBeTakenBack(t *testing.T) {
+	said := func(say func(f *client.Fill)) func(context.Context) {
+		return func(ctx context.Context) { say(client.FillFrom(ctx)) }
+	}
+	tests := []struct {
+		name   string
+		say    func(f *client.Fill)
+		stored bool
+	}{
+		{"nothing, then a minute", func(f *client.Fill) { f.SetTTL(0); f.SetTTL(time.Minute) }, true},
+		{"a minute, then nothing", func(f *client.Fill) { f.SetTTL(time.Minute); f.SetTTL(0) }, false},
+		{"less than nothing", func(f *client.Fill) { f.SetTTL(-time.Minute) }, false},
+		{"nothing, then another policy", func(f *client.Fill) {
+			f.SetTTL(0)
+			f.Change(func(p client.Policy) client.Policy { return p.WithTTL(time.Minute) })
+		}, true},
+		{"nothing, then a change of something else", func(f *client.Fill) { f.SetTTL(0); f.SetNear(time.Minute) }, false},
+		{"not to be stored, then a minute", func(f *client.Fill) { f.DoNotCache(); f.SetTTL(time.Minute) }, false},
+		{"nothing of all, then a minute of one", func(f *client.Fill) { f.SetTTL(0); f.For("k").SetTTL(time.Minute) }, true},
+		{"a minute of one, then nothing of all", func(f *client.Fill) { f.For("k").SetTTL(time.Minute); f.SetTTL(0) }, false},
+	}
+	for _, tt := range tests {
+		playAll(t, []act{{tt.name, func(s *stage) {
+			for _, key := range []error{nil, client.ErrNotFound} {
+				src := newOrigin("v")
+				src.err, src.with = key, said(tt.say)
+				<-s.a.get(src, client.WithNotFoundTTL(time.Hour))
+				if e := s.explain("k"); e.Live != tt.stored || e.Live && e.FreshFor > time.Hour {
+					s.Errorf("stored, with the error %v: %t for %s", key, e.Live, e.FreshFor)
+				}
+				_, _ = s.a.Remove(s.Context(), "k")
+			}
+		}}})
+	}
+}

@@ -81,6 +81,9 @@ type loading[T any] struct {
 	admits bool
 	// asked is the last read, as the near cache knows it.
 	asked *asking
+	// owed is the lease that came with the last answer, until somebody has taken it
+	// over who hands it back.
+	owed soracache.Lease
 	// waited means that somebody else was waited for, as long as the policy says.
 	waited bool
 	// replaces means that there is an entry which cannot be read, and which what is
@@ -138,6 +141,8 @@ func (l *loading[T]) shareBy(ctx context.Context, more soracache.Stamps) (o outc
 		part = flight.Led
 	case err == flight.ErrCycle: //nolint:errorlint // itself
 		err = fmt.Errorf("client: %w: %q", ErrCycle, l.key)
+	case err != nil:
+		err = l.client.blame(ctx, err) // who waits is told before the load has ended
 	}
 	return o, part, err
 }
@@ -183,7 +188,7 @@ func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.
 	l.admits = l.client.carriedMore(ctx) == nil
 	defer func() {
 		if rest == nil {
-			l.asked.end()
+			l.quit(ctx)
 			l.client.leave()
 		}
 	}()
@@ -200,11 +205,15 @@ func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.
 			}
 		}
 	}
+	leader := ctx
 	return o, func(ctx context.Context) (outcome[T], error) {
 		defer l.client.leave()
-		defer func() { l.asked.end() }()
+		defer l.quit(ctx)
 		ctx, end := l.client.bound(l.jointly(ctx))
 		defer end()
+		if first != nil && first.err != nil && leader.Err() != nil {
+			first = nil // whoever asked has gone, and says nothing about the service
+		}
 		o, err := l.goOn(ctx, first)
 		return o, l.client.blame(ctx, err)
 	}, nil
@@ -302,7 +311,7 @@ func (l *loading[T]) refresh(ctx context.Context, granted soracache.ReadResult, 
 	case there.fresh() && p.eager(l.pace) > 0:
 		l.keepNear(granted, there)
 		if !l.refreshBehind(ctx, granted, there, RefreshEager) {
-			l.client.hold(ctx, l.kind.schema, l.key, granted).release(l.patience()) // somebody will do it
+			l.unneeded(ctx, granted) // somebody will do it
 		}
 		return l.serve(there, StaleRefreshing), nil
 	case !there.fresh() && p.revalidates(there.freshFor):
@@ -475,7 +484,18 @@ func (l *loading[T]) ask(ctx context.Context, read soracache.Read) (soracache.Re
 func (l *loading[T]) question(ctx context.Context, read soracache.Read) (soracache.ReadResult, error) {
 	l.asked.end()
 	l.asked = l.client.near.ask(l.kind.space, l.key)
-	return l.client.read(ctx, read, l.asked)
+	r, err := l.client.read(ctx, read, l.asked)
+	l.owed = r.Lease
+	return r, err
+}
+
+// quit ends what a load has of its last answer. If a hook panicked, or what decodes or
+// copies a value, that may be a lease: whoever waits need not wait for it to run out.
+func (l *loading[T]) quit(ctx context.Context) {
+	l.asked.end()
+	if l.owed != (soracache.Lease{}) {
+		l.unneeded(ctx, soracache.ReadResult{Lease: l.owed})
+	}
 }
 
 // keepNear keeps in the application's own memory what an answer brought, if it is
@@ -535,7 +555,6 @@ func (l *loading[T]) failOpen(ctx context.Context, err error) (outcome[T], error
 	l.client.observer.failOpen(l.key, err)
 	o, err := l.loadUnfenced(ctx, errServiceDown)
 	if l.failed(ctx, err) {
-		l.pause()
 		if stale, ok := l.unconfirmed(ctx); ok {
 			return stale, nil
 		}

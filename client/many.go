@@ -22,9 +22,12 @@ import (
 //
 // A key that the result of load lacks does not exist: it is absent from the
 // result of the call, and remembered as such under a policy with a NotFoundTTL.
-// If load returns an error, that is the error of the keys it was called with;
-// what it returned beside it counts only if the error is a [*ManyError], which
-// names the keys that failed; values of keys that it was not called with count for
+// If load returns an error, that is the error of the keys it was called with, and
+// what it returned beside it does not count. Only a [*ManyError] that names some of
+// these keys, and no other ones, is about the keys that it names: for the rest, the
+// result counts if there is one, and what it lacks does not exist. A *ManyError that
+// is wrapped, names other keys, or leaves some unnamed is that of another call, and
+// an error like any other. Values of keys that load was not called with count for
 // nothing. The context of load has the caller's values, no
 // deadline, and ends when nobody wants any of its keys any more. What load says by [FillFrom] holds
 // for all its keys; see [Fill.For] for one of them. Whatever it reads from the
@@ -133,6 +136,18 @@ func (e *ManyError) Unwrap() []error {
 		errs = append(errs, e.Errors[key])
 	}
 	return errs
+}
+
+// isAbout tells whether it names some of these keys, no other ones, and all that
+// failed.
+func (e *ManyError) isAbout(keys []string) bool {
+	named := 0
+	for _, key := range keys {
+		if _, ok := e.Errors[key]; ok {
+			named++
+		}
+	}
+	return named > 0 && named == len(e.Errors) && e.Unnamed == 0
 }
 
 // orNil is the error unless there is none.

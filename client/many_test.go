@@ -670,6 +670,82 @@ func TestGetOrSetMany(t *testing.T) {
 	}
 }
 
+// What the error of a batch loader means for the keys that it was called with, a and b.
+func TestErrorsOfBatchLoaders(t *testing.T) {
+	found := map[string]string{"a": "1"}
+	of := func(errs map[string]error) *client.ManyError { return &client.ManyError{Errors: errs} }
+	tests := []struct {
+		name   string
+		found  map[string]string
+		err    error
+		want   string
+		failed string // the keys that fail, with errBoom; others that are not found do not exist
+	}{
+		{"its own, of one key: the other has its value", found, of(map[string]error{"b": errBoom}), "a=1", "b"},
+		{"its own, of one key: the other is not there", map[string]string{}, of(map[string]error{"b": errBoom}), "", "b"},
+		{"its own, of one key, and no result: of the other nothing was said", nil, of(map[string]error{"b": errBoom}), "", "a b"},
+		{"its own, of all keys", nil, of(map[string]error{"a": errBoom, "b": errBoom}), "", "a b"},
+		{"its own, that says what does not exist", nil, of(map[string]error{"a": client.ErrNotFound, "b": client.ErrNotFound}), "", ""},
+		{"of another call: nothing exists less for it", nil, of(map[string]error{"row:a": errBoom}), "", "a b"},
+		{"of another call, beside a value: one that may be half made", found, of(map[string]error{"row:a": errBoom}), "", "a b"},
+		{"of another call, that has a key of the same name", found, of(map[string]error{"b": errBoom, "row:a": errBoom}), "", "a b"},
+		{"of another call, of whose keys one does not exist", nil, of(map[string]error{"row:a": client.ErrNotFound, "row:b": errBoom}), "", "a b"},
+		{"of another call, of whose keys one is to be kept as failed", nil, of(map[string]error{"row:a": client.CacheError(errBoom, time.Hour), "row:b": errBoom}), "", "a b"},
+		{"of another call, of whose keys one is not modified", nil, of(map[string]error{"row:a": client.ErrNotModified, "row:b": errBoom}), "", "a b"},
+		{"that leaves some unnamed", found, &client.ManyError{Errors: map[string]error{"b": errBoom}, Unnamed: 1}, "", "a b"},
+		{"that is wrapped", found, fmt.Errorf("rows: %w", of(map[string]error{"b": errBoom})), "", "a b"},
+		{"of no key at all, in another error", found, fmt.Errorf("%w: %w", errBoom, of(nil)), "", "a b"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newManyWorld(t, client.Default, client.NoNear())
+				load := func(context.Context, []string) (map[string]string, error) { return tt.found, tt.err }
+				cache := client.NewBatchLoadingCache(w.client[0], client.Default.WithNotFoundTTL(time.Hour), load)
+				for range 2 { // what failed is not remembered
+					values, err := cache.GetMany(w.Context(), []string{"a", "b"})
+					if got := listed(values); got != tt.want {
+						t.Errorf("got %q, want %q", got, tt.want)
+					}
+					if tt.failed != "" {
+						w.wantFailed(err, errBoom, strings.Fields(tt.failed)...)
+					} else if err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		})
+	}
+	t.Run("one key alone", func(t *testing.T) {
+		w := newManyWorld(t, client.Default)
+		cache := client.NewBatchLoadingCache(w.client[0], client.Default, func(context.Context, []string) (map[string]string, error) {
+			return nil, of(map[string]error{"row:a": client.ErrNotFound, "row:b": errBoom})
+		})
+		if v, err := cache.Get(t.Context(), "a"); !errors.Is(err, errBoom) || errors.Is(err, client.ErrNotFound) {
+			t.Errorf("got %q, %v", v, err)
+		}
+	})
+	t.Run("loaders in a circle hand on what they are told", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newManyWorld(t, client.Default)
+			var cache *client.LoadingCache[string]
+			cache = client.NewBatchLoadingCache(w.client[0], client.Default, func(ctx context.Context, keys []string) (map[string]string, error) {
+				time.Sleep(time.Millisecond)
+				_, err := cache.GetMany(ctx, map[string][]string{"a": {"b", "c"}, "b": {"c", "d"}, "c": {"d", "a"}, "d": {"a"}}[keys[0]])
+				return nil, err
+			})
+			var all sync.WaitGroup
+			for _, keys := range [][]string{{"a"}, {"b"}, {"c", "d"}} {
+				all.Go(func() {
+					_, err := cache.GetMany(t.Context(), keys)
+					w.wantFailed(err, client.ErrCycle, keys...)
+				})
+			}
+			all.Wait()
+		})
+	})
+}
+
 // With a near cache, which most clients have.
 func TestGetOrSetManyNear(t *testing.T) {
 	policy := client.Default.WithTTL(time.Minute)
@@ -804,4 +880,47 @@ func ExampleCache_GetOrSetMany() {
 	// map[1:product 1 2:product 2] <nil>
 	// loading [3 9]
 	// map[1:product 1 2:product 2 3:product 3] <nil>
+}
+
+// A loading cache whose loader knows single keys refreshes early, too, when it is asked
+// for many: key by key, and no more of them at a time than it loads.
+func TestGetManyOfALoaderOfSingleKeysRefreshesEarly(t *testing.T) {
+	onStage(t, func(s *stage) {
+		var mu sync.Mutex
+		loads, running, most := map[string]int{}, 0, 0
+		var cache *client.LoadingCache[string]
+		cache = client.NewLoadingCache(s.a.Client, client.Policy{TTL: time.Minute}.WithEagerAt(0.5), func(ctx context.Context, key string) (string, error) {
+			mu.Lock()
+			loads[key]++
+			n := loads[key]
+			running++
+			most = max(most, running)
+			mu.Unlock()
+			defer func() { mu.Lock(); running--; mu.Unlock() }()
+			time.Sleep(time.Second)
+			if key == "dish" {
+				v, err := cache.Get(ctx, "a")
+				return "dish of " + v, err
+			}
+			return fmt.Sprint(key, n), nil
+		})
+		keys := strings.Fields("a b c d e f dish")
+		ask := func(want string) {
+			t.Helper()
+			got, err := cache.GetMany(s.Context(), keys)
+			if listed(got) != want || err != nil {
+				t.Errorf("got %s, %v; want %s", listed(got), err, want)
+			}
+			synctest.Wait()
+		}
+		first := "a=a1 b=b1 c=c1 d=d1 dish=dish of a1 e=e1 f=f1"
+		ask(first)
+		time.Sleep(45 * time.Second)
+		ask(first)
+		time.Sleep(5 * time.Second)
+		ask("a=a2 b=b2 c=c2 d=d2 dish=dish of a2 e=e2 f=f2")
+		if !slices.Equal(s.a.told.refreshed, make([]error, len(keys))) || len(s.a.told.refreshes) != len(keys) || most != 4 {
+			t.Errorf("told of %v, which ended with %.300v; %d at a time", s.a.told.refreshes, s.a.told.refreshed, most)
+		}
+	})
 }

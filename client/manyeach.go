@@ -66,7 +66,7 @@ func (c *Cache[T]) Each(ctx context.Context, keys iter.Seq[string], load func(ct
 			for _, key := range w.keys {
 				r := w.resultOf(key)
 				if _, again := yielded[key]; again && r.Found {
-					r.Value, r.Err = own(&p.settings, r.Value)
+					r.Value, r.Err = own(&p.settings, w.many.found[key].value)
 					r.Found = r.Err == nil
 				}
 				yielded[key] = struct{}{}

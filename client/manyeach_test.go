@@ -224,3 +224,20 @@ func TestEachAndWarm(t *testing.T) {
 		})
 	}
 }
+
+// Equal keys are copied from what was found, and not from the copy that was given away.
+func TestEachCopiesWhatNobodyHasChanged(t *testing.T) {
+	onStage(t, func(s *stage) {
+		cache := client.NewCache[[]int](s.a.Client, client.Default, client.CloneWith(slices.Clone[[]int]))
+		load := func(context.Context, []string) (map[string][]int, error) { return map[string][]int{"a": {1}}, nil }
+		for range 2 {
+			n := 0
+			for _, r := range cache.Each(s.Context(), slices.Values([]string{"a", "a", "a"}), load) {
+				if n++; r.Err != nil || !slices.Equal(r.Value, []int{1}) {
+					t.Errorf("result %d: %v, %v", n, r.Value, r.Err)
+				}
+				r.Value[0]++
+			}
+		}
+	})
+}

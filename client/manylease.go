@@ -47,6 +47,45 @@ func holdMany[T any](ctx context.Context, c *Client, schema string, claims []cla
 	return l
 }
 
+// grants are leases that nobody holds yet, by key.
+type grants map[string]soracache.Lease
+
+// grantsOf are those that came with answers.
+func grantsOf(keys []string, answers []soracache.ReadResult) grants {
+	g := make(grants)
+	for i := range answers {
+		if id := answers[i].Lease; id != (soracache.Lease{}) {
+			g[keys[i]] = id
+		}
+	}
+	return g
+}
+
+// hold begins to renew leases that came with answers of the run.
+func (m *many[T]) hold(ctx context.Context, claims []claim[T]) *manyLeases {
+	m.disown(claims)
+	return holdMany(ctx, m.client, m.kind.schema, claims)
+}
+
+// disown notes that somebody has taken leases over.
+func (m *many[T]) disown(claims []claim[T]) {
+	for i := range claims {
+		delete(m.owed, claims[i].key)
+	}
+}
+
+// handBack hands back what nobody has taken over.
+func (m *manyCall[T]) handBack(ctx context.Context, owed grants) {
+	if len(owed) == 0 {
+		return
+	}
+	claims := make([]claim[T], 0, len(owed))
+	for key, id := range owed {
+		claims = append(claims, claim[T]{loading: m.of(key), granted: soracache.ReadResult{Lease: id}})
+	}
+	holdMany(ctx, m.client, m.kind.schema, claims).end(m.patience())
+}
+
 // renew extends the leases well before they run out, so that a lost answer or two
 // do no harm.
 func (l *manyLeases) renew(ctx context.Context, lasts time.Duration) {

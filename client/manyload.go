@@ -44,10 +44,9 @@ type loaded[T any] struct {
 
 // begin runs the loader in goroutines of their own. It ends with the client, and
 // with its caller unless it is let go. The leases end with it, however it ends.
-func (m *manyCall[T]) begin(ctx context.Context, claims []claim[T]) (*manyLoad[T], error) {
+func (m *manyCall[T]) begin(ctx context.Context, claims []claim[T], leases *manyLeases) (*manyLoad[T], error) {
 	callers := ctx
-	l := &manyLoad[T]{manyCall: *m, finished: make(chan struct{})}
-	l.leases = holdMany(ctx, m.client, m.kind.schema, claims)
+	l := &manyLoad[T]{manyCall: *m, leases: leases, finished: make(chan struct{})}
 	ctx, leave, err := m.client.enter(context.WithoutCancel(ctx))
 	if err != nil {
 		l.leases.end(m.patience())
@@ -154,11 +153,12 @@ func (l *manyLoad[T]) part(ctx context.Context, claims []claim[T]) (results []lo
 	if err == nil {
 		l.pace.note(took)
 	}
+	errorOf := errorsOf(keys, values, err)
 	for i := range results {
 		r := &results[i]
 		value, ok := values[r.key]
-		r.outcome = outcomeOf(ctx, errorOf(err, r.key))
-		r.settle(value, ok, errorOf(err, r.key))
+		r.outcome = outcomeOf(ctx, errorOf(r.key))
+		r.settle(value, ok, errorOf(r.key))
 		l.client.observer.loaded(r.key, took, cmp.Or(r.err, r.o.marker))
 	}
 	l.store(results)
@@ -188,12 +188,37 @@ func (l *manyLoad[T]) call(ctx context.Context, batch *Fill, keys []string) (val
 	return values, err
 }
 
-// errorOf is what the error of a batch loader means for one key of it.
-func errorOf(err error, key string) error {
-	if many, ok := errors.AsType[*ManyError](err); ok {
-		return many.Errors[key]
+// errorsOf returns what the error of a batch loader means for each of the keys that it
+// was called with. A [*ManyError] speaks of single keys if it is about these: see
+// [Cache.GetOrSetMany]. One of another call, which the loader hands on, is an error
+// like any other. So is one beside which there is no result for those that it does not
+// name: that they do not exist was not said.
+func errorsOf[T any](keys []string, values map[string]T, err error) func(key string) error {
+	many, ok := err.(*ManyError) //nolint:errorlint // one that is wrapped is of another call
+	switch {
+	case !ok:
+		return func(string) error { return err }
+	case !many.isAbout(keys):
+		return func(string) error { return othersError{many} }
 	}
-	return err
+	return func(key string) error {
+		if own := many.Errors[key]; own != nil || values != nil {
+			return own
+		}
+		return othersError{many}
+	}
+}
+
+// othersError is a ManyError to a key that it is not about. An answer to one of its
+// keys, such as that there is no such thing, is none to that key.
+type othersError struct{ *ManyError }
+
+// Unwrap returns what is no answer.
+func (e othersError) Unwrap() []error {
+	return slices.DeleteFunc(e.ManyError.Unwrap(), func(err error) bool {
+		_, kept := errors.AsType[*cacheError](err)
+		return kept || errors.Is(err, ErrNotFound) || errors.Is(err, ErrNotModified)
+	})
 }
 
 // newWork is what the loader is to do for this key.

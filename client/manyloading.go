@@ -1,11 +1,14 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/flight"
 )
 
 // NewBatchLoadingCache returns a cache of values of type T that load computes
@@ -14,9 +17,10 @@ import (
 // exist, Get returns an error that wraps [ErrNotFound].
 func NewBatchLoadingCache[T any](c *Client, policy Policy, load func(ctx context.Context, keys []string) (map[string]T, error), opts ...CallOption) *LoadingCache[T] {
 	single := func(ctx context.Context, key string) (T, error) {
-		values, err := load(ctx, []string{key})
+		keys := []string{key}
+		values, err := load(ctx, keys)
 		value, ok := values[key]
-		switch err = errorOf(err, key); {
+		switch err = errorsOf(keys, values, err)(key); {
 		case err != nil:
 			var zero T
 			return zero, err
@@ -48,14 +52,8 @@ func (c *LoadingCache[T]) GetMany(ctx context.Context, keys []string, opts ...Ca
 func (m *many[T]) loadSingly(ctx context.Context, keys []string) {
 	keys = m.peek(ctx, keys)
 	outcomes, errs := make([]outcome[T], len(keys)), make([]error, len(keys))
-	limit := m.settings.many.concurrency
-	if limit == 0 {
-		limit = DefaultLoadConcurrency
-	}
-	atOnce(limit, len(keys), func(i int) {
-		l := m.of(keys[i])
-		l.load = func(ctx context.Context) (T, error) { return m.oneByOne(ctx, l.key) }
-		outcomes[i], errs[i] = l.share(ctx)
+	atOnce(cmp.Or(m.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
+		outcomes[i], errs[i] = m.singly(keys[i], m.oneByOne).share(ctx)
 	})
 	for i, key := range keys {
 		switch err := errs[i]; {
@@ -67,6 +65,22 @@ func (m *many[T]) loadSingly(ctx context.Context, keys []string) {
 			m.take(key, outcomes[i])
 		}
 	}
+}
+
+// singly is what one key's own call would be.
+func (m *manyCall[T]) singly(key string, load func(ctx context.Context, key string) (T, error)) *loading[T] {
+	l := m.of(key)
+	l.load = func(ctx context.Context) (T, error) { return load(ctx, key) }
+	return l
+}
+
+// refreshSingly refreshes values that were found near, and nobody waits for it. Each is
+// a run of its own, for one of them may be an ingredient of another.
+func (m *manyCall[T]) refreshSingly(ctx context.Context, keys []string, within map[string]time.Duration, load func(ctx context.Context, key string) (T, error)) {
+	atOnce(cmp.Or(m.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
+		defer m.client.observer.survive(keys[i])
+		m.singly(keys[i], load).refreshNear(flight.NewRun(ctx), within[keys[i]])
+	})
 }
 
 // peek takes what is there and fresh, and returns the other keys. It asks for no

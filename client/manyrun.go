@@ -40,6 +40,9 @@ type many[T any] struct {
 	// keys were asked for once more.
 	tired   map[string]error
 	retried bool
+	// owed are leases that came with answers, until somebody has taken them over who
+	// hands them back.
+	owed grants
 }
 
 // manyCall is what a call for many keys and its loads have in common. It never
@@ -124,6 +127,8 @@ func (m *many[T]) run(ctx context.Context, keys []string) {
 //  3. Only now, when nobody can be waiting for this run, the rest is waited for.
 //     Where a lease comes free, 2 and 3 begin again.
 func (m *many[T]) findOrLoad(ctx context.Context, keys []string) {
+	m.owed = make(grants)
+	defer m.handBack(ctx, m.owed) // a hook may panic, or what decodes a value
 	waited := time.Since(m.came)
 	others, claims := m.ask(ctx, keys, 0)
 	m.loadAll(ctx, claims)
@@ -265,7 +270,9 @@ func (m *many[T]) askOnce(ctx context.Context, keys []string, wait time.Duration
 		asked[i] = m.client.near.ask(m.kind.space, key)
 	}
 	defer endAll(asked)
-	for i, r := range m.client.readMany(ctx, wait+m.patience(), reads, asked, false) {
+	answers := m.client.readMany(ctx, wait+m.patience(), reads, asked, false)
+	maps.Copy(m.owed, grantsOf(keys, answers))
+	for i, r := range answers {
 		if m.client.waits.refused(wait, r.Err) {
 			s.others = append(s.others, keys[i])
 			continue
@@ -274,7 +281,7 @@ func (m *many[T]) askOnce(ctx context.Context, keys []string, wait time.Duration
 		m.sort(&s, m.of(keys[i]), r, asked[i], reads[i], again)
 	}
 	if len(s.unneeded) > 0 {
-		holdMany(ctx, m.client, m.kind.schema, s.unneeded).end(m.patience())
+		m.hold(ctx, s.unneeded).end(m.patience())
 	}
 	return s
 }

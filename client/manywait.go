@@ -58,7 +58,7 @@ func (m *many[T]) wait(ctx context.Context, claims []claim[T]) {
 			turn.Admit()
 		}
 	}
-	l, err := m.begin(ctx, claims)
+	l, err := m.begin(ctx, claims, m.hold(ctx, claims))
 	if err != nil {
 		m.giveUp(ctx, open, err)
 		return
@@ -251,6 +251,8 @@ func (m *many[T]) refreshBehind(ctx context.Context, claims []claim[T]) (rest []
 	call.due = due{}
 	if !behind[0].inBackground(ctx, func(ctx context.Context) { call.reload(ctx, behind) }) {
 		behind, rest = m.noRoom(ctx, behind, rest)
+	} else {
+		m.disown(behind) // the other holds them
 	}
 	for i := range behind {
 		m.take(behind[i].key, behind[i].serve(behind[i].there, StaleRefreshing))
@@ -268,13 +270,19 @@ func (m *many[T]) noRoom(ctx context.Context, behind, rest []claim[T]) (fresh, w
 			rest = append(rest, c)
 		}
 	}
-	holdMany(ctx, m.client, m.kind.schema, fresh).end(m.patience())
+	m.hold(ctx, fresh).end(m.patience())
 	return fresh, rest
 }
 
 // reload runs the loader for values that are there, and nobody waits for it.
 func (m *manyCall[T]) reload(ctx context.Context, claims []claim[T]) {
 	start := time.Now()
+	leases, begun := holdMany(ctx, m.client, m.kind.schema, claims), false
+	defer func() {
+		if !begun { // a hook panicked
+			leases.end(m.patience())
+		}
+	}()
 	for i := range claims {
 		why := RefreshStale
 		if claims[i].there != nil && claims[i].there.fresh() {
@@ -290,7 +298,8 @@ func (m *manyCall[T]) reload(ctx context.Context, claims []claim[T]) {
 		}
 		m.client.observer.refreshed(key, time.Since(start), err)
 	}
-	l, err := m.begin(ctx, claims)
+	begun = true
+	l, err := m.begin(ctx, claims, leases)
 	if err != nil {
 		for i := range claims {
 			ended(claims[i].key, err)
@@ -316,7 +325,7 @@ func (m *many[T]) refreshNear(ctx context.Context, soon []string, within map[str
 	if len(soon) == 0 {
 		return
 	}
-	call := m.manyCall
+	call, oneByOne := m.manyCall, m.oneByOne
 	call.due = due{}
 	begun := call.of(soon[0]).inBackground(ctx, func(ctx context.Context) {
 		defer func() {
@@ -325,7 +334,9 @@ func (m *many[T]) refreshNear(ctx context.Context, soon []string, within map[str
 				r.quiet.add(key, m.client.now(), leaveAlone(within[key]))
 			}
 		}()
-		if claims := call.claimDue(ctx, soon, within); len(claims) > 0 {
+		if oneByOne != nil {
+			call.refreshSingly(ctx, soon, within, oneByOne)
+		} else if claims := call.claimDue(ctx, soon, within); len(claims) > 0 {
 			call.reload(ctx, claims)
 		}
 	})
@@ -346,7 +357,13 @@ func (m *manyCall[T]) claimDue(ctx context.Context, due []string, within map[str
 	}
 	defer endAll(asked)
 	var unneeded []claim[T]
-	for i, r := range m.client.readMany(ctx, m.patience(), reads, asked, false) {
+	answers, sorted := m.client.readMany(ctx, m.patience(), reads, asked, false), false
+	defer func() {
+		if !sorted { // what decodes a value panicked
+			m.handBack(ctx, grantsOf(due, answers))
+		}
+	}()
+	for i, r := range answers {
 		if r.Err != nil {
 			continue // what is there is fresh still
 		}
@@ -363,7 +380,7 @@ func (m *manyCall[T]) claimDue(ctx context.Context, due []string, within map[str
 			claims = append(claims, claim[T]{loading: l, granted: r, there: there})
 		}
 	}
-	if len(unneeded) > 0 {
+	if sorted = true; len(unneeded) > 0 {
 		holdMany(ctx, m.client, m.kind.schema, unneeded).end(m.patience())
 	}
 	return claims

@@ -156,7 +156,7 @@ func (c *Cache[T]) refreshSoon(ctx context.Context, key string, hit *nearHit[T],
 // refreshNear asks for the lease to refresh a value under. Without, somebody else
 // does that, or has done it: the answer is then the newer value.
 func (l *loading[T]) refreshNear(ctx context.Context, within time.Duration) {
-	defer func() { l.asked.end() }()
+	defer l.quit(ctx)
 	read, err := l.ask(ctx, soracache.Read{Key: l.key, Schema: l.kind.schema, Lease: true, RefreshWithin: within})
 	if err != nil {
 		return // what is there is fresh still
@@ -179,7 +179,14 @@ func (l *loading[T]) refreshNear(ctx context.Context, within time.Duration) {
 func (l *loading[T]) refreshBehind(ctx context.Context, granted soracache.ReadResult, there *standby[T], why RefreshReason) bool {
 	behind := *l // the other goes on with its callers
 	behind.asked, behind.due, behind.admits = nil, due{}, false
-	return behind.inBackground(ctx, func(ctx context.Context) { behind.reload(ctx, granted, there, why) })
+	begun := behind.inBackground(ctx, func(ctx context.Context) {
+		defer behind.quit(ctx)
+		behind.reload(ctx, granted, there, why)
+	})
+	if begun {
+		l.owed = soracache.Lease{} // which the other has
+	}
+	return begun
 }
 
 // reload runs the loader under a lease, and nobody waits for it.

@@ -81,5 +81,6 @@ func askAlike(questions map[string]soracache.Read) map[string]soracache.Read {
 
 // unneeded hands back a lease of which nothing will come.
 func (l *loading[T]) unneeded(ctx context.Context, granted soracache.ReadResult) {
+	l.owed = soracache.Lease{}
 	l.client.hold(ctx, l.kind.schema, l.key, granted).release(l.patience())
 }

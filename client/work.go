@@ -30,20 +30,21 @@ func (l *loading[T]) newFill(ctx context.Context) *Fill {
 	return &Fill{client: l.client, schema: l.kind.schema, key: l.key, parent: FillFrom(ctx), policy: l.settings.policy}
 }
 
-// leased is work under the lease that came with an answer. The lease was given
-// before it begins, so what the loader reads is compared with the lease's stamp.
+// leased is work under the lease that came with an answer, which it takes over. The
+// lease was given before it begins, so what the loader reads is compared with the
+// lease's stamp.
 func (l *loading[T]) leased(ctx context.Context, granted soracache.ReadResult, there *standby[T]) *work[T] {
 	w := &work[T]{loading: l, granted: granted, fill: l.newFill(ctx), errors: true}
 	w.fill.leased, w.fill.stamp = true, granted.Stamp
-	if there == nil {
-		return w
-	}
-	w.errors = !l.settings.policy.allows(there.freshFor)
-	if there.marker == nil {
-		if previous, err := own(l.settings, there.value); err == nil {
-			w.fill.replaces(&previous, there.entry)
+	if there != nil {
+		w.errors = !l.settings.policy.allows(there.freshFor)
+		if there.marker == nil {
+			if previous, err := own(l.settings, there.value); err == nil {
+				w.fill.replaces(&previous, there.entry)
+			}
 		}
 	}
+	l.owed = soracache.Lease{}
 	return w
 }
 

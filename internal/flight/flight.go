@@ -76,6 +76,10 @@ func (e *WaitError) Unwrap() error { return context.DeadlineExceeded }
 // Group shares computations by key. The zero value is ready for use. It is
 // safe for concurrent use and must not be copied.
 type Group[V any] struct {
+	// Closing, if set before the first use, ends all waiting when it is closed: who
+	// waits gets [context.Canceled], as if its own context had ended.
+	Closing <-chan struct{}
+
 	// mu guards what follows, and every field of a call and of a trip that does
 	// not say otherwise.
 	mu sync.Mutex
@@ -441,6 +445,9 @@ func (w *patience[V]) wait(ctx context.Context, c *call[V]) (v V, err error) {
 		case <-ctx.Done():
 			w.gone = true
 			return v, ctx.Err()
+		case <-c.group.Closing:
+			w.gone = true
+			return v, context.Canceled
 		case <-w.over:
 			w.tired = true
 		}

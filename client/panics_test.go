@@ -1,0 +1,184 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client"
+)
+
+// hostile is a value that panics when it is decoded, if it says so.
+type hostile struct{ Text string }
+
+func (h *hostile) UnmarshalJSON(data []byte) error {
+	if string(data) == `"panic"` {
+		panic("decode")
+	}
+	h.Text = string(data)
+	return nil
+}
+
+func (h hostile) MarshalJSON() ([]byte, error) { return []byte(strconv.Quote(h.Text)), nil }
+
+// What panics between the answer with a lease and the loader that is to run under it:
+// nobody waits for the lease to run out, for that key or for its neighbours.
+func TestPanicsLeaveNoLeases(t *testing.T) {
+	metrics := func() { panic("metrics") }
+	hooked := func(s *stage, hooks client.Hooks) *client.Client {
+		c, err := client.New(s.a.track, client.Logger(nil), client.WithHooks(hooks))
+		if err != nil {
+			s.Fatal(err)
+		}
+		s.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	// ask survives a panic that is its own caller's to see.
+	ask := func(s *stage, c *client.Client, src *origin, opts ...client.CallOption) {
+		defer func() { _ = recover() }()
+		_, _ = s.a.door.ask(s.Context(), c, "k", src.load, opts...)
+	}
+	free := func(s *stage, keys ...string) {
+		s.Helper()
+		synctest.Wait()
+		for _, key := range keys {
+			if s.leased(key) {
+				s.Errorf("the lease of %q is left behind", key)
+			}
+		}
+	}
+	keep := policy(func(p client.Policy) client.Policy { return p.WithKeep(time.Hour) })
+	swr := policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Hour) })
+	eager := policy(func(p client.Policy) client.Policy { return p.WithEagerAt(0.5) })
+	// late has a value that is past so much of its life.
+	late := func(s *stage, after time.Duration, opts ...client.CallOption) *origin {
+		src := newOrigin("v")
+		s.b.want("v", src, opts...)
+		time.Sleep(after)
+		return src
+	}
+	playAll(t, []act{
+		{"OnMiss", func(s *stage) {
+			src := newOrigin("v")
+			ask(s, hooked(s, client.Hooks{OnMiss: func(string) { metrics() }}), src)
+			free(s, "k")
+			s.b.want("v", src)
+		}},
+		{"OnMiss, of a stale value", func(s *stage) {
+			src := late(s, 2*time.Minute, keep)
+			ask(s, hooked(s, client.Hooks{OnMiss: func(string) { metrics() }}), src, keep)
+			free(s, "k")
+		}},
+		{"OnMiss, under a hard timeout", func(s *stage) {
+			ask(s, hooked(s, client.Hooks{OnMiss: func(string) { metrics() }}), newOrigin("v"), client.WithHardTimeout(time.Minute))
+			free(s, "k")
+		}},
+		{"OnMiss, when somebody else's load has failed", func(s *stage) {
+			src := newOrigin("v")
+			src.slow(time.Second)
+			src.fails(errBoom)
+			first := s.b.get(src)
+			synctest.Wait()
+			ask(s, hooked(s, client.Hooks{OnMiss: func(string) { metrics() }}), src)
+			<-first
+			free(s, "k")
+		}},
+		{"OnStale, of a value that is loaded anew behind it", func(s *stage) {
+			src := late(s, 2*time.Minute, swr)
+			ask(s, hooked(s, client.Hooks{OnStale: func(string, soracache.Tier, client.StaleReason) { metrics() }}), src, swr)
+			free(s, "k")
+			s.wantCalls(src, 2)
+		}},
+		{"OnRefresh", func(s *stage) {
+			src := late(s, 2*time.Minute, swr)
+			ask(s, hooked(s, client.Hooks{OnRefresh: func(string, client.RefreshReason) { metrics() }}), src, swr)
+			free(s, "k")
+		}},
+		{"OnStart of a refresh", func(s *stage) {
+			src := late(s, 2*time.Minute, swr)
+			ask(s, hooked(s, client.Hooks{OnStart: func(ctx context.Context, op client.Op, _ string) (context.Context, func(client.Outcome)) {
+				if op == client.OpRefresh {
+					metrics()
+				}
+				return ctx, nil
+			}}), src, swr)
+			free(s, "k")
+		}},
+		{"OnRefresh, of a value that is near", func(s *stage) {
+			src := newOrigin("v")
+			c := hooked(s, client.Hooks{OnRefresh: func(string, client.RefreshReason) { metrics() }})
+			ask(s, c, src, eager)
+			synctest.Wait()
+			ask(s, c, src, eager)
+			time.Sleep(45 * time.Second)
+			ask(s, c, src, eager)
+			free(s, "k")
+		}},
+		{"CloneWith, of the value that is to be replaced", func(s *stage) {
+			src := late(s, 2*time.Minute, keep)
+			ask(s, s.a.Client, src, keep, client.CloneWith(func(string) string { panic("clone") }))
+			free(s, "k")
+		}},
+	})
+	of := func(s *stage, c *client.Client, keys []string, policy client.Policy) {
+		_, _ = client.NewCache[string](c, policy).GetOrSetMany(s.Context(), keys, func(_ context.Context, keys []string) (map[string]string, error) {
+			values := map[string]string{}
+			for _, key := range keys {
+				values[key] = "v"
+			}
+			return values, nil
+		})
+	}
+	playBy(t, doors[1], []act{
+		{"OnHit of a neighbour", func(s *stage) {
+			<-s.b.getIn(s.Context(), "hit", newOrigin("v"))
+			of(s, hooked(s, client.Hooks{OnHit: func(string, soracache.Tier) { metrics() }}), []string{"a", "hit", "b"}, client.Default)
+			free(s, "a", "b")
+		}},
+		{"OnMiss of a neighbour", func(s *stage) {
+			of(s, hooked(s, client.Hooks{OnMiss: func(key string) {
+				if key == "b" {
+					metrics()
+				}
+			}}), []string{"a", "b", "c"}, client.Default)
+			free(s, "a", "b", "c")
+		}},
+		{"OnRefresh of a neighbour", func(s *stage) {
+			swr := client.Policy{TTL: time.Minute}.WithStaleWhileRevalidate(time.Hour)
+			keys := []string{"a", "b", "c"}
+			of(s, s.b.Client, keys, swr)
+			time.Sleep(2 * time.Minute)
+			of(s, hooked(s, client.Hooks{OnRefresh: func(key string, _ client.RefreshReason) {
+				if key == "b" {
+					metrics()
+				}
+			}}), keys, swr)
+			free(s, keys...)
+		}},
+	})
+	playBy(t, doors[0], []act{
+		{"what decodes the value that is to be replaced", func(s *stage) {
+			p := client.Policy{TTL: time.Minute}.WithKeep(time.Hour)
+			a, b := client.NewCache[hostile](s.a.Client, p), client.NewCache[hostile](s.b.Client, p)
+			for _, key := range []string{"k", "k2"} {
+				if err := b.Set(s.Context(), key, hostile{"panic"}); err != nil {
+					s.Fatal(err)
+				}
+			}
+			time.Sleep(2 * time.Minute)
+			_, one := a.GetOrSet(s.Context(), "k", func(context.Context) (hostile, error) { return hostile{"x"}, nil })
+			_, many := a.GetOrSetMany(s.Context(), []string{"other", "k2"}, func(context.Context, []string) (map[string]hostile, error) { return nil, nil })
+			if _, ok := errors.AsType[*client.PanicError](one); !ok {
+				s.Errorf("got %v", one)
+			}
+			if _, ok := errors.AsType[*client.PanicError](many); !ok {
+				s.Errorf("got %v of many", many)
+			}
+			free(s, "k", "k2", "other")
+		}},
+	})
+}
