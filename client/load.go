@@ -74,8 +74,10 @@ type loading[T any] struct {
 	// there is one caller.
 	way     int
 	carried *carrier
-	// retried means that the caller has shared another run before.
-	retried bool
+	// retried means that the caller has shared another run before, or has waited for
+	// other keys of its call. joined means that those whom this run is for have waited
+	// for its turn, and that the first of them may have gone.
+	retried, joined bool
 	// admits means that those who come until the loader begins may share what it
 	// returns: nothing was asked for that they would not ask for.
 	admits bool
@@ -134,7 +136,11 @@ func (l *loading[T]) shareBy(ctx context.Context, more soracache.Stamps) (o outc
 	}
 	switch tired, ok := err.(*flight.WaitError); { //nolint:errorlint // not one that a loader returned
 	case ok:
-		o, err = l.anew(ctx).outwaited(ctx, tired.Waited, err)
+		waited := tired.Waited
+		if l.retried {
+			waited = l.settings.policy.waitHere()
+		}
+		o, err = l.anew(ctx).outwaited(ctx, waited, err)
 		part = flight.Led
 	case err == flight.ErrCycle: //nolint:errorlint // itself
 		err = fmt.Errorf("client: %w: %q", ErrCycle, l.key)
@@ -377,15 +383,15 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 }
 
 // waitUntil is until when the policy has it wait for somebody else, or for a load of
-// this client, when it begins to wait at a time. What was waited in this process
-// counts, unless that was all of the wait.
+// this client, when it begins to wait at a time. What was waited before counts. If that
+// was all of the wait, and others are left whom the run is for, they came later.
 func (l *loading[T]) waitUntil(began time.Time, here bool) time.Time {
 	wait := l.settings.policy.wait()
 	if here {
 		wait = l.settings.policy.waitHere()
 	}
-	if came := l.came.Add(wait); began.Before(came) {
-		return came
+	if end := l.came.Add(wait); began.Before(end) || !l.joined {
+		return end
 	}
 	return began.Add(wait)
 }
@@ -517,7 +523,7 @@ func (l *loading[T]) patience() time.Duration {
 func (l *loading[T]) board(ctx context.Context) {
 	if run := flight.RunOf(ctx); run != nil && run != l.inside {
 		at, _ := run.Latest()
-		l.due = due(at)
+		l.due, l.joined = due(at), true
 		l.carried = l.client.carriedBy(ctx, l.way, l.kind.demands.merged(l.key))
 	}
 }

@@ -52,9 +52,15 @@ func (m *many[T]) loadSingly(ctx context.Context, keys []string) {
 	if limit == 0 {
 		limit = DefaultLoadConcurrency
 	}
+	own := new(stopwatch)
 	atOnce(limit, len(keys), func(i int) {
 		l := m.of(keys[i])
-		l.load = func(ctx context.Context) (T, error) { return m.oneByOne(ctx, l.key) }
+		// What is waited for one key counts for the next ones. What is loaded does not.
+		l.came, l.retried = m.came.Add(own.time()), true
+		l.load = func(ctx context.Context) (T, error) {
+			defer own.run()()
+			return m.oneByOne(ctx, l.key)
+		}
 		outcomes[i], errs[i] = l.share(ctx)
 	})
 	for i, key := range keys {
