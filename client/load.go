@@ -81,6 +81,10 @@ type loading[T any] struct {
 	// admits means that those who come until the loader begins may share what it
 	// returns: nothing was asked for that they would not ask for.
 	admits bool
+	// silence is what the call knows of a service that does not answer, and unanswered
+	// what this key's read failed with that was made together with others'.
+	silence    *silence
+	unanswered error
 	// asked is the last read, as the near cache knows it.
 	asked *asking
 	// waited means that somebody else was waited for, as long as the policy says.
@@ -150,7 +154,7 @@ func (l *loading[T]) shareBy(ctx context.Context, more soracache.Stamps) (o outc
 
 // anew is the load for one caller alone, where the other goes on without it.
 func (l *loading[T]) anew(ctx context.Context) *loading[T] {
-	return &loading[T]{client: l.client, kind: l.kind, pace: l.pace, key: l.key, load: l.load, settings: l.settings, due: dueOf(ctx), came: l.came, inside: flight.RunOf(ctx), way: l.way, retried: l.retried}
+	return &loading[T]{client: l.client, kind: l.kind, pace: l.pace, key: l.key, load: l.load, settings: l.settings, due: dueOf(ctx), came: l.came, inside: flight.RunOf(ctx), way: l.way, retried: l.retried, silence: l.silence, unanswered: l.unanswered}
 }
 
 // outwaited is for callers who waited long enough for a load of this process. They
@@ -480,8 +484,23 @@ func (l *loading[T]) ask(ctx context.Context, read soracache.Read) (soracache.Re
 // question asks within the time of the context, which is for nothing else.
 func (l *loading[T]) question(ctx context.Context, read soracache.Read) (soracache.ReadResult, error) {
 	l.asked.end()
+	if err := l.silent(); err != nil {
+		l.asked = nil
+		return soracache.ReadResult{}, err
+	}
 	l.asked = l.client.near.ask(l.kind.space, l.key)
-	return l.client.read(ctx, read, l.asked)
+	r, err := l.client.read(ctx, read, l.asked)
+	l.silence.heard(ctx, l.patience(), err)
+	return r, err
+}
+
+// silent is what reads of the key fail with, if the service did not answer its call; nil:
+// it is to be asked.
+func (l *loading[T]) silent() error {
+	if l.unanswered != nil {
+		return l.unanswered
+	}
+	return l.silence.known()
 }
 
 // keepNear keeps in the application's own memory what an answer brought, if it is

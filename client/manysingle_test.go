@@ -3,10 +3,12 @@ package client_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
 )
 
@@ -74,4 +76,71 @@ func TestManySingleKeysOwnLoadsAreNoWait(t *testing.T) {
 		}
 		<-theirs
 	})
+}
+
+// hangs is a way to a node that, once it hangs, answers nothing of some kinds.
+type hangs struct {
+	soracache.Backend
+
+	reads, writes atomic.Bool
+	asked         atomic.Int64 // while it hung
+}
+
+func (h *hangs) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+	if h.reads.Load() {
+		h.asked.Add(1)
+		<-ctx.Done()
+		return nil, fmt.Errorf("%w: %w", soracache.ErrUnavailable, ctx.Err())
+	}
+	return h.Backend.Get(ctx, req)
+}
+
+func (h *hangs) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+	if h.writes.Load() {
+		<-ctx.Done()
+		return nil, fmt.Errorf("%w: %w", soracache.ErrUnavailable, ctx.Err())
+	}
+	return h.Backend.Write(ctx, req)
+}
+
+// A service that hangs is waited for once by a call for many keys, whenever it began to
+// hang, and whatever stands in for loaders that fail.
+func TestManyWaitForAHungServiceOnce(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		later bool // it begins to hang under the first loaders
+		fails bool // the loaders fail
+		most  time.Duration
+	}{
+		{"from the beginning", false, false, client.DefaultTimeout},
+		{"later", true, false, 2 * client.DefaultTimeout},
+		{"and loaders fail", false, true, client.DefaultTimeout},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			onStage(t, func(s *stage) {
+				h := &hangs{Backend: s.node}
+				h.reads.Store(!tt.later)
+				s.a.track.Backend = h
+				cache := client.NewLoadingCache(s.a.Client, client.Default.WithFailSafe(time.Hour), func(context.Context, string) (string, error) {
+					h.reads.Store(true)
+					if tt.fails {
+						return "", errBoom
+					}
+					return "mine", nil
+				})
+				keys := make([]string, 100)
+				for i := range keys {
+					keys[i] = fmt.Sprint("k", i)
+				}
+				began := time.Now()
+				got, err := cache.GetMany(s.Context(), keys)
+				if took := time.Since(began); took > tt.most || h.asked.Load() > 4 {
+					s.Errorf("it took %s and %d questions", took, h.asked.Load())
+				}
+				if want := len(keys); !tt.fails && (err != nil || len(got) != want) || tt.fails && err == nil {
+					s.Errorf("got %d values, %.100v", len(got), err)
+				}
+			}, client.NoNear())
+		})
+	}
 }
