@@ -13,6 +13,24 @@ import (
 type silence struct {
 	// reads is what a read failed with that was not answered; nil: there was none.
 	reads atomic.Pointer[error]
+	// tardy means that a write was not answered in time. The others go on behind the
+	// call.
+	tardy atomic.Bool
+}
+
+// storing is how much of so long whoever stores something is to wait for that.
+func (s *silence) storing(limit time.Duration) time.Duration {
+	if s != nil && s.tardy.Load() {
+		return 0
+	}
+	return limit
+}
+
+// late notes that a write was not answered in time, if so.
+func (s *silence) late(is bool) {
+	if s != nil && is {
+		s.tardy.Store(true)
+	}
 }
 
 // known is what the call's reads fail with; nil: the service is to be asked.
