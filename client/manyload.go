@@ -158,6 +158,9 @@ func (l *manyLoad[T]) part(ctx context.Context, claims []claim[T]) (results []lo
 		r := &results[i]
 		value, ok := values[r.key]
 		r.outcome = outcomeOf(ctx, errorOf(err, r.key))
+		if r.leased() {
+			l.kind.loads.loaded(r.key, flight.RunOf(ctx))
+		}
 		r.settle(value, ok, errorOf(err, r.key))
 		l.client.observer.loaded(r.key, took, cmp.Or(r.err, r.o.marker))
 	}

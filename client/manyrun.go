@@ -76,10 +76,11 @@ func (c *claim[T]) leased() bool { return c.granted.Lease != soracache.Lease{} }
 func (c *Cache[T]) many(ctx context.Context, load func(context.Context, []string) (map[string]T, error), opts []CallOption) *many[T] {
 	s := c.settings.with(opts)
 	c = c.in(s.schema)
+	ctx, outer := leftBehind(ctx)
 	return &many[T]{
 		manyCall: manyCall[T]{client: c.client, kind: c.kind, pace: c.pace, load: load, settings: s, due: dueOf(ctx), came: time.Now(), inside: flight.RunOf(ctx), silence: new(silence)},
 		caller:   ctx,
-		outer:    FillFrom(ctx),
+		outer:    outer,
 		found:    map[string]outcome[T]{},
 		failed:   map[string]error{},
 	}

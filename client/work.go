@@ -70,6 +70,7 @@ func (w *work[T]) do(ctx context.Context) (outcome[T], error) {
 	}()
 	value, err := l.runLoader(ctx, w.fill)
 	lease.outcome = outcomeOf(ctx, err)
+	l.kind.loads.loaded(l.key, flight.RunOf(ctx))
 	return l.finish(w, func(d deposit[T]) { behind = l.fill(lease, d) }, value, err)
 }
 
