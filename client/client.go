@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -21,6 +22,8 @@ const (
 	writeTimeout = 10 * time.Second
 	// closeTimeout bounds how long Close waits for loaders that were told to end.
 	closeTimeout = 2 * time.Second
+	// longestTimeout is for ever, and leaves room for what is added to it.
+	longestTimeout = math.MaxInt64 / 2
 )
 
 // Client is one namespace of a cache. It is safe for concurrent use. Make one
@@ -109,7 +112,7 @@ func newClient(backend soracache.Backend, closeBackend func(), cfg config) (*Cli
 		backend:      backend,
 		closeBackend: closeBackend,
 		namespace:    cfg.namespace,
-		timeout:      cfg.timeout,
+		timeout:      min(cfg.timeout, longestTimeout),
 		observer:     observer{hooks: cfg.hooks, log: cfg.log},
 		codecs:       newCodecs(cfg.standard, cfg.known),
 		ahead:        cfg.ahead,
