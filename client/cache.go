@@ -73,7 +73,7 @@ func (c *Cache[T]) GetOrSet(ctx context.Context, key string, load func(context.C
 		}
 		return hit.give(s)
 	}
-	return c.getOrLoad(ctx, outer, key, load, s)
+	return c.getOrLoad(ctx, key, load, s)
 }
 
 // with returns the settings of a call. It allocates nothing unless there are
@@ -128,7 +128,8 @@ func (h *nearHit[T]) give(s *settings) (T, error) {
 
 // getOrLoad asks the service, or else the loader, together with whoever wants the
 // same at this moment.
-func (c *Cache[T]) getOrLoad(ctx context.Context, outer *Fill, key string, load func(context.Context) (T, error), s *settings) (value T, err error) {
+func (c *Cache[T]) getOrLoad(ctx context.Context, key string, load func(context.Context) (T, error), s *settings) (value T, err error) {
+	ctx, outer := leftBehind(ctx)
 	err = names.CheckKey(key)
 	if err == nil {
 		err = check[T](c.client, outer, s, key)
@@ -284,7 +285,7 @@ func (c *LoadingCache[T]) Get(ctx context.Context, key string, opts ...CallOptio
 		}
 		return hit.give(s)
 	}
-	return cache.getOrLoad(ctx, outer, key, c.loader(key), s)
+	return cache.getOrLoad(ctx, key, c.loader(key), s)
 }
 
 func (c *LoadingCache[T]) loader(key string) func(context.Context) (T, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -26,6 +27,8 @@ const (
 	// long as the most of it takes at the least progress that it has to make, and a
 	// little.
 	closeFills = maxFillsBehind/progressBytes*progressWithin + 6*time.Second
+	// longestTimeout is for ever, and leaves room for what is added to it.
+	longestTimeout = math.MaxInt64 / 2
 )
 
 // Client is one namespace of a cache. It is safe for concurrent use. Make one
@@ -119,7 +122,7 @@ func newClient(backend soracache.Backend, closeBackend func(), cfg config) (*Cli
 		backend:      backend,
 		closeBackend: closeBackend,
 		namespace:    cfg.namespace,
-		timeout:      cfg.timeout,
+		timeout:      min(cfg.timeout, longestTimeout),
 		observer:     observer{hooks: cfg.hooks, log: cfg.log},
 		codecs:       newCodecs(cfg.standard, cfg.known),
 		ahead:        cfg.ahead,
@@ -189,7 +192,8 @@ type Receipt struct {
 // What it names of one partition is recorded in one step, so no reader of that
 // partition finds a part of it invalidated, up to [MostAtOnce] names. More are
 // recorded in several steps, one after the other, and so are fewer if the service
-// takes less in one request.
+// takes less in one request. Without a deadline it gives up once no step has succeeded
+// for 10 s.
 func (c *Client) Invalidate(ctx context.Context, what Invalidation) (Receipt, error) {
 	targets := what.targets()
 	if len(targets) == 0 {
@@ -475,24 +479,35 @@ func (c *Client) learnWrite(ctx context.Context, seen soracache.Stamps, r *sorac
 // service takes fewer in one request.
 const MostAtOnce = 1000
 
-// invalidate makes as many requests as the targets need, each within the time of
-// a write. One that fails does not keep the others from being made: what they
-// name is unservable all the same. A service that takes fewer names at once than a
-// request has is sent halves from then on.
+// invalidate makes as many requests as the targets need, for as long as no more than
+// the time of a write goes by without one that succeeds. One that fails does not keep
+// the others from being made: what they name is unservable all the same. Once one was
+// recorded and not acknowledged in time, the others are recorded alone. A service that
+// takes fewer names at once than a request has is sent halves from then on.
 func (c *Client) invalidate(ctx context.Context, req soracache.InvalidateRequest) (receipt Receipt, err error) {
 	req.Namespace = c.namespace
 	var failed []error
-	most := MostAtOnce
+	most, until := MostAtOnce, time.Now().Add(writeTimeout)
 	for rest := req.Targets; len(rest) > 0; {
+		limit := time.Until(until)
+		if limit <= 0 {
+			c.near.refuse(rest, nil) // as of any that may have been recorded
+			failed = append(failed, fmt.Errorf("%w: %d of %d names were not sent", soracache.ErrUnavailable, len(rest), len(req.Targets)))
+			break
+		}
 		part := req
 		part.Targets = rest[:min(most, len(rest))]
-		stamp, stragglers, err := c.invalidateAtOnce(ctx, part)
+		stamp, stragglers, err := c.invalidateAtOnce(ctx, limit, part)
 		if n := len(part.Targets); n > 1 && errors.Is(err, soracache.ErrTooLarge) {
 			most = n / 2
 			continue
 		}
 		receipt.Stamp = receipt.Stamp.Merge(stampOf(c.namespace, stamp))
 		receipt.Stragglers = append(receipt.Stragglers, stragglers...)
+		var incomplete *soracache.IncompleteError
+		if recorded := errors.As(err, &incomplete); err == nil || recorded {
+			until, req.Acknowledge = time.Now().Add(writeTimeout), req.Acknowledge && !recorded
+		}
 		if err != nil {
 			failed = append(failed, err)
 		}
@@ -521,9 +536,9 @@ func oneOf(errs []error) error {
 	return errs[0]
 }
 
-func (c *Client) invalidateAtOnce(ctx context.Context, req soracache.InvalidateRequest) (stamp soracache.Stamps, stragglers []string, err error) {
+func (c *Client) invalidateAtOnce(ctx context.Context, limit time.Duration, req soracache.InvalidateRequest) (stamp soracache.Stamps, stragglers []string, err error) {
 	asked, seen := c.near.askAll(), c.session.stamps()
-	err = c.within(ctx, writeTimeout, func(ctx context.Context) error {
+	err = c.within(ctx, limit, func(ctx context.Context) error {
 		result, err := c.backend.Invalidate(ctx, req)
 		var incomplete *soracache.IncompleteError
 		switch {

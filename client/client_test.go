@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os/exec"
 	"reflect"
@@ -308,5 +309,63 @@ func TestDependencies(t *testing.T) {
 				t.Errorf("the client imports %s", dep)
 			}
 		}
+	}
+}
+
+// invalidates is a way to a service whose invalidations take some time.
+type invalidates struct {
+	soracache.Backend
+
+	takes        time.Duration
+	acknowledges bool
+	calls        []soracache.InvalidateRequest
+}
+
+func (i *invalidates) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
+	i.calls = append(i.calls, req)
+	if req.Acknowledge && !i.acknowledges {
+		<-ctx.Done()
+		return soracache.InvalidateResult{}, &soracache.IncompleteError{Cause: ctx.Err()}
+	}
+	select {
+	case <-time.After(i.takes):
+		return soracache.InvalidateResult{}, nil
+	case <-ctx.Done():
+		return soracache.InvalidateResult{}, fmt.Errorf("%w: %w", soracache.ErrUnavailable, ctx.Err())
+	}
+}
+
+// Without a deadline, an invalidation of many names gives up once nothing has succeeded
+// for 10 s, and does not wait so long for each of its parts.
+func TestInvalidationsGiveUp(t *testing.T) {
+	for name, tt := range map[string]struct {
+		service invalidates
+		ack     bool
+		took    time.Duration
+		calls   int
+		failed  error
+	}{
+		"the service hangs":               {invalidates{takes: time.Hour}, false, 10 * time.Second, 1, soracache.ErrUnavailable},
+		"each part takes some time":       {invalidates{takes: 4 * time.Second}, false, 20 * time.Second, 5, nil},
+		"it is acknowledged":              {invalidates{takes: 4 * time.Second, acknowledges: true}, true, 20 * time.Second, 5, nil},
+		"a part is not acknowledged":      {invalidates{takes: time.Second}, true, 14 * time.Second, 5, context.DeadlineExceeded},
+		"not acknowledged, then it hangs": {invalidates{takes: time.Hour}, true, 20 * time.Second, 2, soracache.ErrUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onStage(t, func(s *stage) {
+				service := &tt.service
+				service.Backend = s.node
+				s.a.track.Backend = service
+				keys := make([]string, 5*client.MostAtOnce)
+				for i := range keys {
+					keys[i] = fmt.Sprint("k", i)
+				}
+				began := time.Now()
+				_, err := s.a.Invalidate(s.Context(), client.Invalidation{Keys: keys, Acknowledge: tt.ack})
+				if took := time.Since(began); took != tt.took || len(service.calls) != tt.calls || !errors.Is(err, tt.failed) {
+					s.Errorf("%d calls took %s: %v", len(service.calls), took, err)
+				}
+			}, client.NoNear())
+		})
 	}
 }

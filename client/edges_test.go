@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -458,4 +459,50 @@ func TestWhoeverAskedGoes(t *testing.T) {
 			}
 		}}})
 	}
+}
+
+// A timeout of centuries is one, wherever something is added to it.
+func TestTimeoutForEver(t *testing.T) {
+	for _, door := range doors {
+		t.Run(door.name, func(t *testing.T) {
+			onStage(t, func(s *stage) {
+				s.a.door = door
+				theirs, own := newOrigin("b's"), newOrigin("own")
+				theirs.slow(2 * time.Second)
+				first := s.b.get(theirs)
+				synctest.Wait()
+				if r := <-s.a.get(own); r.value != "b's" || r.err != nil {
+					s.Errorf("got %v", r)
+				}
+				<-first
+				if r := <-s.a.getIn(s.Context(), "k2", own); r.value != "own" || r.err != nil {
+					s.Errorf("got %v", r)
+				}
+				synctest.Wait()
+				if !s.explain("k2").Live {
+					s.Error("it is not stored")
+				}
+				own.fails(errBoom)
+				<-s.a.getIn(s.Context(), "k3", own)
+				synctest.Wait()
+				if s.leased("k3") {
+					s.Error("the lease is not handed back")
+				}
+			}, client.Timeout(math.MaxInt64))
+		})
+	}
+}
+
+func TestLoadBatchForEver(t *testing.T) {
+	onStage(t, func(s *stage) {
+		cache := client.NewCache[string](s.a.Client, client.Default)
+		opts := []client.CallOption{client.LoadBatch(math.MaxInt), client.LoadConcurrency(math.MaxInt)}
+		src := &source{}
+		if got, err := cache.GetOrSetMany(s.Context(), []string{"k"}, src.load, opts...); err != nil || got["k"] != "k" {
+			s.Errorf("got %v, %v", got, err)
+		}
+		if p, err := cache.Warm(s.Context(), slices.Values([]string{"l", "m"}), src.load, opts...); err != nil || p.Stored != 2 {
+			s.Errorf("got %+v, %v", p, err)
+		}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/flight"
 )
 
 // Fill is what a loader may say about the value that it is loading. A loader
@@ -165,6 +166,17 @@ func (f *Fill) ended() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.sealed
+}
+
+// leftBehind returns the context, and the fill, of a call that is made within another:
+// none of a loader that has returned, whose context somebody goes on with. Nothing of it
+// waits for the call.
+func leftBehind(ctx context.Context) (context.Context, *Fill) {
+	outer := FillFrom(ctx)
+	if outer == nil || !outer.ended() {
+		return ctx, outer
+	}
+	return flight.Outside(context.WithValue(ctx, fillKey{}, (*Fill)(nil))), nil
 }
 
 // ingredient is what a reader inside a loader passes on to what it loads.

@@ -110,18 +110,20 @@ func outcomeOf(ctx context.Context, err error) soracache.LoadOutcome {
 
 // release hands the lease back, unless it was filled, so that whoever waits
 // need not wait for it to run out. That has a time of its own, of which the caller
-// waits for so much: what it had may be spent.
-func (l *lease) release(limit time.Duration) {
+// waits for so much: what it had may be spent. It tells whether that was enough, unless
+// a fill failed: then nobody waits.
+func (l *lease) release(limit time.Duration) (inTime bool) {
 	l.endRenewal()
 	if l.done {
-		return
+		return true
 	}
 	if l.failed { // the fill: there is nothing to say about the load
 		l.outcome, limit = soracache.LoadHandedBack, 0
 	}
-	l.client.behind(limit, func(limit time.Duration) {
+	inTime = l.client.behind(limit, func(limit time.Duration) {
 		_, _ = l.write(l.detached, limit, soracache.Write{Op: soracache.OpRelease, Key: l.key, Schema: l.schema, Lease: l.id, Outcome: l.outcome}, nil)
 	})
+	return inTime || l.failed
 }
 
 func (l *lease) endRenewal() {

@@ -74,11 +74,17 @@ type loading[T any] struct {
 	// there is one caller.
 	way     int
 	carried *carrier
-	// retried means that the caller has shared another run before.
-	retried bool
+	// retried means that the caller has shared another run before, or has waited for
+	// other keys of its call. joined means that those whom this run is for have waited
+	// for its turn, and that the first of them may have gone.
+	retried, joined bool
 	// admits means that those who come until the loader begins may share what it
 	// returns: nothing was asked for that they would not ask for.
 	admits bool
+	// silence is what the call knows of a service that does not answer, and unanswered
+	// what this key's read failed with that was made together with others'.
+	silence    *silence
+	unanswered error
 	// asked is the last read, as the near cache knows it.
 	asked *asking
 	// owed is the lease that came with the last answer, until somebody has taken it
@@ -137,7 +143,11 @@ func (l *loading[T]) shareBy(ctx context.Context, more soracache.Stamps) (o outc
 	}
 	switch tired, ok := err.(*flight.WaitError); { //nolint:errorlint // not one that a loader returned
 	case ok:
-		o, err = l.anew(ctx).outwaited(ctx, tired.Waited, err)
+		waited := tired.Waited
+		if l.retried {
+			waited = l.settings.policy.waitHere()
+		}
+		o, err = l.anew(ctx).outwaited(ctx, waited, err)
 		part = flight.Led
 	case err == flight.ErrCycle: //nolint:errorlint // itself
 		err = fmt.Errorf("client: %w: %q", ErrCycle, l.key)
@@ -149,7 +159,7 @@ func (l *loading[T]) shareBy(ctx context.Context, more soracache.Stamps) (o outc
 
 // anew is the load for one caller alone, where the other goes on without it.
 func (l *loading[T]) anew(ctx context.Context) *loading[T] {
-	return &loading[T]{client: l.client, kind: l.kind, pace: l.pace, key: l.key, load: l.load, settings: l.settings, due: dueOf(ctx), came: l.came, inside: flight.RunOf(ctx), way: l.way, retried: l.retried}
+	return &loading[T]{client: l.client, kind: l.kind, pace: l.pace, key: l.key, load: l.load, settings: l.settings, due: dueOf(ctx), came: l.came, inside: flight.RunOf(ctx), way: l.way, retried: l.retried, silence: l.silence, unanswered: l.unanswered}
 }
 
 // outwaited is for callers who waited long enough for a load of this process. They
@@ -386,15 +396,15 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 }
 
 // waitUntil is until when the policy has it wait for somebody else, or for a load of
-// this client, when it begins to wait at a time. What was waited in this process
-// counts, unless that was all of the wait.
+// this client, when it begins to wait at a time. What was waited before counts. If that
+// was all of the wait, and others are left whom the run is for, they came later.
 func (l *loading[T]) waitUntil(began time.Time, here bool) time.Time {
 	wait := l.settings.policy.wait()
 	if here {
 		wait = l.settings.policy.waitHere()
 	}
-	if came := l.came.Add(wait); began.Before(came) {
-		return came
+	if end := l.came.Add(wait); began.Before(end) || !l.joined {
+		return end
 	}
 	return began.Add(wait)
 }
@@ -483,9 +493,14 @@ func (l *loading[T]) ask(ctx context.Context, read soracache.Read) (soracache.Re
 // question asks within the time of the context, which is for nothing else.
 func (l *loading[T]) question(ctx context.Context, read soracache.Read) (soracache.ReadResult, error) {
 	l.asked.end()
+	if err := l.silent(); err != nil {
+		l.asked = nil
+		return soracache.ReadResult{}, err
+	}
 	l.asked = l.client.near.ask(l.kind.space, l.key)
 	r, err := l.client.read(ctx, read, l.asked)
 	l.owed = r.Lease
+	l.silence.heard(ctx, l.patience(), err)
 	return r, err
 }
 
@@ -496,6 +511,15 @@ func (l *loading[T]) quit(ctx context.Context) {
 	if l.owed != (soracache.Lease{}) {
 		l.unneeded(ctx, soracache.ReadResult{Lease: l.owed})
 	}
+}
+
+// silent is what reads of the key fail with, if the service did not answer its call; nil:
+// it is to be asked.
+func (l *loading[T]) silent() error {
+	if l.unanswered != nil {
+		return l.unanswered
+	}
+	return l.silence.known()
 }
 
 // keepNear keeps in the application's own memory what an answer brought, if it is
@@ -537,7 +561,7 @@ func (l *loading[T]) patience() time.Duration {
 func (l *loading[T]) board(ctx context.Context) {
 	if run := flight.RunOf(ctx); run != nil && run != l.inside {
 		at, _ := run.Latest()
-		l.due = due(at)
+		l.due, l.joined = due(at), true
 		l.carried = l.client.carriedBy(ctx, l.way, l.kind.demands.merged(l.key))
 	}
 }

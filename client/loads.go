@@ -16,7 +16,7 @@ type loads struct {
 }
 
 type ownLoad struct {
-	run  *flight.Run
+	run  *flight.Run // nil: its loader has returned
 	runs int
 	over chan struct{} // closed when there are none any more
 }
@@ -34,6 +34,17 @@ func (l *loads) begin(key string, run *flight.Run) {
 	}
 	own.run = run
 	l.by[key] = own
+}
+
+// loaded notes that the loader of a run has returned. What is stored from then on waits
+// for nobody.
+func (l *loads) loaded(key string, run *flight.Run) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if own, ok := l.by[key]; ok && own.run == run {
+		own.run = nil
+		l.by[key] = own
+	}
 }
 
 func (l *loads) end(key string) {

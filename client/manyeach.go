@@ -154,13 +154,13 @@ func (p *pipe[T]) run(keys iter.Seq[string], take func(*window[T]) bool) {
 	if most == 0 {
 		most = DefaultLoadConcurrency
 	}
-	next := make([]string, 0, size)
+	next := make([]string, 0, min(size, DefaultLoadBatch))
 	for key := range keys {
 		if next = append(next, key); len(next) < size {
 			continue
 		}
 		p.begin(next)
-		next = make([]string, 0, size)
+		next = make([]string, 0, min(size, DefaultLoadBatch))
 		if len(p.underWay) >= most && !p.end(take) {
 			return
 		}

@@ -145,8 +145,8 @@ func (l *manyLeases) ended(key string) {
 }
 
 // release hands back some leases, with what became of the loads, so that whoever
-// waits need not wait for them to run out.
-func (l *manyLeases) release(limit time.Duration, outcomes map[string]soracache.LoadOutcome) {
+// waits need not wait for them to run out. It tells whether so much time was enough.
+func (l *manyLeases) release(limit time.Duration, outcomes map[string]soracache.LoadOutcome) (inTime bool) {
 	writes := make([]soracache.Write, 0, len(outcomes))
 	for key, outcome := range outcomes {
 		if id, ok := l.of(key); ok {
@@ -154,17 +154,15 @@ func (l *manyLeases) release(limit time.Duration, outcomes map[string]soracache.
 			l.ended(key)
 		}
 	}
-	l.writeBehind(limit, writes)
+	return l.writeBehind(limit, writes)
 }
 
 // writeBehind does releases in a time of their own, of which the caller waits for so
-// much.
-func (l *manyLeases) writeBehind(limit time.Duration, writes []soracache.Write) {
-	if len(writes) > 0 {
-		l.client.behind(limit, func(limit time.Duration) {
-			l.client.writeMany(l.detached, limit+timeOf(writes), writes, nil)
-		})
-	}
+// much, and tells whether that was enough.
+func (l *manyLeases) writeBehind(limit time.Duration, writes []soracache.Write) (inTime bool) {
+	return len(writes) == 0 || l.client.behind(limit, func(limit time.Duration) {
+		l.client.writeMany(l.detached, limit+timeOf(writes), writes, nil)
+	})
 }
 
 // timeOf is what a number of releases may take beside the first: they are one

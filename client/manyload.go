@@ -158,6 +158,9 @@ func (l *manyLoad[T]) part(ctx context.Context, claims []claim[T]) (results []lo
 		r := &results[i]
 		value, ok := values[r.key]
 		r.outcome = outcomeOf(ctx, errorOf(r.key))
+		if r.leased() {
+			l.kind.loads.loaded(r.key, flight.RunOf(ctx))
+		}
 		r.settle(value, ok, errorOf(r.key))
 		l.client.observer.loaded(r.key, took, cmp.Or(r.err, r.o.marker))
 	}
@@ -249,7 +252,8 @@ func (r *loaded[T]) settle(value T, ok bool, err error) {
 
 // store completes the leases of what is to be stored, and hands the others back.
 // What is large may take longer than the callers are to wait: then it goes on
-// behind them, with its leases.
+// behind them, with its leases. So does all that the call stores after something was
+// not stored in time.
 func (l *manyLoad[T]) store(results []loaded[T]) {
 	var (
 		fills []*loaded[T]
@@ -268,22 +272,29 @@ func (l *manyLoad[T]) store(results []loaded[T]) {
 			bytes += len(r.deposit.entry.Value)
 		}
 	}
-	l.leases.release(l.patience(), rest)
+	l.silence.late(!l.leases.release(l.silence.storing(l.patience()), rest))
 	stored := make([]bool, len(fills))
+	most, behind := l.silence.storing(l.patience()), false
 	l.filling.Add(1)
-	done, behind := l.client.fillBehind(bytes, func() {
-		defer l.filling.Done()
-		l.complete(l.leases.detached, l.client.timeout, fills, stored)
-	})
+	var done <-chan struct{}
+	if bytes >= progressBytes || most == 0 {
+		done, behind = l.client.fillBehind(bytes, func() {
+			defer l.filling.Done()
+			l.complete(l.leases.detached, l.client.timeout, fills, stored)
+		})
+	}
 	if behind {
 		select {
 		case <-done:
-		case <-time.After(l.patience()):
+		case <-time.After(most):
+			l.silence.late(true)
 			return // whoever is told that it is not stored need not care
 		}
 	} else {
-		bounded, cancel := context.WithTimeout(l.leases.detached, l.patience()) // which is not put off
-		l.complete(bounded, l.patience(), fills, stored)
+		began, limit := time.Now(), l.patience()
+		bounded, cancel := context.WithTimeout(l.leases.detached, limit) // which is not put off
+		l.complete(bounded, limit, fills, stored)
+		l.silence.late(time.Since(began) >= limit)
 		cancel()
 		l.filling.Done()
 	}
@@ -315,6 +326,6 @@ func (l *manyLoad[T]) complete(ctx context.Context, limit time.Duration, fills [
 			rest[r.key] = soracache.LoadHandedBack
 		}
 	}
-	l.leases.release(l.patience(), refused)
+	l.silence.late(!l.leases.release(l.silence.storing(l.patience()), refused))
 	l.leases.release(0, rest) // see lease.release
 }

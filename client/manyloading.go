@@ -50,10 +50,17 @@ func (c *LoadingCache[T]) GetMany(ctx context.Context, keys []string, opts ...Ca
 // loadSingly loads keys as their own calls would, so that no lease is held by a
 // load that has not begun, and one of them may be an ingredient of another.
 func (m *many[T]) loadSingly(ctx context.Context, keys []string) {
-	keys = m.peek(ctx, keys)
+	keys, unanswered := m.peek(ctx, keys)
 	outcomes, errs := make([]outcome[T], len(keys)), make([]error, len(keys))
+	own := new(stopwatch)
 	atOnce(cmp.Or(m.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
-		outcomes[i], errs[i] = m.singly(keys[i], m.oneByOne).share(ctx)
+		l := m.singly(keys[i], func(ctx context.Context, key string) (T, error) {
+			defer own.run()()
+			return m.oneByOne(ctx, key)
+		})
+		// What is waited for one key counts for the next ones. What is loaded does not.
+		l.came, l.retried, l.unanswered = m.came.Add(own.time()), true, unanswered[l.key]
+		outcomes[i], errs[i] = l.share(ctx)
 	})
 	for i, key := range keys {
 		switch err := errs[i]; {
@@ -83,18 +90,24 @@ func (m *manyCall[T]) refreshSingly(ctx context.Context, keys []string, within m
 	})
 }
 
-// peek takes what is there and fresh, and returns the other keys. It asks for no
-// leases.
-func (m *many[T]) peek(ctx context.Context, keys []string) (rest []string) {
+// peek takes what is there and fresh, and returns the other keys, and the errors of
+// those that were not answered. It asks for no leases.
+func (m *many[T]) peek(ctx context.Context, keys []string) (rest []string, unanswered map[string]error) {
 	reads, asked := make([]soracache.Read, len(keys)), make([]*asking, len(keys))
 	for i, key := range keys {
 		reads[i] = soracache.Read{Key: key, Schema: m.kind.schema}
 		asked[i] = m.client.near.ask(m.kind.space, key)
 	}
 	defer endAll(asked)
-	for i, r := range m.client.readMany(ctx, m.patience(), reads, asked, false) {
+	results := m.client.readMany(ctx, m.patience(), reads, asked, false)
+	m.noteSilence(ctx, results)
+	unanswered = make(map[string]error)
+	for i, r := range results {
 		l := m.of(keys[i])
-		if r.Err == nil {
+		switch {
+		case r.Err != nil && !refusal(r.Err):
+			unanswered[l.key] = r.Err
+		case r.Err == nil:
 			// What cannot be read is told when it is asked for once more.
 			if there, ok := l.decodedAt(2, r); ok && there.fresh() && r.FreshFor > m.settings.policy.eager(m.pace) {
 				keep(asked[i], there.value, keptFrom(r, m.settings.policy))
@@ -104,5 +117,5 @@ func (m *many[T]) peek(ctx context.Context, keys []string) (rest []string) {
 		}
 		rest = append(rest, l.key)
 	}
-	return rest
+	return rest, unanswered
 }

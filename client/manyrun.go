@@ -60,6 +60,8 @@ type manyCall[T any] struct {
 	// if any.
 	came   time.Time
 	inside *flight.Run
+	// silence is what is known of a service that does not answer.
+	silence *silence
 }
 
 // claim is a key that this caller is to load: under the lease that came with an
@@ -77,10 +79,11 @@ func (c *claim[T]) leased() bool { return c.granted.Lease != soracache.Lease{} }
 func (c *Cache[T]) many(ctx context.Context, load func(context.Context, []string) (map[string]T, error), opts []CallOption) *many[T] {
 	s := c.settings.with(opts)
 	c = c.in(s.schema)
+	ctx, outer := leftBehind(ctx)
 	return &many[T]{
-		manyCall: manyCall[T]{client: c.client, kind: c.kind, pace: c.pace, load: load, settings: s, due: dueOf(ctx), came: time.Now(), inside: flight.RunOf(ctx)},
+		manyCall: manyCall[T]{client: c.client, kind: c.kind, pace: c.pace, load: load, settings: s, due: dueOf(ctx), came: time.Now(), inside: flight.RunOf(ctx), silence: new(silence)},
 		caller:   ctx,
-		outer:    FillFrom(ctx),
+		outer:    outer,
 		found:    map[string]outcome[T]{},
 		failed:   map[string]error{},
 	}
@@ -89,7 +92,7 @@ func (c *Cache[T]) many(ctx context.Context, load func(context.Context, []string
 // of returns what one key's own calls would be, for what they have in common
 // with calls for many.
 func (m *manyCall[T]) of(key string) *loading[T] {
-	return &loading[T]{client: m.client, kind: m.kind, pace: m.pace, key: key, settings: &m.settings, due: m.due, came: m.came, inside: m.inside}
+	return &loading[T]{client: m.client, kind: m.kind, pace: m.pace, key: key, settings: &m.settings, due: m.due, came: m.came, inside: m.inside, silence: m.silence}
 }
 
 func (m *manyCall[T]) patience() time.Duration { return m.due.patience(m.client.timeout) }

@@ -191,11 +191,19 @@ func (m *many[T]) rescue(ctx context.Context, lost pending[T], errorOf func(key 
 // cannot confirm.
 func (m *many[T]) again(ctx context.Context, open pending[T], accept bool) (now map[string]*standby[T], unknown map[string]bool) {
 	now, unknown = make(map[string]*standby[T], len(open)), make(map[string]bool)
+	if m.silence.known() != nil {
+		for key := range open {
+			unknown[key] = true
+		}
+		return now, unknown
+	}
 	reads := make([]soracache.Read, 0, len(open))
 	for key := range open {
 		reads = append(reads, soracache.Read{Key: key, Schema: m.kind.schema})
 	}
-	for i, r := range m.client.readMany(ctx, m.patience(), reads, make([]*asking, len(reads)), accept) {
+	results := m.client.readMany(ctx, m.patience(), reads, make([]*asking, len(reads)), accept)
+	m.noteSilence(ctx, results)
+	for i, r := range results {
 		key := reads[i].Key
 		if unknown[key] = r.Err != nil; r.Err != nil {
 			continue
@@ -205,6 +213,18 @@ func (m *many[T]) again(ctx context.Context, open pending[T], accept bool) (now 
 		}
 	}
 	return now, unknown
+}
+
+// noteSilence notes that a service which answered none of some reads does not answer.
+func (m *many[T]) noteSilence(ctx context.Context, results []soracache.ReadResult) {
+	for i := range results {
+		if err := results[i].Err; err == nil || refusal(err) {
+			return
+		}
+	}
+	if len(results) > 0 && ctx.Err() == nil {
+		m.silence.unheard(results[0].Err)
+	}
 }
 
 // takeInHand takes the value that was there when the load began, if this client has

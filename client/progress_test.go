@@ -3,11 +3,14 @@ package client_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
 )
 
@@ -428,5 +431,64 @@ func TestOneLoadForTheCallersOfAMoment(t *testing.T) {
 				share(s, src)
 			}},
 		})
+	}
+}
+
+// storesSlowly is a way to a node on which fills take some time.
+type storesSlowly struct {
+	soracache.Backend
+
+	takes time.Duration
+}
+
+func (b storesSlowly) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+	if req.Writes[0].Op == soracache.OpFill {
+		select {
+		case <-time.After(b.takes):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", soracache.ErrUnavailable, ctx.Err())
+		}
+	}
+	return b.Backend.Write(ctx, req)
+}
+
+// What a loader left behind may ask for the loader's key once that has returned: while
+// its callers wait for the value to be stored, and when that goes on behind them.
+func TestWhatALoaderLeavesBehindIsNoPartOfIt(t *testing.T) {
+	for _, door := range doors {
+		for _, after := range []time.Duration{client.DefaultTimeout / 2, client.DefaultTimeout + 50*time.Millisecond} {
+			for _, size := range []int{1 << 10, 1 << 20} {
+				t.Run(fmt.Sprintf("%s/after %s/%d bytes", door.name, after, size), func(t *testing.T) {
+					onStage(t, func(s *stage) {
+						takes := client.DefaultTimeout + 100*time.Millisecond
+						if size < 1<<20 {
+							takes = client.DefaultTimeout * 3 / 4
+						}
+						c, err := client.New(storesSlowly{s.node, takes}, client.Logger(nil), client.NoNear(), client.Timeout(client.DefaultTimeout))
+						if err != nil {
+							s.Fatal(err)
+						}
+						defer func() { _ = c.Close() }()
+						value := strings.Repeat("v", size)
+						left := make(chan result, 1)
+						_, err = door.ask(s.Context(), c, "k", func(ctx context.Context) (string, error) {
+							go func() {
+								time.Sleep(after)
+								v, err := door.ask(context.WithoutCancel(ctx), c, "k", func(context.Context) (string, error) { return value, nil })
+								left <- result{v, err}
+							}()
+							return value, nil
+						})
+						if err != nil {
+							s.Error(err)
+						}
+						if r := <-left; r.err != nil || r.value != value {
+							s.Errorf("what was left behind got %d bytes, %v", len(r.value), r.err)
+						}
+						time.Sleep(time.Second)
+					})
+				})
+			}
+		}
 	}
 }

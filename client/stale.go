@@ -174,9 +174,14 @@ func (l *loading[T]) nearby(ctx context.Context) (o outcome[T], ok bool) {
 // again asks once more for the value that is to be replaced. With accept, one
 // will do that a node has and cannot confirm.
 func (l *loading[T]) again(ctx context.Context, accept bool) (*standby[T], error) {
-	ctx, cancel := context.WithTimeout(ctx, l.patience())
+	if err := l.silent(); err != nil {
+		return nil, err
+	}
+	limit := l.patience()
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	results, seen, err := l.client.get(ctx, []soracache.Read{{Key: l.key, Schema: l.kind.schema}}, accept)
+	l.silence.heard(ctx, limit, err)
 	switch {
 	case err != nil:
 		return nil, err

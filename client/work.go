@@ -65,12 +65,13 @@ func (w *work[T]) do(ctx context.Context) (outcome[T], error) {
 	behind := false // somebody else ends the lease
 	defer func() {
 		if !behind {
-			lease.release(l.patience())
+			l.silence.late(!lease.release(l.silence.storing(l.patience())))
 			l.kind.loads.end(l.key)
 		}
 	}()
 	value, err := l.runLoader(ctx, w.fill)
 	lease.outcome = outcomeOf(ctx, err)
+	l.kind.loads.loaded(l.key, flight.RunOf(ctx))
 	return l.finish(w, func(d deposit[T]) { behind = l.fill(lease, d) }, value, err)
 }
 
@@ -209,17 +210,24 @@ func (l *loading[T]) markerDeposit(fill *Fill, m marker) (d deposit[T], ok bool)
 }
 
 // fill completes the lease, and keeps near what is stored. What is large may take
-// longer than its callers are to wait: then it goes on behind them, with the lease.
+// longer than its callers are to wait: then it goes on behind them, with the lease. So
+// does all that a call stores after something was not stored in time.
 func (l *loading[T]) fill(lease *lease, d deposit[T]) (behind bool) {
 	complete := func(behind bool) {
 		asked := l.client.near.ask(l.kind.space, l.key)
 		defer asked.end()
-		limit := l.client.timeout
+		limit, began := l.client.timeout, time.Now()
 		if !behind {
 			limit = l.patience()
 		}
 		result, err := lease.fill(limit, behind, d.entry, d.lifetime, asked)
+		l.silence.late(err != nil && time.Since(began) >= limit)
 		l.filled(asked, &d, result, err)
+	}
+	most := l.silence.storing(l.patience())
+	if len(d.entry.Value) < progressBytes && most > 0 {
+		complete(false)
+		return false
 	}
 	done, ok := l.client.fillBehind(len(d.entry.Value), func() {
 		defer l.kind.loads.end(l.key)
@@ -233,7 +241,8 @@ func (l *loading[T]) fill(lease *lease, d deposit[T]) (behind bool) {
 	}
 	select {
 	case <-done:
-	case <-time.After(l.patience()):
+	case <-time.After(most):
+		l.silence.late(true)
 	}
 	return true
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -163,11 +164,14 @@ func (c *rmCmd) Run(ctx context.Context, con *console) error {
 	case c.File != "":
 		return c.removeListed(ctx, con)
 	}
-	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, Keys: c.Keys, Acknowledge: c.Ack, Settle: duration(c.Settle)},
-		"removed "+cleanAll(c.Keys))
+	names := make([]target, len(c.Keys))
+	for i, key := range c.Keys {
+		names[i] = target{text: key}
+	}
+	return c.invalidateNames(ctx, con, names, namesAtOnce, c.request(c.Namespace), "removed "+cleanAll(c.Keys), "removed", "keys")
 }
 
-// invalidateCmd invalidates by tag, and by key in the same step if asked to.
+// invalidateCmd invalidates by tag, and by key in the same step if asked to, unless there are too many for one.
 type invalidateCmd struct {
 	Tag []string `short:"t" sep:"none" required:"" help:"The tag (repeatable)."`
 	Key []string `short:"k" sep:"none" help:"A key to invalidate with them (repeatable)."`
@@ -178,8 +182,14 @@ type invalidateCmd struct {
 
 // Run invalidates the tags.
 func (c *invalidateCmd) Run(ctx context.Context, con *console) error {
-	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, Keys: c.Key, Tags: c.Tag, Acknowledge: c.Ack, Settle: duration(c.Settle)},
-		"invalidated "+cleanAll(append(append([]string(nil), c.Tag...), c.Key...)))
+	names := make([]target, 0, len(c.Tag)+len(c.Key))
+	for _, tag := range c.Tag {
+		names = append(names, target{text: tag, tag: true})
+	}
+	for _, key := range c.Key {
+		names = append(names, target{text: key})
+	}
+	return c.invalidateNames(ctx, con, names, namesAtOnce, c.request(c.Namespace), "invalidated "+cleanAll(slices.Concat(c.Tag, c.Key)), "invalidated", "names")
 }
 
 // clearCmd invalidates a whole namespace.
@@ -191,8 +201,9 @@ type clearCmd struct {
 
 // Run invalidates everything.
 func (c *clearCmd) Run(ctx context.Context, con *console) error {
-	return c.invalidate(ctx, con, &soracachev1.InvalidateRequest{Namespace: c.Namespace, All: true, Acknowledge: c.Ack, Settle: duration(c.Settle)},
-		"cleared namespace "+clean(c.Namespace))
+	req := c.request(c.Namespace)
+	req.All = true
+	return c.invalidate(ctx, con, req, "cleared namespace "+clean(c.Namespace))
 }
 
 func (r remote) invalidate(ctx context.Context, con *console, req *soracachev1.InvalidateRequest, done string) error {

@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 )
@@ -101,6 +102,11 @@ func parseAndRun(ctx context.Context, args []string, con *console) (err error) {
 			}
 		}
 	}()
+	for _, arg := range args {
+		if !utf8.ValidString(arg) { // the parser would make another name of it
+			return usage(fmt.Errorf("the argument %q is not UTF-8", arg))
+		}
+	}
 	parser, err := newParser(&cli{}, con)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -37,6 +38,7 @@ type fakeNode struct {
 	last    any
 
 	invalidated []*soracachev1.InvalidateRequest
+	most        int // names in one invalidation; zero: any number
 	breaksAt    int // the number of the first invalidation that fails; zero: none does
 }
 
@@ -52,6 +54,9 @@ func (f *fakeNode) Set(_ context.Context, r *soracachev1.SetRequest) (*soracache
 
 func (f *fakeNode) Invalidate(_ context.Context, r *soracachev1.InvalidateRequest) (*soracachev1.InvalidateResponse, error) {
 	f.last = r
+	if n := len(r.GetKeys()) + len(r.GetTags()); f.most > 0 && n > f.most {
+		return nil, connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("batch of %d: at most %d", n, f.most))
+	}
 	if f.breaksAt > 0 && len(f.invalidated)+1 >= f.breaksAt {
 		return nil, connect.NewError(connect.CodeUnavailable, errors.New("because"))
 	}

@@ -52,6 +52,12 @@ func NewRun(ctx context.Context) context.Context {
 	return context.WithValue(ctx, runKey{}, &Run{})
 }
 
+// Outside returns a context that belongs to no run, with the values of another: for what
+// goes on when a run's function does not wait for it any more.
+func Outside(ctx context.Context) context.Context {
+	return context.WithValue(ctx, runKey{}, (*Run)(nil))
+}
+
 // Latest is when the last of those has to have an answer for whom the run began,
 // if each of them has a deadline.
 func (r *Run) Latest() (at time.Time, bounded bool) { return r.latest, !r.latest.IsZero() }
