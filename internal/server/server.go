@@ -73,6 +73,7 @@ type Server struct {
 	budget      *budget.Budget
 	compressors compressors
 	connections connections
+	scrapes     scrapes
 	started     time.Time
 
 	// reloading is held while the files are read, so that the last to read them
@@ -120,6 +121,7 @@ func New(cfg Config, node Node, hooks Hooks) (*Server, error) {
 		s.budget = budget.New(budget.Default())
 	}
 	s.connections.limit = s.cfg.MaxConnections
+	s.scrapes.places = make(chan struct{}, mostScrapes)
 	s.streams.limit = s.cfg.MaxWatches
 	s.files = fileStates(s.fileNames())
 	if err := s.Reload(); err != nil {
@@ -297,7 +299,7 @@ func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	s.hooks.Metrics.ServeHTTP(w, r)
+	s.scrapes.serve(w, r, s.hooks.Metrics)
 }
 
 // Run listens and serves until the context ends, and then drains.

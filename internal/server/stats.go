@@ -16,6 +16,8 @@ type Stats struct {
 	ConnectionsClosed uint64
 	Watches           int
 	WatchesRefused    uint64
+	// ScrapesRefused asked for metrics while others were being answered.
+	ScrapesRefused uint64
 }
 
 // Stats returns the numbers of now.
@@ -26,5 +28,6 @@ func (s *Server) Stats() Stats {
 		Parked: s.gate.parked.Load(), ParkedRefused: s.gate.parkRefused.Load(),
 		Connections: s.connections.count(), ConnectionsClosed: s.connections.refused.Load(),
 		Watches: s.streams.count(), WatchesRefused: s.streams.refused.Load(),
+		ScrapesRefused: s.scrapes.refused.Load(),
 	}
 }

@@ -49,6 +49,7 @@ func (m *Metrics) observeServer(meter metric.Meter) error {
 		"parked":         func(s *server.Stats) uint64 { return s.ParkedRefused },
 		"connections":    func(s *server.Stats) uint64 { return s.ConnectionsClosed },
 		"watches":        func(s *server.Stats) uint64 { return s.WatchesRefused },
+		"metrics":        func(s *server.Stats) uint64 { return s.ScrapesRefused },
 	} {
 		label := limit(of)
 		observe = append(observe, func(o metric.Observer, s *server.Stats) {
