@@ -92,6 +92,8 @@ type Server struct {
 	unready   atomic.Bool
 	readiness readiness
 	adminAddr atomic.Pointer[net.Addr]
+	// adminConnections are those of the port for health and metrics, if it has one.
+	adminConnections connections
 	// files is what the files looked like before they were first read. Only
 	// watchFiles changes it.
 	files []fileState
@@ -121,6 +123,7 @@ func New(cfg Config, node Node, hooks Hooks) (*Server, error) {
 		s.budget = budget.New(budget.Default())
 	}
 	s.connections.limit = s.cfg.MaxConnections
+	s.adminConnections.limit = min(s.cfg.MaxConnections, mostAdminConnections)
 	s.scrapes.places = make(chan struct{}, mostScrapes)
 	s.streams.limit = s.cfg.MaxWatches
 	s.files = fileStates(s.fileNames())

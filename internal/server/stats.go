@@ -26,8 +26,9 @@ func (s *Server) Stats() Stats {
 		Budget:  s.budget.Stats(),
 		Working: int64(s.gate.working()), Refused: s.gate.refused.Load(),
 		Parked: s.gate.parked.Load(), ParkedRefused: s.gate.parkRefused.Load(),
-		Connections: s.connections.count(), ConnectionsClosed: s.connections.refused.Load(),
-		Watches: s.streams.count(), WatchesRefused: s.streams.refused.Load(),
+		Connections:       s.connections.count() + s.adminConnections.count(),
+		ConnectionsClosed: s.connections.refused.Load() + s.adminConnections.refused.Load(),
+		Watches:           s.streams.count(), WatchesRefused: s.streams.refused.Load(),
 		ScrapesRefused: s.scrapes.refused.Load(),
 	}
 }
