@@ -28,7 +28,7 @@ func (s *Server) Stats() Stats {
 		Parked: s.gate.parked.Load(), ParkedRefused: s.gate.parkRefused.Load(),
 		Connections:       s.connections.count() + s.adminConnections.count(),
 		ConnectionsClosed: s.connections.refused.Load() + s.adminConnections.refused.Load(),
-		Watches:           s.streams.count(), WatchesRefused: s.streams.refused.Load(),
+		Watches:           s.streams.places(), WatchesRefused: s.streams.refused.Load(),
 		ScrapesRefused: s.scrapes.refused.Load(),
 	}
 }
