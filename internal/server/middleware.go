@@ -45,7 +45,7 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 		s.serveStream(c, limited)
 		return
 	}
-	s.rpcs.ServeHTTP(c.response, limited)
+	s.serveAside(c, limited)
 }
 
 // limited bounds a request's body. The body is replaced in a copy only, and the

@@ -74,7 +74,9 @@ type Server struct {
 	compressors compressors
 	connections connections
 	scrapes     scrapes
-	started     time.Time
+	// healthChecks and reflections are what is asked beside the service itself.
+	healthChecks, reflections asides
+	started                   time.Time
 
 	// reloading is held while the files are read, so that the last to read them
 	// is the last to store what it read.
@@ -124,6 +126,7 @@ func New(cfg Config, node Node, hooks Hooks) (*Server, error) {
 	}
 	s.connections.limit = s.cfg.MaxConnections
 	s.adminConnections.limit = min(s.cfg.MaxConnections, mostAdminConnections)
+	s.healthChecks.limit, s.reflections.limit = mostHealthChecks, mostReflections
 	s.scrapes.places = make(chan struct{}, mostScrapes)
 	s.streams.limit = s.cfg.MaxWatches
 	s.files = fileStates(s.fileNames())

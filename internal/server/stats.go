@@ -18,6 +18,8 @@ type Stats struct {
 	WatchesRefused    uint64
 	// ScrapesRefused asked for metrics while others were being answered.
 	ScrapesRefused uint64
+	// HealthChecksEnded and ReflectionsEnded had to go because there were too many.
+	HealthChecksEnded, ReflectionsEnded uint64
 }
 
 // Stats returns the numbers of now.
@@ -29,6 +31,7 @@ func (s *Server) Stats() Stats {
 		Connections:       s.connections.count() + s.adminConnections.count(),
 		ConnectionsClosed: s.connections.refused.Load() + s.adminConnections.refused.Load(),
 		Watches:           s.streams.places(), WatchesRefused: s.streams.refused.Load(),
-		ScrapesRefused: s.scrapes.refused.Load(),
+		ScrapesRefused:    s.scrapes.refused.Load(),
+		HealthChecksEnded: s.healthChecks.ended.Load(), ReflectionsEnded: s.reflections.ended.Load(),
 	}
 }

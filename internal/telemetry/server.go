@@ -50,6 +50,8 @@ func (m *Metrics) observeServer(meter metric.Meter) error {
 		"connections":    func(s *server.Stats) uint64 { return s.ConnectionsClosed },
 		"watches":        func(s *server.Stats) uint64 { return s.WatchesRefused },
 		"metrics":        func(s *server.Stats) uint64 { return s.ScrapesRefused },
+		"health":         func(s *server.Stats) uint64 { return s.HealthChecksEnded },
+		"reflection":     func(s *server.Stats) uint64 { return s.ReflectionsEnded },
 	} {
 		label := limit(of)
 		observe = append(observe, func(o metric.Observer, s *server.Stats) {
