@@ -57,9 +57,10 @@ func (s *Server) serveAdmin(ctx context.Context) (end func() error, err error) {
 	admin := &http.Server{
 		Handler: mux, ReadHeaderTimeout: adminHeaderTimeout, ReadTimeout: adminTimeout, WriteTimeout: adminTimeout,
 		IdleTimeout: s.cfg.IdleTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: s.http.ErrorLog,
-		ConnState: s.adminConnections.changed,
+		ConnState: s.watched(&s.adminConnections),
 	}
 	addr := listener.Addr()
+	listener = headsListener{listener, &s.heads, s.cfg.TLS.Cert != ""}
 	s.adminAddr.Store(&addr)
 	served := make(chan error, 1)
 	go func() {

@@ -18,6 +18,9 @@ type Stats struct {
 	WatchesRefused    uint64
 	// ScrapesRefused asked for metrics while others were being answered.
 	ScrapesRefused uint64
+	// HeadsEnded are connections that were closed because too much was there of
+	// headers that do not end.
+	HeadsEnded uint64
 	// HealthChecksEnded and ReflectionsEnded had to go because there were too many.
 	HealthChecksEnded, ReflectionsEnded uint64
 }
@@ -31,6 +34,7 @@ func (s *Server) Stats() Stats {
 		Connections:       s.connections.count() + s.adminConnections.count(),
 		ConnectionsClosed: s.connections.refused.Load() + s.adminConnections.refused.Load(),
 		Watches:           s.streams.places(), WatchesRefused: s.streams.refused.Load(),
+		HeadsEnded:        s.heads.ended.Load(),
 		ScrapesRefused:    s.scrapes.refused.Load(),
 		HealthChecksEnded: s.healthChecks.ended.Load(), ReflectionsEnded: s.reflections.ended.Load(),
 	}
