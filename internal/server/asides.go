@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/soracache/soracache/internal/budget"
 )
 
 // asides are requests that are neither unary calls nor watches, and that Connect
@@ -54,11 +56,23 @@ func (all *asides) leave(one *aside) {
 	}
 }
 
+// reflectionBytes is about what a request for reflection takes beside its headers,
+// in the budget: those that had to go may take a moment to be gone. Health checks are
+// answered whatever else is there, and are smaller.
+const reflectionBytes = 32 << 10
+
 // serveAside hands such a request to its handler.
 func (s *Server) serveAside(c *call, r *http.Request) {
-	all := &s.reflections
-	if c.procedure.open {
-		all = &s.healthChecks
+	all := &s.healthChecks
+	if !c.procedure.open {
+		all = &s.reflections
+		conn, _ := r.Context().Value(connectionKey{}).(*budget.Connection)
+		hold := s.budget.Hold(conn)
+		defer hold.Close()
+		if err := hold.Take(r.Context(), reflectionBytes+headerBytes(r.Header)); err != nil {
+			s.refuse(c, r, err)
+			return
+		}
 	}
 	one := all.enter(c.response)
 	defer all.leave(one)
