@@ -1,13 +1,14 @@
 package server
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/soracache/soracache/internal/budget"
+	"github.com/soracache/soracache"
 )
 
 // asides are requests that are neither unary calls nor watches, and that Connect
@@ -18,8 +19,9 @@ type asides struct {
 	limit int
 	ended atomic.Uint64
 
-	mu   sync.Mutex
-	open []*aside // the oldest first; guarded by mu
+	mu     sync.Mutex
+	open   []*aside // the oldest first; guarded by mu
+	inside int      // with those that had to go and are not gone; guarded by mu
 }
 
 const (
@@ -30,11 +32,17 @@ const (
 // aside is one of them.
 type aside struct{ control *http.ResponseController }
 
-// enter admits a request, which must then leave.
-func (all *asides) enter(w http.ResponseWriter) *aside {
+// enter admits a request, which must then leave. It refuses it while as many as may
+// be open had to go and are not gone.
+func (all *asides) enter(w http.ResponseWriter) (*aside, error) {
 	one := &aside{http.NewResponseController(w)}
 	all.mu.Lock()
 	defer all.mu.Unlock()
+	if all.inside >= 2*all.limit {
+		all.ended.Add(1)
+		return nil, fmt.Errorf("%w: %d others are asking for this", soracache.ErrUnavailable, all.inside)
+	}
+	all.inside++
 	if len(all.open) >= all.limit {
 		over := time.Unix(1, 0)
 		_ = all.open[0].control.SetReadDeadline(over)
@@ -43,7 +51,7 @@ func (all *asides) enter(w http.ResponseWriter) *aside {
 		all.ended.Add(1)
 	}
 	all.open = append(all.open, one)
-	return one
+	return one, nil
 }
 
 // leave is called before the handler returns: afterwards its writer must not be
@@ -51,30 +59,23 @@ func (all *asides) enter(w http.ResponseWriter) *aside {
 func (all *asides) leave(one *aside) {
 	all.mu.Lock()
 	defer all.mu.Unlock()
+	all.inside--
 	if at := slices.Index(all.open, one); at >= 0 {
 		all.open = slices.Delete(all.open, at, at+1)
 	}
 }
 
-// reflectionBytes is about what a request for reflection takes beside its headers,
-// in the budget: those that had to go may take a moment to be gone. Health checks are
-// answered whatever else is there, and are smaller.
-const reflectionBytes = 32 << 10
-
 // serveAside hands such a request to its handler.
 func (s *Server) serveAside(c *call, r *http.Request) {
-	all := &s.healthChecks
-	if !c.procedure.open {
-		all = &s.reflections
-		conn, _ := r.Context().Value(connectionKey{}).(*budget.Connection)
-		hold := s.budget.Hold(conn)
-		defer hold.Close()
-		if err := hold.Take(r.Context(), reflectionBytes+headerBytes(r.Header)); err != nil {
-			s.refuse(c, r, err)
-			return
-		}
+	all := &s.reflections
+	if c.procedure.open {
+		all = &s.healthChecks
 	}
-	one := all.enter(c.response)
+	one, err := all.enter(c.response)
+	if err != nil {
+		s.refuse(c, r, err)
+		return
+	}
 	defer all.leave(one)
 	s.rpcs.ServeHTTP(c.response, r)
 }

@@ -21,7 +21,8 @@ type Stats struct {
 	// HeadsEnded are connections that were closed because too much was there of
 	// headers that do not end.
 	HeadsEnded uint64
-	// HealthChecksEnded and ReflectionsEnded had to go because there were too many.
+	// HealthChecksEnded and ReflectionsEnded had to go, or were refused, because there
+	// were too many.
 	HealthChecksEnded, ReflectionsEnded uint64
 }
 
