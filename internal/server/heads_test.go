@@ -52,10 +52,10 @@ func TestHeadersThatDoNotEnd(t *testing.T) {
 					}
 				}
 			}
-			for n := 0; s.server.Stats().HeadsEnded < 25 && n < 600; n++ {
+			for n := 0; s.server.Stats().HeadsEnded < 10 && n < 600; n++ {
 				time.Sleep(5 * time.Millisecond)
 			}
-			if n := s.server.Stats().HeadsEnded; n < 25 || n > 50 {
+			if n := s.server.Stats().HeadsEnded; n < 10 || n > 50 {
 				t.Errorf("%d of %d were closed", n, conns)
 			}
 			again := s
