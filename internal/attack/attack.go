@@ -56,6 +56,7 @@ func Memory() []Attack {
 		{"unread answers of HTTP/2 streams", unreadStreams},
 		{"uploads that stop one byte short", uploadsOneShort},
 		{"compressed answers that nobody takes", compressedUnread},
+		{"headers that do not end", headersOneShort},
 	}
 }
 
@@ -257,6 +258,30 @@ func uploadsOneShort(ctx context.Context, t Target, sent *Sent) error {
 		var one [1]byte
 		if _, err := conn.Read(one[:]); err == nil || !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 			sent.Refused.Add(1)
+		}
+		<-ctx.Done()
+	})
+}
+
+// headersOneShort sends, on 150 connections for each of Times, 60 KiB of the
+// smallest fields, and not the end of them.
+func headersOneShort(ctx context.Context, t Target, sent *Sent) error {
+	var fields bytes.Buffer
+	for i := 0; fields.Len() < 60<<10; i++ {
+		fmt.Fprintf(&fields, "%c%c%c:\n", 'a'+i%26, 'a'+i/26%26, 'a'+i/676%26)
+	}
+	return t.together(ctx, 150*t.Times, func(ctx context.Context, _ int) {
+		conn, err := t.dial(ctx)
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		sent.Requests.Add(1)
+		n, err := fmt.Fprintf(conn, "POST %sGet HTTP/1.1\r\nHost: x\r\n%s", service, fields.Bytes())
+		sent.Bytes.Add(int64(n))
+		if err != nil {
+			sent.Refused.Add(1)
+			return
 		}
 		<-ctx.Done()
 	})

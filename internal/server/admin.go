@@ -13,8 +13,15 @@ import (
 // same certificates, and is there until the server has drained, so that probes see
 // it out.
 
-// adminTimeout is how long a request there may take to arrive and to be answered.
-const adminTimeout = 30 * time.Second
+const (
+	// adminTimeout is how long a request there may take to arrive and to be
+	// answered, of which its headers may take adminHeaderTimeout.
+	adminTimeout       = 30 * time.Second
+	adminHeaderTimeout = 5 * time.Second
+	// mostAdminConnections is how many connections it has at most. They are not in
+	// the way of those of the other port.
+	mostAdminConnections = 128
+)
 
 // handleAdmin adds what operators and their machines ask for.
 func (s *Server) handleAdmin(mux *http.ServeMux) {
@@ -48,10 +55,12 @@ func (s *Server) serveAdmin(ctx context.Context) (end func() error, err error) {
 	mux := http.NewServeMux()
 	s.handleAdmin(mux)
 	admin := &http.Server{
-		Handler: mux, ReadTimeout: adminTimeout, WriteTimeout: adminTimeout, IdleTimeout: s.cfg.IdleTimeout,
-		MaxHeaderBytes: maxHeaderBytes, ErrorLog: s.http.ErrorLog,
+		Handler: mux, ReadHeaderTimeout: adminHeaderTimeout, ReadTimeout: adminTimeout, WriteTimeout: adminTimeout,
+		IdleTimeout: s.cfg.IdleTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: s.http.ErrorLog,
+		ConnState: s.watched(&s.adminConnections),
 	}
 	addr := listener.Addr()
+	listener = headsListener{listener, &s.heads, s.cfg.TLS.Cert != ""}
 	s.adminAddr.Store(&addr)
 	served := make(chan error, 1)
 	go func() {

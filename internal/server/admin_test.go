@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -90,4 +91,33 @@ func TestAdminPortIsAsGuarded(t *testing.T) {
 			t.Errorf("%q: %v, want %q", address, err, want)
 		}
 	}
+}
+
+// TestAdminPortHasALimitOfConnections: whoever does not ask for anything does not
+// pile up there either.
+func TestAdminPortHasALimitOfConnections(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, server.Config{Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", MaxConnections: 4}, newFakeNode(), server.Hooks{})
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ctx, newPipes()) }()
+	defer func() { stop(); <-served }()
+	for s.AdminAddr() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	for range 12 {
+		conn, err := net.Dial("tcp", s.AdminAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\nX: ") // without its end
+	}
+	for range 400 {
+		if stats := s.Stats(); stats.Connections == 4 && stats.ConnectionsClosed == 8 {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Errorf("with 12 connections: %+v", s.Stats())
 }

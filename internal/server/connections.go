@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // connections holds the open connections under a limit.
@@ -12,10 +13,20 @@ type connections struct {
 	limit int
 
 	mu   sync.Mutex
-	open map[net.Conn]bool // whether it is idle; guarded by mu
+	open map[net.Conn]seen // guarded by mu
 
 	refused atomic.Uint64
 }
+
+// seen is what is known of a connection: its state, and since when.
+type seen struct {
+	state http.ConnState
+	since time.Time
+}
+
+// headPatience is how long a connection may be without a first request before it
+// has to go for a new one.
+const headPatience = time.Second
 
 // changed is told by net/http what a connection does.
 func (all *connections) changed(conn net.Conn, state http.ConnState) {
@@ -34,19 +45,26 @@ func (all *connections) note(conn net.Conn, state http.ConnState) net.Conn {
 		return nil
 	}
 	if all.open == nil {
-		all.open = map[net.Conn]bool{}
+		all.open = map[net.Conn]seen{}
 	}
-	all.open[conn] = state == http.StateIdle
+	all.open[conn] = seen{state, time.Now()}
 	if state != http.StateNew || len(all.open) <= all.limit {
 		return nil
 	}
-	for other, idle := range all.open {
-		if idle {
-			delete(all.open, other)
-			return other
+	victim, oldest := conn, time.Now().Add(-headPatience)
+	for other, is := range all.open {
+		if is.state == http.StateIdle {
+			victim = other
+			break
+		}
+		if is.state == http.StateNew && is.since.Before(oldest) {
+			victim, oldest = other, is.since
 		}
 	}
-	return conn
+	if victim != conn {
+		delete(all.open, victim)
+	}
+	return victim
 }
 
 func (all *connections) count() int {

@@ -60,14 +60,26 @@ func (s *Server) newExchange(w http.ResponseWriter, r *http.Request, c *call) (*
 		recorder: c.response, server: s, call: c, conn: conn, hold: s.budget.Hold(conn), ctx: r.Context(),
 		control: http.NewResponseController(w),
 	}
-	n := requestBytes
-	for name, values := range r.Header {
-		n += len(name)
+	return x, x.take(requestBytes + headerBytes(r.Header))
+}
+
+// What a field of a header and each of its values take beside their text: their
+// parts of a map and of slices, and what is allocated for them.
+const (
+	fieldBytes = 128
+	valueBytes = 48
+)
+
+// headerBytes is about what a request's headers take.
+func headerBytes(h http.Header) int {
+	n := 0
+	for name, values := range h {
+		n += fieldBytes + len(name)
 		for _, v := range values {
-			n += len(v)
+			n += valueBytes + len(v)
 		}
 	}
-	return x, x.take(n)
+	return n
 }
 
 // connectionKey is where a request's context has its connection.

@@ -22,6 +22,10 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	c := s.begin(w, r)
 	defer s.end(c)
 
+	if len(r.Header) > mostFields {
+		s.refuse(c, r, fmt.Errorf("%w: %d header fields: at most %d", soracache.ErrTooLarge, len(r.Header), mostFields))
+		return
+	}
 	caller, err := s.admit(r, c.procedure)
 	if err != nil {
 		s.refuse(c, r, err)
@@ -45,7 +49,7 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 		s.serveStream(c, limited)
 		return
 	}
-	s.rpcs.ServeHTTP(c.response, limited)
+	s.serveAside(c, limited)
 }
 
 // limited bounds a request's body. The body is replaced in a copy only, and the
@@ -139,7 +143,15 @@ func (s *Server) refuse(c *call, r *http.Request, err error) {
 	}
 	// An error here means that the caller has gone.
 	_ = s.errorWriter.Write(c.response, r, wire)
+	if r.ProtoMajor == 2 {
+		// Until the answer is taken in, net/http keeps the request.
+		_ = http.NewResponseController(c.response).SetWriteDeadline(time.Now().Add(refusalTime))
+		c.request.Header = nil
+	}
 }
+
+// refusalTime is how long a caller may take to read that it was refused.
+const refusalTime = 5 * time.Second
 
 // call is one request, as logs and metrics see it.
 type call struct {

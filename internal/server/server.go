@@ -73,7 +73,11 @@ type Server struct {
 	budget      *budget.Budget
 	compressors compressors
 	connections connections
-	started     time.Time
+	heads       heads
+	scrapes     scrapes
+	// healthChecks and reflections are what is asked beside the service itself.
+	healthChecks, reflections asides
+	started                   time.Time
 
 	// reloading is held while the files are read, so that the last to read them
 	// is the last to store what it read.
@@ -88,6 +92,8 @@ type Server struct {
 	draining  atomic.Bool
 	readiness readiness
 	adminAddr atomic.Pointer[net.Addr]
+	// adminConnections are those of the port for health and metrics, if it has one.
+	adminConnections connections
 	// files is what the files looked like before they were first read. Only
 	// watchFiles changes it.
 	files []fileState
@@ -116,7 +122,11 @@ func New(cfg Config, node Node, hooks Hooks) (*Server, error) {
 	if s.budget, s.compressors = s.cfg.Budget, newCompressors(); s.budget == nil {
 		s.budget = budget.New(budget.Default())
 	}
+	s.heads.limit = mostHeads
 	s.connections.limit = s.cfg.MaxConnections
+	s.adminConnections.limit = min(s.cfg.MaxConnections, mostAdminConnections)
+	s.healthChecks.limit, s.reflections.limit = mostHealthChecks, mostReflections
+	s.scrapes.places = make(chan struct{}, mostScrapes)
 	s.streams.limit = s.cfg.MaxWatches
 	s.files = fileStates(s.fileNames())
 	if err := s.Reload(); err != nil {
@@ -260,14 +270,25 @@ func (s *Server) newHTTP() *http.Server {
 		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
 			return context.WithValue(ctx, connectionKey{}, &budget.Connection{})
 		},
-		ConnState: s.connections.changed,
+		ConnState: s.watched(&s.connections),
 		// Anybody can fail a handshake as often as they like.
 		ErrorLog: ratelog.Logger(s.log, slog.LevelWarn, "a connection failed"),
 	}
 }
 
+// watched tells what a connection does to all who count them.
+func (s *Server) watched(all *connections) func(net.Conn, http.ConnState) {
+	return func(conn net.Conn, state http.ConnState) {
+		s.heads.changed(conn, state)
+		all.changed(conn, state)
+	}
+}
+
 const (
-	maxHeaderBytes = 64 << 10
+	// maxHeaderBytes and mostFields bound the headers of a request. Over HTTP/2 a
+	// field counts 32 bytes more than its text.
+	maxHeaderBytes = 16 << 10
+	mostFields     = 128
 	// maxStreams lets many callers wait on one connection for a lease that
 	// somebody else holds.
 	maxStreams = 512
@@ -294,7 +315,7 @@ func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	s.hooks.Metrics.ServeHTTP(w, r)
+	s.scrapes.serve(w, r, s.hooks.Metrics)
 }
 
 // Run listens and serves until the context ends, and then drains.
@@ -358,6 +379,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 }
 
 func (s *Server) accept(listener net.Listener) error {
+	listener = headsListener{listener, &s.heads, s.cfg.TLS.Cert != ""}
 	if s.cfg.TLS.Cert == "" {
 		return s.http.Serve(listener)
 	}

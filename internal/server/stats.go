@@ -16,6 +16,14 @@ type Stats struct {
 	ConnectionsClosed uint64
 	Watches           int
 	WatchesRefused    uint64
+	// ScrapesRefused asked for metrics while others were being answered.
+	ScrapesRefused uint64
+	// HeadsEnded are connections that were closed because too much was there of
+	// headers that do not end.
+	HeadsEnded uint64
+	// HealthChecksEnded and ReflectionsEnded had to go, or were refused, because there
+	// were too many.
+	HealthChecksEnded, ReflectionsEnded uint64
 }
 
 // Stats returns the numbers of now.
@@ -24,7 +32,11 @@ func (s *Server) Stats() Stats {
 		Budget:  s.budget.Stats(),
 		Working: int64(s.gate.working()), Refused: s.gate.refused.Load(),
 		Parked: s.gate.parked.Load(), ParkedRefused: s.gate.parkRefused.Load(),
-		Connections: s.connections.count(), ConnectionsClosed: s.connections.refused.Load(),
-		Watches: s.streams.count(), WatchesRefused: s.streams.refused.Load(),
+		Connections:       s.connections.count() + s.adminConnections.count(),
+		ConnectionsClosed: s.connections.refused.Load() + s.adminConnections.refused.Load(),
+		Watches:           s.streams.places(), WatchesRefused: s.streams.refused.Load(),
+		HeadsEnded:        s.heads.ended.Load(),
+		ScrapesRefused:    s.scrapes.refused.Load(),
+		HealthChecksEnded: s.healthChecks.ended.Load(), ReflectionsEnded: s.reflections.ended.Load(),
 	}
 }

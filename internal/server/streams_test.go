@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/budget"
 	"github.com/soracache/soracache/internal/server"
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 	rpc "github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
@@ -517,4 +519,74 @@ func TestStreamsEndWhenTokensChange(t *testing.T) {
 		t.Errorf("the token that was not: %v", err)
 	}
 	_ = stream.Close()
+}
+
+// Watches that have nothing to say take little of the memory for requests, and
+// those whose request has not arrived take no place.
+func TestIdleWatchesTakeLittle(t *testing.T) {
+	t.Parallel()
+	b := budget.New(16 << 20)
+	s := serve(t, server.Config{Budget: b, MaxWatches: 100}, newFakeNode(), server.Hooks{})
+	for range 100 { // the request is not all there
+		conn, err := net.Dial("tcp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "POST /soracache.v1.CacheService/Watch HTTP/1.1\r\nHost: x\r\nContent-Type: application/connect+json\r\nContent-Length: 100\r\n\r\n{")
+	}
+	for n := 0; b.Stats().Used < 100*8<<10 && n < 400; n++ {
+		time.Sleep(5 * time.Millisecond)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	cache := rpc.NewCacheServiceClient(h2c(t), s.url)
+	for range 100 {
+		open(ctx, t, cache)
+	}
+	stats := s.server.Stats()
+	if stats.Watches != 100 || stats.Budget.Used > 200*10<<10 {
+		t.Errorf("%d watches, %d KiB each of those and of 100 that do not begin", stats.Watches, stats.Budget.Used/200>>10)
+	}
+	if _, err := s.cache().Set(t.Context(), &soracachev1.SetRequest{Key: "k", Value: make([]byte, 500<<10), Ttl: seconds(1)}); err != nil {
+		t.Errorf("beside them: %v", err)
+	}
+}
+
+// What a watcher who does not read was sent is in the budget, and goes when others
+// need the room.
+func TestUnreadWatchesAreInTheBudget(t *testing.T) {
+	t.Parallel()
+	b := budget.New(16 << 20)
+	n := newFakeNode()
+	key := strings.Repeat("k", 200<<10)
+	n.onWatch = func(_ context.Context, _ soracache.WatchRequest, deliver func([]soracache.WatchItem) error) error {
+		record := soracache.Record{Epoch: 1, Position: 1, Targets: []soracache.Target{soracache.Key(key)}}
+		for {
+			if err := deliver([]soracache.WatchItem{{Partitions: 1, Epoch: 1, Complete: 1, Records: []soracache.Record{record}}}); err != nil {
+				return err
+			}
+		}
+	}
+	s := serve(t, server.Config{Budget: b}, n, server.Hooks{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for range 20 {
+		cache := rpc.NewCacheServiceClient(h2c(t), s.url)
+		if stream, err := cache.Watch(ctx, &soracachev1.WatchRequest{}); err == nil {
+			defer func() { cancel(); _ = stream.Close() }()
+		}
+	}
+	for n := 0; b.Stats().Used < 10<<20 && n < 400; n++ {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if used := b.Stats().Highest; used < 10<<20 || used > 16<<20 {
+		t.Errorf("they took %d KiB of the budget", used>>10)
+	}
+	for began := time.Now(); time.Since(began) < 6*time.Second; { // who is not cut off has 10 s
+		if _, err := s.cache().Set(t.Context(), &soracachev1.SetRequest{Key: "k", Value: make([]byte, 500<<10), Ttl: seconds(1)}); err == nil {
+			return
+		}
+	}
+	t.Error("another client finds no room")
 }

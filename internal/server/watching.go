@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/soracache/soracache"
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
@@ -20,10 +21,12 @@ func (s *cacheService) Watch(
 	if err != nil {
 		return err
 	}
+	st := streamOf(ctx)
+	st.looked(proto.Size(r))
 	pack := newPacker(req.From, func(message *soracachev1.WatchResponse) error {
-		err := answers.Send(message)
+		err := st.send(proto.Size(message), func() error { return answers.Send(message) })
 		if err == nil {
-			s.began(streamOf(ctx).call)
+			s.began(st.call)
 		}
 		return err
 	})
@@ -51,7 +54,7 @@ func (p parser) watch(ctx context.Context, r *soracachev1.WatchRequest) (soracac
 }
 
 // watchBytes is about the largest message of a watch. It is all that a watcher
-// who does not read costs beyond what waits for it in the node.
+// who does not read costs beyond what waits for it in the node, and in the budget.
 const watchBytes = 256 << 10
 
 // packer puts the items of a watch into messages. An item that is too large for

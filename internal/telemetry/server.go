@@ -49,6 +49,10 @@ func (m *Metrics) observeServer(meter metric.Meter) error {
 		"parked":         func(s *server.Stats) uint64 { return s.ParkedRefused },
 		"connections":    func(s *server.Stats) uint64 { return s.ConnectionsClosed },
 		"watches":        func(s *server.Stats) uint64 { return s.WatchesRefused },
+		"metrics":        func(s *server.Stats) uint64 { return s.ScrapesRefused },
+		"headers":        func(s *server.Stats) uint64 { return s.HeadsEnded },
+		"health":         func(s *server.Stats) uint64 { return s.HealthChecksEnded },
+		"reflection":     func(s *server.Stats) uint64 { return s.ReflectionsEnded },
 	} {
 		label := limit(of)
 		observe = append(observe, func(o metric.Observer, s *server.Stats) {
