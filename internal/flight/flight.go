@@ -127,6 +127,8 @@ type trip[V any] struct {
 	Run
 	calls  []*call[V]
 	cancel context.CancelFunc
+	// unwanted means that it was told to end, because nobody wants its calls.
+	unwanted bool
 }
 
 // Do returns what fn returns. Callers of one key that come before fn begins
@@ -540,6 +542,7 @@ func (g *Group[V]) endUnwanted(t *trip[V]) {
 			return
 		}
 	}
+	t.unwanted = true
 	t.cancel()
 }
 
@@ -555,13 +558,14 @@ func (g *Group[V]) alone(calls []*call[V]) {
 	}
 }
 
-// admit has those who have come since calls of one trip began share what they bring.
+// admit has those who have come since calls of one trip began share what they bring,
+// unless it was told to end.
 func (g *Group[V]) admit(calls []*call[V]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, c := range calls {
 		n := c.next
-		if n == nil || c.over {
+		if n == nil || c.over || c.trip != nil && c.trip.unwanted {
 			continue
 		}
 		n.previous, n.begun, n.admitted, n.trip = nil, true, true, c.trip

@@ -524,3 +524,27 @@ func BenchmarkLead(b *testing.B) {
 		_, _, _ = g.Lead(ctx, "key", 0, whole(func(context.Context) (int, error) { return 1, nil }))
 	}
 }
+
+// Who comes later is not admitted to a run that has ended for all who wanted it.
+func TestNobodyIsAdmittedToARunThatNobodyWanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g flight.Group[int]
+		first, cancel := context.WithCancel(t.Context())
+		begun := make(chan struct{})
+		go func() {
+			_, _ = g.Do(first, "k", func(ctx context.Context) (int, error) {
+				close(begun)
+				time.Sleep(time.Second)
+				flight.RunOf(ctx).Alone()
+				flight.RunOf(ctx).Admit()
+				return 0, ctx.Err()
+			})
+		}()
+		<-begun
+		cancel()
+		v, err := g.Do(t.Context(), "k", func(context.Context) (int, error) { return 1, nil })
+		if v != 1 || err != nil {
+			t.Errorf("got %d, %v", v, err)
+		}
+	})
+}
