@@ -159,6 +159,40 @@ func TestStalledTransfersAreCutOff(t *testing.T) {
 	})
 }
 
+// Who waits for room itself is not cut off meanwhile: it does not wait for its
+// caller.
+func TestWhoWaitsForRoomIsNotStalled(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := New(64 * mib)
+		for range 6 {
+			take(t, b.Hold(&Connection{}), 8*mib)
+		}
+		var cut atomic.Int64
+		var all sync.WaitGroup
+		for range 2 {
+			all.Go(func() {
+				h := b.Hold(nil)
+				take(t, h, 1)
+				h.Begin(func() { cut.Add(1) })
+				if err := h.Take(t.Context(), mib); !errors.Is(err, ErrFull) {
+					t.Errorf("%v", err)
+				}
+				time.Sleep(stallTime / 2)
+				if !b.Hold(nil).Try(1) {
+					t.Error("no room for a small one")
+				}
+				h.Close()
+				h.End()
+			})
+		}
+		all.Wait()
+		if cut.Load() != 0 {
+			t.Error("cut off while it waited for room")
+		}
+	})
+}
+
 // What was given back counts until the collector has run, and the budget has it
 // run when that stands in the way.
 func TestGarbageCounts(t *testing.T) {

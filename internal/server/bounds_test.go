@@ -3,6 +3,7 @@ package server_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -82,6 +83,63 @@ func TestOverTheBudget(t *testing.T) {
 	}
 	if stats := s.server.Stats().Budget; stats.Refusals == 0 || stats.Limit != 16<<20 {
 		t.Errorf("stats %+v", stats)
+	}
+}
+
+// Small bodies that do not come and small answers that nobody takes are cut off
+// like large ones, when others need their room.
+func TestSmallTransfersThatDoNotMove(t *testing.T) {
+	t.Parallel()
+	const post = "POST /soracache.v1.CacheService/%s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+	for name, request := range map[string]string{
+		"bodies":  fmt.Sprintf(post, "Set", 15_000, "{"),
+		"answers": fmt.Sprintf(post, "Get", len(`{"key":"large"}`), `{"key":"large"}`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newFakeNode()
+			n.onGet = func(ctx context.Context, _ soracache.GetRequest) ([]soracache.ReadResult, error) {
+				value := make([]byte, 10<<10)
+				room.FromContext(ctx).Take(len(value))
+				return []soracache.ReadResult{{Status: soracache.StatusHit, Entry: soracache.Entry{Value: value}}}, nil
+			}
+			b := budget.New(16 << 20)
+			listener := newPipes() // which hold nothing themselves
+			s := service{client: listener.client(), url: "http://x", server: newServer(t, server.Config{Budget: b}, n, server.Hooks{})}
+			ctx, stop := context.WithCancel(t.Context())
+			served := make(chan error, 1)
+			go func() { served <- s.server.Serve(ctx, listener) }()
+			var conns []net.Conn
+			for range 450 {
+				conn, err := listener.Dial()
+				if err != nil {
+					t.Fatal(err)
+				}
+				conns = append(conns, conn)
+				if _, err := io.WriteString(conn, request); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for began := time.Now(); b.Stats().Used < 15<<20 && b.Stats().Cuts == 0 && time.Since(began) < 5*time.Second; {
+				time.Sleep(time.Millisecond)
+			}
+			for range 5 {
+				if got := s.post(t, "Set", set("value", make([]byte, 10<<10))); got.status != 200 {
+					t.Errorf("another's call: %s (%+v)", got.body, b.Stats())
+				}
+			}
+			if b.Stats().Cuts == 0 {
+				t.Errorf("nothing was cut off: %+v", b.Stats())
+			}
+			for _, conn := range conns {
+				_ = conn.Close()
+			}
+			s.client.CloseIdleConnections()
+			stop()
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

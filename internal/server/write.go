@@ -181,8 +181,9 @@ func (x *exchange) write() error {
 	defer x.settled()
 	others := x.conn.Sending(1)
 	defer x.conn.Sending(-1)
+	x.transfer(x.writeBy)
 	if p.bytes > pieceBytes {
-		x.transfer(x.writeBy)
+		x.pace(x.writeBy)
 	}
 	if x.accepts() && p.bytes >= compressMinBytes && others == 0 {
 		if z := x.server.compressors.get(); z != nil {
