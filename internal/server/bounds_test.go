@@ -245,6 +245,44 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// Who does not take its answer keeps no place either.
+func TestWhoDoesNotTakeItsAnswerHasNoPlace(t *testing.T) {
+	t.Parallel()
+	n := newFakeNode()
+	n.onGet = func(context.Context, soracache.GetRequest) ([]soracache.ReadResult, error) {
+		return []soracache.ReadResult{{Status: soracache.StatusHit, Entry: soracache.Entry{Value: make([]byte, 1<<20)}}}, nil
+	}
+	listener := newPipes()
+	s := newServer(t, server.Config{MaxConcurrent: 1, DrainTimeout: 100 * time.Millisecond}, n, server.Hooks{})
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ctx, listener) }()
+	client := listener.client()
+	for range 3 {
+		conn, err := listener.Dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		const body = `{"key":"large"}`
+		if _, err := fmt.Fprintf(conn, "POST /soracache.v1.CacheService/Get HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err != nil { // the answer has begun
+			t.Fatal(err)
+		}
+	}
+	if _, err := (&service{client: client, url: "http://x"}).cache().Head(t.Context(), &soracachev1.HeadRequest{}); err != nil {
+		t.Error(err)
+	}
+	if stats := s.Stats(); stats.Working != 0 || stats.Refused != 0 {
+		t.Errorf("stats %+v", stats)
+	}
+	client.CloseIdleConnections()
+	stop()
+	<-served
+}
+
 // Past the limit of connections, a new one takes the place of an idle one.
 func TestConnectionLimit(t *testing.T) {
 	t.Parallel()

@@ -65,8 +65,8 @@ type Config struct {
 	// IdleTimeout is how long a connection may stay open unused (default 2m).
 	IdleTimeout time.Duration
 	// MaxConcurrent is how many requests may be worked on at once, health checks
-	// aside; more are answered unavailable. Who still sends its body or waits for
-	// a lease does not count. Fills, renewals, releases and invalidations have
+	// aside; more are answered unavailable. Who still sends its body, waits for a
+	// lease, or is sent its answer does not count. Fills, renewals, releases and invalidations have
 	// a quarter beyond it. Zero: no limit.
 	MaxConcurrent int
 	// MaxParked is how many reads may wait for leases at once (default 100,000);
