@@ -47,7 +47,7 @@ type exchange struct {
 	values   int   // their bytes
 	denied   error // why there was no room
 	placed   bool  // it has a place of the gate
-	waiting  bool  // it waits for a lease
+	waiting  bool  // it waits for others
 }
 
 // requestBytes is about what a request takes beside its headers, body and
@@ -176,7 +176,7 @@ func (x *exchange) Take(n int) bool {
 	return true
 }
 
-// Park implements [room.Room]: who waits for a lease holds no place.
+// Park implements [room.Room]: who waits for others holds no place.
 func (x *exchange) Park() error {
 	g := &x.server.gate
 	if n := g.parked.Add(1); n > g.mostParked {
