@@ -286,7 +286,12 @@ func (b *Budget) collect() <-chan struct{} {
 }
 
 // Give gives back bytes that nothing refers to any more.
-func (h *Hold) Give(n int) {
+func (h *Hold) Give(n int) { h.give(n, n) }
+
+// Return gives back bytes that were taken and never allocated.
+func (h *Hold) Return(n int) { h.give(n, 0) }
+
+func (h *Hold) give(n, garbage int) {
 	if n <= 0 {
 		return
 	}
@@ -294,7 +299,7 @@ func (h *Hold) Give(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.used -= int64(n)
-	b.fresh += int64(n)
+	b.fresh += int64(garbage)
 	h.held -= int64(n)
 	if h.conn != nil {
 		h.conn.held -= int64(n)

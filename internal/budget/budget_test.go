@@ -114,6 +114,24 @@ func TestWaiting(t *testing.T) {
 	})
 }
 
+// What was taken and not used is no garbage.
+func TestReturn(t *testing.T) {
+	t.Parallel()
+	b := New(64 * mib)
+	for range 64 {
+		h := b.Hold(nil)
+		take(t, h, 4*mib)
+		h.Return(4*mib - 1)
+		if h.Held() != 1 {
+			t.Fatalf("it holds %d", h.Held())
+		}
+		h.Close()
+	}
+	if s := b.Stats(); s.Collections != 0 || s.Used != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // A transfer that does not move is cut off when others need its room, one that
 // moves at 10 Mbit/s is not, and nobody is while there is room.
 func TestStalledTransfersAreCutOff(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -173,6 +174,57 @@ func TestTheBudgetIsGivenBack(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	t.Errorf("%d bytes are still held", b.Stats().Used)
+}
+
+// Listings take room for all that they can find before they read, and give back
+// what they did not need.
+func TestListingsTakeRoomBeforeTheyRead(t *testing.T) {
+	t.Parallel()
+	n := newFakeNode()
+	b := budget.New(16 << 20)
+	release := make(chan struct{})
+	var reading, most atomic.Int64
+	n.onListKeys = func(limit int) ([]string, string, error) {
+		reading.Add(1)
+		if int64(limit) > most.Load() {
+			most.Store(int64(limit))
+		}
+		<-release
+		return []string{"k"}, "", nil
+	}
+	s := serve(t, server.Config{Budget: b}, n, server.Hooks{})
+	const calls = 24
+	done := make(chan error, calls)
+	for range calls {
+		go func() {
+			_, err := s.cache().ListKeys(context.WithoutCancel(t.Context()), &soracachev1.ListKeysRequest{Tag: "t", PageSize: 1000})
+			done <- err
+		}()
+	}
+	refused := 0
+	for began := time.Now(); int(reading.Load())+refused < calls && time.Since(began) < 10*time.Second; {
+		select {
+		case err := <-done:
+			wantCode(t, err, connect.CodeResourceExhausted)
+			refused++
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if can := reading.Load() * most.Load() * int64(n.limits.KeyBytes); can > b.Stats().Used || refused == 0 || reading.Load() == 0 {
+		t.Errorf("%d read what may be %d bytes, for which %d are taken; %d were refused", reading.Load(), can, b.Stats().Used, refused)
+	}
+	close(release)
+	for range calls - refused {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := s.cache().ListKeys(t.Context(), &soracachev1.ListKeysRequest{Tag: "t", PageSize: 1000}); err != nil {
+		t.Error(err)
+	}
+	if stats := b.Stats(); stats.Collections != 0 {
+		t.Errorf("what was not needed counts as garbage: %+v", stats)
+	}
 }
 
 // Neither who has not sent its request nor who waits for a lease has a place, and

@@ -20,6 +20,7 @@ type cacheService struct {
 	parser  parser
 	timeout time.Duration // of a request, beyond the wait that it asks for
 	answer  int           // about the largest answer to a BatchGet, in bytes
+	list    int           // the most keys of a listing for which there can be room
 	began   func(*call)   // told when a stream has sent its first message
 }
 
@@ -394,14 +395,31 @@ func (s *cacheService) ListKeys(ctx context.Context, r *soracachev1.ListKeysRequ
 	if err != nil {
 		return nil, err
 	}
+	size = min(size, s.list)
+	found, err := reserve(ctx, size*listedBytes(s.parser.limits.KeyBytes))
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	keys, next, err := s.node.ListKeys(ctx, namespace, r.GetTag(), r.GetPageToken(), size)
 	if err != nil {
 		return nil, err
 	}
+	n := 0
+	for _, key := range keys {
+		n += listedBytes(len(key))
+	}
+	if err := found(n); err != nil {
+		return nil, err
+	}
 	return &soracachev1.ListKeysResponse{Keys: keys, NextPageToken: next}, nil
 }
+
+// listedBytes is about what a key of a length takes while it is listed: twice its
+// name, with the schema and what slices take that grow. What it takes in the answer
+// comes to that.
+func listedBytes(length int) int { return 2 * (length + 128) }
 
 // Explain implements the RPC.
 func (s *cacheService) Explain(ctx context.Context, r *soracachev1.ExplainRequest) (*soracachev1.ExplainResponse, error) {

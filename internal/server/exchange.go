@@ -85,6 +85,22 @@ func (x *exchange) take(n int) error {
 	return x.hold.Take(x.ctx, n)
 }
 
+// reserve takes room for what is about to be read for a request, as much as it can
+// be at most. What it was is then to be told, so that the rest is given back.
+func reserve(ctx context.Context, most int) (read func(n int) error, err error) {
+	x, ok := ctx.Value(exchangeKey{}).(*exchange)
+	if !ok {
+		return func(int) error { return nil }, nil
+	}
+	if err := x.take(most); err != nil {
+		return nil, err
+	}
+	return func(n int) error {
+		x.hold.Return(most - n)
+		return x.take(n - most)
+	}, nil
+}
+
 // close gives back all that the exchange holds.
 func (x *exchange) close() {
 	x.settled()

@@ -74,6 +74,8 @@ type Server struct {
 	compressors compressors
 	connections connections
 	started     time.Time
+	// listed is how many members there were when they were last listed.
+	listed atomic.Int64
 
 	// reloading is held while the files are read, so that the last to read them
 	// is the last to store what it read.
@@ -187,6 +189,7 @@ func (s *Server) newRPCs() http.Handler {
 		parser:  parser{limits: s.node.Limits(), maxWait: s.cfg.MaxWait},
 		timeout: s.cfg.RequestTimeout,
 		answer:  s.cfg.AnswerBytes,
+		list:    max(s.budget.Share()/2/listedBytes(s.node.Limits().KeyBytes), 1),
 		began:   s.measured,
 	}, options))
 	mux.Handle(rpc.NewClusterServiceHandler(clusterService{s}, options))
