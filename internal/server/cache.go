@@ -421,6 +421,9 @@ func (s *cacheService) ListKeys(ctx context.Context, r *soracachev1.ListKeysRequ
 // comes to that.
 func listedBytes(length int) int { return 2 * (length + 128) }
 
+// explainBytes is what explaining reads of an entry at most, however large it is.
+const explainBytes = 160 << 10
+
 // Explain implements the RPC.
 func (s *cacheService) Explain(ctx context.Context, r *soracachev1.ExplainRequest) (*soracachev1.ExplainResponse, error) {
 	namespace, err := s.parser.namespace(ctx, r.GetNamespace())
@@ -435,8 +438,15 @@ func (s *cacheService) Explain(ctx context.Context, r *soracachev1.ExplainReques
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	found, err := reserve(ctx, explainBytes)
+	if err != nil {
+		return nil, err
+	}
 	explanation, err := s.node.Explain(ctx, namespace, soracache.Name(r.GetSchema(), r.GetKey()))
 	if err != nil {
+		return nil, err
+	}
+	if err := found(min(explanation.L2.ValueBytes+4<<10, explainBytes)); err != nil {
 		return nil, err
 	}
 	return explainResponse(explanation), nil
