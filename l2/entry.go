@@ -121,6 +121,15 @@ func DecodeHead(b []byte) (EntryHead, error) {
 // key. The entry's value and strings are slices of b or copies: b must not
 // change afterwards.
 func DecodeEntry(b []byte, key string) (head EntryHead, e soracache.Entry, l1 time.Duration, err error) {
+	if len(b) < HeadBytes+bodyFixed || crc32.Checksum(b[HeadBytes+4:], castagnoli) != binary.BigEndian.Uint32(b[HeadBytes:]) {
+		return EntryHead{}, soracache.Entry{}, 0, ErrCorrupt
+	}
+	return DecodeBeginning(b, key)
+}
+
+// DecodeBeginning reads an entry of which only the beginning is there. Its head is
+// verified and its body is not. The entry's value is as much of it as is there.
+func DecodeBeginning(b []byte, key string) (head EntryHead, e soracache.Entry, l1 time.Duration, err error) {
 	fail := func() (EntryHead, soracache.Entry, time.Duration, error) {
 		return EntryHead{}, soracache.Entry{}, 0, ErrCorrupt
 	}
@@ -128,7 +137,7 @@ func DecodeEntry(b []byte, key string) (head EntryHead, e soracache.Entry, l1 ti
 		return fail()
 	}
 	b = b[HeadBytes:]
-	if len(b) < bodyFixed || crc32.Checksum(b[4:], castagnoli) != binary.BigEndian.Uint32(b) {
+	if len(b) < bodyFixed {
 		return fail()
 	}
 	e.Kind = soracache.Kind(b[4])

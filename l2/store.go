@@ -405,10 +405,14 @@ type Explanation struct {
 	// they are an entry of that key. The fields below hold if it is readable.
 	Stored, Readable bool
 	Live             bool
-	Entry            soracache.Entry
-	Stamp            soracache.Stamp
-	FreshFor         time.Duration
-	KeepFor          time.Duration
+	// Entry is without its value, of which ValueBytes is the length. An entry of more
+	// than [InlineBytes] is judged by its beginning: that its value is not damaged,
+	// only a read finds.
+	Entry      soracache.Entry
+	ValueBytes int
+	Stamp      soracache.Stamp
+	FreshFor   time.Duration
+	KeepFor    time.Duration
 	// Reason says in words why the entry is dead, or why what is loaded now is not
 	// stored because the key settles (empty when live), and
 	// KilledBy names the record that killed it, if one did. Because entries of
@@ -422,6 +426,23 @@ type Explanation struct {
 	Leased     bool
 	LeaseFor   time.Duration
 	LeaseStamp soracache.Stamp
+}
+
+// Read reads what is stored under a name: the bytes, or the first [InlineBytes] or
+// more of so many. It returns the entry's head, and sets what that and the names
+// say of it, if it is readable.
+func (x *Explanation) Read(b []byte, size int, name string) EntryHead {
+	decode := DecodeEntry
+	if len(b) < size {
+		decode = DecodeBeginning
+	}
+	head, e, _, err := decode(b, name)
+	if err != nil {
+		return EntryHead{}
+	}
+	x.Readable, x.Stamp, x.Entry = true, head.Stamp, e
+	x.Entry.Value, x.ValueBytes = nil, len(e.Value)+size-len(b)
+	return head
 }
 
 // Settling is the reason that [Explanation] gives for a key under which nothing

@@ -89,7 +89,7 @@ type limitOptions struct {
 	MaxWait          time.Duration `default:"60s" env:"SORACACHE_MAX_WAIT" help:"Longest wait for another's lease (${default})."`
 	MaxInflightBytes size          `env:"SORACACHE_MAX_INFLIGHT_BYTES" placeholder:"SIZE" help:"Memory of requests and answers in flight (a quarter of GOMEMLIMIT, the cgroup's limit or the machine's memory)."`
 	MaxConnections   int           `default:"10000" env:"SORACACHE_MAX_CONNECTIONS" placeholder:"N" help:"Most open connections (${default})."`
-	MaxParked        int           `default:"100000" env:"SORACACHE_MAX_PARKED" placeholder:"N" help:"Most reads that wait for leases (${default})."`
+	MaxParked        int           `default:"100000" env:"SORACACHE_MAX_PARKED" placeholder:"N" help:"Most reads that wait for leases, and invalidations for acknowledgements (${default})."`
 	MaxConcurrent    int           `default:"0" env:"SORACACHE_MAX_CONCURRENT" placeholder:"N" help:"Most requests that are worked on at once (no limit)."`
 	MaxWatches       int           `default:"10000" env:"SORACACHE_MAX_WATCHES" placeholder:"N" help:"Most watches at once (${default})."`
 	ReadTimeout      time.Duration `default:"30s" env:"SORACACHE_READ_TIMEOUT" help:"How long a request may take to arrive (${default})."`

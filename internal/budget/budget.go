@@ -196,6 +196,7 @@ func (h *Hold) insist(ctx context.Context, n int64) error {
 	if h.held+n > b.limit/share {
 		return fmt.Errorf("%w: %d bytes, of %d (an eighth of --max-inflight-bytes)", ErrShare, h.held+n, b.limit/share)
 	}
+	defer h.pause()()
 	var timer <-chan time.Time
 	for {
 		b.mu.Lock()
@@ -285,7 +286,12 @@ func (b *Budget) collect() <-chan struct{} {
 }
 
 // Give gives back bytes that nothing refers to any more.
-func (h *Hold) Give(n int) {
+func (h *Hold) Give(n int) { h.give(n, n) }
+
+// Return gives back bytes that were taken and never allocated.
+func (h *Hold) Return(n int) { h.give(n, 0) }
+
+func (h *Hold) give(n, garbage int) {
 	if n <= 0 {
 		return
 	}
@@ -293,7 +299,7 @@ func (h *Hold) Give(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.used -= int64(n)
-	b.fresh += int64(n)
+	b.fresh += int64(garbage)
 	h.held -= int64(n)
 	if h.conn != nil {
 		h.conn.held -= int64(n)
@@ -352,6 +358,27 @@ func (b *Budget) stalled(but *Hold) []*Hold {
 		}
 	}
 	return found
+}
+
+// pause takes the hold's transfer out of those that may be cut off, while it waits
+// for room and not for its caller, and returns what ends that.
+func (h *Hold) pause() (resume func()) {
+	b := h.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, moving := b.moving[h]; !moving {
+		return func() {}
+	}
+	delete(b.moving, h)
+	return func() {
+		now := time.Now()
+		h.mu.Lock()
+		h.since, h.moved, h.slow = now, 0, false
+		h.mu.Unlock()
+		b.mu.Lock()
+		b.moving[h] = now
+		b.mu.Unlock()
+	}
 }
 
 func (h *Hold) isStalled(now time.Time) bool {

@@ -114,6 +114,24 @@ func TestWaiting(t *testing.T) {
 	})
 }
 
+// What was taken and not used is no garbage.
+func TestReturn(t *testing.T) {
+	t.Parallel()
+	b := New(64 * mib)
+	for range 64 {
+		h := b.Hold(nil)
+		take(t, h, 4*mib)
+		h.Return(4*mib - 1)
+		if h.Held() != 1 {
+			t.Fatalf("it holds %d", h.Held())
+		}
+		h.Close()
+	}
+	if s := b.Stats(); s.Collections != 0 || s.Used != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // A transfer that does not move is cut off when others need its room, one that
 // moves at 10 Mbit/s is not, and nobody is while there is room.
 func TestStalledTransfersAreCutOff(t *testing.T) {
@@ -155,6 +173,40 @@ func TestStalledTransfersAreCutOff(t *testing.T) {
 		holds[0].End()
 		if b.Stats().Cuts != 2 {
 			t.Errorf("%d cuts", b.Stats().Cuts)
+		}
+	})
+}
+
+// Who waits for room itself is not cut off meanwhile: it does not wait for its
+// caller.
+func TestWhoWaitsForRoomIsNotStalled(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := New(64 * mib)
+		for range 6 {
+			take(t, b.Hold(&Connection{}), 8*mib)
+		}
+		var cut atomic.Int64
+		var all sync.WaitGroup
+		for range 2 {
+			all.Go(func() {
+				h := b.Hold(nil)
+				take(t, h, 1)
+				h.Begin(func() { cut.Add(1) })
+				if err := h.Take(t.Context(), mib); !errors.Is(err, ErrFull) {
+					t.Errorf("%v", err)
+				}
+				time.Sleep(stallTime / 2)
+				if !b.Hold(nil).Try(1) {
+					t.Error("no room for a small one")
+				}
+				h.Close()
+				h.End()
+			})
+		}
+		all.Wait()
+		if cut.Load() != 0 {
+			t.Error("cut off while it waited for room")
 		}
 	})
 }

@@ -71,7 +71,7 @@ func (e *Explanation) explainL2(s *l2.Explanation) {
 	e.Leased, e.LeaseFor = s.Leased, s.LeaseFor
 	e.L2 = Copy{Present: s.Stored, Live: s.Live, Reason: s.Reason, KilledBy: s.KilledBy, Stamp: s.Stamp}
 	if s.Readable {
-		e.L2.Tags, e.L2.ValueBytes = s.Entry.Tags, len(s.Entry.Value)
+		e.L2.Tags, e.L2.ValueBytes = s.Entry.Tags, s.ValueBytes
 		e.L2.Encoding, e.L2.Kind = s.Entry.Encoding, s.Entry.Kind
 		e.L2.FreshFor, e.L2.KeepFor = s.FreshFor, s.KeepFor
 	}

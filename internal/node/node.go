@@ -26,6 +26,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/budget"
 	"github.com/soracache/soracache/internal/hold"
+	"github.com/soracache/soracache/internal/room"
 	"github.com/soracache/soracache/internal/suspend"
 	"github.com/soracache/soracache/invalidation"
 	"github.com/soracache/soracache/l1"
@@ -461,6 +462,10 @@ func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) 
 	n.totals.targets.Add(uint64(len(req.Targets)))
 	if !req.Acknowledge {
 		return soracache.InvalidateResult{Stamp: stamps}, nil
+	}
+	// Who waits holds no place, unless too many wait already.
+	if place := room.FromContext(ctx); place.Park() == nil {
+		defer place.Resume()
 	}
 	stragglers, err := n.acknowledged(ctx, wait)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/internal/room"
 	"github.com/soracache/soracache/invalidation"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/l2test"
@@ -354,6 +355,48 @@ func TestAcknowledgementThatTheCallerCannotAwait(t *testing.T) {
 		}
 		c.want(c.get(0, soracache.Read{Key: "k"}), soracache.StatusMiss, soracache.TierNone, "")
 	})
+}
+
+// places is a caller's room that says when it waits.
+type places struct {
+	room.Room
+	full bool
+	now  atomic.Int64
+}
+
+func (p *places) Park() error {
+	if p.full {
+		return soracache.ErrUnavailable
+	}
+	p.now.Add(1)
+	return nil
+}
+
+func (p *places) Resume() { p.now.Add(-1) }
+
+// Who waits for acknowledgements gives up its place; where too many wait, it keeps
+// it, and is acknowledged like any other.
+func TestWhoWaitsForAcknowledgementsHoldsNoPlace(t *testing.T) {
+	for _, full := range []bool{false, true} {
+		inCluster(t, 2, func(c *cluster, w *wires) {
+			c.inEveryL1("k", "v", "t")
+			c.asOldAsTheBound()
+			w.intercept(func(string, string, *invalidation.Notice) bool { return false })
+			place := &places{full: full}
+			done := make(chan error, 1)
+			go func() {
+				_, _, err := c.acknowledged(room.NewContext(context.Background(), place), 0, soracache.Tag("t"))
+				done <- err
+			}()
+			time.Sleep(bound / 2)
+			if place.now.Load() != 1 != full {
+				t.Errorf("full %v: it is parked %d times while it waits", full, place.now.Load())
+			}
+			if err := <-done; err != nil || place.now.Load() != 0 {
+				t.Errorf("full %v: %v, parked %d times afterwards", full, err, place.now.Load())
+			}
+		})
+	}
 }
 
 // Whoever the store may have forgotten is waited out too, though nobody knows

@@ -1,6 +1,6 @@
 // Package room is what a node knows of the room that a caller has: how much its
 // answer may take, and that it holds nobody up while it waits. It travels in the
-// context of a read; without it there is no limit.
+// context of a request; without it there is no limit.
 package room
 
 import "context"
@@ -10,8 +10,9 @@ type Room interface {
 	// Take asks whether a value of so many bytes may be added to the answer. It
 	// is asked in the order of the reads; at the first no, the answer ends.
 	Take(bytes int) bool
-	// Park says that the read is about to wait for somebody else's lease, unless
-	// too many do, which is then the error. Resume says that its waiting is over.
+	// Park says that the caller is about to wait for others: a read for somebody
+	// else's lease, an invalidation for acknowledgements; unless too many do, which
+	// is then the error. Resume says that its waiting is over.
 	Park() error
 	Resume()
 }

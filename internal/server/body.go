@@ -23,7 +23,8 @@ const (
 	// pieceBytes is what is read and written at once: what shows progress.
 	pieceBytes = 64 << 10
 	// A body or an answer of more than a piece must move at slowest at this many
-	// bytes a second, looked at every slowTime. What is smaller has its timeout.
+	// bytes a second, looked at every slowTime. What is smaller has its timeout,
+	// as long as nobody needs its room.
 	slowest  = 128 << 10
 	slowTime = 5 * time.Second
 	// frameBytes is what gRPC puts before a message.
@@ -68,6 +69,8 @@ func (x *exchange) receive(r *http.Request) (io.ReadCloser, error) {
 		return http.NoBody, nil
 	}
 	x.encoding = e
+	x.transfer(x.readBy)
+	defer x.settled()
 	limit, length := x.server.cfg.MessageBytes, r.ContentLength
 	packed := e.gzip
 	if e.framed {
@@ -156,7 +159,7 @@ func (x *exchange) read(r io.Reader, length int64, limit int, packed bool) ([]by
 		}
 		body := make([]byte, 0, length)
 		if length > pieceBytes {
-			x.transfer(x.readBy)
+			x.pace(x.readBy)
 		}
 		for len(body) < cap(body) {
 			n, err := io.ReadFull(r, body[len(body):min(len(body)+pieceBytes, cap(body))])
@@ -211,7 +214,7 @@ func (x *exchange) grow(r io.Reader, first, limit int, by func(time.Time), over 
 			body = append(make([]byte, 0, larger), old...)
 			x.hold.Give(cap(old))
 			if larger > pieceBytes && by != nil && x.limitBy == nil {
-				x.transfer(by)
+				x.pace(by)
 			}
 		}
 		n, err := r.Read(body[len(body):min(len(body)+pieceBytes, cap(body))])

@@ -3,10 +3,12 @@ package server_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,6 +87,63 @@ func TestOverTheBudget(t *testing.T) {
 	}
 }
 
+// Small bodies that do not come and small answers that nobody takes are cut off
+// like large ones, when others need their room.
+func TestSmallTransfersThatDoNotMove(t *testing.T) {
+	t.Parallel()
+	const post = "POST /soracache.v1.CacheService/%s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+	for name, request := range map[string]string{
+		"bodies":  fmt.Sprintf(post, "Set", 15_000, "{"),
+		"answers": fmt.Sprintf(post, "Get", len(`{"key":"large"}`), `{"key":"large"}`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newFakeNode()
+			n.onGet = func(ctx context.Context, _ soracache.GetRequest) ([]soracache.ReadResult, error) {
+				value := make([]byte, 10<<10)
+				room.FromContext(ctx).Take(len(value))
+				return []soracache.ReadResult{{Status: soracache.StatusHit, Entry: soracache.Entry{Value: value}}}, nil
+			}
+			b := budget.New(16 << 20)
+			listener := newPipes() // which hold nothing themselves
+			s := service{client: listener.client(), url: "http://x", server: newServer(t, server.Config{Budget: b}, n, server.Hooks{})}
+			ctx, stop := context.WithCancel(t.Context())
+			served := make(chan error, 1)
+			go func() { served <- s.server.Serve(ctx, listener) }()
+			var conns []net.Conn
+			for range 600 { // for more than there is room
+				conn, err := listener.Dial()
+				if err != nil {
+					t.Fatal(err)
+				}
+				conns = append(conns, conn)
+				if _, err := io.WriteString(conn, request); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for began := time.Now(); b.Stats().Cuts == 0 && time.Since(began) < 3*time.Second; {
+				time.Sleep(time.Millisecond)
+			}
+			for range 5 {
+				if got := s.post(t, "Set", set("value", make([]byte, 10<<10))); got.status != 200 {
+					t.Errorf("another's call: %s (%+v)", got.body, b.Stats())
+				}
+			}
+			if b.Stats().Cuts == 0 {
+				t.Errorf("nothing was cut off: %+v", b.Stats())
+			}
+			for _, conn := range conns {
+				_ = conn.Close()
+			}
+			s.client.CloseIdleConnections()
+			stop()
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // Whatever a request took is given back, however it ends.
 func TestTheBudgetIsGivenBack(t *testing.T) {
 	t.Parallel()
@@ -115,6 +174,57 @@ func TestTheBudgetIsGivenBack(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	t.Errorf("%d bytes are still held", b.Stats().Used)
+}
+
+// Listings take room for all that they can find before they read, and give back
+// what they did not need.
+func TestListingsTakeRoomBeforeTheyRead(t *testing.T) {
+	t.Parallel()
+	n := newFakeNode()
+	b := budget.New(16 << 20)
+	release := make(chan struct{})
+	var reading, most atomic.Int64
+	n.onListKeys = func(limit int) ([]string, string, error) {
+		reading.Add(1)
+		if int64(limit) > most.Load() {
+			most.Store(int64(limit))
+		}
+		<-release
+		return []string{"k"}, "", nil
+	}
+	s := serve(t, server.Config{Budget: b}, n, server.Hooks{})
+	const calls = 24
+	done := make(chan error, calls)
+	for range calls {
+		go func() {
+			_, err := s.cache().ListKeys(context.WithoutCancel(t.Context()), &soracachev1.ListKeysRequest{Tag: "t", PageSize: 1000})
+			done <- err
+		}()
+	}
+	refused := 0
+	for began := time.Now(); int(reading.Load())+refused < calls && time.Since(began) < 10*time.Second; {
+		select {
+		case err := <-done:
+			wantCode(t, err, connect.CodeResourceExhausted)
+			refused++
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if can := reading.Load() * most.Load() * int64(n.limits.KeyBytes); can > b.Stats().Used || refused == 0 || reading.Load() == 0 {
+		t.Errorf("%d read what may be %d bytes, for which %d are taken; %d were refused", reading.Load(), can, b.Stats().Used, refused)
+	}
+	close(release)
+	for range calls - refused {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := s.cache().ListKeys(t.Context(), &soracachev1.ListKeysRequest{Tag: "t", PageSize: 1000}); err != nil {
+		t.Error(err)
+	}
+	if stats := b.Stats(); stats.Collections != 0 {
+		t.Errorf("what was not needed counts as garbage: %+v", stats)
+	}
 }
 
 // Neither who has not sent its request nor who waits for a lease has a place, and
@@ -185,6 +295,44 @@ func TestPlaces(t *testing.T) {
 	if stats := s.server.Stats(); stats.Parked != 0 {
 		t.Errorf("stats %+v", stats)
 	}
+}
+
+// Who does not take its answer keeps no place either.
+func TestWhoDoesNotTakeItsAnswerHasNoPlace(t *testing.T) {
+	t.Parallel()
+	n := newFakeNode()
+	n.onGet = func(context.Context, soracache.GetRequest) ([]soracache.ReadResult, error) {
+		return []soracache.ReadResult{{Status: soracache.StatusHit, Entry: soracache.Entry{Value: make([]byte, 1<<20)}}}, nil
+	}
+	listener := newPipes()
+	s := newServer(t, server.Config{MaxConcurrent: 1, DrainTimeout: 100 * time.Millisecond}, n, server.Hooks{})
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ctx, listener) }()
+	client := listener.client()
+	for range 3 {
+		conn, err := listener.Dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		const body = `{"key":"large"}`
+		if _, err := fmt.Fprintf(conn, "POST /soracache.v1.CacheService/Get HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err != nil { // the answer has begun
+			t.Fatal(err)
+		}
+	}
+	if _, err := (&service{client: client, url: "http://x"}).cache().Head(t.Context(), &soracachev1.HeadRequest{}); err != nil {
+		t.Error(err)
+	}
+	if stats := s.Stats(); stats.Working != 0 || stats.Refused != 0 {
+		t.Errorf("stats %+v", stats)
+	}
+	client.CloseIdleConnections()
+	stop()
+	<-served
 }
 
 // Past the limit of connections, a new one takes the place of an idle one.

@@ -20,6 +20,7 @@ type cacheService struct {
 	parser  parser
 	timeout time.Duration // of a request, beyond the wait that it asks for
 	answer  int           // about the largest answer to a BatchGet, in bytes
+	list    int           // the most keys of a listing for which there can be room
 	began   func(*call)   // told when a stream has sent its first message
 }
 
@@ -394,14 +395,34 @@ func (s *cacheService) ListKeys(ctx context.Context, r *soracachev1.ListKeysRequ
 	if err != nil {
 		return nil, err
 	}
+	size = min(size, s.list)
+	found, err := reserve(ctx, size*listedBytes(s.parser.limits.KeyBytes))
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	keys, next, err := s.node.ListKeys(ctx, namespace, r.GetTag(), r.GetPageToken(), size)
 	if err != nil {
 		return nil, err
 	}
+	n := 0
+	for _, key := range keys {
+		n += listedBytes(len(key))
+	}
+	if err := found(n); err != nil {
+		return nil, err
+	}
 	return &soracachev1.ListKeysResponse{Keys: keys, NextPageToken: next}, nil
 }
+
+// listedBytes is about what a key of a length takes while it is listed: twice its
+// name, with the schema and what slices take that grow. What it takes in the answer
+// comes to that.
+func listedBytes(length int) int { return 2 * (length + 128) }
+
+// explainBytes is what explaining reads of an entry at most, however large it is.
+const explainBytes = 160 << 10
 
 // Explain implements the RPC.
 func (s *cacheService) Explain(ctx context.Context, r *soracachev1.ExplainRequest) (*soracachev1.ExplainResponse, error) {
@@ -417,8 +438,15 @@ func (s *cacheService) Explain(ctx context.Context, r *soracachev1.ExplainReques
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	found, err := reserve(ctx, explainBytes)
+	if err != nil {
+		return nil, err
+	}
 	explanation, err := s.node.Explain(ctx, namespace, soracache.Name(r.GetSchema(), r.GetKey()))
 	if err != nil {
+		return nil, err
+	}
+	if err := found(min(explanation.L2.ValueBytes+4<<10, explainBytes)); err != nil {
 		return nil, err
 	}
 	return explainResponse(explanation), nil

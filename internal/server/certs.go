@@ -41,30 +41,46 @@ func (f TLSFiles) names() []string {
 	return names
 }
 
-// load reads the files.
-func (f TLSFiles) load() (*tls.Config, error) {
-	cert, err := f.pair()
-	if err != nil {
-		return nil, fmt.Errorf("TLS certificate %s with key %s: %w", f.Cert, f.Key, err)
+// load reads the files. In place of what cannot be used it has what was there
+// before, if anything was.
+func (f TLSFiles) load(before *tls.Config) (*tls.Config, error) {
+	if before == nil {
+		before = &tls.Config{} //nolint:gosec // nobody is given it
 	}
 	config := &tls.Config{
-		Certificates: []tls.Certificate{cert},
+		Certificates: before.Certificates,
+		ClientCAs:    before.ClientCAs,
 		MinVersion:   tls.VersionTLS12,
 		NextProtos:   []string{"h2", "http/1.1"},
 	}
-	if f.ClientCA == "" {
-		return config, nil
+	cert, err := f.pair()
+	if err != nil {
+		err = fmt.Errorf("TLS certificate %s with key %s: %w", f.Cert, f.Key, err)
+	} else {
+		config.Certificates = []tls.Certificate{cert}
 	}
-	authorities, err := readPEM(f.ClientCA)
+	if f.ClientCA == "" {
+		return config, err
+	}
+	config.ClientAuth = tls.RequireAndVerifyClientCert
+	authorities, caErr := f.authorities()
+	if caErr != nil {
+		return config, errors.Join(err, caErr)
+	}
+	config.ClientCAs = authorities
+	return config, err
+}
+
+func (f TLSFiles) authorities() (*x509.CertPool, error) {
+	text, err := readPEM(f.ClientCA)
 	if err != nil {
 		return nil, fmt.Errorf("TLS client CA: %w", err)
 	}
-	config.ClientCAs = x509.NewCertPool()
-	if !config.ClientCAs.AppendCertsFromPEM(authorities) {
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
 		return nil, fmt.Errorf("TLS client CA %s: no certificate in it", f.ClientCA)
 	}
-	config.ClientAuth = tls.RequireAndVerifyClientCert
-	return config, nil
+	return pool, nil
 }
 
 // pair reads the certificate chain and its key, which must match.

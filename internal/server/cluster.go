@@ -52,8 +52,16 @@ type clusterService struct{ server *Server }
 var _ rpc.ClusterServiceHandler = clusterService{}
 
 // Members implements the RPC: the serving node first, then the others by name.
-func (c clusterService) Members(context.Context, *soracachev1.MembersRequest) (*soracachev1.MembersResponse, error) {
+func (c clusterService) Members(ctx context.Context, _ *soracachev1.MembersRequest) (*soracachev1.MembersResponse, error) {
+	found, err := reserve(ctx, int(c.server.listed.Load())*memberBytes)
+	if err != nil {
+		return nil, err
+	}
 	members := c.server.members()
+	c.server.listed.Store(int64(len(members)))
+	if err := found(len(members) * memberBytes); err != nil {
+		return nil, err
+	}
 	slices.SortFunc(members, func(a, b Member) int {
 		if a.Self != b.Self {
 			if a.Self {
@@ -69,6 +77,9 @@ func (c clusterService) Members(context.Context, *soracachev1.MembersRequest) (*
 	}
 	return answer, nil
 }
+
+// memberBytes is about what a member takes while it is listed.
+const memberBytes = 1 << 10
 
 // members are those that the hook knows, or the serving node alone.
 func (s *Server) members() []Member {

@@ -65,12 +65,13 @@ type Config struct {
 	// IdleTimeout is how long a connection may stay open unused (default 2m).
 	IdleTimeout time.Duration
 	// MaxConcurrent is how many requests may be worked on at once, health checks
-	// aside; more are answered unavailable. Who still sends its body or waits for
-	// a lease does not count. Fills, renewals, releases and invalidations have
+	// aside; more are answered unavailable. Who still sends its body, waits for a
+	// lease or for acknowledgements, or is sent its answer does not count. Fills, renewals, releases and invalidations have
 	// a quarter beyond it. Zero: no limit.
 	MaxConcurrent int
-	// MaxParked is how many reads may wait for leases at once (default 100,000);
-	// more are answered unavailable.
+	// MaxParked is how many reads may wait for leases, and invalidations for
+	// acknowledgements, at once (default 100,000). More reads are answered
+	// unavailable; more invalidations wait in places of MaxConcurrent.
 	MaxParked int
 	// MaxConnections is how many connections may be open at once (default
 	// 10,000). At the limit a new one takes the place of one that is idle; if

@@ -36,7 +36,8 @@ type exchange struct {
 	undelivered func()
 	// cutOff: a transfer was ended because others needed its memory.
 	cutOff atomic.Bool
-	// parts of the time that a transfer has: see moved.
+	moving bool // a body or an answer is on its way
+	// parts of the time that a large transfer has: see moved.
 	limitBy     func(time.Time)
 	window      time.Time
 	windowMoved int
@@ -46,7 +47,7 @@ type exchange struct {
 	values   int   // their bytes
 	denied   error // why there was no room
 	placed   bool  // it has a place of the gate
-	waiting  bool  // it waits for a lease
+	waiting  bool  // it waits for others
 }
 
 // requestBytes is about what a request takes beside its headers, body and
@@ -96,20 +97,50 @@ func (x *exchange) take(n int) error {
 	return x.hold.Take(x.ctx, n)
 }
 
+// reserve takes room for what is about to be read for a request, as much as it can
+// be at most. What it was is then to be told, so that the rest is given back.
+func reserve(ctx context.Context, most int) (read func(n int) error, err error) {
+	x, ok := ctx.Value(exchangeKey{}).(*exchange)
+	if !ok {
+		return func(int) error { return nil }, nil
+	}
+	if err := x.take(most); err != nil {
+		return nil, err
+	}
+	return func(n int) error {
+		x.hold.Return(most - n)
+		return x.take(n - most)
+	}, nil
+}
+
 // close gives back all that the exchange holds.
 func (x *exchange) close() {
 	x.settled()
 	x.hold.Close()
 }
 
-// transfer begins to move a body or an answer. By is what sets its deadline.
+// transfer begins to move a body or an answer, which is cut off if it does not
+// move while others need its room. By is what sets its deadline.
 func (x *exchange) transfer(by func(time.Time)) {
-	x.limitBy, x.window, x.windowMoved = by, time.Now(), 0
-	by(x.window.Add(x.server.firstWindow()))
+	x.moving = true
 	x.hold.Begin(func() {
 		x.cutOff.Store(true)
 		by(time.Unix(1, 0))
 	})
+}
+
+// pace has a transfer move steadily, whether others need its room or not. It is
+// for what is large.
+func (x *exchange) pace(by func(time.Time)) {
+	x.limitBy, x.window, x.windowMoved = by, time.Now(), 0
+	x.until(x.window.Add(x.server.firstWindow()))
+}
+
+// until sets the deadline of a transfer, unless it was cut off.
+func (x *exchange) until(t time.Time) {
+	if x.limitBy(t); x.cutOff.Load() { // perhaps right before
+		x.limitBy(time.Unix(1, 0))
+	}
 }
 
 func (x *exchange) readBy(t time.Time)  { _ = x.control.SetReadDeadline(t) }
@@ -121,36 +152,38 @@ func (s *Server) firstWindow() time.Duration { return min(slowTime, s.cfg.ReadTi
 // moved notes progress. A transfer goes on as long as each window moves enough;
 // its deadline is the end of the present one.
 func (x *exchange) moved(n int) {
-	if x.limitBy == nil {
+	if !x.moving {
 		return
 	}
 	x.hold.Moved(n)
+	if x.limitBy == nil {
+		return
+	}
 	x.windowMoved += n
 	if x.windowMoved < slowest*int(slowTime/time.Second) {
 		return
 	}
 	// Enough for this window: the next begins.
 	x.window, x.windowMoved = time.Now(), 0
-	if !x.cutOff.Load() {
-		x.limitBy(x.window.Add(slowTime))
-	}
+	x.until(x.window.Add(slowTime))
 }
 
 // arrived is called when the whole body is there: from here on the connection is
 // read only to learn that the caller goes.
 func (x *exchange) arrived() {
-	if x.limitBy != nil || x.call.request.ProtoMajor == 1 {
+	paced := x.limitBy != nil
+	x.settled() // from here on it is not cut off
+	if paced || x.call.request.ProtoMajor == 1 {
 		x.readBy(time.Time{})
 	}
-	x.settled()
 }
 
 // settled ends a transfer.
 func (x *exchange) settled() {
-	if x.limitBy != nil {
+	if x.moving {
 		x.hold.End()
-		x.limitBy = nil
 	}
+	x.moving, x.limitBy = false, nil
 }
 
 // Take implements [room.Room].
@@ -171,7 +204,7 @@ func (x *exchange) Take(n int) bool {
 	return true
 }
 
-// Park implements [room.Room]: who waits for a lease holds no place.
+// Park implements [room.Room]: who waits for others holds no place.
 func (x *exchange) Park() error {
 	g := &x.server.gate
 	if n := g.parked.Add(1); n > g.mostParked {

@@ -23,6 +23,7 @@ type fakeNode struct {
 	onInvalidate func(context.Context, soracache.InvalidateRequest) (soracache.InvalidateResult, error)
 	onHead       func(context.Context, string) (soracache.HeadResult, error)
 	onWatch      func(context.Context, soracache.WatchRequest, func([]soracache.WatchItem) error) error
+	onListKeys   func(limit int) ([]string, string, error)
 	onExplain    func(context.Context, string, string) (node.Explanation, error)
 	silent       []string
 	onReady      func(context.Context) error
@@ -153,6 +154,9 @@ func (f *fakeNode) Explain(ctx context.Context, namespace, key string) (node.Exp
 }
 
 func (f *fakeNode) ListKeys(_ context.Context, namespace, tag, token string, limit int) ([]string, string, error) {
+	if f.onListKeys != nil {
+		return f.onListKeys(limit)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.listings = append(f.listings, listing{namespace, tag, token, limit})

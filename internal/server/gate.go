@@ -13,8 +13,8 @@ import (
 )
 
 // gate counts the requests that are worked on and holds them under a limit; once
-// it is shut it lets nobody in. Who sends a body or waits for somebody's lease is
-// not worked on.
+// it is shut it lets nobody in. Who sends a body, waits for others (see
+// [room.Room]) or is sent its answer is not worked on.
 type gate struct {
 	hold hold.Gate
 	// limit is how many may be worked on, and reserve how many of the urgent

@@ -58,3 +58,26 @@ func TestBatchGetAsksForEachKeysOwnStamp(t *testing.T) {
 		}
 	}
 }
+
+// Stamps take nothing from how many keys a batch may have.
+func TestFullBatchWithStampsOfItsOwn(t *testing.T) {
+	t.Parallel()
+	n := newFakeNode()
+	n.limits.Batch = 3
+	s := serve(t, server.Config{}, n, server.Hooks{})
+	req := &soracachev1.BatchGetRequest{Keys: []string{"a", "b", "c"}, MinStampOf: []uint32{3, 2, 1}}
+	for at := range 3 {
+		stamp := soracache.Stamps{{Stamp: soracache.Stamp{Epoch: 7, Position: soracache.Position(at)}}}
+		req.MinStamps = append(req.MinStamps, stamp.Encode())
+	}
+	for name, option := range map[string]connect.ClientOption{"protobuf": connect.WithGRPCWeb(), "JSON": connect.WithProtoJSON()} {
+		if _, err := s.cache(option).BatchGet(t.Context(), req); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		more := &soracachev1.BatchGetRequest{Keys: req.Keys, MinStampOf: req.MinStampOf, MinStamps: append(req.MinStamps[:3:3], nil)}
+		_, err := s.cache(option).BatchGet(t.Context(), more)
+		wantCode(t, err, connect.CodeResourceExhausted)
+		_, err = s.cache(option).BatchGet(t.Context(), &soracachev1.BatchGetRequest{Keys: []string{"a", "b", "c", "d"}})
+		wantCode(t, err, connect.CodeResourceExhausted)
+	}
+}

@@ -32,6 +32,7 @@ type shapeField struct {
 	message  *shape         // nil: a string, bytes or a number
 	text     bool           // a string
 	number   bool           // of which many may stand in one element
+	nth      int            // of the message's repeated fields, as far as they are counted apart
 	wire     protowire.Type // of a number that stands alone
 }
 
@@ -46,6 +47,7 @@ func shapeWithin(d protoreflect.MessageDescriptor, known map[protoreflect.FullNa
 	}
 	s.widest = s.bytes
 	known[d.FullName()] = s
+	lists := 0
 	for i := range d.Fields().Len() {
 		f := d.Fields().Get(i)
 		field := shapeField{
@@ -53,6 +55,10 @@ func shapeWithin(d protoreflect.MessageDescriptor, known map[protoreflect.FullNa
 			text:   f.Kind() == protoreflect.StringKind,
 			number: f.Message() == nil && f.Kind() != protoreflect.StringKind && f.Kind() != protoreflect.BytesKind,
 			wire:   wireOf(f.Kind()),
+		}
+		if field.repeated {
+			field.nth = min(lists, mostLists-1)
+			lists++
 		}
 		if f.Message() != nil {
 			field.message = shapeWithin(f.Message(), known)
@@ -76,9 +82,14 @@ func wireOf(k protoreflect.Kind) protowire.Type {
 
 // counted is what a message will be once it is decoded.
 type counted struct {
-	items int // elements of the message's own repeated fields
+	items int // elements of that of the message's own repeated fields which has the most
 	bytes int // of memory, about, and no less
+
+	of [mostLists]int // elements of each of those fields
 }
+
+// mostLists is how many repeated fields of a message are counted apart.
+const mostLists = 4
 
 // What an element of a slice takes while the slice grows (the old one and the
 // new one, which is up to twice as large), and the head of a string.
@@ -119,7 +130,7 @@ func (c *counted) proto(b []byte, s *shape, m most, top bool) error {
 			b = rest[size:]
 			if c.bytes += 3 * (n + size); f.number && f.repeated && wire == f.wire {
 				c.bytes += elementBytes
-				c.count(1, top)
+				c.count(1, f.nth, top)
 			} // what is not known is kept as it is, in a slice that grows
 			continue
 		}
@@ -145,7 +156,7 @@ func (c *counted) proto(b []byte, s *shape, m most, top bool) error {
 		}
 		if f.repeated {
 			c.bytes += elements * elementBytes
-			c.count(elements, top)
+			c.count(elements, f.nth, top)
 		}
 	}
 	return nil
@@ -167,9 +178,10 @@ func packed(b []byte, wire protowire.Type) (n int) {
 	return n
 }
 
-func (c *counted) count(n int, top bool) {
+func (c *counted) count(n, nth int, top bool) {
 	if top {
-		c.items += n
+		c.of[nth] += n
+		c.items = max(c.items, c.of[nth])
 	}
 }
 
@@ -190,7 +202,7 @@ func countJSON(b []byte, s *shape, m most) (counted, error) {
 	value := func(bytes int) {
 		c.bytes += bytes
 		if depth == 2 && list {
-			c.items++
+			c.count(1, 0, true)
 		}
 	}
 	for i := 0; i < len(b) && !c.over(m); {
@@ -200,7 +212,7 @@ func countJSON(b []byte, s *shape, m most) (counted, error) {
 		case '{', '[':
 			value(s.widest + elementBytes)
 			if depth++; depth == 2 {
-				list = b[i] == '['
+				list, c.of[0] = b[i] == '[', 0
 			}
 			if depth > mostNested {
 				return c, errNested

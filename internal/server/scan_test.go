@@ -32,8 +32,8 @@ func shapeFor(m proto.Message) *shape {
 
 var endless = most{items: math.MaxInt, bytes: math.MaxInt}
 
-// made counts what the decoder has made: elements of the message's own repeated
-// fields, and the least of memory that it all can take.
+// made counts what the decoder has made: elements of the longest of the message's
+// own repeated fields, and the least of memory that it all can take.
 func made(m proto.Message) counted {
 	c := counted{bytes: shapeFor(m).bytes}
 	m.ProtoReflect().Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
@@ -51,7 +51,7 @@ func made(m proto.Message) counted {
 			one(v)
 			return true
 		}
-		c.items += v.List().Len()
+		c.items = max(c.items, v.List().Len())
 		for i := range v.List().Len() {
 			c.bytes += 8
 			one(v.List().Get(i))

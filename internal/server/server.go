@@ -78,6 +78,8 @@ type Server struct {
 	// healthChecks and reflections are what is asked beside the service itself.
 	healthChecks, reflections asides
 	started                   time.Time
+	// listed is how many members there were when they were last listed.
+	listed atomic.Int64
 
 	// reloading is held while the files are read, so that the last to read them
 	// is the last to store what it read.
@@ -139,29 +141,34 @@ func New(cfg Config, node Node, hooks Hooks) (*Server, error) {
 
 // Reload reads the tokens and the certificates again, for all requests and
 // connections from now on. With tokens it ends all streams, which may then begin
-// anew. If either cannot be used, nothing is changed.
+// anew. What cannot be used (the tokens, the certificate with its key, the client
+// CA) stays as it was, and the error names it; the rest takes effect.
 func (s *Server) Reload() error {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
-	var tokens *auth.Tokens
-	if s.cfg.AuthTokens != "" {
-		var err error
-		if tokens, err = auth.Load(s.cfg.AuthTokens); err != nil {
-			return err
-		}
+	return errors.Join(s.reloadTokens(), s.reloadCertificates())
+}
+
+func (s *Server) reloadTokens() error {
+	if s.cfg.AuthTokens == "" {
+		return nil
 	}
-	if s.cfg.TLS.Cert != "" {
-		config, err := s.cfg.TLS.load()
-		if err != nil {
-			return err
-		}
-		s.certs.current.Store(config)
+	tokens, err := auth.Load(s.cfg.AuthTokens)
+	if err != nil {
+		return err
 	}
 	s.tokens.Store(tokens)
-	if tokens != nil {
-		s.streams.endOpen(errTokensRead)
-	}
+	s.streams.endOpen(errTokensRead)
 	return nil
+}
+
+func (s *Server) reloadCertificates() error {
+	if s.cfg.TLS.Cert == "" {
+		return nil
+	}
+	config, err := s.cfg.TLS.load(s.certs.current.Load())
+	s.certs.current.Store(config)
+	return err
 }
 
 // Handler returns everything that the server answers, for servers of another
@@ -189,6 +196,7 @@ func (s *Server) newRPCs() http.Handler {
 		parser:  parser{limits: s.node.Limits(), maxWait: s.cfg.MaxWait},
 		timeout: s.cfg.RequestTimeout,
 		answer:  s.cfg.AnswerBytes,
+		list:    max(s.budget.Share()/2/listedBytes(s.node.Limits().KeyBytes), 1),
 		began:   s.measured,
 	}, options))
 	mux.Handle(rpc.NewClusterServiceHandler(clusterService{s}, options))

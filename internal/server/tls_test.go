@@ -220,6 +220,66 @@ func TestMutualTLS(t *testing.T) {
 	}
 }
 
+// Tokens and authorities that are taken out are out, though a certificate still
+// waits for its key; and the other way round.
+func TestReloadTakesWhatCanBeUsed(t *testing.T) {
+	t.Parallel()
+	ca, clients, strangers := newAuthority(t), newAuthority(t), newAuthority(t)
+	dir := t.TempDir()
+	files := ca.files(dir, 2)
+	files.ClientCA = filepath.Join(dir, "clients.pem")
+	write(t, files.ClientCA, clients.pem)
+	tokens := filepath.Join(dir, "tokens")
+	writeTokens(t, tokens, "TOKEN(a) a read *", "TOKEN(b) b read *")
+	plain := serve(t, server.Config{TLS: files, AuthTokens: tokens, ReloadEvery: -1}, newFakeNode(), server.Hooks{})
+	with := func(a *authority) *tls.Config {
+		pair, err := tls.X509KeyPair(a.issue(7))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &tls.Config{RootCAs: ca.pool(), Certificates: []tls.Certificate{pair}}
+	}
+	serial := func(a *authority) int64 {
+		t.Helper()
+		state, err := handshake(plain.addr, with(a))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return state.PeerCertificates[0].SerialNumber.Int64()
+	}
+
+	cert, key := ca.issue(3)
+	write(t, files.Cert, cert)
+	write(t, files.ClientCA, strangers.pem)
+	writeTokens(t, tokens, "TOKEN(a) a read *")
+	if err := plain.server.Reload(); err == nil || !strings.Contains(err.Error(), files.Cert) || strings.Contains(err.Error(), tokens) {
+		t.Errorf("error %v, want one that names the certificate", err)
+	}
+	if got := plain.over(t, with(strangers)).post(t, "Get", get(), "Authorization", "Bearer b"); got.status != 401 {
+		t.Errorf("a token that was taken out: %d %s", got.status, got.body)
+	}
+	if _, err := handshake(plain.addr, with(clients)); err == nil {
+		t.Error("a client of an authority that was taken out was accepted")
+	}
+	if got := serial(strangers); got != 2 {
+		t.Errorf("serial %d, want 2 still", got)
+	}
+
+	write(t, files.Key, key)
+	write(t, files.ClientCA, []byte("none"))
+	writeTokens(t, tokens, "garbage")
+	err := plain.server.Reload()
+	if err == nil || !strings.Contains(err.Error(), files.ClientCA) || !strings.Contains(err.Error(), tokens) {
+		t.Errorf("error %v, want one that names the client CA and the tokens", err)
+	}
+	if got := serial(strangers); got != 3 {
+		t.Errorf("serial %d, want 3", got)
+	}
+	if got := plain.over(t, with(strangers)).post(t, "Get", get(), "Authorization", "Bearer a"); got.status != 200 {
+		t.Errorf("a token that was there: %d %s", got.status, got.body)
+	}
+}
+
 func TestReloadOfCertificates(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t)

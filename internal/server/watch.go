@@ -34,7 +34,7 @@ func (s *Server) watchFiles(ctx context.Context) {
 		}
 		s.files = now
 		if err := s.Reload(); err != nil {
-			s.log.Error("a file has changed and cannot be used; going on with what there was", "error", err)
+			s.log.Error("a file has changed and cannot be used; going on with what was in it before", "error", err)
 			continue
 		}
 		s.log.Info("tokens and certificates reloaded")

@@ -142,6 +142,7 @@ func fieldOf(m proto.Message, name string) protowire.Number {
 // Write implements [http.ResponseWriter]: what Connect writes of an empty
 // message is replaced by the answer.
 func (x *exchange) Write(b []byte) (int, error) {
+	x.free() // the work is done
 	if x.pending == nil {
 		return x.recorder.Write(b)
 	}
@@ -156,6 +157,7 @@ func (x *exchange) Write(b []byte) (int, error) {
 // finish writes the answer where Connect had nothing to write. An answer that could
 // not be written, or that came when its caller's time was over, was in vain.
 func (x *exchange) finish() {
+	x.free()
 	if x.pending != nil {
 		if err := x.deliver(); err != nil {
 			x.call.code = connect.CodeCanceled.String()
@@ -181,8 +183,9 @@ func (x *exchange) write() error {
 	defer x.settled()
 	others := x.conn.Sending(1)
 	defer x.conn.Sending(-1)
+	x.transfer(x.writeBy)
 	if p.bytes > pieceBytes {
-		x.transfer(x.writeBy)
+		x.pace(x.writeBy)
 	}
 	if x.accepts() && p.bytes >= compressMinBytes && others == 0 {
 		if z := x.server.compressors.get(); z != nil {

@@ -153,6 +153,20 @@ func (t *txn) peek(b []byte) (f found, ok bool) {
 	}
 }
 
+// beginning returns the bytes of an entry that was peeked at: as many as are read
+// at once, and all but the value. It reports false if pieces are missing.
+func (t *txn) beginning(f found) ([]byte, bool) {
+	names := atKey + len(f.key) + 2*256
+	for _, tag := range f.tags {
+		names += 2 + len(tag)
+	}
+	b, ok := t.bytes(f.row, max(names, l2.InlineBytes))
+	if last := (f.size - len(f.first) + chunkBytes - 1) / chunkBytes; ok && last > 0 {
+		ok = t.has(bChunk, be32(chunkPrefix(f.chunks), uint32(last-1))) //nolint:gosec // of 4 GiB at most
+	}
+	return b, ok
+}
+
 // The places in an entry's bytes that parseNames needs; l2 describes them.
 const (
 	atTagCount = 49

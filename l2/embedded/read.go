@@ -357,9 +357,8 @@ func (r *reading) noteEpochs() {
 
 func (t *txn) explain(l *ledger, key string) l2.Explanation {
 	x := l2.Explanation{Ledger: l.stamp()}
-	var f found
-	f, x.Stored, x.Readable = t.load(l, key)
-	if !x.Stored {
+	b := t.get(bEntry, entryKey(l.partition, key))
+	if x.Stored = b != nil; !x.Stored {
 		d := t.removed(l, soracache.KeyOf(key))
 		x.Reason, x.KilledBy = d.String(), d.record(l)
 		if d = t.unsettled(l, soracache.KeyOf(key), nil); d.cause != alive {
@@ -367,11 +366,17 @@ func (t *txn) explain(l *ledger, key string) l2.Explanation {
 		}
 		return x
 	}
+	f, ok := t.peek(b)
+	if ok {
+		b, ok = t.beginning(f)
+	}
+	if ok {
+		f.head = x.Read(b, f.size, key)
+	}
 	if !x.Readable {
 		x.Reason = "not an entry of this key: damaged, foreign or of another version"
 		return x
 	}
-	x.Entry, x.Stamp = f.entry, f.head.Stamp
 	x.FreshFor, x.KeepFor = t.left(f.head.FreshUntil), t.left(f.head.KeepUntil)
 	d := t.judge(l, f)
 	x.Live, x.Reason, x.KilledBy = d.cause == alive, d.String(), d.record(l)

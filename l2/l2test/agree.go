@@ -534,7 +534,7 @@ func (a *agreement) lookAround(at l2.Partition) {
 		same := a.pair(at, e.Ledger, m.Ledger) && e.Live == m.Live && e.Leased == m.Leased &&
 			a.pair(at, e.LeaseStamp, m.LeaseStamp) && near(e.LeaseFor, m.LeaseFor)
 		if e.Stored && m.Stored { // either may have deleted what is dead
-			same = same && e.Readable && sameEntry(e.Entry, m.Entry) && a.pair(at, e.Stamp, m.Stamp) &&
+			same = same && e.Readable && sameEntry(e.Entry, m.Entry) && e.ValueBytes == m.ValueBytes && a.pair(at, e.Stamp, m.Stamp) &&
 				near(e.FreshFor, m.FreshFor) && near(e.KeepFor, m.KeepFor) && (e.Reason == "") == (m.Reason == "")
 			a.killer(at, e.KilledBy, m.KilledBy, key, m.Entry.Tags)
 		}

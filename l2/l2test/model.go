@@ -527,6 +527,7 @@ func (m *Model) Explain(ctx context.Context, at l2.Partition, key string) (l2.Ex
 	if e, ok := s.entries[key]; ok && s.counts(key) {
 		x.Stored, x.Readable = true, true
 		x.Entry, x.Stamp = e.Entry, e.stamp
+		x.Entry.Value, x.ValueBytes = nil, len(e.Value)
 		x.FreshFor, x.KeepFor = e.freshUntil.Sub(s.now), e.keepUntil.Sub(s.now)
 		x.Reason, x.KilledBy = s.judge(key, e)
 		x.Live = x.Reason == ""

@@ -3,6 +3,7 @@ package l2test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -290,10 +291,33 @@ func explainChecks() []check {
 			f.invalidate(soracache.Tag("other"))
 			x := f.explain("k")
 			if !x.Stored || !x.Readable || !x.Live || x.Reason != "" || x.Stamp != stamp || x.Ledger != f.head() ||
-				!sameEntry(x.Entry, value("v", "a", "b")) || !within(x.FreshFor, ttl) || !within(x.KeepFor, keep) || x.Leased {
+				!sameEntry(x.Entry, soracache.Entry{Tags: []string{"a", "b"}, Encoding: "raw"}) || x.ValueBytes != 1 || !within(x.FreshFor, ttl) || !within(x.KeepFor, keep) || x.Leased {
 				f.Fatalf("of a live entry: %+v", x)
 			}
 			f.lease("k")
+		}},
+		{name: "explain reads the beginning of a large entry", run: func(f *fixture) {
+			for _, size := range []int{l2.InlineBytes - 200, l2.InlineBytes - 54, l2.InlineBytes - 53, l2.InlineBytes, 3 << 20} {
+				f.put("k", strings.Repeat("v", size), "a", "b")
+				if x := f.explain("k"); !x.Live || x.ValueBytes != size || x.Entry.Value != nil || !slices.Equal(x.Entry.Tags, []string{"a", "b"}) {
+					f.Fatalf("of a live entry of %d bytes: %+v", size, x)
+				}
+			}
+			if f.Tamper != nil { // what is wrong with the end is not seen
+				f.Tamper(f.at, "k", func(b []byte) []byte { b[len(b)-1]++; return b })
+				if x := f.explain("k"); !x.Readable || x.ValueBytes != 3<<20 {
+					f.Fatalf("its end is damaged: %+v", x)
+				}
+				f.Tamper(f.at, "k", func(b []byte) []byte { b[3]++; return b })
+				if x := f.explain("k"); x.Readable || x.ValueBytes != 0 {
+					f.Fatalf("its head is damaged: %+v", x)
+				}
+			}
+			f.put("k", strings.Repeat("v", 3<<20), "a", "b")
+			r := f.invalidate(soracache.Tag("b"))
+			if x := f.explain("k"); x.Live || x.KilledBy.Position != r.Position || x.ValueBytes != 3<<20 {
+				f.Fatalf("killed by %+v, explained as %+v", r, x)
+			}
 		}},
 		{name: "explain names the record that killed an entry", run: func(f *fixture) {
 			for _, target := range []soracache.Target{soracache.Tag("b"), soracache.Everything()} {

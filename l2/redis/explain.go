@@ -25,7 +25,7 @@ func (s *Store) Explain(ctx context.Context, p l2.Partition, key string) (l2.Exp
 
 // explanation reads the answer of the script.
 func explanation(a answer, key string) (l2.Explanation, error) {
-	const size = 1 + 8 + 2 + 1 + 8 + 8
+	const size = 1 + 8 + 2 + 1 + 8 + 8 + 4
 	if len(a.body) != size {
 		return l2.Explanation{}, malformed()
 	}
@@ -48,16 +48,16 @@ func explainEntry(x *l2.Explanation, a answer, key string) {
 		explainAbsence(x, a, key)
 		return
 	}
-	var k l2.KeyAnswer
 	if len(a.more) > 0 {
 		stored, _ := a.more[0].(string)
-		x.Readable = decodeLive(&k, stored, key, a)
+		if head := x.Read(bytesOf(stored), int(binary.BigEndian.Uint32(a.body[28:])), key); x.Readable {
+			x.FreshFor, x.KeepFor = a.left(head.FreshUntil), a.left(head.KeepUntil)
+		}
 	}
 	if !x.Readable {
 		x.Reason = "not an entry of this key"
 		return
 	}
-	x.Entry, x.Stamp, x.FreshFor, x.KeepFor = k.Entry, k.Stamp, k.FreshFor, k.KeepFor
 	verdict := a.body[0]
 	x.Live = verdict == verdictLive
 	killer := func(t soracache.Target) { killedBy(x, a, t) }
@@ -75,8 +75,8 @@ func explainEntry(x *l2.Explanation, a answer, key string) {
 	case verdictKeyRecord:
 		killer(soracache.Key(soracache.KeyOf(key)))
 	case verdictTagRecord:
-		if tag := int(binary.BigEndian.Uint16(a.body[9:])); tag >= 1 && tag <= len(k.Entry.Tags) {
-			killer(soracache.Tag(k.Entry.Tags[tag-1]))
+		if tag := int(binary.BigEndian.Uint16(a.body[9:])); tag >= 1 && tag <= len(x.Entry.Tags) {
+			killer(soracache.Tag(x.Entry.Tags[tag-1]))
 		}
 	}
 }
