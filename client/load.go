@@ -371,11 +371,12 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 		}
 		asked := time.Now()
 		answer, gaveUp, failed := l.askHurried(ctx, ask, end, own.over)
-		switch {
-		case gaveUp == hurried:
+		switch gaveUp {
+		case persevered:
+		case hurried:
 			l.waited = true
 			return read, nil
-		case gaveUp == forsaken:
+		case forsaken:
 			ask.Wait = 0
 			answer, failed = l.ask(ctx, ask)
 		}

@@ -36,7 +36,7 @@ func sentinel(err error) error {
 		return fmt.Errorf("%w: %w", soracache.ErrUnavailable, err)
 	}
 	kind := sentinelOf(connect.CodeOf(err))
-	if kind == soracache.ErrInvalid && wire != nil {
+	if errors.Is(kind, soracache.ErrInvalid) && wire != nil {
 		return &invalidError{wire}
 	}
 	return fmt.Errorf("%w: %w", kind, err)

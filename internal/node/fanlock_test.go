@@ -1,7 +1,7 @@
 package node
 
 import (
-	"fmt"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -32,7 +32,7 @@ func TestFollowerIsLockedForNoWatcher(t *testing.T) {
 		for i := range records {
 			at := f.p.follower.State()
 			f.p.follower.Record(soracache.Record{
-				Epoch: at.Epoch, Prev: at.Applied, Position: at.Applied + 1, Targets: []soracache.Target{soracache.Key(fmt.Sprint(i))},
+				Epoch: at.Epoch, Prev: at.Applied, Position: at.Applied + 1, Targets: []soracache.Target{soracache.Key(strconv.Itoa(i))},
 			})
 		}
 	})

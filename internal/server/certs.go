@@ -45,7 +45,7 @@ func (f TLSFiles) names() []string {
 // before, if anything was.
 func (f TLSFiles) load(before *tls.Config) (*tls.Config, error) {
 	if before == nil {
-		before = &tls.Config{} //nolint:gosec // nobody is given it
+		before = &tls.Config{}
 	}
 	config := &tls.Config{
 		Certificates: before.Certificates,

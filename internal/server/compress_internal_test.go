@@ -83,7 +83,7 @@ func TestCompressionWaitsForItsReader(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := &parcel{}
-		source, noise := rand.New(rand.NewPCG(1, 2)), make([]byte, 100*pieceBytes) //nolint:gosec // for a test
+		source, noise := rand.New(rand.NewPCG(1, 2)), make([]byte, 100*pieceBytes)
 		for i := range noise {
 			noise[i] = byte(source.Uint32()) & 15
 		}
@@ -112,9 +112,9 @@ func TestCompressionWaitsForItsReader(t *testing.T) {
 func TestOnlyASampleIsTried(t *testing.T) {
 	t.Parallel()
 	text := bytes.Repeat([]byte("all work and no play "), sampleBytes/10)
-	source, noise := rand.New(rand.NewPCG(1, 2)), make([]byte, 10*len(text)) //nolint:gosec // for a test
+	source, noise := rand.New(rand.NewPCG(1, 2)), make([]byte, 10*len(text))
 	for i := range noise {
-		noise[i] = byte(source.Uint32()) //nolint:gosec // any byte
+		noise[i] = byte(source.Uint32())
 	}
 	z := newCompressors().get()
 	for name, c := range map[string]struct {

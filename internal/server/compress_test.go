@@ -5,11 +5,11 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,7 +27,7 @@ import (
 
 // noise is what no compression makes shorter; with bits, each byte has so few.
 func noise(n int, bits uint) []byte {
-	source := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // for a test
+	source := rand.New(rand.NewPCG(1, 2))
 	b := make([]byte, n)
 	for i := range b {
 		b[i] = byte(source.Uint32()) >> (8 - bits)
@@ -97,7 +97,7 @@ func (s *service) unary(t *testing.T, kind, accept string) (value []byte, packed
 		t.Fatal(got)
 	}
 	packed = got.header.Get("Content-Encoding") == "gzip"
-	if length := got.header.Get("Content-Length"); !packed && length != fmt.Sprint(len(got.body)) {
+	if length := got.header.Get("Content-Length"); !packed && length != strconv.Itoa(len(got.body)) {
 		t.Errorf("%d bytes, and the header says %q", len(got.body), length)
 	}
 	text := []byte(got.body)

@@ -136,10 +136,10 @@ func (f *frames) get(stream uint32) {
 // takes lets the server send so much more of a stream.
 func (f *frames) takes(stream uint32, n int) {
 	f.write(func(w *http2.Framer) error {
-		if err := w.WriteWindowUpdate(0, uint32(n)); err != nil { //nolint:gosec // small
+		if err := w.WriteWindowUpdate(0, uint32(n)); err != nil {
 			return err
 		}
-		return w.WriteWindowUpdate(stream, uint32(n)) //nolint:gosec // small
+		return w.WriteWindowUpdate(stream, uint32(n))
 	})
 }
 

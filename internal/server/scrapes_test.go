@@ -42,6 +42,7 @@ func TestMetricsThatNobodyReads(t *testing.T) {
 		for range 6 {
 			conn, answer := ask()
 			defer conn.Close()
+			defer answer.Body.Close()
 			status = append(status, answer.StatusCode)
 			if answer.StatusCode == http.StatusServiceUnavailable && answer.Header.Get("Retry-After") == "" {
 				t.Error("no Retry-After")
@@ -52,7 +53,8 @@ func TestMetricsThatNobodyReads(t *testing.T) {
 		}
 		time.Sleep(6 * time.Second) // those who do not read were cut off
 		conn, answer := ask()
-		if answer.StatusCode != 200 {
+		defer answer.Body.Close()
+		if answer.StatusCode != http.StatusOK {
 			t.Errorf("after that: %d", answer.StatusCode)
 		}
 		_ = conn.Close()
