@@ -477,25 +477,26 @@ func (n *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) 
 // spread groups targets by partition: a key concerns its own, a tag and
 // everything concern all.
 func (ns *namespace) spread(now time.Duration, targets []soracache.Target) ([]*partition, []l2.InvalidateRequest, []invalidation.Question) {
-	grouped := make([][]soracache.Target, len(ns.partitions))
+	own, all := make(map[uint16][]soracache.Target), make([]soracache.Target, 0, len(targets))
 	for _, t := range targets {
 		if t.Kind == soracache.TargetKey {
 			i := soracache.PartitionOf(t.Name, len(ns.partitions))
-			grouped[i] = append(grouped[i], t)
-			continue
-		}
-		for i := range grouped {
-			grouped[i] = append(grouped[i], t)
+			own[i] = append(own[i], t)
+		} else {
+			all = append(all, t)
 		}
 	}
 	var parts []*partition
 	var reqs []l2.InvalidateRequest
 	var asked []invalidation.Question
-	for i, g := range grouped {
+	for i, p := range ns.partitions {
+		g := all // which those share that have no keys of their own: there may be many
+		if keys := own[uint16(i)]; len(keys) > 0 {
+			g = append(keys, all...)
+		}
 		if len(g) == 0 {
 			continue
 		}
-		p := ns.partitions[i]
 		p.touch(now)
 		q := p.follower.Ask()
 		parts = append(parts, p)

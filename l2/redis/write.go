@@ -182,8 +182,12 @@ func recordOf(a answer, targets ...soracache.Target) soracache.Record {
 // Invalidate implements [l2.Store].
 func (s *Store) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l2.InvalidateAnswer {
 	calls := make([]*call, len(reqs))
+	var names map[soracache.Target]any
+	if len(reqs) > 1 {
+		names = make(map[soracache.Target]any, len(reqs[0].Targets))
+	}
 	for i, req := range reqs {
-		calls[i] = s.invalidateCall(req)
+		calls[i] = s.invalidateCall(req, names)
 	}
 	s.run(ctx, calls)
 	answers := make([]l2.InvalidateAnswer, len(reqs))
@@ -232,7 +236,9 @@ func microseconds(b []byte) time.Duration {
 	return time.Duration(binary.BigEndian.Uint64(b)) * time.Microsecond //nolint:gosec // as scripts wrote it
 }
 
-func (s *Store) invalidateCall(req l2.InvalidateRequest) *call {
+// invalidateCall takes the names of targets from those that others of a request for
+// many partitions have, and adds its own.
+func (s *Store) invalidateCall(req l2.InvalidateRequest, names map[soracache.Target]any) *call {
 	c := s.newCallBy(req.Register, req.Partition, req.Since, scriptInvalidate)
 	c.followers = req.Followers
 	if len(req.Targets) == 0 {
@@ -245,19 +251,33 @@ func (s *Store) invalidateCall(req l2.InvalidateRequest) *call {
 		c.argv = append(c.argv, binary.BigEndian.AppendUint64([]byte("s"), boundMicros(req.Settle)))
 	}
 	for _, t := range req.Targets {
-		if err := errors.Join(checkNames("target", t.Name), l2.CheckTarget(t)); err != nil {
-			c.err = err
+		name, known := names[t]
+		if !known {
+			text, err := targetText(t)
+			if name = text; err != nil {
+				c.err = err
+			} else if names != nil {
+				names[t] = name
+			}
 		}
-		switch t.Kind {
-		case soracache.TargetTag:
-			c.argv = append(c.argv, "t"+t.Name)
-		case soracache.TargetKey:
-			c.argv = append(c.argv, "k"+t.Name)
-		case soracache.TargetAll:
-			c.argv = append(c.argv, "a")
-		default:
-			c.err = fmt.Errorf("%w: %s", soracache.ErrInvalid, t)
-		}
+		c.argv = append(c.argv, name)
 	}
 	return c
+}
+
+// targetText is how scripts are told of a target.
+func targetText(t soracache.Target) (string, error) {
+	if err := errors.Join(checkNames("target", t.Name), l2.CheckTarget(t)); err != nil {
+		return "", err
+	}
+	switch t.Kind {
+	case soracache.TargetTag:
+		return "t" + t.Name, nil
+	case soracache.TargetKey:
+		return "k" + t.Name, nil
+	case soracache.TargetAll:
+		return "a", nil
+	default:
+		return "", fmt.Errorf("%w: %s", soracache.ErrInvalid, t)
+	}
 }
