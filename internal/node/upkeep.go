@@ -13,9 +13,8 @@ import (
 	"github.com/soracache/soracache/l2"
 )
 
-// follow confirms what is to be confirmed without being asked for (see partition.eager):
-// three times in each bound, and what is idle when half of its time is over.
-// It is the one owner of that clockwork.
+// follow confirms what is to be confirmed without being asked for (see partition.eager),
+// three times in each bound. It is the one owner of that clockwork.
 func (n *Node) follow() {
 	tick := time.NewTicker(n.cfg.Bound / 3)
 	defer tick.Stop()
@@ -46,7 +45,7 @@ func (n *Node) follow() {
 // mostIdle is how many partitions that are not in use any more are confirmed all the
 // same: a node of few partitions serves from memory what is rarely read, and one of
 // many costs the store no more than one of these few.
-const mostIdle = 32
+const mostIdle = 16
 
 // idlePartition is one that is not in use any more.
 type idlePartition struct {
@@ -90,9 +89,6 @@ func (n *Node) toConfirm() (due []*partition) {
 	}
 	for _, i := range last {
 		i.p.confirmedIdle.Store(int64(now + n.cfg.Bound/2)) // it is looked at again before that
-		if age := i.p.follower.State().Age; age >= 0 && age < n.cfg.Bound/2 {
-			continue // the next time is soon enough
-		}
 		i.p.ns.pin()
 		due = append(due, i.p)
 	}

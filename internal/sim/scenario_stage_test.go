@@ -178,7 +178,8 @@ func (g *stage) found(c *call, granted bool) string {
 	case granted:
 		return "nothing live, a lease is given"
 	case e.Live:
-		return g.s.names.values[string(e.Entry.Value)]
+		at := g.s.w.partition(g.s.w.partitionOf(c.what))
+		return g.s.names.values[string(g.s.w.model.Value(at, c.what))]
 	case e.Leased:
 		return "nothing live, and leased"
 	}

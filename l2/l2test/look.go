@@ -21,3 +21,19 @@ func (m *Model) Holder(at l2.Partition, key string) (nonce soracache.Lease, left
 	held, ok := s.lease(key)
 	return held.nonce, held.until.Sub(s.now), ok
 }
+
+// Value is what is stored under a key, live or not; nil: nothing is. Like Holder, it is no
+// step of the partition.
+func (m *Model) Value(at l2.Partition, key string) []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.partitions[place{at.Namespace, at.Index}]
+	if p == nil {
+		return nil
+	}
+	e, ok := p.entries[key]
+	if !ok {
+		return nil
+	}
+	return e.Value
+}
