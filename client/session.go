@@ -12,7 +12,8 @@ import (
 // client reads its own invalidations, and never goes back across one that it
 // has seen, whichever node answers.
 type session struct {
-	mu sync.Mutex // held by who replaces seen
+	mu     sync.Mutex      // held by who replaces seen
+	doubts soracache.Epoch // how often it was not known which of two epochs is over; guarded by mu
 	// seen is replaced and never changed, so it can be handed out.
 	seen atomic.Pointer[soracache.Stamps]
 }
@@ -27,8 +28,11 @@ func (s *session) stamps() soracache.Stamps {
 
 // observe takes in the stamp of an answer to a request that carried what is
 // given. Epochs have no order, so a stamp of another epoch is newer knowledge
-// only if its request carried the present one; any other may be the late
-// answer of a life that the ledger has left.
+// only if its request carried the present one. If it is of the epoch that its request
+// carried, it is the late answer of a life that the ledger has left. If it is of neither,
+// nobody can tell whether the ledger was there before the present epoch, or is there
+// since; and both were seen. Then reads demand an epoch that no ledger has: what a node
+// remembers will not do, but it asks the store, whose answer tells.
 func (s *session) observe(carried, answer soracache.Stamps) {
 	if len(newsTo(s.stamps(), carried, answer)) == 0 {
 		return
@@ -36,13 +40,25 @@ func (s *session) observe(carried, answer soracache.Stamps) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	seen := s.stamps()
-	if news := newsTo(seen, carried, answer); len(news) > 0 {
-		merged := seen.Merge(news)
-		s.seen.Store(&merged)
+	news := newsTo(seen, carried, answer)
+	if len(news) == 0 {
+		return
 	}
+	for i := range news {
+		if news[i].Stamp.Epoch == noEpoch {
+			s.doubts++
+			news[i].Stamp.Epoch = noEpoch | s.doubts // what was asked in an earlier doubt does not settle this one
+		}
+	}
+	merged := seen.Merge(news)
+	s.seen.Store(&merged)
 }
 
-// newsTo returns what of an answer is newer than what was seen.
+// noEpoch is a bit that no ledger's epoch has.
+const noEpoch soracache.Epoch = 1 << 62
+
+// newsTo returns what of an answer is newer than what was seen. Where that is not known,
+// the epoch is noEpoch.
 func newsTo(seen, carried, answer soracache.Stamps) (news soracache.Stamps) {
 	for _, a := range answer {
 		present, known := seen.At(a.Partition)
@@ -51,6 +67,9 @@ func newsTo(seen, carried, answer soracache.Stamps) (news soracache.Stamps) {
 		case !known,
 			a.Stamp.Epoch == present.Epoch && a.Stamp.Position > present.Position,
 			a.Stamp.Epoch != present.Epoch && shown.Epoch == present.Epoch:
+			news = append(news, a)
+		case a.Stamp.Epoch != present.Epoch && a.Stamp.Epoch != shown.Epoch:
+			a.Stamp = soracache.Stamp{Epoch: noEpoch, Position: 1}
 			news = append(news, a)
 		}
 	}

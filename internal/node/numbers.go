@@ -71,12 +71,15 @@ func (n *Node) agree(ctx context.Context, name string) error {
 	now := n.now()
 	n.numbers.mu.Lock()
 	r := n.numbers.refused[name]
-	_, asked := n.numbers.asked[name]
+	var answer <-chan singleflight.Result
+	if _, asked := n.numbers.asked[name]; asked {
+		answer = n.inquire(name)
+	}
 	n.numbers.mu.Unlock()
 	if r != nil && now-r.asked < refusedFor {
 		return r.err
 	}
-	if !asked {
+	if answer == nil {
 		patience := time.NewTimer(n.cfg.StoreTimeout)
 		defer patience.Stop()
 		select {
@@ -86,26 +89,28 @@ func (n *Node) agree(ctx context.Context, name string) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		n.numbers.mu.Lock()
+		if _, asked := n.numbers.asked[name]; asked { // somebody else was first
+			<-n.numbers.places
+		}
+		answer = n.inquire(name)
+		n.numbers.mu.Unlock()
 	}
 	select {
-	case answer := <-n.inquire(name, !asked):
-		return answer.Err
+	case a := <-answer:
+		return a.Err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// inquire asks for a number, or joins those who do. The question goes on without them,
-// for as long as a call to the store may take. Who has taken a place for one that
-// somebody else has begun meanwhile gives it back.
-func (n *Node) inquire(name string, placed bool) <-chan singleflight.Result {
-	n.numbers.mu.Lock()
-	defer n.numbers.mu.Unlock()
+// inquire asks for a number, or joins those who do. Who is the first has taken a place
+// for the question, which goes on without its callers, for as long as a call to the
+// store may take. It holds mu.
+func (n *Node) inquire(name string) <-chan singleflight.Result {
 	if _, asked := n.numbers.asked[name]; !asked {
 		n.numbers.asked[name] = struct{}{}
 		n.wg.Add(1)
-	} else if placed {
-		<-n.numbers.places
 	}
 	return n.numbers.asking.DoChan(name, func() (any, error) {
 		defer n.wg.Done()
