@@ -92,6 +92,8 @@ func (n *Node) toConfirm() (due []*partition) {
 		i.p.ns.pin()
 		due = append(due, i.p)
 	}
+	// By which of them was used last, their order would differ from one run to the next.
+	slices.SortFunc(due, func(a, b *partition) int { return cmp.Compare(a.space, b.space) })
 	return due
 }
 
