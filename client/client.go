@@ -463,9 +463,8 @@ func (c *Client) put(ctx context.Context, writes []soracache.Write) (results []s
 	return results, seen, err
 }
 
-// learnWrite takes in what the answer to a write shows. It was done after all that
-// the client had seen when it asked, so a stamp of another epoch is that of a
-// newer one.
+// learnWrite takes in what the answer to a write shows, which was done after all that
+// the client had seen when it asked.
 func (c *Client) learnWrite(ctx context.Context, seen soracache.Stamps, r *soracache.WriteResult, asked *asking) {
 	if r.Err != nil {
 		return

@@ -71,8 +71,9 @@ func (r *Run) Alone() {
 }
 
 // Admit says that what the run brings is computed only from now on. Those who have
-// come meanwhile for what it is for share that, as if they had come before it began.
-// Until it ends, it must not bring what it knew before.
+// come meanwhile for what it is for share that, as if they had come before it began,
+// and are told that they were [Admitted]: if the run brings what it knew before after
+// all, that is not for them.
 func (r *Run) Admit() {
 	if r != nil && r.admit != nil {
 		r.admit()

@@ -70,15 +70,15 @@ const (
 func (n *Node) agree(ctx context.Context, name string) error {
 	now := n.now()
 	n.numbers.mu.Lock()
-	r := n.numbers.refused[name]
+	if r := n.numbers.refused[name]; r != nil && now-r.asked < refusedFor {
+		n.numbers.mu.Unlock()
+		return r.err
+	}
 	var answer <-chan singleflight.Result
 	if _, asked := n.numbers.asked[name]; asked {
 		answer = n.inquire(name)
 	}
 	n.numbers.mu.Unlock()
-	if r != nil && now-r.asked < refusedFor {
-		return r.err
-	}
 	if answer == nil {
 		patience := time.NewTimer(n.cfg.StoreTimeout)
 		defer patience.Stop()
@@ -104,9 +104,9 @@ func (n *Node) agree(ctx context.Context, name string) error {
 	}
 }
 
-// inquire asks for a number, or joins those who do. Who is the first has taken a place
-// for the question, which goes on without its callers, for as long as a call to the
-// store may take. It holds mu.
+// inquire asks for a number, or joins those who do. Whoever is the first must have taken
+// a place; the question gives it back. It goes on without its callers, for as long as a
+// call to the store may take. The lock is held.
 func (n *Node) inquire(name string) <-chan singleflight.Result {
 	if _, asked := n.numbers.asked[name]; !asked {
 		n.numbers.asked[name] = struct{}{}
