@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"strings"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
@@ -71,7 +70,7 @@ func (c *checker) stands(p int, g *grant, tags []string) bool {
 // granted takes in that a lease was given, and checks that nobody else holds it
 // from whom it may not be taken over: see wished.
 func (c *checker) granted(p int, g *grant, takenOver bool) {
-	if strings.HasPrefix(g.key, "\x00") {
+	if isChore(g.key) {
 		return // nodes elect one of them, which they do in every partition
 	}
 	if last := c.holders[g.key]; last != nil {

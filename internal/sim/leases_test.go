@@ -2,7 +2,6 @@ package sim
 
 import (
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -73,7 +72,7 @@ func (l *leases) lost(now time.Duration, step int) {
 // wished checks what the wish for a lease was answered. It returns whether the
 // lease is one that may be taken over.
 func (c *checker) wished(req *l2.ReadKey, a *l2.KeyAnswer) (takenOver bool) {
-	if req.Nonce == (soracache.Lease{}) || strings.HasPrefix(req.Key, "\x00") {
+	if req.Nonce == (soracache.Lease{}) || isChore(req.Key) {
 		return false // nobody asks, or nodes elect one of them, which they do in every partition
 	}
 	now, k := c.w.storeNow(), c.leases.of(req.Key)

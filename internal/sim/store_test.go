@@ -249,7 +249,7 @@ func (l link) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
 	var keys []string
 	for _, r := range reqs {
 		c.at = int(r.Partition.Index)
-		if foreign(r.Partition) == "" {
+		if foreign(r.Partition) == "" && !isChore(r.Keys[0].Key) {
 			c.shown[c.at] = r.Since
 		}
 		for _, k := range r.Keys {
@@ -283,7 +283,7 @@ func (l link) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAnswe
 	var keys []string
 	for _, r := range reqs {
 		c.at = int(r.Partition.Index)
-		if foreign(r.Partition) == "" {
+		if foreign(r.Partition) == "" && !isChore(r.Key) {
 			c.shown[c.at] = r.Since
 		}
 		keys = append(keys, [...]string{"", "fill ", "put ", "renew ", "release "}[r.Op]+r.Key)
@@ -430,6 +430,10 @@ func foreign(at l2.Partition) string {
 	}
 	return at.Namespace
 }
+
+// isChore tells whether a key is a name of the node's own, whose lease elects who
+// tidies up. The node shows nothing with it, and learns nothing from the answer.
+func isChore(key string) bool { return strings.HasPrefix(key, "\x00") }
 
 // ListKeys implements l2.Store.
 func (l link) ListKeys(ctx context.Context, at l2.Partition, tag, cursor string, limit int) ([]string, string, error) {
