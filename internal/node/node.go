@@ -207,6 +207,7 @@ type Node struct {
 
 	requests  hold.Gate     // open while requests are taken
 	notices   hold.Gate     // open while notices are taken in
+	lots      atomic.Int64  // keys that readers are parked for
 	draining  chan struct{} // closed when Drain begins
 	drainOnce sync.Once
 

@@ -57,8 +57,9 @@ const (
 // Polls begin at pollFirst and grow by three tenths each time, to pollMost, so that
 // who has waited for long learns of the end a third of that later at most. They are
 // what wakes readers on other nodes when the notice of the one that took the fill is
-// lost, or nodes tell each other nothing. A partition asks for no more than pollsPerSecond keys, however many are waited
-// for: beyond that it takes longer.
+// lost, or nodes tell each other nothing. A node asks for no more than pollsPerSecond
+// keys, however many are waited for, of whichever namespaces: beyond that it takes
+// longer.
 const (
 	pollFirst      = 10 * time.Millisecond
 	pollMost       = time.Second
@@ -103,6 +104,7 @@ func (p *partition) park(ctx context.Context, key string, h held, turns int, mos
 		lot = &parking{key: ofKey, open: make(chan struct{}), turn: make(chan struct{}, 1), turns: turns}
 		p.parked[hash] = lot
 		p.parkedUnder(lot, hash, true)
+		p.node.lots.Add(1)
 		lot.ends = p.node.now() + h.left
 		lot.timer = time.AfterFunc(p.poll(lot), func() { p.due(lot) })
 	}
@@ -142,9 +144,10 @@ func (p *partition) poll(lot *parking) time.Duration {
 		poll += poll * 3 / 10
 	}
 	poll = min(poll, pollMost)
-	poll = max(poll, time.Duration(len(p.parked))*time.Second/pollsPerSecond)
+	lots := p.node.lots.Load()
+	poll = max(poll, time.Duration(lots)*time.Second/pollsPerSecond)
 	poll = poll*3/4 + p.node.upTo(poll/2)
-	if now := p.node.now(); len(p.parked) > pollTogether {
+	if now := p.node.now(); lots > pollTogether {
 		poll += pollTick - (now+poll)%pollTick
 	}
 	return max(min(poll, lot.ends-p.node.now()), time.Millisecond)
@@ -206,6 +209,7 @@ func (p *partition) letOut(hash uint64, lot *parking) {
 	lot.timer.Stop()
 	delete(p.parked, hash)
 	p.parkedUnder(lot, hash, false)
+	p.node.lots.Add(-1)
 	close(lot.open)
 }
 

@@ -87,34 +87,36 @@ func TestTheNextTakesTheTurn(t *testing.T) {
 	})
 }
 
-// Twenty thousand readers who wait cost next to nothing, be it for one key or for
-// as many. It measures what this process takes, so it takes real time.
+// Twenty thousand readers who wait cost next to nothing, be it for one key, for as
+// many, or for one in each of ten thousand namespaces. It measures what this process takes, so it takes real time.
 func TestParkedReadersAreCheap(t *testing.T) {
 	racetest.Without(t)
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
 	const many = 20_000
-	for name, key := range map[string]func(int) string{
-		"one key":   func(int) string { return "k" },
-		"many keys": strconv.Itoa,
+	for name, of := range map[string]func(int) (namespace, key string){
+		"one key":         func(int) (string, string) { return "n", "k" },
+		"many keys":       func(i int) (string, string) { return "n", strconv.Itoa(i) },
+		"many namespaces": func(i int) (string, string) { return strconv.Itoa(i / 2), "k" },
 	} {
 		n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 4 << 20, MeterEvery: -1})
 		if err != nil {
 			t.Fatal(err)
 		}
-		get := func(ctx context.Context, key string, wait time.Duration) {
-			_, _ = n.Get(ctx, soracache.GetRequest{Reads: []soracache.Read{{Key: key, Lease: true, LeaseFor: time.Minute, Wait: wait}}})
+		get := func(ctx context.Context, i int, wait time.Duration) {
+			namespace, key := of(i)
+			_, _ = n.Get(ctx, soracache.GetRequest{
+				Namespace: namespace, Reads: []soracache.Read{{Key: key, Lease: true, LeaseFor: time.Minute, Wait: wait}},
+			})
 		}
 		for i := range many {
-			if i == 0 || key(i) != key(i-1) {
-				get(t.Context(), key(i), 0) // which takes the lease
-			}
+			get(t.Context(), i, 0) // the first takes the lease
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		for i := range many {
-			wg.Go(func() { get(ctx, key(i), time.Minute) })
+			wg.Go(func() { get(ctx, i, time.Minute) })
 		}
 		for n.Stats().Waits < many {
 			<-time.After(10 * time.Millisecond)
