@@ -59,7 +59,8 @@ func (x *chaos) next(kinds []Fault) {
 	})
 }
 
-// saveNow keeps a snapshot now and then.
+// saveNow keeps a snapshot now and then: none from before the first ledger, where
+// nodes are told another number of partitions (see misfit).
 func (x *chaos) saveNow() {
 	if !x.on {
 		return
@@ -67,7 +68,9 @@ func (x *chaos) saveNow() {
 	if len(x.saves) >= 40 {
 		x.saves = append(x.saves[:1:1], x.saves[10:]...)
 	}
-	x.saves = append(x.saves, snapshot{x.w.model.Snapshot(), x.w.check.save()})
+	if x.w.cfg.Faults[Misfit] == 0 || x.w.check.begun() {
+		x.saves = append(x.saves, snapshot{x.w.model.Snapshot(), x.w.check.save()})
+	}
 	x.w.after(5*ms+time.Duration(x.w.rng.IntN(40_000_000)), x.saveNow)
 }
 
@@ -369,8 +372,7 @@ func (w *world) setFull(full bool) {
 // misfit starts a node anew that was told another number of partitions.
 func (x *chaos) misfit() {
 	h := x.host()
-	begun := slices.ContainsFunc(x.w.check.partitions, func(p *history) bool { return p.epoch != 0 })
-	if h.boot == nil || h.paused || h.misfit || !begun { // the first that asks decides the number
+	if h.boot == nil || h.paused || h.misfit || !x.w.check.begun() { // the first that asks decides the number
 		return
 	}
 	x.inject(Misfit, h)
@@ -382,6 +384,11 @@ func (x *chaos) misfit() {
 			x.again(h)
 		}
 	})
+}
+
+// begun tells whether any partition has a ledger.
+func (c *checker) begun() bool {
+	return slices.ContainsFunc(c.partitions, func(p *history) bool { return p.epoch != 0 })
 }
 
 // again replaces a node at once.
