@@ -252,6 +252,7 @@ func (s *silentNumbers) Partitions(ctx context.Context, reqs []l2.PartitionsRequ
 // namespace, and no more than so many in all. Who finds no place is told in time.
 func TestQuestionsForNumbersAreBounded(t *testing.T) {
 	const maxInquiries = 512
+	const others = 8 // goroutines of the node's own that may have begun meanwhile
 	bubble(t, func(t *testing.T) {
 		store := &silentNumbers{Store: l2test.NewModel(l2test.ModelConfig{})}
 		n, err := node.New(node.Config{Store: store, Bound: bound, L1MaxBytes: 1 << 20})
@@ -281,13 +282,13 @@ func TestQuestionsForNumbersAreBounded(t *testing.T) {
 		before := runtime.NumGoroutine()
 		ask(1000, 10*time.Millisecond, func(int) string { return "one" })
 		synctest.Wait()
-		if more := runtime.NumGoroutine() - before; more > 1 || store.asking.Load() != 1 {
+		if more := runtime.NumGoroutine() - before; more > 1+others || store.asking.Load() != 1 {
 			t.Errorf("of 1000 callers of one namespace %d goroutines are left, and %d questions", more, store.asking.Load())
 		}
 		ask(5000, 10*time.Millisecond, func(i int) string { return fmt.Sprint("ns", i) })
 		synctest.Wait()
-		if more := runtime.NumGoroutine() - before; more > maxInquiries {
-			t.Errorf("of 5000 callers %d goroutines are left", more)
+		if more := runtime.NumGoroutine() - before; more > maxInquiries+others || store.asking.Load() != maxInquiries {
+			t.Errorf("of 5000 callers %d goroutines are left, and %d questions", more, store.asking.Load())
 		}
 		time.Sleep(10 * time.Second)
 		if longest := ask(5000, time.Hour, func(i int) string { return fmt.Sprint("ns", i) }); longest > 4*time.Second {

@@ -63,7 +63,7 @@ const (
 const (
 	pollFirst      = 10 * time.Millisecond
 	pollMost       = time.Second
-	pollsPerSecond = 1000
+	pollsPerSecond = 500
 
 	// Where more keys than pollTogether are waited for, they are polled at the same
 	// moments, so that their reads travel together.
