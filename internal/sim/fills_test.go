@@ -1,7 +1,6 @@
 package sim
 
 import (
-
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
 )
