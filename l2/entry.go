@@ -13,11 +13,12 @@ import (
 
 // The bytes of a stored entry, all integers big-endian:
 //
-//	 0  "sc", version (1), 0
-//	 4  epoch                    8 bytes
-//	12  position of the stamp    8 bytes
-//	20  fresh until              8 bytes, microseconds of the store's clock
-//	28  keep until               8 bytes, microseconds of the store's clock
+//	 0  "sc", version (2)
+//	 3  epoch                    7 bytes
+//	10  position of the stamp    7 bytes
+//	17  time of writing          7 bytes, microseconds of the store's clock
+//	24  fresh for                6 bytes, microseconds from then
+//	30  keep for                 6 bytes, microseconds from then
 //	36  first 4 bytes of the SHA-1 of bytes 0 to 36
 //	40  CRC-32C of all that follows
 //	44  kind                     1 byte
@@ -31,8 +32,17 @@ import (
 // ledger at the moment of storing; the body comes from the node. Each has a
 // checksum of its own, of a kind that its writer can compute. The key is
 // echoed so that an entry copied to another key is recognised.
+//
+// Of every version, byte 2 is the number and bytes 36 to 40 are the sum of what
+// precedes them: that tells nodes of earlier versions that a later one's entry is
+// not damaged, and they leave it alone.
+//
+// The head of version 1 was "sc", 1, 0, then 8 bytes each of epoch, position, fresh
+// until and keep until. It does not say when it was written, so its times cannot be
+// checked against a clock that may have been set back, and nobody believes them: it
+// is read as one that was written at a time that never comes.
 const (
-	entryVersion = 1
+	entryVersion = 2
 	// HeadBytes is the length of an entry's head, and where its body begins.
 	HeadBytes  = 40
 	headSummed = 36
@@ -49,20 +59,47 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // microseconds of the store's clock since 1970.
 type EntryHead struct {
 	Stamp      soracache.Stamp
-	FreshUntil int64
+	Written    int64
+	FreshUntil int64 // as is KeepUntil, not before Written, and less than 2^48 after it
 	KeepUntil  int64
+}
+
+// Impossible reports whether no entry that is found at a time on the store's clock
+// can have these times: it was written later, or would be kept for too long.
+func (h EntryHead) Impossible(now int64) bool {
+	return h.Written-now > ClockSlack.Microseconds() || h.KeepUntil-h.Written > MaxKeep.Microseconds()
+}
+
+// Left returns for how long from a time on the store's clock an entry is fresh and
+// kept. It is never longer than it was when the entry was written.
+func (h EntryHead) Left(now int64) (fresh, keep time.Duration) {
+	now = max(now, min(h.Written, h.FreshUntil))
+	return time.Duration(h.FreshUntil-now) * time.Microsecond, time.Duration(h.KeepUntil-now) * time.Microsecond
 }
 
 // Append appends the head's 40 bytes to b.
 func (h EntryHead) Append(b []byte) []byte {
 	start := len(b)
-	b = append(b, 's', 'c', entryVersion, 0)
-	b = binary.BigEndian.AppendUint64(b, uint64(h.Stamp.Epoch))
-	b = binary.BigEndian.AppendUint64(b, uint64(h.Stamp.Position))
-	b = binary.BigEndian.AppendUint64(b, uint64(h.FreshUntil)) //nolint:gosec // times are positive
-	b = binary.BigEndian.AppendUint64(b, uint64(h.KeepUntil))  //nolint:gosec // times are positive
-	sum := sha1.Sum(b[start:])                                 //nolint:gosec // see import
+	b = append(b, 's', 'c', entryVersion)
+	b = appendUint(b, 7, uint64(h.Stamp.Epoch))
+	b = appendUint(b, 7, uint64(h.Stamp.Position))
+	b = appendUint(b, 7, uint64(h.Written))              //nolint:gosec // times are positive
+	b = appendUint(b, 6, uint64(h.FreshUntil-h.Written)) //nolint:gosec // not before
+	b = appendUint(b, 6, uint64(h.KeepUntil-h.Written))  //nolint:gosec // not before
+	sum := sha1.Sum(b[start:])                           //nolint:gosec // see import
 	return append(b, sum[:4]...)
+}
+
+// appendUint appends the last n of a number's 8 bytes.
+func appendUint(b []byte, n int, v uint64) []byte {
+	var whole [8]byte
+	binary.BigEndian.PutUint64(whole[:], v)
+	return append(b, whole[8-n:]...)
+}
+
+// uintOf reads n bytes, before which there are others.
+func uintOf(b []byte, at, n int) uint64 {
+	return binary.BigEndian.Uint64(b[at+n-8:]) & (1<<(8*n) - 1)
 }
 
 // AppendBody appends the part of a stored entry that the node writes. The
@@ -104,16 +141,27 @@ func BodySize(key string, e soracache.Entry) int {
 // DecodeHead reads and verifies an entry's head alone.
 func DecodeHead(b []byte) (EntryHead, error) {
 	var h EntryHead
-	if len(b) < HeadBytes || b[0] != 's' || b[1] != 'c' || b[2] != entryVersion || b[3] != 0 {
+	if len(b) < HeadBytes || b[0] != 's' || b[1] != 'c' {
 		return h, ErrCorrupt
 	}
 	if sum := sha1.Sum(b[:headSummed]); string(sum[:4]) != string(b[headSummed:HeadBytes]) { //nolint:gosec // see import
 		return h, ErrCorrupt
 	}
-	h.Stamp.Epoch = soracache.Epoch(binary.BigEndian.Uint64(b[4:]))
-	h.Stamp.Position = soracache.Position(binary.BigEndian.Uint64(b[12:]))
-	h.FreshUntil = int64(binary.BigEndian.Uint64(b[20:])) //nolint:gosec // compared, never trusted
-	h.KeepUntil = int64(binary.BigEndian.Uint64(b[28:]))  //nolint:gosec // compared, never trusted
+	switch {
+	case b[2] == entryVersion:
+		h.Stamp.Epoch = soracache.Epoch(uintOf(b, 3, 7))
+		h.Stamp.Position = soracache.Position(uintOf(b, 10, 7))
+		h.Written = int64(uintOf(b, 17, 7))                //nolint:gosec // below 2^56
+		h.FreshUntil = h.Written + int64(uintOf(b, 24, 6)) //nolint:gosec // below 2^48
+		h.KeepUntil = h.Written + int64(uintOf(b, 30, 6))  //nolint:gosec // below 2^48
+	case b[2] == 1 && b[3] == 0:
+		h.Stamp.Epoch = soracache.Epoch(uintOf(b, 4, 8))
+		h.Stamp.Position = soracache.Position(uintOf(b, 12, 8))
+		h.Written = math.MaxInt64
+		h.FreshUntil, h.KeepUntil = int64(uintOf(b, 20, 8)), int64(uintOf(b, 28, 8)) //nolint:gosec // not believed
+	default:
+		return h, ErrCorrupt
+	}
 	return h, nil
 }
 

@@ -44,18 +44,18 @@ func decode(b []byte, key string) (stored, error) {
 	return stored{key, head, e, l1}, err
 }
 
-func head(epoch soracache.Epoch, position soracache.Position, fresh, keep int64) EntryHead {
-	return EntryHead{Stamp: soracache.Stamp{Epoch: epoch, Position: position}, FreshUntil: fresh, KeepUntil: keep}
+func head(epoch soracache.Epoch, position soracache.Position, written, fresh, keep int64) EntryHead {
+	return EntryHead{Stamp: soracache.Stamp{Epoch: epoch, Position: position}, Written: written, FreshUntil: fresh, KeepUntil: keep}
 }
 
 // samples are the entries whose bytes are kept in testdata.
 var samples = map[string]stored{
 	"plain": {
-		key: "k", head: head(1, 2, 3, 4), entry: soracache.Entry{Value: []byte("v")},
+		key: "k", head: head(1, 2, 2, 3, 4), entry: soracache.Entry{Value: []byte("v")},
 	},
 	"full": {
 		key:  "product:42",
-		head: head(0xfedcba9876543, 1772366400000001, 1772366700000000, 1772368200000000),
+		head: head(0xfedcba9876543, 1772366400000001, 1772366400000002, 1772366700000000, 1772368200000000),
 		entry: soracache.Entry{
 			Value: []byte(`{"id":42}`), Tags: []string{"product:42", "products"}, Encoding: "json", ETag: `W/"7"`,
 		},
@@ -63,7 +63,7 @@ var samples = map[string]stored{
 	},
 	"largest": {
 		key:  strings.Repeat("k", 300),
-		head: head(1<<52-1, 1<<53-1, math.MaxInt64, math.MaxInt64),
+		head: head(1<<52-1, 1<<53-1, 1<<56-1, 1<<56+1<<48-2, 1<<56+1<<48-2),
 		entry: soracache.Entry{
 			Value: []byte{0, 0xff}, Tags: []string{"", strings.Repeat("t", 256)},
 			Kind: soracache.KindError, Encoding: strings.Repeat("e", 255), ETag: strings.Repeat("g", 255),
@@ -71,21 +71,21 @@ var samples = map[string]stored{
 		l1: math.MaxUint32 * time.Millisecond,
 	},
 	"not-found": {
-		key: "{日本}\x00:", head: head(7, 8, 9, 10),
+		key: "{日本}\x00:", head: head(7, 8, 9, 9, 10),
 		entry: soracache.Entry{Kind: soracache.KindNotFound, Tags: []string{"a\x00b", "🦊"}, Encoding: "raw"},
 	},
 	"nothing": {},
 }
 
-const goldenFile = "testdata/entry-v1.txt"
+const goldenFile, goldenFile1 = "testdata/entry-v2.txt", "testdata/entry-v1.txt"
 
-// TestEntryGolden holds the format of version 1: what it wrote must be read
+// TestEntryGolden holds the format of version 2: what it wrote must be read
 // for ever, and this build writes it still.
 func TestEntryGolden(t *testing.T) {
 	if *update {
 		writeGolden(t)
 	}
-	golden := readGolden(t)
+	golden := readGolden(t, goldenFile)
 	if len(golden) != len(samples) {
 		t.Errorf("%d golden entries, want %d", len(golden), len(samples))
 	}
@@ -103,9 +103,63 @@ func TestEntryGolden(t *testing.T) {
 	}
 }
 
+// TestEntryGolden1 has what version 1 wrote, of which the times are not believed.
+func TestEntryGolden1(t *testing.T) {
+	times := map[string][2]int64{
+		"plain": {3, 4}, "full": {1772366700000000, 1772368200000000}, "largest": {math.MaxInt64, math.MaxInt64}, "not-found": {9, 10}, "nothing": {},
+	}
+	golden := readGolden(t, goldenFile1)
+	if len(golden) != len(samples) {
+		t.Errorf("%d golden entries, want %d", len(golden), len(samples))
+	}
+	for name, want := range samples {
+		want.head = head(want.head.Stamp.Epoch, want.head.Stamp.Position, math.MaxInt64, times[name][0], times[name][1])
+		got, err := decode(golden[name], want.key)
+		if err != nil || !got.equal(want) {
+			t.Errorf("%s is read as %+v, %v, want %+v", name, got, err, want)
+		}
+		for _, now := range []int64{0, 1772366500000000, 1<<53 - 1} {
+			if !got.head.Impossible(now) {
+				t.Errorf("%s is possible at %d", name, now)
+			}
+			if fresh, keep := got.head.Left(now); fresh > 0 || keep > time.Duration(times[name][1]-times[name][0])*time.Microsecond {
+				t.Errorf("%s is fresh for another %v and kept for %v", name, fresh, keep)
+			}
+		}
+	}
+}
+
+// TestEntryHeadTimes has entries found before they were written and after.
+func TestEntryHeadTimes(t *testing.T) {
+	const written, second = 1772366400000000, 1_000_000
+	for what, c := range map[string]struct {
+		ttl, keep, age int64
+		impossible     bool
+		fresh, kept    time.Duration
+	}{
+		"of now":                   {second, 2 * second, 0, false, time.Second, 2 * time.Second},
+		"of a second ago":          {second, 3 * second, second, false, 0, 2 * time.Second},
+		"long dead":                {second, 2 * second, 5 * second, false, -4 * time.Second, -3 * time.Second},
+		"a little ahead":           {second, 2 * second, -second / 2, false, time.Second, 2 * time.Second},
+		"as far ahead as can be":   {second, 2 * second, -second, false, time.Second, 2 * time.Second},
+		"further ahead":            {second, 2 * second, -second - 1, true, time.Second, 2 * time.Second},
+		"an hour ahead":            {second, 2 * second, -3600 * second, true, time.Second, 2 * time.Second},
+		"kept for as long as can":  {second, MaxKeep.Microseconds(), 0, false, time.Second, MaxKeep},
+		"kept for longer than can": {second, MaxKeep.Microseconds() + 1, 0, true, time.Second, MaxKeep + time.Microsecond},
+	} {
+		h := head(1, 1, written, written+c.ttl, written+c.keep)
+		if got := h.Impossible(written + c.age); got != c.impossible {
+			t.Errorf("%s: impossible is %v", what, got)
+		}
+		if fresh, kept := h.Left(written + c.age); fresh != c.fresh || kept != c.kept {
+			t.Errorf("%s: fresh for %v, kept for %v", what, fresh, kept)
+		}
+	}
+}
+
 func writeGolden(t *testing.T) {
 	var b strings.Builder
-	b.WriteString("# Stored entries of version 1: a name and the bytes. They never change.\n")
+	b.WriteString("# Stored entries of version 2: a name and the bytes. They never change.\n")
 	names := make([]string, 0, len(samples))
 	for name := range samples {
 		names = append(names, name)
@@ -119,8 +173,8 @@ func writeGolden(t *testing.T) {
 	}
 }
 
-func readGolden(t testing.TB) map[string][]byte {
-	text, err := os.ReadFile(goldenFile)
+func readGolden(t testing.TB, file string) map[string][]byte {
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,12 +199,11 @@ func randomEntry(rng *rand.Rand) stored {
 		}
 		return string(b)
 	}
+	written := rng.Int64N(1 << 56)
 	s := stored{
 		key: text(40),
-		head: EntryHead{
-			Stamp:      soracache.Stamp{Epoch: soracache.Epoch(rng.Uint64()), Position: soracache.Position(rng.Uint64())},
-			FreshUntil: rng.Int64(), KeepUntil: rng.Int64(),
-		},
+		head: head(soracache.Epoch(rng.Uint64N(1<<56)), soracache.Position(rng.Uint64N(1<<56)),
+			written, written+rng.Int64N(1<<48), written+rng.Int64N(1<<48)),
 		entry: soracache.Entry{
 			Value: []byte(text(200)), Kind: soracache.Kind(rng.IntN(3)), ETag: text(255),
 			Encoding: []string{"", "json", "raw", "proto", text(255)}[rng.IntN(5)],
@@ -238,9 +291,9 @@ func TestEntryForged(t *testing.T) {
 		"a key that is longer":  func(b []byte) { b[keyLen]++ },
 		"a key that is shorter": func(b []byte) { b[keyLen+1]-- },
 		"a tag that is longer":  func(b []byte) { b[firstTag] = 0xff },
-		"a newer version":       func(b []byte) { b[2] = entryVersion + 1 },
-		"an older version":      func(b []byte) { b[2] = entryVersion - 1 },
-		"a flag":                func(b []byte) { b[3] = 1 },
+		"a later version":       func(b []byte) { b[2] = entryVersion + 1 },
+		"version 0":             func(b []byte) { b[2] = 0 },
+		"version 1 with a flag": func(b []byte) { b[2], b[3] = 1, 1 },
 	} {
 		b := samples["full"].encode()
 		forge(b)
@@ -284,15 +337,17 @@ func TestAppendKeepsWhatIsThere(t *testing.T) {
 // FuzzDecodeEntry decodes anything, with the checksums made right if sealed
 // says so. Whatever is accepted must be what the encoder writes.
 func FuzzDecodeEntry(f *testing.F) {
-	for name, b := range readGolden(f) {
-		for _, sealed := range []bool{false, true} {
-			f.Add(b, samples[name].key, sealed)
+	for _, file := range []string{goldenFile, goldenFile1} {
+		for name, b := range readGolden(f, file) {
+			for _, sealed := range []bool{false, true} {
+				f.Add(b, samples[name].key, sealed)
+			}
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte, key string, sealed bool) {
 		if sealed && len(b) >= HeadBytes+4 {
 			b = slices.Clone(b)
-			copy(b, []byte{'s', 'c', entryVersion, 0})
+			copy(b, []byte{'s', 'c', entryVersion})
 			seal(b)
 		}
 		got, err := decode(b, key)
@@ -301,6 +356,7 @@ func FuzzDecodeEntry(f *testing.F) {
 			t.Fatalf("error %v", err)
 		case err != nil && !got.equal(stored{key: key}):
 			t.Fatalf("an error and a part of an entry: %+v", got)
+		case err == nil && b[2] == 1: // which is not written any more
 		case err == nil && !bytes.Equal(got.encode(), b):
 			t.Fatalf("%x was read as %+v, which is written as %x", b, got, got.encode())
 		}

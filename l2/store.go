@@ -200,8 +200,16 @@ const MaxBound = time.Minute
 const RegistrationSlack = 10 * time.Second
 
 // MaxKeep is the longest that an entry can be kept. One that would be kept for
-// longer was written before the store's clock was set back, and is dead.
+// longer is dead.
 const MaxKeep = 366 * 24 * time.Hour
+
+// ClockSlack is how far ahead of a store's clock the time may lie at which an entry
+// was written. An entry from further ahead was written before the clock was set
+// back, and is dead: nobody can tell how old it is. The clock of a replica that
+// takes over, and one that is put right in passing, differ by less than this, and
+// then what was written last is not to be loaded again. What an entry's life can
+// become longer by for it is as much.
+const ClockSlack = time.Second
 
 // LedgerQuiet is for how long at least nothing was recorded in a ledger that ends.
 const LedgerQuiet = 2 * time.Minute

@@ -163,14 +163,14 @@ func (r *reading) judgeOne(t *txn, req l2.ReadRequest, guest bool) l2.ReadAnswer
 	a := l2.ReadAnswer{Delta: t.delta(l, req.Since), Keys: make([]l2.KeyAnswer, len(req.Keys))}
 	inline := l2.InlineMost
 	for i, key := range req.Keys {
-		damaged := t.answer(l, key.Key, &a.Keys[i], func(bytes int) bool {
+		toRemove := t.answer(l, key.Key, &a.Keys[i], func(bytes int) bool {
 			if bytes > l2.SmallBytes {
 				inline -= bytes
 			}
 			return req.Room == nil || bytes <= l2.SmallBytes || bytes < l2.InlineBytes && inline >= 0 || req.Room(bytes)
 		})
-		if damaged {
-			r.repairs = append(r.repairs, func(t *txn) { t.removeDamaged(req.Partition, key.Key) })
+		if toRemove {
+			r.repairs = append(r.repairs, func(t *txn) { t.removeUnfit(req.Partition, key.Key) })
 		}
 		if wanted(key, a.Keys[i]) {
 			r.wishes = append(r.wishes, wish{l, key, &a.Keys[i]})
@@ -185,8 +185,9 @@ func wanted(key l2.ReadKey, a l2.KeyAnswer) bool {
 }
 
 // answer tells what is live under a key, if there is room for it. It reports
-// whether there is something that is no entry of that key.
-func (t *txn) answer(l *ledger, key string, a *l2.KeyAnswer, room func(bytes int) bool) (damaged bool) {
+// whether there is something that is no entry of that key, or one that was written
+// before the clock was set back and would live when the clock comes to that time.
+func (t *txn) answer(l *ledger, key string, a *l2.KeyAnswer, room func(bytes int) bool) (toRemove bool) {
 	f, stored, readable := t.loadIfLive(l, key, func(bytes int) bool {
 		a.Cut = !room(bytes)
 		return !a.Cut
@@ -195,41 +196,44 @@ func (t *txn) answer(l *ledger, key string, a *l2.KeyAnswer, room func(bytes int
 		return stored
 	}
 	if t.judge(l, f).cause == alive {
-		*a = l2.KeyAnswer{
-			Found:    true,
-			Entry:    f.entry,
-			Stamp:    f.head.Stamp,
-			FreshFor: t.left(f.head.FreshUntil),
-			KeepFor:  t.left(f.head.KeepUntil),
-			L1:       f.l1,
-		}
+		*a = l2.KeyAnswer{Found: true, Entry: f.entry, Stamp: f.head.Stamp, L1: f.l1}
+		a.FreshFor, a.KeepFor = f.head.Left(t.micros())
 	}
-	return false
+	return f.head.Impossible(t.micros())
 }
 
 // loadIfLive loads an entry, unless its head alone says that it is dead, or
-// there is no room: what it returns as not stored may be there.
+// there is no room: what it returns as not stored may be there. Of one that has
+// impossible times it returns the head alone.
 func (t *txn) loadIfLive(l *ledger, key string, room func(bytes int) bool) (f found, stored, readable bool) {
 	if b := t.get(bEntry, entryKey(l.partition, key)); b == nil {
 		return found{}, false, false
 	} else if r, ok := parseRow(b); ok {
-		if head, err := l2.DecodeHead(r.first); err == nil && (t.judgeHead(l, head).cause != alive || !room(r.size)) {
+		head, err := l2.DecodeHead(r.first)
+		switch {
+		case err != nil:
+		case head.Impossible(t.micros()):
+			return found{head: head}, true, true
+		case t.judgeHead(l, head).cause != alive || !room(r.size):
 			return found{}, false, false
 		}
 	}
 	return t.load(l, key)
 }
 
-// removeDamaged deletes what is stored under a key if it still is no entry of
-// that key.
-func (t *txn) removeDamaged(at l2.Partition, key string) {
+// removeUnfit deletes what is stored under a key if it still is no entry of that
+// key, or has impossible times.
+func (t *txn) removeUnfit(at l2.Partition, key string) {
 	l, err := t.find(at)
 	if err != nil || l == nil {
 		return
 	}
-	if _, stored, readable := t.load(l, key); stored && !readable {
-		t.remove(entryKey(l.partition, key))
+	f, stored, readable := t.load(l, key)
+	if stored && !readable {
 		t.corrupt++
+	}
+	if stored && (!readable || f.head.Impossible(t.micros())) {
+		t.remove(entryKey(l.partition, key))
 	}
 }
 
@@ -377,7 +381,7 @@ func (t *txn) explain(l *ledger, key string) l2.Explanation {
 		x.Reason = "not an entry of this key: damaged, foreign or of another version"
 		return x
 	}
-	x.FreshFor, x.KeepFor = t.left(f.head.FreshUntil), t.left(f.head.KeepUntil)
+	x.FreshFor, x.KeepFor = f.head.Left(t.micros())
 	d := t.judge(l, f)
 	x.Live, x.Reason, x.KilledBy = d.cause == alive, d.String(), d.record(l)
 	return x

@@ -1,8 +1,6 @@
 package embedded
 
 import (
-	"time"
-
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
 )
@@ -58,7 +56,7 @@ func (d death) record(l *ledger) soracache.Record {
 // judgeHead is as much of judge as an entry's head is enough for.
 func (t *txn) judgeHead(l *ledger, h l2.EntryHead) death {
 	switch {
-	case h.KeepUntil <= t.micros(), h.KeepUntil-t.micros() > l2.MaxKeep.Microseconds():
+	case h.KeepUntil <= t.micros(), h.Impossible(t.micros()):
 		return death{cause: expired}
 	case h.Stamp.Epoch != l.epoch:
 		return death{cause: otherEpoch}
@@ -115,9 +113,4 @@ func (t *txn) removed(l *ledger, key string) death {
 		return death{cause: invalidated, target: soracache.Everything(), at: l.cleared}
 	}
 	return death{}
-}
-
-// left returns how long it is until a time of an entry.
-func (t *txn) left(until int64) time.Duration {
-	return time.Duration(until-t.micros()) * time.Microsecond
 }

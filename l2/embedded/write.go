@@ -147,7 +147,8 @@ func (t *txn) keep(l *ledger, req l2.WriteRequest, f *fresh, stamp soracache.Sta
 	if l.longestKeep < keep {
 		l.longestKeep, l.changed = keep, true
 	}
-	t.store(l, f, l2.EntryHead{Stamp: stamp, FreshUntil: t.micros() + ttl, KeepUntil: t.micros() + keep})
+	now := t.micros()
+	t.store(l, f, l2.EntryHead{Stamp: stamp, Written: now, FreshUntil: now + ttl, KeepUntil: now + keep})
 	return l2.WriteAnswer{Stamp: stamp}
 }
 

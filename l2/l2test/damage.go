@@ -2,8 +2,10 @@ package l2test
 
 import (
 	"crypto/sha1"
+	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
@@ -39,6 +41,7 @@ func damageChecks() []check {
 				f.miss("k")
 			}
 		}},
+		{name: "an entry of version 1 is a miss and no damage", run: earlierEntries},
 		{name: "a restored old entry is dead", run: restoredEntries},
 		{name: "a reopened store goes on where it was", run: reopened},
 	}
@@ -124,6 +127,55 @@ func damagedEntries(f *fixture) {
 	}
 	set(whole)
 	f.hit("k", "some value")
+}
+
+// earlierEntries has entries in the form of version 1, which does not say when they
+// were written.
+func earlierEntries(f *fixture) {
+	f.needTamper()
+	large := strings.Repeat("v", 2*l2.InlineBytes)
+	for key, v := range map[string]string{"k": "v", "large": large} {
+		f.load(key, v, "t")
+		f.Tamper(f.at, key, func(b []byte) []byte { return inVersion1(f, b) })
+		if x, err := f.Store.Explain(f.Context(), f.at, key); err != nil || !x.Stored || x.Live || x.Reason != "expired" {
+			f.Fatalf("%s is explained as %+v, %v", key, x, err)
+		}
+		before := f.Store.Counters().Corrupt
+		f.miss(key)
+		f.invalidate(soracache.Tag("u"))
+		nonce := f.nonce()
+		if a := f.want(key, nonce); a.Found || a.Lease != soracache.LeaseGranted {
+			f.Fatalf("%s: %+v", key, a)
+		}
+		if n := f.Store.Counters().Corrupt; n != before {
+			f.Fatalf("%s counts as damaged", key)
+		}
+		if a := f.fill(key, nonce, "new", "t"); a.Reason != soracache.ReasonNone {
+			f.Fatalf("%s: filled: %+v", key, a)
+		}
+		f.hit(key, "new")
+		f.Tamper(f.at, key, func(b []byte) []byte { return inVersion1(f, b) })
+		f.put(key, "put", "t")
+		f.hit(key, "put")
+		f.invalidate(soracache.Tag("t"))
+		f.miss(key)
+	}
+}
+
+// inVersion1 returns the bytes of an entry in the form of version 1.
+func inVersion1(f *fixture, b []byte) []byte {
+	f.Helper()
+	head, err := l2.DecodeHead(b)
+	if err != nil {
+		f.Fatal(err)
+	}
+	earlier := []byte{'s', 'c', 1, 0}
+	earlier = binary.BigEndian.AppendUint64(earlier, uint64(head.Stamp.Epoch))
+	earlier = binary.BigEndian.AppendUint64(earlier, uint64(head.Stamp.Position))
+	earlier = binary.BigEndian.AppendUint64(earlier, uint64(head.FreshUntil))
+	earlier = binary.BigEndian.AppendUint64(earlier, uint64(head.KeepUntil))
+	sum := sha1.Sum(earlier)
+	return append(append(earlier, sum[:4]...), b[l2.HeadBytes:]...)
 }
 
 // corrupt expects that what is stored under a key is a counted miss, like any

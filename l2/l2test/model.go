@@ -79,9 +79,23 @@ type partition struct {
 type entry struct {
 	soracache.Entry
 	stamp      soracache.Stamp
+	written    time.Time
 	freshUntil time.Time
 	keepUntil  time.Time
 	l1         time.Duration
+}
+
+// fromLater reports whether an entry was written at a time that is to come: the
+// clock was set back, and how old it is nobody knows.
+func (e entry) fromLater(now time.Time) bool { return e.written.Sub(now) > l2.ClockSlack }
+
+// left returns for how long an entry is fresh and kept: never for longer than when
+// it was written.
+func (e entry) left(now time.Time) (fresh, keep time.Duration) {
+	if now.Before(e.written) {
+		now = e.written
+	}
+	return e.freshUntil.Sub(now), e.keepUntil.Sub(now)
 }
 
 type lease struct {
@@ -214,6 +228,9 @@ func (m *Model) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer
 		s.register(req.Register)
 		inline := l2.InlineMost
 		for _, key := range req.Keys {
+			if e, ok := s.entries[key.Key]; ok && e.fromLater(s.now) {
+				delete(s.entries, key.Key) // so that it does not live when the clock comes to that time
+			}
 			if e, ok := s.live(key.Key); ok && req.Room != nil && len(e.Value) > l2.SmallBytes {
 				inline -= len(e.Value)
 				if (len(e.Value) > l2.InlineBytes || inline < 0) && !req.Room(len(e.Value)) {
@@ -233,7 +250,7 @@ func (s step) read(req l2.ReadKey) l2.KeyAnswer {
 	wanted := req.Nonce != soracache.Lease{}
 	if e, ok := s.live(req.Key); ok {
 		a.Found, a.Entry, a.Stamp, a.L1 = true, e.Entry, e.stamp, e.l1
-		a.FreshFor, a.KeepFor = e.freshUntil.Sub(s.now), e.keepUntil.Sub(s.now)
+		a.FreshFor, a.KeepFor = e.left(s.now)
 		wanted = wanted && max(a.FreshFor, 0) <= req.RefreshWithin
 	}
 	if !wanted {
@@ -283,7 +300,7 @@ func (s step) live(key string) (entry, bool) {
 // judge says why an entry is dead, and which record killed it if one did. The
 // reason is empty if it is live.
 func (s step) judge(key string, e entry) (string, soracache.Record) {
-	if !s.now.Before(e.keepUntil) || e.keepUntil.Sub(s.now) > l2.MaxKeep {
+	if !s.now.Before(e.keepUntil) || e.fromLater(s.now) || e.keepUntil.Sub(e.written) > l2.MaxKeep {
 		return "expired", soracache.Record{}
 	}
 	return s.ledger.judge(e.stamp, key, e.Tags)
@@ -388,6 +405,7 @@ func (s step) store(req l2.WriteRequest, stamp soracache.Stamp) {
 	s.entries[req.Key] = entry{
 		Entry:      req.Entry,
 		stamp:      stamp,
+		written:    s.now,
 		freshUntil: s.now.Add(req.Lifetime.TTL),
 		keepUntil:  s.now.Add(kept),
 		l1:         req.Lifetime.L1,
@@ -528,7 +546,7 @@ func (m *Model) Explain(ctx context.Context, at l2.Partition, key string) (l2.Ex
 		x.Stored, x.Readable = true, true
 		x.Entry, x.Stamp = e.Entry, e.stamp
 		x.Entry.Value, x.ValueBytes = nil, len(e.Value)
-		x.FreshFor, x.KeepFor = e.freshUntil.Sub(s.now), e.keepUntil.Sub(s.now)
+		x.FreshFor, x.KeepFor = e.left(s.now)
 		x.Reason, x.KilledBy = s.judge(key, e)
 		x.Live = x.Reason == ""
 	} else {

@@ -51,7 +51,7 @@ func explainEntry(x *l2.Explanation, a answer, key string) {
 	if len(a.more) > 0 {
 		stored, _ := a.more[0].(string)
 		if head := x.Read(bytesOf(stored), int(binary.BigEndian.Uint32(a.body[28:])), key); x.Readable {
-			x.FreshFor, x.KeepFor = a.left(head.FreshUntil), a.left(head.KeepUntil)
+			x.FreshFor, x.KeepFor = head.Left(a.now)
 		}
 	}
 	if !x.Readable {
@@ -64,7 +64,7 @@ func explainEntry(x *l2.Explanation, a answer, key string) {
 	switch verdict {
 	case verdictForeignEpoch:
 		x.Reason = "of another epoch"
-	case verdictExpired:
+	case verdictExpired, verdictCorrupt: // what is readable and corrupt is of version 1
 		x.Reason = "expired"
 	case verdictAhead:
 		x.Reason = "ahead of the ledger's head"

@@ -268,7 +268,7 @@ func decodeLive(k *l2.KeyAnswer, stored, key string, a answer) bool {
 		return false
 	}
 	k.Found, k.Entry, k.Stamp, k.L1 = true, e, head.Stamp, l1
-	k.FreshFor, k.KeepFor = a.left(head.FreshUntil), a.left(head.KeepUntil)
+	k.FreshFor, k.KeepFor = head.Left(a.now)
 	return true
 }
 

@@ -134,6 +134,7 @@ func constants(run uint64, retention l2.Retention) map[string]any { //nolint:fun
 		// A bucket ends at most an eighth after the longest keep time.
 		"BUCKETS_MOST": (l2.MaxKeep * 9 / 8).Milliseconds(),
 		"MAX_KEEP":     l2.MaxKeep.Microseconds(),
+		"CLOCK_SLACK":  l2.ClockSlack.Microseconds(),
 		"MAX_SCHEMAS":  soracache.MaxSchemas,
 		"LOOK_LEAST":   lookLeast.Milliseconds(),
 		"LOOK_MOST":    time.Hour.Milliseconds(),

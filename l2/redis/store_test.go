@@ -40,7 +40,8 @@ func TestEntryCopiedToAnotherKey(t *testing.T) {
 func TestGarbageUnderKeys(t *testing.T) {
 	u := newUser(t)
 	random := rand.New(rand.NewPCG(1, 2))
-	good := l2.EntryHead{Stamp: u.head(), FreshUntil: 1 << 52, KeepUntil: 1 << 52}.Append(nil)
+	now := time.Now().UnixMicro()
+	good := l2.EntryHead{Stamp: u.head(), Written: now, FreshUntil: now + 1<<32, KeepUntil: now + 1<<32}.Append(nil)
 	good = l2.AppendBody(good, "k", soracache.Entry{Value: []byte("v"), Tags: []string{"t"}}, 0)
 	garbage := map[string][]any{
 		"list": {"RPUSH", "", "x"}, "set": {"SADD", "", "x"}, "zset": {"ZADD", "", 1, "x"}, "hash": {"HSET", "", "f", "x"},
@@ -52,7 +53,7 @@ func TestGarbageUnderKeys(t *testing.T) {
 		for j := range b {
 			b[j] = byte(random.Uint32())
 		}
-		copy(b, "sc\x01\x00")
+		copy(b, "sc\x02\x00")
 		garbage[fmt.Sprint("random ", i)] = []any{"SET", "", string(b)}
 	}
 	for what, command := range garbage {

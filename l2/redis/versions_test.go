@@ -270,7 +270,7 @@ func TestLaterEntryStays(t *testing.T) {
 	u := newUser(t)
 	u.put("k", "v", "t")
 	stored := []byte(u.do("GET", u.name("e:k")).(string))
-	stored[2] = 2
+	stored[2] = 3
 	later := slices.Clone(stored[:36])
 	sum := sha1.Sum(stored[:36])
 	later = append(later, sum[:4]...)

@@ -18,7 +18,7 @@ local function judge(key, record, last)
   --@include judge
 
   if found == CORRUPT and #raw == PREFIX_BYTES then return judge(key, record, LARGE_END) end
-  return found, keep, tags
+  return found, keep and written + keep, tags
 end
 
 -- step_over looks at about as many keys of a tag, or without one of the whole

@@ -3,13 +3,14 @@
 -- In: raw, at least as many of the bytes as hold the tags; key; record, the
 -- position of the key's record, if any. Out: found, the verdict; killer, the
 -- position of the record that kills the entry; nth, which of its tags that
--- names; and its stamp, fresh, keep and tags (in the form of t's records).
+-- names; and its stamp, when it was written, for how long from then it is fresh
+-- and kept, and its tags (in the form of t's records).
 
 local found, killer, nth = CORRUPT, 0, 0
-local epoch, stamp, fresh, keep, count, key_bytes
+local epoch, stamp, written, fresh, keep, count, key_bytes
 local tags = {}
-if #raw >= FIXED_BYTES and sub(raw, 1, 4) == 'sc\1\0' then
-  epoch, stamp, fresh, keep, count, key_bytes = unbox('>I8I8I8I8xxxxxxxxxxxxxI2I2', raw, 5)
+if #raw >= FIXED_BYTES and sub(raw, 1, 3) == 'sc\2' then
+  epoch, stamp, written, fresh, keep, count, key_bytes = unbox('>I7I7I7I6I6xxxxxxxxxxxxxI2I2', raw, 4)
   local at = FIXED_BYTES + key_bytes + 1
   if sub(raw, FIXED_BYTES + 1, at - 1) == key then
     found = LIVE
@@ -25,10 +26,10 @@ if #raw >= FIXED_BYTES and sub(raw, 1, 4) == 'sc\1\0' then
     end
   end
 end
-if found == CORRUPT then -- or of a version not known here
+if found == CORRUPT then -- or of another version
 elseif epoch ~= EPOCH then
   found = FOREIGN_EPOCH
-elseif keep <= NOW or keep > NOW + MAX_KEEP then -- (that was written before the clock was set back)
+elseif written + keep <= NOW or written > NOW + CLOCK_SLACK or keep > MAX_KEEP then -- (the clock was set back)
   found = EXPIRED
 elseif stamp > HEAD then
   found = AHEAD

@@ -46,14 +46,14 @@ for i = 3, #ARGV do
       raw = try('GETRANGE', ENTRY .. key, '0', LARGE_END)
     end
   end
-  local verdict, sound, expires = ABSENT, true, 0
+  local verdict, sound, since, lasts = ABSENT, true, 0, 0
   if not raw then -- nothing counts there
   elseif raw == '' then
     sound = call('EXISTS', ENTRY .. key) == 0
   elseif type(raw) == 'string' then
     --@include judge
 
-    verdict, expires = found, fresh
+    verdict, since, lasts = found, written, fresh
     if found == LIVE then
       if #raw > SMALL_BYTES then inline = inline - #raw end
       if #raw < most and (inline >= 0 or #raw <= SMALL_BYTES) then
@@ -65,8 +65,14 @@ for i = 3, #ARGV do
       or tonumber(sub(redis.sha1hex(sub(raw, 1, 36)), 1, 8), 16) ~= unbox('>I4', raw, 37) then
       sound = false
     elseif found == CORRUPT then
-      -- Others may be able to read a later version. The rest is garbage.
-      sound = sub(raw, 1, 2) == 'sc' and string.byte(raw, 3) > 1
+      -- Others may be able to read another version. The rest is garbage. An
+      -- earlier one is as good as expired: it does not say when it was written.
+      local version = sub(raw, 1, 2) == 'sc' and byte(raw, 3)
+      sound = version and version ~= 2
+      if sound and version < 2 then verdict = EXPIRED end
+    elseif found == EXPIRED then -- and if it was written later than now, it is not to live then
+      call('UNLINK', ENTRY .. key)
+      WROTE = true
     end
   elseif string.find(raw.err, 'WRONGTYPE', 1, true) then
     sound = false
@@ -82,7 +88,7 @@ for i = 3, #ARGV do
   if ARGV[2] ~= '' then
     local at = (i - 3) * WISH_BYTES
     local duration, within = unbox('>I8I8', ARGV[2], at + 1)
-    if duration > 0 and (verdict ~= LIVE or math.max(0, expires - NOW) <= within) then
+    if duration > 0 and (verdict ~= LIVE or math.max(0, lasts - math.max(0, NOW - since)) <= within) then
       if not lease then
         --@include lease
 

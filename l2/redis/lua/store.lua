@@ -10,7 +10,7 @@
 local function store(key, stamp, how, body, tags)
   local fresh, keep, exponent, staged = unbox('>I8I8BB', how)
   local name, expiry = BASE .. 'e:' .. key, text(math.ceil(keep / 1000))
-  local head = 'sc\1\0' .. pack('>I8I8I8I8', EPOCH, stamp, NOW + fresh, NOW + keep)
+  local head = 'sc\2' .. pack('>I7I7I7I6I6', EPOCH, stamp, NOW, fresh, keep)
   head = head .. pack('>I4', tonumber(sub(redis.sha1hex(head), 1, 8), 16))
   if staged == 1 then
     if call('EXISTS', BASE .. body) == 0 then return false end
