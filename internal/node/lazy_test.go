@@ -9,6 +9,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/internal/racetest"
 )
 
 // asked is how many deltas the store was asked for since the last time.
@@ -66,6 +67,7 @@ func (c *cluster) others(n int) {
 // Namespaces that nobody reads cost the store next to nothing, however many there
 // are and however often they were read at a time; and nothing after a while.
 func TestWhatIsNotReadIsNotConfirmed(t *testing.T) {
+	racetest.Without(t)
 	onLazy(t, func(s *brittle, c *cluster, get func(string) soracache.ReadResult) {
 		const many = 4000
 		for range 3 {

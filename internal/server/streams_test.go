@@ -138,6 +138,7 @@ func virtualWires(t *testing.T, listener *pipes) map[string]rpc.CacheServiceClie
 	one := listener.client()
 	two := &http.Client{Transport: &http.Transport{
 		Protocols:   protocols,
+		HTTP2:       &http.HTTP2Config{MaxReceiveBufferPerStream: 256 << 10}, // what a reader who does not read takes
 		DialContext: func(context.Context, string, string) (net.Conn, error) { return listener.Dial() },
 	}}
 	t.Cleanup(one.CloseIdleConnections)

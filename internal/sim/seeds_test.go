@@ -37,7 +37,7 @@ func TestSeeds(t *testing.T) {
 	first := env(t, "SORACACHE_SIM_FROM", 1)
 	usual := uint64(1000)
 	if racetest.Enabled {
-		usual = 50
+		usual = 25
 	}
 	seeds := env(t, "SORACACHE_SIM_SEEDS", usual)
 	var until time.Time
@@ -144,6 +144,7 @@ func TestSameSeedSameHistory(t *testing.T) {
 // does changes with the simulation, so each bug also has a test of its own where
 // it was; this list says which, and keeps the configurations that found them.
 func TestRegressions(t *testing.T) {
+	racetest.Without(t)
 	text, err := os.ReadFile("regressions.txt")
 	if err != nil {
 		t.Fatal(err)
