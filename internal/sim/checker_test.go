@@ -525,8 +525,8 @@ func (c *checker) suspect(cl *call, p int, shown soracache.Stamp, d soracache.De
 	if !suspected || cl.arrived <= since {
 		return
 	}
-	if shown.Epoch == 0 { // at its cap, it had forgotten the namespace, and begins anew
-		if c.w.cfg.Crowd > 0 {
+	if shown.Epoch == 0 {
+		if !cl.chore { // it had forgotten the namespace, and begins anew
 			delete(h.suspects, cl.from)
 		}
 		return

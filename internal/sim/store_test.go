@@ -49,6 +49,7 @@ type call struct {
 	arrived int
 	// shown is what it shows to each partition.
 	shown map[int]soracache.Stamp
+	chore bool // it elects who tidies up, and shows nothing
 }
 
 type callKind uint8
@@ -249,7 +250,7 @@ func (l link) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
 	var keys []string
 	for _, r := range reqs {
 		c.at = int(r.Partition.Index)
-		if foreign(r.Partition) == "" && !isChore(r.Keys[0].Key) {
+		if c.chore = isChore(r.Keys[0].Key); foreign(r.Partition) == "" && !c.chore {
 			c.shown[c.at] = r.Since
 		}
 		for _, k := range r.Keys {
@@ -283,7 +284,7 @@ func (l link) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAnswe
 	var keys []string
 	for _, r := range reqs {
 		c.at = int(r.Partition.Index)
-		if foreign(r.Partition) == "" && !isChore(r.Key) {
+		if c.chore = isChore(r.Key); foreign(r.Partition) == "" && !c.chore {
 			c.shown[c.at] = r.Since
 		}
 		keys = append(keys, [...]string{"", "fill ", "put ", "renew ", "release "}[r.Op]+r.Key)
