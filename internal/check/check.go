@@ -83,6 +83,8 @@ type Report struct {
 	// Late counts the fills which began after such an invalidation had
 	// completed: not one of them may be stored.
 	Late int64
+	// Left counts the loads that left nothing, whose lease was released.
+	Left int64
 	// Lagging counts the loads that the source answered with an old version.
 	Lagging int64
 	// Undisturbed counts the fills that met no invalidation, and Alone the reads
@@ -94,9 +96,9 @@ type Report struct {
 
 // String is a line for people.
 func (r *Report) String() string {
-	return fmt.Sprintf("%d operations: %d reads (%d hits, %d of them local, %d misses), %d loads (%d stored, %d refused, %d of them begun after an invalidation had completed), "+
+	return fmt.Sprintf("%d operations: %d reads (%d hits, %d of them local, %d misses), %d loads (%d stored, %d refused, %d of them begun after an invalidation had completed), %d that left nothing, "+
 		"%d fills undisturbed, %d reads alone, %d invalidations, %d puts, %d errors; fills overlapping an invalidation: %d by key, %d by tag, %d by everything, %d by put; violations: %d",
-		r.Operations, r.Reads, r.Hits, r.HitsL1, r.Misses, r.Loads, r.Stored, r.Refused, r.Late,
+		r.Operations, r.Reads, r.Hits, r.HitsL1, r.Misses, r.Loads, r.Stored, r.Refused, r.Late, r.Left,
 		r.Undisturbed, r.Alone, r.Invalidations, r.Puts, r.Errors,
 		r.Overlapped[ByKey], r.Overlapped[ByTag], r.Overlapped[ByAll], r.Overlapped[ByPut], len(r.Violations))
 }
@@ -394,7 +396,7 @@ func (r *run) judge(key int, schema string, res *soracache.ReadResult, exact, la
 // load computes the value and fills. What it fills with was read from the
 // source after the lease was given, as the rule has it.
 func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key int, schema string, res *soracache.ReadResult, undisturbed [kinds]int64, quiet bool) {
-	s, began := &r.sources[key], time.Now()
+	s, leased := &r.sources[key], time.Now()
 	var begun, ended [kinds]int64
 	for k := range kinds {
 		// Ended first: what ends between the two counts as under way.
@@ -418,6 +420,12 @@ func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key
 		}
 	} else if rng.IntN(4) == 0 {
 		pause(ctx, time.Duration(rng.IntN(int(3*time.Millisecond))))
+	}
+	if rng.IntN(8) == 0 {
+		r.leave(ctx, rng, b, key, schema, res.Lease, func() bool {
+			return quiet && s.counts() == undisturbed && time.Since(leased) < slack
+		})
+		return
 	}
 	late := s.overtaken(begun, ended)
 	tags := tagsOf(key)
@@ -444,7 +452,7 @@ func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key
 	} else {
 		atomic.AddInt64(&r.report.Refused, 1)
 	}
-	if r.opts.Steady && r.opts.Lag == 0 && quiet && s.counts() == undisturbed && time.Since(began) < slack {
+	if r.opts.Steady && r.opts.Lag == 0 && quiet && s.counts() == undisturbed && time.Since(leased) < slack {
 		atomic.AddInt64(&r.report.Undisturbed, 1)
 		if !ws[0].Stored {
 			r.violate("key %d: a fill was refused (%s), and nothing was invalidated since before its lease was given", key, ws[0].Reason)
@@ -455,6 +463,26 @@ func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key
 		if ws[0].Stored {
 			r.violate("key %d: a fill was stored that an invalidation had overtaken", key)
 		}
+	}
+}
+
+// leave ends a load that leaves nothing: it failed, its value may not be stored, or
+// its caller has gone. Undisturbed tells whether nothing else can have ended the lease.
+func (r *run) leave(ctx context.Context, rng *rand.Rand, b soracache.Backend, key int, schema string, lease soracache.Lease, undisturbed func() bool) {
+	outcomes := []soracache.LoadOutcome{soracache.LoadHandedBack, soracache.LoadFailed, soracache.LoadNotStorable}
+	ws, err := b.Write(ctx, soracache.WriteRequest{Namespace: r.opts.Namespace, Writes: []soracache.Write{{
+		Op: soracache.OpRelease, Key: name(key), Schema: schema, Lease: lease, Outcome: outcomes[rng.IntN(len(outcomes))],
+	}}})
+	if err == nil {
+		err = ws[0].Err
+	}
+	if err != nil {
+		r.failed(err)
+		return
+	}
+	atomic.AddInt64(&r.report.Left, 1)
+	if r.opts.Steady && r.opts.Lag == 0 && undisturbed() && !ws[0].Stored {
+		r.violate("key %d: a lease was not released (%s), and nothing was invalidated since before it was given", key, ws[0].Reason)
 	}
 }
 
