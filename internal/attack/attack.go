@@ -15,6 +15,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +66,15 @@ func Places() []Attack {
 	return []Attack{
 		{"senders that do not end", slowSenders},
 		{"readers that wait for a lease", waiters},
+	}
+}
+
+// Names are the attacks on what a node and its store keep for each name.
+func Names() []Attack {
+	return []Attack{
+		{"reads of new namespaces", newNamespaces},
+		{"leases of new keys", newLeases},
+		{"waiters in many namespaces", waitersApart},
 	}
 }
 
@@ -309,26 +319,66 @@ func slowSenders(ctx context.Context, t Target, sent *Sent) error {
 func waiters(ctx context.Context, t Target, sent *Sent) error {
 	transport := &http.Transport{MaxIdleConnsPerHost: 1000}
 	defer transport.CloseIdleConnections()
-	ask := func(ctx context.Context, wait string) {
-		body := []byte(`{"key":"nobody fills it","lease":true,"leaseFor":"60s","wait":"` + wait + `"}`)
-		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+t.Addr+service+"Get", bytes.NewReader(body))
-		if err != nil {
-			return
+	held := `{"key":"nobody fills it","lease":true,"leaseFor":"60s","wait":"%s"}`
+	t.get(ctx, sent, transport, fmt.Sprintf(held, "0s"))
+	return t.together(ctx, 40*t.Times, func(ctx context.Context, _ int) {
+		t.get(ctx, sent, transport, fmt.Sprintf(held, "50s"))
+	})
+}
+
+// waitersApart does so in as many namespaces.
+func waitersApart(ctx context.Context, t Target, sent *Sent) error {
+	transport := &http.Transport{MaxIdleConnsPerHost: 1000}
+	defer transport.CloseIdleConnections()
+	held := `{"namespace":"wait%d","key":"nobody fills it","lease":true,"leaseFor":"60s","wait":"%s"}`
+	return t.together(ctx, 40*t.Times, func(ctx context.Context, i int) {
+		t.get(ctx, sent, transport, fmt.Sprintf(held, i, "0s"))
+		t.get(ctx, sent, transport, fmt.Sprintf(held, i, "50s"))
+	})
+}
+
+// newNamespaces reads, on 4 connections for each of Times, one key in each of
+// namespaces that nobody has named before.
+func newNamespaces(ctx context.Context, t Target, sent *Sent) error {
+	return t.anew(ctx, sent, `{"namespace":"new%d","key":"k"}`)
+}
+
+// newLeases takes the leases of keys that nobody has named before.
+func newLeases(ctx context.Context, t Target, sent *Sent) error {
+	return t.anew(ctx, sent, `{"key":"new%d","lease":true,"leaseFor":"60s"}`)
+}
+
+// anew reads on 4 connections for each of Times: each time what a number that was
+// not used before makes of the format.
+func (t Target) anew(ctx context.Context, sent *Sent, format string) error {
+	transport := &http.Transport{MaxIdleConnsPerHost: 1000}
+	defer transport.CloseIdleConnections()
+	return t.together(ctx, 4*t.Times, func(ctx context.Context, _ int) {
+		for ctx.Err() == nil {
+			t.get(ctx, sent, transport, fmt.Sprintf(format, anew.Add(1)))
 		}
-		r.Header.Set("Content-Type", "application/json")
-		sent.Requests.Add(1)
-		answer, err := transport.RoundTrip(r)
-		if err != nil {
-			return
-		}
-		if answer.StatusCode != http.StatusOK {
-			sent.Refused.Add(1)
-		}
-		_, _ = io.Copy(io.Discard, answer.Body)
-		_ = answer.Body.Close()
+	})
+}
+
+var anew atomic.Int64
+
+// get sends one read, as JSON, and takes the answer.
+func (t Target) get(ctx context.Context, sent *Sent, transport *http.Transport, body string) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+t.Addr+service+"Get", strings.NewReader(body))
+	if err != nil {
+		return
 	}
-	ask(ctx, "0s")
-	return t.together(ctx, 40*t.Times, func(ctx context.Context, _ int) { ask(ctx, "50s") })
+	r.Header.Set("Content-Type", "application/json")
+	sent.Requests.Add(1)
+	answer, err := transport.RoundTrip(r)
+	if err != nil {
+		return
+	}
+	if answer.StatusCode != http.StatusOK {
+		sent.Refused.Add(1)
+	}
+	_, _ = io.Copy(io.Discard, answer.Body)
+	_ = answer.Body.Close()
 }
 
 func (t Target) dial(ctx context.Context) (net.Conn, error) {
