@@ -35,8 +35,7 @@ test: ## Run all tests, most with the race detector, and every fuzz target for F
 	@scripts/install-redis
 	@scripts/install-iproute2
 	@scripts/tool grpcurl
-	@scripts/test $(TESTFLAGS)
-	@scripts/fuzz '$(FUZZ)' '$(FUZZTIME)'
+	@FUZZ='$(FUZZ)' FUZZTIME='$(FUZZTIME)' scripts/test $(TESTFLAGS)
 
 .PHONY: verify
 verify: ## Run the full counts and write docs/verification/node.txt (takes long; refuses a changed tree unless FORCE=1)
