@@ -83,6 +83,14 @@ func (s *Server) serveUnary(w http.ResponseWriter, c *call, r *http.Request) {
 		s.refuse(c, r, err)
 		return
 	}
+	if c.procedure.question {
+		if err := s.questions.enter(r.Context()); err != nil {
+			s.refuse(c, r, err)
+			return
+		}
+		x.asking = true
+		defer x.free()
+	}
 	if err := s.gate.enter(r.Context(), c.procedure.urgent); err != nil {
 		s.refuse(c, r, err)
 		return

@@ -75,6 +75,7 @@ type Server struct {
 	connections connections
 	heads       heads
 	scrapes     scrapes
+	questions   questions
 	// healthChecks and reflections are what is asked beside the service itself.
 	healthChecks, reflections asides
 	started                   time.Time
@@ -129,6 +130,7 @@ func New(cfg Config, node Node, hooks Hooks) (*Server, error) {
 	s.adminConnections.limit = min(s.cfg.MaxConnections, mostAdminConnections)
 	s.healthChecks.limit, s.reflections.limit = mostHealthChecks, mostReflections
 	s.scrapes.places = make(chan struct{}, mostScrapes)
+	s.questions = newQuestions()
 	s.streams.limit = s.cfg.MaxWatches
 	s.files = fileStates(s.fileNames())
 	if err := s.Reload(); err != nil {
