@@ -256,13 +256,20 @@ func (s *Server) newHTTP() *http.Server {
 		s.handleAdmin(mux)
 	}
 	mux.HandleFunc("POST /", s.serveRPC)
+	beside := s.beside(mux)
 
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler:           mux,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				mux.ServeHTTP(w, r)
+			} else {
+				beside(w, r)
+			}
+		}),
 		Protocols:         protocols,
 		ReadHeaderTimeout: min(headerTimeout, s.cfg.ReadTimeout),
 		ReadTimeout:       s.cfg.ReadTimeout,
