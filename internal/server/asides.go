@@ -11,7 +11,7 @@ import (
 	"github.com/soracache/soracache"
 )
 
-// asides are requests that are neither unary calls nor watches, and that are read and
+// asides (but for refusals, see seeOff) are requests that are neither unary calls nor watches, and that are read and
 // answered without the budget: health checks, reflection, and all that is no POST. A
 // few are answered at once, beside all other limits; for one more, the oldest has to
 // go. So nobody who does not end its request, or does not take its answer, keeps out a

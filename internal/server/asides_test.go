@@ -50,6 +50,9 @@ func TestShortAnswersThatNobodyTakes(t *testing.T) {
 		"no such method":    {"PUT", "/nowhere", "", "", 1000},
 		"metrics":           {"GET", "/metrics", "", "", 1000},
 		"health by gRPC":    {"POST", "/grpc.health.v1.Health/Check", "application/grpc", "\x00\x00\x00\x00\x00", 1000},
+		"refusals":          {"POST", "/soracache.v1.CacheService/MadeUp", "application/json", "{}", 1000},
+		"refusals by gRPC":  {"POST", "/soracache.v1.CacheService/MadeUp", "application/grpc", "\x00\x00\x00\x00\x00", 1000},
+		"refused bodies":    {"POST", "/soracache.v1.CacheService/Get", "application/json", "{\"key\":\"\xff\"}", 1000},
 		"health by Connect": {"POST", "/grpc.health.v1.Health/Check", "application/json", "{}", 1000},
 	} {
 		t.Run(name, func(t *testing.T) {

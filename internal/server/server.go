@@ -78,7 +78,9 @@ type Server struct {
 	questions   questions
 	// healthChecks and reflections are what is asked beside the service itself.
 	healthChecks, reflections asides
-	started                   time.Time
+	// refusals are on their way to callers over HTTP/2.
+	refusals asides
+	started  time.Time
 	// listed is how many members there were when they were last listed.
 	listed atomic.Int64
 
@@ -129,6 +131,7 @@ func New(cfg Config, node Node, hooks Hooks) (*Server, error) {
 	s.connections.limit = s.cfg.MaxConnections
 	s.adminConnections.limit = min(s.cfg.MaxConnections, mostAdminConnections)
 	s.healthChecks.limit, s.reflections.limit = mostHealthChecks, mostReflections
+	s.refusals.limit = mostRefusals
 	s.scrapes.places = make(chan struct{}, mostScrapes)
 	s.questions = newQuestions()
 	s.streams.limit = s.cfg.MaxWatches

@@ -27,6 +27,8 @@ type Stats struct {
 	// HealthChecksEnded and ReflectionsEnded had to go, or were refused, because there
 	// were too many.
 	HealthChecksEnded, ReflectionsEnded uint64
+	// RefusalsEnded did not take in that they were refused, while others waited to.
+	RefusalsEnded uint64
 }
 
 // Stats returns the numbers of now.
@@ -42,5 +44,6 @@ func (s *Server) Stats() Stats {
 		QuestionsRefused:  s.questions.refused.Load(),
 		ScrapesRefused:    s.scrapes.refused.Load(),
 		HealthChecksEnded: s.healthChecks.ended.Load(), ReflectionsEnded: s.reflections.ended.Load(),
+		RefusalsEnded: s.refusals.ended.Load(),
 	}
 }

@@ -53,6 +53,7 @@ func (m *Metrics) observeServer(meter metric.Meter) error {
 		"questions":      func(s *server.Stats) uint64 { return s.QuestionsRefused },
 		"headers":        func(s *server.Stats) uint64 { return s.HeadsEnded },
 		"health":         func(s *server.Stats) uint64 { return s.HealthChecksEnded },
+		"refusals":       func(s *server.Stats) uint64 { return s.RefusalsEnded },
 		"reflection":     func(s *server.Stats) uint64 { return s.ReflectionsEnded },
 	} {
 		label := limit(of)
