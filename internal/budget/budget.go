@@ -37,8 +37,10 @@ const (
 	// lookEvery is the part of the budget that is given back between two looks at the
 	// collector.
 	lookEvery = 8
-	// patience is how long a small hold waits for room.
-	patience = 500 * time.Millisecond
+	// patience is how long a small hold waits for room. Of those that hold nothing
+	// yet, and are in no account, at most mostWaiting wait.
+	patience    = 500 * time.Millisecond
+	mostWaiting = 1000
 
 	// A transfer that moves less than stallBytes in stallTime is stalled: who
 	// needs its memory may have it cut off. That is 1 MiB/s, less than 10 Mbit/s.
@@ -60,6 +62,7 @@ type Budget struct {
 	looked       int64               // what was fresh when the collector was last looked at; guarded by mu
 	cycle        uint64              // the collector's, when last looked at; guarded by mu
 	collecting   chan struct{}       // closed when the collector that was called has run; guarded by mu
+	waiting      int                 // holds of nothing that wait for room; guarded by mu
 	changed      chan struct{}       // closed when bytes come back; nil if nobody waits; guarded by mu
 	moving       map[*Hold]time.Time // holds in a transfer; guarded by mu
 	sample       []metrics.Sample    // guarded by mu
@@ -224,7 +227,13 @@ func (h *Hold) insist(ctx context.Context, n int64) error {
 				return ctx.Err()
 			}
 		}
-		stalled := b.stalled(h)
+		stalled, may := b.stalled(h), h.held <= b.small
+		if timer == nil && h.held == 0 {
+			if may = b.waiting < mostWaiting; may {
+				b.waiting++
+				defer b.waited()
+			}
+		}
 		if b.changed == nil {
 			b.changed = make(chan struct{})
 		}
@@ -233,7 +242,7 @@ func (h *Hold) insist(ctx context.Context, n int64) error {
 		for _, s := range stalled {
 			s.cutOff()
 		}
-		if h.held > b.small {
+		if !may {
 			return ErrFull
 		}
 		if timer == nil {
@@ -254,6 +263,13 @@ func (h *Hold) insist(ctx context.Context, n int64) error {
 		}
 		again.Stop()
 	}
+}
+
+// waited says that one who holds nothing waits no more.
+func (b *Budget) waited() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting--
 }
 
 // look asks whether the collector has run by itself. It holds mu.

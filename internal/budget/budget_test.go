@@ -393,3 +393,38 @@ func TestWhoGoesDoesNotWaitForTheCollector(t *testing.T) {
 		t.Error("it waits")
 	}
 }
+
+// Who waits for room and holds nothing is in no account, so that few do. Others are
+// refused at once.
+func TestFewWaitWithoutHoldingAnything(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := New(16 * mib)
+		for range 16 * 16 {
+			take(t, b.Hold(nil), mib/16)
+		}
+		var atOnce, later atomic.Int64
+		began := time.Now()
+		wait := func() {
+			if err := b.Hold(nil).Take(t.Context(), 8<<10); !errors.Is(err, ErrFull) {
+				t.Errorf("%v", err)
+			}
+			if time.Since(began) == 0 {
+				atOnce.Add(1)
+			} else {
+				later.Add(1)
+			}
+		}
+		for range 3 {
+			began = time.Now()
+			var all sync.WaitGroup
+			for range mostWaiting + 500 {
+				all.Go(wait)
+			}
+			all.Wait()
+		}
+		if atOnce.Load() != 3*500 || later.Load() != 3*mostWaiting {
+			t.Errorf("%d were refused at once, %d later", atOnce.Load(), later.Load())
+		}
+	})
+}
