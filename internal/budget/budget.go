@@ -250,19 +250,25 @@ func (h *Hold) insist(ctx context.Context, n int64) error {
 			defer t.Stop()
 			timer = t.C
 		}
-		again := time.NewTimer(stallTime / 5) // others may have stalled by then
-		select {
-		case <-changed:
-		case <-again.C:
-		case <-timer:
-			again.Stop()
-			return ErrFull
-		case <-ctx.Done():
-			again.Stop()
-			return ctx.Err()
+		if err := forRoom(ctx, changed, timer); err != nil {
+			return err
 		}
-		again.Stop()
 	}
+}
+
+// forRoom waits until bytes come back, or others may have stalled.
+func forRoom(ctx context.Context, changed <-chan struct{}, timeout <-chan time.Time) error {
+	again := time.NewTimer(stallTime / 5)
+	defer again.Stop()
+	select {
+	case <-changed:
+	case <-again.C:
+	case <-timeout:
+		return ErrFull
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
 }
 
 // waited says that one who holds nothing waits no more.
