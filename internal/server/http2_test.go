@@ -17,6 +17,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/budget"
+	"github.com/soracache/soracache/internal/racetest"
 	"github.com/soracache/soracache/internal/server"
 )
 
@@ -391,6 +392,7 @@ func readHTTP1(t *testing.T, listener *pipes, rate int) (bytes int, took time.Du
 // answer, however short it is. Until it is taken, what its request takes is held, and
 // who takes none is cut off when others need the room.
 func TestShortAnswersAreInTheBudget(t *testing.T) {
+	racetest.Without(t)
 	t.Parallel()
 	for name, c := range map[string]struct{ contentType, body string }{
 		"by Connect":            {"application/json", `{"key":"k"}`},
