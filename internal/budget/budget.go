@@ -34,8 +34,13 @@ const (
 	// reserve is the part that only small holds may use, so that those who hold
 	// much do not shut out those who want little.
 	reserve = 4
-	// patience is how long a small hold waits for room.
-	patience = 500 * time.Millisecond
+	// lookEvery is the part of the budget that is given back between two looks at the
+	// collector.
+	lookEvery = 8
+	// patience is how long a small hold waits for room. Of those that hold nothing
+	// yet, and are in no account, at most mostWaiting wait.
+	patience    = 500 * time.Millisecond
+	mostWaiting = 1000
 
 	// A transfer that moves less than stallBytes in stallTime is stalled: who
 	// needs its memory may have it cut off. That is 1 MiB/s, less than 10 Mbit/s.
@@ -54,8 +59,10 @@ type Budget struct {
 	// fresh was given back since the collector's cycle was last seen to change,
 	// and older before that. Guarded by mu.
 	fresh, older int64
+	looked       int64               // what was fresh when the collector was last looked at; guarded by mu
 	cycle        uint64              // the collector's, when last looked at; guarded by mu
 	collecting   chan struct{}       // closed when the collector that was called has run; guarded by mu
+	waiting      int                 // holds of nothing that wait for room; guarded by mu
 	changed      chan struct{}       // closed when bytes come back; nil if nobody waits; guarded by mu
 	moving       map[*Hold]time.Time // holds in a transfer; guarded by mu
 	sample       []metrics.Sample    // guarded by mu
@@ -213,10 +220,20 @@ func (h *Hold) insist(ctx context.Context, n int64) error {
 		case fits: // garbage is in the way, which depends on nobody
 			done := b.collect()
 			b.mu.Unlock()
-			<-done
-			continue
+			select {
+			case <-done:
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
-		stalled := b.stalled(h)
+		stalled, may := b.stalled(h), h.held <= b.small
+		if timer == nil && h.held == 0 {
+			if may = b.waiting < mostWaiting; may {
+				b.waiting++
+				defer b.waited()
+			}
+		}
 		if b.changed == nil {
 			b.changed = make(chan struct{})
 		}
@@ -225,7 +242,7 @@ func (h *Hold) insist(ctx context.Context, n int64) error {
 		for _, s := range stalled {
 			s.cutOff()
 		}
-		if h.held > b.small {
+		if !may {
 			return ErrFull
 		}
 		if timer == nil {
@@ -233,33 +250,55 @@ func (h *Hold) insist(ctx context.Context, n int64) error {
 			defer t.Stop()
 			timer = t.C
 		}
-		again := time.NewTimer(stallTime / 5) // others may have stalled by then
-		select {
-		case <-changed:
-		case <-again.C:
-		case <-timer:
-			again.Stop()
-			return ErrFull
-		case <-ctx.Done():
-			again.Stop()
-			return ctx.Err()
+		if err := forRoom(ctx, changed, timer); err != nil {
+			return err
 		}
-		again.Stop()
 	}
+}
+
+// forRoom waits until bytes come back, or others may have stalled.
+func forRoom(ctx context.Context, changed <-chan struct{}, timeout <-chan time.Time) error {
+	again := time.NewTimer(stallTime / 5)
+	defer again.Stop()
+	select {
+	case <-changed:
+	case <-again.C:
+	case <-timeout:
+		return ErrFull
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// waited says that one who holds nothing waits no more.
+func (b *Budget) waited() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting--
 }
 
 // look asks whether the collector has run by itself. It holds mu.
 func (b *Budget) look() {
-	metrics.Read(b.sample)
-	switch now := b.sample[0].Value.Uint64(); now - b.cycle {
-	case 0:
+	if b.collecting != nil { // it has been called, and says itself what it has collected
 		return
+	}
+	now := b.cycles()
+	defer func() { b.looked = b.fresh }()
+	switch now - b.cycle {
+	case 0:
 	case 1:
 		// It may have begun before what is fresh was given back.
 		b.older, b.fresh, b.cycle = b.fresh, 0, now
 	default:
 		b.older, b.fresh, b.cycle = 0, 0, now
 	}
+}
+
+// cycles is how often the collector has run. It holds mu.
+func (b *Budget) cycles() uint64 {
+	metrics.Read(b.sample)
+	return b.sample[0].Value.Uint64()
 }
 
 // collect has the collector run, unless it does already, and returns what is
@@ -270,14 +309,14 @@ func (b *Budget) collect() <-chan struct{} {
 	}
 	done := make(chan struct{})
 	b.collecting = done
-	garbage := b.fresh + b.older
-	b.fresh, b.older = 0, garbage
+	b.fresh, b.older = 0, b.fresh+b.older
 	b.collections.Add(1)
 	go func() {
 		runtime.GC()
 		b.mu.Lock()
-		b.look()
-		b.older = max(b.older-garbage, 0)
+		// What was given back meanwhile, which is what is fresh, may have been too
+		// late for it.
+		b.older, b.looked, b.cycle = 0, b.fresh, b.cycles()
 		b.collecting = nil
 		b.mu.Unlock()
 		close(done)
@@ -299,7 +338,11 @@ func (h *Hold) give(n, garbage int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.used -= int64(n)
-	b.fresh += int64(garbage)
+	// It is looked at in time: otherwise a collector that ran long ago would seem to
+	// have run since.
+	if b.fresh += int64(garbage); b.fresh >= b.looked+b.limit/lookEvery {
+		b.look()
+	}
 	h.held -= int64(n)
 	if h.conn != nil {
 		h.conn.held -= int64(n)

@@ -302,3 +302,129 @@ func TestDefault(t *testing.T) {
 		t.Error("this machine's is too small")
 	}
 }
+
+func (b *Budget) garbage() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.fresh + b.older
+}
+
+func collections() uint64 {
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return uint64(s.NumGC)
+}
+
+// What is given back after the collector ran is still there, however often it ran
+// before: a crowd that comes after a lull does not take its memory twice.
+func TestGarbageAfterALull(t *testing.T) {
+	for range 20 {
+		b := New(64 * mib)
+		runtime.GC()
+		runtime.GC()
+		before := collections()
+		for range 11 {
+			h := b.Hold(nil)
+			take(t, h, 4*mib)
+			h.Close()
+		}
+		take(t, b.Hold(nil), 8*mib)
+		counted := b.garbage()
+		if collections() != before {
+			continue // the collector has run meanwhile
+		}
+		if counted < (44-64/8)*mib {
+			t.Errorf("%d MiB count as garbage, and 44 were given back since the collector ran", counted/mib)
+		}
+		return
+	}
+	t.Skip("the collector runs all the time")
+}
+
+// What is given back while the collector runs may have been too late for it.
+func TestGarbageWhileTheCollectorRuns(t *testing.T) {
+	b := New(64 * mib)
+	h, late := b.Hold(nil), b.Hold(nil)
+	take(t, late, 6*mib)
+	take(t, h, 20*mib)
+	h.Close()
+	b.mu.Lock()
+	done := b.collect()
+	b.mu.Unlock()
+	late.Close()
+	b.mu.Lock()
+	b.look()
+	b.mu.Unlock()
+	<-done
+	if counted := b.garbage(); counted != 6*mib {
+		t.Errorf("%d MiB count as garbage, want the 6 that were given back while the collector ran", counted/mib)
+	}
+	runtime.GC()
+	runtime.GC()
+	take(t, b.Hold(nil), 7*mib)
+	if counted := b.garbage(); counted != 6*mib {
+		t.Errorf("%d MiB: there was no need to look", counted/mib)
+	}
+	b.mu.Lock()
+	b.look()
+	b.mu.Unlock()
+	if counted := b.garbage(); counted != 0 {
+		t.Errorf("%d MiB count as garbage after two more collections", counted/mib)
+	}
+}
+
+// Who goes does not wait for the collector.
+func TestWhoGoesDoesNotWaitForTheCollector(t *testing.T) {
+	t.Parallel()
+	b := New(64 * mib)
+	b.collecting = make(chan struct{}) // it is slow
+	b.cycle = collections() + 10
+	b.older = 60 * mib
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.Hold(nil).Take(ctx, 4*mib+1) }()
+	cancel()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("it waits")
+	}
+}
+
+// Who waits for room and holds nothing is in no account, so that few do. Others are
+// refused at once.
+func TestFewWaitWithoutHoldingAnything(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := New(16 * mib)
+		for range 16 * 16 {
+			take(t, b.Hold(nil), mib/16)
+		}
+		var atOnce, later atomic.Int64
+		began := time.Now()
+		wait := func() {
+			if err := b.Hold(nil).Take(t.Context(), 8<<10); !errors.Is(err, ErrFull) {
+				t.Errorf("%v", err)
+			}
+			if time.Since(began) == 0 {
+				atOnce.Add(1)
+			} else {
+				later.Add(1)
+			}
+		}
+		for range 3 {
+			began = time.Now()
+			var all sync.WaitGroup
+			for range mostWaiting + 500 {
+				all.Go(wait)
+			}
+			all.Wait()
+		}
+		if atOnce.Load() != 3*500 || later.Load() != 3*mostWaiting {
+			t.Errorf("%d were refused at once, %d later", atOnce.Load(), later.Load())
+		}
+	})
+}

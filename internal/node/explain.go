@@ -109,7 +109,8 @@ func (e *Explanation) conclude(failed error) {
 
 // ListKeys lists about limit keys whose live entries carry a tag, and the token
 // of the next page (empty at the end). A key that is there during the whole
-// listing is listed; one may be listed twice.
+// listing is listed; one may be listed twice. A page ends after pageTime, also if
+// all that it has met is dead: others wait for their turn.
 func (n *Node) ListKeys(ctx context.Context, namespace, tag, pageToken string, limit int) ([]string, string, error) {
 	ns, err := n.begin(ctx, namespace)
 	if err != nil {
@@ -124,7 +125,7 @@ func (n *Node) ListKeys(ctx context.Context, namespace, tag, pageToken string, l
 		return nil, "", errPage
 	}
 	var keys []string
-	for {
+	for began := n.now(); ; {
 		p := ns.partitions[at.partition]
 		p.touch(n.now())
 		some, next, err := n.cfg.Store.ListKeys(ctx, p.id, tag, at.cursor, limit-len(keys))
@@ -139,11 +140,14 @@ func (n *Node) ListKeys(ctx context.Context, namespace, tag, pageToken string, l
 			}
 			at.partition++
 		}
-		if len(keys) >= limit {
+		if len(keys) >= limit || n.now()-began >= pageTime {
 			return keys, at.String(), nil
 		}
 	}
 }
+
+// pageTime is how long a page of a listing goes on for more keys.
+const pageTime = 500 * time.Millisecond
 
 // page is a place in a listing.
 type page struct {

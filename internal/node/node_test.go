@@ -838,6 +838,35 @@ func TestListKeysPagesOverPartitions(t *testing.T) {
 	})
 }
 
+// deadSets is a store whose sets of keys hold what is dead, and no end of it.
+type deadSets struct{ l2.Store }
+
+func (deadSets) ListKeys(ctx context.Context, _ l2.Partition, _, _ string, _ int) ([]string, string, error) {
+	time.Sleep(100 * time.Millisecond)
+	return nil, "on", ctx.Err()
+}
+
+// A page of a listing ends after a while, whatever it has found: few are made at once,
+// and others wait for their turn.
+func TestPageThatFindsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n, err := node.New(node.Config{Store: deadSets{l2test.NewModel(l2test.ModelConfig{})}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close() }()
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		for token := range 2 {
+			began := time.Now()
+			keys, next, err := n.ListKeys(ctx, "", "t", "", 5)
+			if took := time.Since(began); err != nil || len(keys) > 0 || next == "" || took > 600*time.Millisecond {
+				t.Errorf("page %d: %q, token %q, error %v after %v", token, keys, next, err, took)
+			}
+		}
+	})
+}
+
 func TestTagInvalidationReachesEveryPartition(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), Partitions: func(string) int { return 8 }})

@@ -55,7 +55,7 @@ func (s *Server) serveAdmin(ctx context.Context) (end func() error, err error) {
 	mux := http.NewServeMux()
 	s.handleAdmin(mux)
 	admin := &http.Server{
-		Handler: mux, ReadHeaderTimeout: adminHeaderTimeout, ReadTimeout: adminTimeout, WriteTimeout: adminTimeout,
+		Handler: s.beside(mux), ReadHeaderTimeout: adminHeaderTimeout, ReadTimeout: adminTimeout, WriteTimeout: adminTimeout,
 		IdleTimeout: s.cfg.IdleTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: s.http.ErrorLog,
 		ConnState: s.watched(&s.adminConnections),
 	}

@@ -11,10 +11,11 @@ import (
 	"github.com/soracache/soracache"
 )
 
-// asides are requests that are neither unary calls nor watches, and that Connect
-// reads and answers by itself: health checks, and reflection. A few are answered at
-// once, beside all other limits; for one more, the oldest has to go. So nobody who
-// does not end its request, or does not take its answer, keeps out a probe.
+// asides (but for refusals, see seeOff) are requests that are neither unary calls nor watches, and that are read and
+// answered without the budget: health checks, reflection, and all that is no POST. A
+// few are answered at once, beside all other limits; for one more, the oldest has to
+// go. So nobody who does not end its request, or does not take its answer, keeps out a
+// probe.
 type asides struct {
 	limit int
 	ended atomic.Uint64
@@ -65,6 +66,14 @@ func (all *asides) leave(one *aside) {
 	}
 }
 
+// flush returns once an answer over HTTP/2 was taken. What is short waits in a buffer
+// until the handler has returned, and then for as long as its caller likes.
+func (one *aside) flush(r *http.Request) {
+	if r.ProtoMajor == 2 {
+		_ = one.control.Flush()
+	}
+}
+
 // serveAside hands such a request to its handler.
 func (s *Server) serveAside(c *call, r *http.Request) {
 	all := &s.reflections
@@ -78,4 +87,22 @@ func (s *Server) serveAside(c *call, r *http.Request) {
 	}
 	defer all.leave(one)
 	s.rpcs.ServeHTTP(c.response, r)
+	one.flush(r)
+}
+
+// beside serves what is no RPC, as an aside: probes, metrics, and whatever else
+// somebody asks for.
+func (s *Server) beside(next http.Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		one, err := s.healthChecks.enter(w)
+		if err != nil {
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(refusalTime))
+			w.Header().Set("Retry-After", retryAfter)
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		defer s.healthChecks.leave(one)
+		next.ServeHTTP(w, r)
+		one.flush(r)
+	}
 }

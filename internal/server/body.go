@@ -281,7 +281,7 @@ func (x *exchange) count(body []byte) error {
 	case err != nil && errors.Is(err, soracache.ErrInvalid):
 		return err
 	case err != nil:
-		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("unmarshal message: %w", err))
+		return unreadable(err)
 	case c.items > m.items:
 		return fmt.Errorf("%w: batch of more than %d", soracache.ErrTooLarge, m.items)
 	}
@@ -303,9 +303,23 @@ func (x *exchange) decode(message any) error {
 		err = proto.Unmarshal(body, m)
 	}
 	if err != nil {
-		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("unmarshal message: %w", err))
+		return unreadable(err)
 	}
 	return nil
+}
+
+// mostQuoted is how many bytes of what is wrong with a request an error quotes. Its
+// memory is in no budget, and on its way out it takes up to three times its text.
+const mostQuoted = 300
+
+// unreadable is why a body is no message. A decoder quotes what it does not know,
+// however long that is.
+func unreadable(err error) error {
+	said := err.Error()
+	if len(said) > mostQuoted {
+		said = strings.ToValidUTF8(said[:mostQuoted], "") + "…"
+	}
+	return connect.NewError(connect.CodeInvalidArgument, errors.New("unmarshal message: "+said))
 }
 
 // readError is why a body did not arrive.

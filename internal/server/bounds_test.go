@@ -177,7 +177,7 @@ func TestTheBudgetIsGivenBack(t *testing.T) {
 }
 
 // Listings take room for all that they can find before they read, and give back
-// what they did not need.
+// what they did not need. Few read at once.
 func TestListingsTakeRoomBeforeTheyRead(t *testing.T) {
 	t.Parallel()
 	n := newFakeNode()

@@ -17,7 +17,7 @@ import (
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
-// retryAfter is how long, in seconds, who finds no memory should wait.
+// retryAfter is how long, in seconds, who finds no memory or no place should wait.
 const retryAfter = "1"
 
 // errInternal is all that callers are told of a failure that is none of the
@@ -33,11 +33,12 @@ func wireError(err error) *connect.Error {
 	if errors.As(err, &coded) {
 		return coded
 	}
+	// Another time it can be, or at another node.
 	if errors.Is(err, budget.ErrFull) {
-		// Another time it can be, or at another node.
-		full := connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("%w (--max-inflight-bytes): try again", err))
-		full.Meta().Set("Retry-After", retryAfter)
-		return full
+		return tryAgain(fmt.Errorf("%w (--max-inflight-bytes): try again", err))
+	}
+	if errors.Is(err, errQuestions) {
+		return tryAgain(err)
 	}
 	var incomplete *soracache.IncompleteError
 	if errors.As(err, &incomplete) {
@@ -64,6 +65,12 @@ func wireError(err error) *connect.Error {
 		}
 	}
 	return connect.NewError(connect.CodeInternal, errInternal)
+}
+
+func tryAgain(err error) *connect.Error {
+	wire := connect.NewError(connect.CodeResourceExhausted, err)
+	wire.Meta().Set("Retry-After", retryAfter)
+	return wire
 }
 
 // storeFull tells in a detail what the code leaves open, which is what has run

@@ -47,6 +47,7 @@ type exchange struct {
 	values   int   // their bytes
 	denied   error // why there was no room
 	placed   bool  // it has a place of the gate
+	asking   bool  // it has a place of the questions
 	waiting  bool  // it waits for others
 }
 
@@ -224,7 +225,12 @@ func (x *exchange) Resume() {
 	x.server.gate.parked.Add(-1)
 }
 
+// free gives up the places that it has.
 func (x *exchange) free() {
+	if x.asking {
+		x.asking = false
+		x.server.questions.leave()
+	}
 	if x.placed {
 		x.placed = false
 		x.server.gate.free()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/budget"
+	"github.com/soracache/soracache/internal/racetest"
 	"github.com/soracache/soracache/internal/server"
 )
 
@@ -112,11 +113,15 @@ func (f *frames) read() {
 
 // get sends a whole request for a key.
 func (f *frames) get(stream uint32) {
+	f.send(stream, "POST", "/soracache.v1.CacheService/Get", "application/json", `{"key":"k"}`)
+}
+
+// send sends a whole request.
+func (f *frames) send(stream uint32, method, path, contentType, body string) {
 	var block bytes.Buffer
 	e := hpack.NewEncoder(&block)
 	for _, h := range [][2]string{
-		{":method", "POST"}, {":scheme", "http"}, {":authority", "x"}, {":path", "/soracache.v1.CacheService/Get"},
-		{"content-type", "application/json"},
+		{":method", method}, {":scheme", "http"}, {":authority", "x"}, {":path", path}, {"content-type", contentType},
 	} {
 		if err := e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}); err != nil {
 			f.t.Error(err)
@@ -129,8 +134,20 @@ func (f *frames) get(stream uint32) {
 		if err := w.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true}); err != nil {
 			return err
 		}
-		return w.WriteData(stream, true, []byte(`{"key":"k"}`))
+		return w.WriteData(stream, true, []byte(body))
 	})
+}
+
+// open is how many requests have not been answered to their end.
+func (f *frames) open() (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.streams {
+		if !s.whole && !s.reset {
+			n++
+		}
+	}
+	return n
 }
 
 // takes lets the server send so much more of a stream.
@@ -369,4 +386,64 @@ func readHTTP1(t *testing.T, listener *pipes, rate int) (bytes int, took time.Du
 		time.Sleep(100 * time.Millisecond)
 	}
 	return bytes, time.Since(began)
+}
+
+// TestShortAnswersAreInTheBudget, in virtual time: over HTTP/2 nobody has to take an
+// answer, however short it is. Until it is taken, what its request takes is held, and
+// who takes none is cut off when others need the room.
+func TestShortAnswersAreInTheBudget(t *testing.T) {
+	racetest.Without(t)
+	t.Parallel()
+	for name, c := range map[string]struct{ contentType, body string }{
+		"by Connect":            {"application/json", `{"key":"k"}`},
+		"by gRPC":               {"application/grpc", "\x00\x00\x00\x00\x03\x12\x01k"},
+		"an error by Connect":   {"application/json", `{"key":""}`},
+		"no request of Connect": {"application/json", `{`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := budget.New(16 << 20)
+			onPipes(t, server.Config{Budget: b}, holding(make([]byte, 100)), func(t *testing.T, listener *pipes) {
+				var all []*frames
+				open := func() (n int) {
+					for _, f := range all {
+						n += f.open()
+					}
+					return n
+				}
+				const streams, held = 200, 8 << 10
+				for range 12 {
+					f := dialFrames(t, listener, false)
+					f.write(func(w *http2.Framer) error {
+						return w.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+					})
+					for stream := range uint32(streams) {
+						f.send(2*stream+1, "POST", "/soracache.v1.CacheService/Get", c.contentType, c.body)
+					}
+					all = append(all, f)
+					synctest.Wait()
+					if n, used := open(), b.Stats().Used; len(all) == 4 && (n != 4*streams || int(used) < n*held) {
+						t.Errorf("%d answers are not taken, and %d bytes are held", n, used)
+					}
+				}
+				time.Sleep(10 * time.Second)
+				if n, used := open(), b.Stats().Used; int(used) < n*held || n == 0 {
+					t.Errorf("%d answers are not taken, and %d bytes are held", n, used)
+				}
+				one := (&service{client: listener.client(), url: "http://x"})
+				defer one.client.CloseIdleConnections()
+				if got := one.post(t, "Set", set("value", make([]byte, 10<<10))); got.status != 200 || b.Stats().Cuts == 0 {
+					t.Errorf("another's call: %s (%+v)", got.body, b.Stats())
+				}
+				for _, f := range all {
+					_ = f.conn.Close()
+					<-f.over
+				}
+				synctest.Wait()
+				if used := b.Stats().Used; used != 0 {
+					t.Errorf("%d bytes are still held", used)
+				}
+			})
+		})
+	}
 }

@@ -21,6 +21,7 @@ import (
 func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	c := s.begin(w, r)
 	defer s.end(c)
+	defer s.seeOff(c)
 
 	if len(r.Header) > mostFields {
 		s.refuse(c, r, fmt.Errorf("%w: %d header fields: at most %d", soracache.ErrTooLarge, len(r.Header), mostFields))
@@ -83,6 +84,14 @@ func (s *Server) serveUnary(w http.ResponseWriter, c *call, r *http.Request) {
 		s.refuse(c, r, err)
 		return
 	}
+	if c.procedure.question {
+		if err := s.questions.enter(r.Context()); err != nil {
+			s.refuse(c, r, err)
+			return
+		}
+		x.asking = true
+		defer x.free()
+	}
 	if err := s.gate.enter(r.Context(), c.procedure.urgent); err != nil {
 		s.refuse(c, r, err)
 		return
@@ -143,15 +152,32 @@ func (s *Server) refuse(c *call, r *http.Request, err error) {
 	}
 	// An error here means that the caller has gone.
 	_ = s.errorWriter.Write(c.response, r, wire)
-	if r.ProtoMajor == 2 {
-		// Until the answer is taken in, net/http keeps the request.
-		_ = http.NewResponseController(c.response).SetWriteDeadline(time.Now().Add(refusalTime))
-		c.request.Header = nil
-	}
+	c.refused = true
 }
 
-// refusalTime is how long a caller may take to read that it was refused.
-const refusalTime = 5 * time.Second
+// refusalTime is how long a caller may take to read that it was refused, and
+// mostRefusals how many may take that long.
+const (
+	refusalTime  = 5 * time.Second
+	mostRefusals = 1000
+)
+
+// seeOff waits for who was refused over HTTP/2 to take that in: until then net/http
+// keeps the request. It holds nothing else any more. If more wait than may, the oldest
+// is not told.
+func (s *Server) seeOff(c *call) {
+	if !c.refused || c.request.ProtoMajor != 2 {
+		return
+	}
+	c.request.Header = nil
+	one, err := s.refusals.enter(c.response)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	defer s.refusals.leave(one)
+	_ = one.control.SetWriteDeadline(time.Now().Add(refusalTime))
+	one.flush(c.request)
+}
 
 // call is one request, as logs and metrics see it.
 type call struct {
@@ -166,6 +192,8 @@ type call struct {
 	began    time.Time
 	// code is what the call failed with, where its answer's status does not tell.
 	code string
+	// refused: it was answered before it was begun.
+	refused bool
 	// measured: the hooks were told that it has ended.
 	measured bool
 }

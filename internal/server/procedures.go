@@ -20,6 +20,8 @@ type procedure struct {
 	stream bool
 	// urgent requests go before others: what ends a wait, or a value's life.
 	urgent bool
+	// question: few are answered at once (see questions).
+	question bool
 	// batch: its message's own repeated fields are a batch.
 	batch bool
 	// request is the shape of its message; nil: Connect reads it.
@@ -42,8 +44,8 @@ func procedures() map[string]procedure {
 		rpc.CacheServiceGetProcedure:        {scope: auth.Read},
 		rpc.CacheServiceBatchGetProcedure:   {scope: auth.Read, batch: true},
 		rpc.CacheServiceHeadProcedure:       {scope: auth.Read},
-		rpc.CacheServiceListKeysProcedure:   {scope: auth.Read},
-		rpc.CacheServiceExplainProcedure:    {scope: auth.Read},
+		rpc.CacheServiceListKeysProcedure:   {scope: auth.Read, question: true},
+		rpc.CacheServiceExplainProcedure:    {scope: auth.Read, question: true},
 		rpc.CacheServiceWatchProcedure:      {scope: auth.Read, stream: true},
 		rpc.CacheServiceFillProcedure:       {scope: auth.Write, urgent: true},
 		rpc.CacheServiceBatchFillProcedure:  {scope: auth.Write, urgent: true, batch: true},
@@ -53,7 +55,7 @@ func procedures() map[string]procedure {
 		rpc.CacheServiceBatchSetProcedure:   {scope: auth.Write, batch: true},
 		rpc.CacheServiceInvalidateProcedure: {scope: auth.Invalidate, urgent: true, batch: true},
 		rpc.ClusterServiceMembersProcedure:  {scope: auth.Read}, // clients find the nodes by it,
-		rpc.ClusterServiceStatsProcedure:    {scope: auth.Admin},
+		rpc.ClusterServiceStatsProcedure:    {scope: auth.Admin, question: true},
 
 		"/" + grpchealth.HealthV1ServiceName + "/Check": {open: true},
 		"/" + grpchealth.HealthV1ServiceName + "/Watch": {open: true},

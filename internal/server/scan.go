@@ -257,6 +257,9 @@ func isName(rest []byte) bool {
 
 func unquoted(text []byte) string {
 	var name string
+	if len(text) > mostQuoted {
+		return "a string"
+	}
 	if json.Unmarshal(text, &name) != nil {
 		return "a string"
 	}

@@ -75,9 +75,12 @@ type Server struct {
 	connections connections
 	heads       heads
 	scrapes     scrapes
+	questions   questions
 	// healthChecks and reflections are what is asked beside the service itself.
 	healthChecks, reflections asides
-	started                   time.Time
+	// refusals are on their way to callers over HTTP/2.
+	refusals asides
+	started  time.Time
 	// listed is how many members there were when they were last listed.
 	listed atomic.Int64
 
@@ -128,7 +131,9 @@ func New(cfg Config, node Node, hooks Hooks) (*Server, error) {
 	s.connections.limit = s.cfg.MaxConnections
 	s.adminConnections.limit = min(s.cfg.MaxConnections, mostAdminConnections)
 	s.healthChecks.limit, s.reflections.limit = mostHealthChecks, mostReflections
+	s.refusals.limit = mostRefusals
 	s.scrapes.places = make(chan struct{}, mostScrapes)
+	s.questions = newQuestions()
 	s.streams.limit = s.cfg.MaxWatches
 	s.files = fileStates(s.fileNames())
 	if err := s.Reload(); err != nil {
@@ -254,13 +259,20 @@ func (s *Server) newHTTP() *http.Server {
 		s.handleAdmin(mux)
 	}
 	mux.HandleFunc("POST /", s.serveRPC)
+	beside := s.beside(mux)
 
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler:           mux,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				mux.ServeHTTP(w, r)
+			} else {
+				beside(w, r)
+			}
+		}),
 		Protocols:         protocols,
 		ReadHeaderTimeout: min(headerTimeout, s.cfg.ReadTimeout),
 		ReadTimeout:       s.cfg.ReadTimeout,

@@ -18,12 +18,17 @@ type Stats struct {
 	WatchesRefused    uint64
 	// ScrapesRefused asked for metrics while others were being answered.
 	ScrapesRefused uint64
+	// QuestionsRefused asked for listings, explanations or totals while others were
+	// being answered.
+	QuestionsRefused uint64
 	// HeadsEnded are connections that were closed because too much was there of
 	// headers that do not end.
 	HeadsEnded uint64
 	// HealthChecksEnded and ReflectionsEnded had to go, or were refused, because there
 	// were too many.
 	HealthChecksEnded, ReflectionsEnded uint64
+	// RefusalsEnded did not take in that they were refused, while others waited to.
+	RefusalsEnded uint64
 }
 
 // Stats returns the numbers of now.
@@ -36,7 +41,9 @@ func (s *Server) Stats() Stats {
 		ConnectionsClosed: s.connections.refused.Load() + s.adminConnections.refused.Load(),
 		Watches:           s.streams.places(), WatchesRefused: s.streams.refused.Load(),
 		HeadsEnded:        s.heads.ended.Load(),
+		QuestionsRefused:  s.questions.refused.Load(),
 		ScrapesRefused:    s.scrapes.refused.Load(),
 		HealthChecksEnded: s.healthChecks.ended.Load(), ReflectionsEnded: s.reflections.ended.Load(),
+		RefusalsEnded: s.refusals.ended.Load(),
 	}
 }

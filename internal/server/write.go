@@ -163,6 +163,11 @@ func (x *exchange) finish() {
 			x.call.code = connect.CodeCanceled.String()
 		}
 	}
+	if x.call.request.ProtoMajor == 2 { // an error, or what gRPC-Web has after an answer
+		x.transfer(x.writeBy)
+		_ = x.flush()
+		x.settled()
+	}
 	if x.undelivered != nil {
 		x.undelivered()
 	}
@@ -187,7 +192,27 @@ func (x *exchange) write() error {
 	if p.bytes > pieceBytes {
 		x.pace(x.writeBy)
 	}
-	if x.accepts() && p.bytes >= compressMinBytes && others == 0 {
+	err := x.put(p, others == 0)
+	if err == nil {
+		err = x.flush()
+	}
+	return err
+}
+
+// flush returns once what was written over HTTP/2 was taken. What is short waits in a
+// buffer until the handler has returned, and then for as long as its caller likes:
+// nobody would account for it, or could cut it off.
+func (x *exchange) flush() error {
+	if x.call.request.ProtoMajor != 2 {
+		return nil
+	}
+	return x.control.Flush()
+}
+
+// put writes an answer, compressed if that is worth it and nobody else is sending on
+// the connection.
+func (x *exchange) put(p *parcel, alone bool) error {
+	if x.accepts() && p.bytes >= compressMinBytes && alone {
 		if z := x.server.compressors.get(); z != nil {
 			defer x.server.compressors.put(z)
 			if x.framed {

@@ -50,8 +50,10 @@ func (m *Metrics) observeServer(meter metric.Meter) error {
 		"connections":    func(s *server.Stats) uint64 { return s.ConnectionsClosed },
 		"watches":        func(s *server.Stats) uint64 { return s.WatchesRefused },
 		"metrics":        func(s *server.Stats) uint64 { return s.ScrapesRefused },
+		"questions":      func(s *server.Stats) uint64 { return s.QuestionsRefused },
 		"headers":        func(s *server.Stats) uint64 { return s.HeadsEnded },
 		"health":         func(s *server.Stats) uint64 { return s.HealthChecksEnded },
+		"refusals":       func(s *server.Stats) uint64 { return s.RefusalsEnded },
 		"reflection":     func(s *server.Stats) uint64 { return s.ReflectionsEnded },
 	} {
 		label := limit(of)
