@@ -191,3 +191,37 @@ func TestNobodyWaitsForLongerThanItsOwnPolicySays(t *testing.T) {
 		}, client.NoNear())
 	})
 }
+
+// Who shares a load with somebody who waits for less goes on to load when that one's
+// wait is over. Its own hard timeout is not over by then.
+func TestHardTimeoutBesideAShorterWait(t *testing.T) {
+	throughDoors(t, func(t *testing.T, door func(int) door) {
+		onStage(t, func(s *stage) {
+			var all visitors
+			come := func(src *origin, opts ...client.CallOption) {
+				all.come([]context.Context{s.Context()}, func(ctx context.Context, i int) (string, error) {
+					return door(i).ask(ctx, s.a.Client, "k", src.load, opts...)
+				})
+				synctest.Wait()
+			}
+			elsewhere, unstored, here := newOrigin("elsewhere"), newOrigin("unstored"), newOrigin("here")
+			elsewhere.slow(20 * time.Second)
+			unstored.slow(2 * time.Second)
+			_ = s.b.get(elsewhere)
+			synctest.Wait()
+			began := time.Now()
+			come(unstored, client.WithWait(-1))
+			come(here, client.WithHardTimeout(12*time.Second)) // begins the next, behind the first
+			come(here, client.WithWait(3*time.Second))
+			all.all.Wait()
+			for i, want := range []string{"unstored", "here", "here"} {
+				if r := all.results[i]; r.value != want || r.err != nil {
+					s.Errorf("caller %d got %v", i, *r)
+				}
+			}
+			if took := time.Since(began); took > 4500*time.Millisecond {
+				s.Errorf("it took %s", took)
+			}
+		}, client.NoNear())
+	})
+}
