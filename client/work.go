@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -84,7 +83,7 @@ func (l *loading[T]) runLoader(ctx context.Context, fill *Fill) (value T, err er
 	ctx, end := l.client.observer.start(ctx, OpLoad, l.key)
 	defer func() {
 		if p := recover(); p != nil {
-			err = &PanicError{Value: p, Stack: debug.Stack()}
+			err = panicked(p)
 		} else if !returned {
 			err = ErrGoexit // which goes on
 		}
@@ -395,7 +394,7 @@ func (l *loading[T]) start(ctx context.Context, w *work[T]) (*run[T], error) {
 		defer close(r.done)
 		defer func() {
 			if p := recover(); p != nil { // a hook's; a loader's does not come here
-				r.err = &PanicError{Value: p, Stack: debug.Stack()}
+				r.err = panicked(p)
 			}
 		}()
 		r.o, r.err = w.do(ctx)
