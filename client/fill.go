@@ -91,7 +91,8 @@ func (f *Fill) SetL1(l1 time.Duration) {
 }
 
 // SetETag stores a validator of the source beside the value, for the next
-// loader to get from [Previous]. It has at most 255 bytes.
+// loader to get from [Previous]. It has at most 255 bytes of UTF-8: with any other the
+// value is not stored.
 func (f *Fill) SetETag(etag string) {
 	f.change(func(f *Fill) { f.etag = etag })
 }
