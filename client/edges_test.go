@@ -535,3 +535,27 @@ func TestChangeOfAPolicyThatAsksTheCache(t *testing.T) {
 		}
 	}}})
 }
+
+// The service may say that a lease lasts next to nothing.
+func TestLeaseThatLastsNextToNothing(t *testing.T) {
+	for _, door := range doors {
+		t.Run(door.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.service.bend = func(res *soracache.ReadResult) { res.LeaseFor = min(res.LeaseFor, 2) }
+				if v, err := door.ask(t.Context(), w.client, "k", takes(time.Second, "v")); v != "v" || err != nil {
+					t.Errorf("got %q, %v", v, err)
+				}
+				renewed := 0
+				for _, write := range w.service.writes {
+					if write.Op == soracache.OpRenew {
+						renewed++
+					}
+				}
+				if renewed == 0 || renewed > 100 {
+					t.Errorf("renewed %d times", renewed)
+				}
+			})
+		})
+	}
+}
