@@ -102,8 +102,9 @@ func (m *many[T]) peek(ctx context.Context, keys []string) (rest []string, unans
 		asked[i] = m.client.near.ask(m.kind.space, key)
 	}
 	defer endAll(asked)
-	results := m.client.readMany(ctx, m.patience(), reads, asked, false)
-	m.noteSilence(ctx, results)
+	began, limit := time.Now(), m.patience()
+	results := m.client.readMany(ctx, limit, reads, asked, false)
+	m.noteSilence(ctx, results, began, limit)
 	unanswered = make(map[string]error)
 	for i, r := range results {
 		l := m.of(keys[i])
