@@ -113,9 +113,7 @@ func (m *member) fell(known int32, onTrial bool, err error) {
 		return
 	}
 	m.log.Warn("soracache: a node fails", "url", m.url, "error", err)
-	if m.onBreaker != nil {
-		m.onBreaker(m.url, true)
-	}
+	m.tell(true)
 }
 
 // recovered notes an answer.
@@ -131,7 +129,15 @@ func (m *member) recovered() {
 		return
 	}
 	m.log.Info("soracache: a node answers again", "url", m.url)
+	m.tell(false)
+}
+
+// tell tells of the breaker's opening or closing. What that panics with is no affair
+// of the call that happens to find out.
+func (m *member) tell(open bool) {
 	if m.onBreaker != nil {
-		m.onBreaker(m.url, false)
+		o := observer{log: m.log}
+		defer o.survive("")
+		m.onBreaker(m.url, open)
 	}
 }

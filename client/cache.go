@@ -189,7 +189,7 @@ func (c *Cache[T]) get(ctx context.Context, key string, s *settings) (o outcome[
 	if err := names.CheckKey(key); err != nil {
 		return o, false, err
 	}
-	if err := soracache.CheckSchema(s.schema); err != nil {
+	if err := s.readable(); err != nil {
 		return o, false, err
 	}
 	err = c.client.within(ctx, dueOf(ctx).patience(c.client.timeout), func(ctx context.Context) error {

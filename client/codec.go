@@ -17,7 +17,7 @@ import (
 // Codec turns values into bytes and back. Its name is stored with the value, so
 // that readers in any language know how to decode it.
 type Codec interface {
-	// Name is the encoding's name, such as "json": at most 255 bytes.
+	// Name is the encoding's name, such as "json": at most 255 bytes of UTF-8.
 	Name() string
 	// Marshal encodes a value. The bytes are not changed afterwards, and must
 	// not share memory with the value.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/client/clienttest"
 )
 
 type product struct {
@@ -251,4 +252,32 @@ func gobBytes(t *testing.T, v any) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// A codec that is none is refused where it is given, whether or not there is anything to
+// be read by it.
+func TestNoCodec(t *testing.T) {
+	c := clienttest.New(t)
+	if err := client.Set(t.Context(), c, "k", "v"); err != nil {
+		t.Fatal(err)
+	}
+	none := client.WithCodec(nil)
+	for name, use := range map[string]func() error{
+		"Get":      func() error { _, _, err := client.Get[string](t.Context(), c, "k", none); return err },
+		"GetOrSet": func() error { _, err := client.GetOrSet(t.Context(), c, "k", never, none); return err },
+		"GetOrSetMany": func() error {
+			_, err := client.NewCache[string](c, client.Default).GetOrSetMany(t.Context(), []string{"k"}, echo, none)
+			return err
+		},
+		"Set":          func() error { return client.Set(t.Context(), c, "k", "v", none) },
+		"DefaultCodec": func() error { _, err := client.Dial("http://127.0.0.1:1", client.DefaultCodec(nil)); return err },
+		"KnownCodecs": func() error {
+			_, err := client.Dial("http://127.0.0.1:1", client.KnownCodecs(client.Raw{}, nil))
+			return err
+		},
+	} {
+		if err := use(); !errors.Is(err, soracache.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -506,3 +506,56 @@ func TestLoadBatchForEver(t *testing.T) {
 		}
 	})
 }
+
+// A loader may read from the cache while it changes its policy, and what is said
+// meanwhile is not lost.
+func TestChangeOfAPolicyThatAsksTheCache(t *testing.T) {
+	playAll(t, []act{{"", func(s *stage) {
+		src := newOrigin("v")
+		src.with = func(ctx context.Context) {
+			fill := client.FillFrom(ctx)
+			fill.Change(func(p client.Policy) client.Policy {
+				if _, err := client.GetOrSet(ctx, s.a.Client, "flag", returns("x"), client.WithTags("flags")); err != nil {
+					s.Error(err)
+				}
+				fill.SetTTL(time.Second)
+				fill.AddTags("said")
+				return p.WithKeep(time.Hour)
+			})
+		}
+		s.a.want("v", src)
+		at := s.explain("k")
+		if fresh := at.FreshFor.Round(time.Second); fresh != time.Second || at.KeepFor.Round(time.Second) != time.Hour {
+			s.Errorf("fresh for %s, kept for %s", fresh, at.KeepFor)
+		}
+		for i, tag := range []string{"flags", "said"} {
+			s.a.invalidate(tag)
+			s.a.want("v", src)
+			s.wantCalls(src, i+2)
+		}
+	}}})
+}
+
+// The service may say that a lease lasts next to nothing.
+func TestLeaseThatLastsNextToNothing(t *testing.T) {
+	for _, door := range doors {
+		t.Run(door.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.service.bend = func(res *soracache.ReadResult) { res.LeaseFor = min(res.LeaseFor, 2) }
+				if v, err := door.ask(t.Context(), w.client, "k", takes(time.Second, "v")); v != "v" || err != nil {
+					t.Errorf("got %q, %v", v, err)
+				}
+				renewed := 0
+				for _, write := range w.service.writes {
+					if write.Op == soracache.OpRenew {
+						renewed++
+					}
+				}
+				if renewed == 0 || renewed > 100 {
+					t.Errorf("renewed %d times", renewed)
+				}
+			})
+		})
+	}
+}

@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/flight"
@@ -28,6 +29,18 @@ var (
 // value and its stack. Test with errors.As.
 type PanicError = flight.PanicError
 
+// panicked is the error of what panicked. What a loader panics with it did not return:
+// that there is no such thing, say, was not its answer.
+func panicked(value any) *PanicError {
+	if err, ok := value.(error); ok && isAnswer(err) {
+		value = noAnswer{err}
+	}
+	return &PanicError{Value: value, Stack: debug.Stack()}
+}
+
+// noAnswer is an error that wraps nothing.
+type noAnswer struct{ error }
+
 // ErrGoexit is what the callers of a loader get when it called runtime.Goexit,
 // as a test's FailNow does.
 var ErrGoexit = flight.ErrGoexit
@@ -43,6 +56,13 @@ var (
 	// previous value it is an error like any other.
 	ErrNotModified = errors.New("not modified")
 )
+
+// isAnswer tells whether an error says what a loader may say by its error, as does one
+// that is to be kept.
+func isAnswer(err error) bool {
+	_, kept := errors.AsType[*cacheError](err)
+	return kept || errors.Is(err, ErrNotFound) || errors.Is(err, ErrNotModified)
+}
 
 // Why a loaded value was not stored, as Hooks.OnNotStored is told.
 var (

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"testing"
 
@@ -23,6 +24,15 @@ func Nodes(log *slog.Logger, backends ...soracache.Backend) soracache.Backend {
 	r := newRouter(func() []*member { return members }, asGiven, func() {})
 	r.spread = asGiven.order
 	return r
+}
+
+// ContentsOf returns what a near cache tells entries apart by.
+func ContentsOf(entries ...soracache.Entry) (sums []uint64) {
+	n := &near{seed: maphash.MakeSeed()}
+	for _, e := range entries {
+		sums = append(sums, n.sum(e))
+	}
+	return sums
 }
 
 // Remote returns one node as it is, without what batches and routes.

@@ -77,21 +77,22 @@ func (f *Fill) SetTTL(ttl time.Duration) {
 
 // SetKeep changes how long the value is kept at all. See [Policy].Keep.
 func (f *Fill) SetKeep(keep time.Duration) {
-	f.Change(func(p Policy) Policy { return p.WithKeep(keep) })
+	f.change(func(f *Fill) { f.policy = f.policy.WithKeep(keep) })
 }
 
 // SetNear changes the cap on the application's memory. See [Policy].Near.
 func (f *Fill) SetNear(near time.Duration) {
-	f.Change(func(p Policy) Policy { return p.WithNear(near) })
+	f.change(func(f *Fill) { f.policy = f.policy.WithNear(near) })
 }
 
 // SetL1 changes the cap on a node's memory. See [Policy].L1.
 func (f *Fill) SetL1(l1 time.Duration) {
-	f.Change(func(p Policy) Policy { return p.WithL1(l1) })
+	f.change(func(f *Fill) { f.policy = f.policy.WithL1(l1) })
 }
 
 // SetETag stores a validator of the source beside the value, for the next
-// loader to get from [Previous]. It has at most 255 bytes.
+// loader to get from [Previous]. It has at most 255 bytes of UTF-8: with any other the
+// value is not stored.
 func (f *Fill) SetETag(etag string) {
 	f.change(func(f *Fill) { f.etag = etag })
 }
@@ -100,10 +101,25 @@ func (f *Fill) SetETag(etag string) {
 // for the loader is decided already, and tags that were found while loading
 // stay. If the result can never be right, the value is not stored.
 func (f *Fill) Change(change func(Policy) Policy) {
-	f.change(func(f *Fill) {
-		f.policy.Tags = slices.Clip(f.policy.Tags) // others have them, too: who appends gets their own
-		f.policy = change(f.policy)
-	})
+	if f == nil {
+		return
+	}
+	for _, part := range f.parts {
+		part.Change(change)
+	}
+	f.mu.Lock()
+	before, sealed := f.policy, f.sealed
+	f.mu.Unlock()
+	if sealed {
+		return
+	}
+	before.Tags = slices.Clip(before.Tags) // others have them, too: who appends gets their own
+	after := change(before)                // which may read from the cache, and so tell this fill
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.sealed {
+		f.policy = f.policy.changed(before, after)
+	}
 }
 
 // DoNotCache lets the value be returned to its callers and not be stored, whatever

@@ -12,7 +12,8 @@ import (
 // Hooks are told what the client does, for metrics, traces and logs. Every
 // field may be nil, and then costs nothing. They are called inline, from many
 // goroutines at once, and must return quickly; a hook that panics or blocks does
-// so in the call that it observes, and leaves no lease behind. [JoinHooks] makes one of several.
+// so in the call that it observes, and leaves no lease behind. OnBreaker and OnNearReset
+// observe none: what they panic with is logged. [JoinHooks] makes one of several.
 type Hooks struct {
 	// OnHit reports a fresh value that was found, and in which tier. A hit in
 	// the near cache of the process is told to this hook alone.
@@ -254,6 +255,7 @@ func (o *observer) invalidated(what Invalidation, err error) {
 
 func (o *observer) nearReset() {
 	if o.hooks.OnNearReset != nil {
+		defer o.survive("")
 		o.hooks.OnNearReset()
 	}
 }

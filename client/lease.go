@@ -50,13 +50,20 @@ func (l *lease) holdOn() {
 	l.renewing.Go(func() { l.renew(ctx, l.lasts) })
 }
 
+// leastRenewal is how often a lease is renewed at most, whatever the service says that
+// it lasts.
+const leastRenewal = 10 * time.Millisecond
+
+// renewalOf is how often a lease is renewed that lasts so long.
+func renewalOf(lasts time.Duration) time.Duration { return max(lasts/3, leastRenewal) }
+
 // renew extends the lease well before it runs out, so that a lost answer or
 // two do no harm.
 func (l *lease) renew(ctx context.Context, lasts time.Duration) {
 	if lasts <= 0 {
 		lasts = soracache.DefaultLease
 	}
-	ticker := time.NewTicker(lasts / 3)
+	ticker := time.NewTicker(renewalOf(lasts))
 	defer ticker.Stop()
 	for {
 		select {

@@ -373,8 +373,7 @@ func (l *loading[T]) waitOn(ctx context.Context, first *answer[T]) (soracache.Re
 		answer, gaveUp, failed := l.askHurried(ctx, ask, end, own.over)
 		switch gaveUp {
 		case persevered:
-		case hurried:
-			l.waited = true
+		case hurried: // not for as long as this one's policy says
 			return read, nil
 		case forsaken:
 			ask.Wait = 0

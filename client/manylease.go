@@ -89,7 +89,7 @@ func (m *manyCall[T]) handBack(ctx context.Context, owed grants) {
 // renew extends the leases well before they run out, so that a lost answer or two
 // do no harm.
 func (l *manyLeases) renew(ctx context.Context, lasts time.Duration) {
-	ticker := time.NewTicker(lasts / 3)
+	ticker := time.NewTicker(renewalOf(lasts))
 	defer ticker.Stop()
 	for {
 		select {

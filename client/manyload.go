@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -135,7 +134,7 @@ func (l *manyLoad[T]) part(ctx context.Context, claims []claim[T]) (results []lo
 		if p := recover(); p != nil { // a hook's; the loader's does not come here
 			results = results[:0]
 			for i := range claims {
-				results = append(results, loaded[T]{claim: &claims[i], err: &PanicError{Value: p, Stack: debug.Stack()}})
+				results = append(results, loaded[T]{claim: &claims[i], err: panicked(p)})
 			}
 		}
 	}()
@@ -181,7 +180,7 @@ func (l *manyLoad[T]) call(ctx context.Context, batch *Fill, keys []string) (val
 		defer close(returned)
 		defer func() {
 			if p := recover(); p != nil {
-				err = &PanicError{Value: p, Stack: debug.Stack()}
+				err = panicked(p)
 			}
 		}()
 		values, err = l.load(context.WithValue(ctx, fillKey{}, batch), keys)
@@ -218,10 +217,7 @@ type othersError struct{ *ManyError }
 
 // Unwrap returns what is no answer.
 func (e othersError) Unwrap() []error {
-	return slices.DeleteFunc(e.ManyError.Unwrap(), func(err error) bool {
-		_, kept := errors.AsType[*cacheError](err)
-		return kept || errors.Is(err, ErrNotFound) || errors.Is(err, ErrNotModified)
-	})
+	return slices.DeleteFunc(e.ManyError.Unwrap(), isAnswer)
 }
 
 // newWork is what the loader is to do for this key.

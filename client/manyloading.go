@@ -52,6 +52,9 @@ func (c *LoadingCache[T]) GetMany(ctx context.Context, keys []string, opts ...Ca
 func (m *many[T]) loadSingly(ctx context.Context, keys []string) {
 	keys, unanswered := m.peek(ctx, keys)
 	outcomes, errs := make([]outcome[T], len(keys)), make([]error, len(keys))
+	for i := range errs {
+		errs[i] = ErrGoexit // unless it returns
+	}
 	own := new(stopwatch)
 	atOnce(cmp.Or(m.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
 		l := m.singly(keys[i], func(ctx context.Context, key string) (T, error) {
@@ -99,8 +102,9 @@ func (m *many[T]) peek(ctx context.Context, keys []string) (rest []string, unans
 		asked[i] = m.client.near.ask(m.kind.space, key)
 	}
 	defer endAll(asked)
-	results := m.client.readMany(ctx, m.patience(), reads, asked, false)
-	m.noteSilence(ctx, results)
+	began, limit := time.Now(), m.patience()
+	results := m.client.readMany(ctx, limit, reads, asked, false)
+	m.noteSilence(ctx, results, began, limit)
 	unanswered = make(map[string]error)
 	for i, r := range results {
 		l := m.of(keys[i])

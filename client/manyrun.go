@@ -36,6 +36,9 @@ type many[T any] struct {
 	// nothing was asked for that they would not ask for.
 	turns  map[string]*flight.Turn[outcome[T]]
 	admits bool
+	// joined means that those whom the run is for have waited for its turn, and that the
+	// first of them may have gone.
+	joined bool
 	// tired are the keys that were waited for long enough, and retried means that
 	// keys were asked for once more.
 	tired   map[string]error
@@ -405,8 +408,8 @@ const waitAtOnce = time.Second
 // await waits for what others load, and loads what they do not. What takes too
 // long is loaded without being stored.
 //
-// What was waited in this process already counts, unless that was all of the wait:
-// then those who are left came later.
+// What was waited in this process already counts, unless that was all of the wait, and
+// others are left whom the run is for: then they came later.
 func (m *many[T]) await(ctx context.Context, others []string, waited time.Duration, later bool) {
 	began := time.Now()
 	end := began
@@ -457,7 +460,7 @@ func (m *many[T]) waitUntil(began time.Time, waited time.Duration, keys []string
 			break
 		}
 	}
-	if waited < wait {
+	if waited < wait || !m.joined {
 		wait -= waited
 	}
 	return began.Add(wait)

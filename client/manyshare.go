@@ -114,6 +114,7 @@ func (m *many[T]) serving(way, suffix int) func(context.Context, []*flight.Turn[
 			run.turns[keys[i]] = turn
 		}
 		if !turns[0].Led() { // as are all of a run, or none
+			run.joined = true
 			var all Stamp
 			for _, key := range keys {
 				all = all.Merge(call.kind.demands.merged(key))

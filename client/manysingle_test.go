@@ -209,3 +209,27 @@ func TestManyWaitForHungFillsOnce(t *testing.T) {
 		}
 	}
 }
+
+// Where a service answers that it cannot say what is live, the loaders fail, and the
+// policy allows it, what a node has and cannot confirm stands in, as for one key.
+func TestManySingleKeysServeWhatIsNotConfirmed(t *testing.T) {
+	onStage(t, func(s *stage) {
+		keys := []string{"a", "b", "c", "d", "e"}
+		p := client.Policy{TTL: time.Minute, FailSafe: time.Hour}
+		src := newOrigin("old")
+		of := func(proc *process) *client.LoadingCache[string] {
+			return client.NewLoadingCache(proc.Client, p, func(ctx context.Context, _ string) (string, error) { return src.load(ctx) })
+		}
+		if _, err := of(s.a).GetMany(s.Context(), keys); err != nil {
+			s.Fatal(err)
+		}
+		s.store.down.Store(true)
+		time.Sleep(2 * time.Minute)
+		src.fails(errBoom)
+		got, err := of(s.b).GetMany(s.Context(), keys)
+		if err != nil || len(got) != len(keys) || got["e"] != "old" {
+			s.Errorf("got %v, %.100v", got, err)
+		}
+		s.wantCalls(src, 2*len(keys))
+	})
+}

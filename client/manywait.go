@@ -201,8 +201,9 @@ func (m *many[T]) again(ctx context.Context, open pending[T], accept bool) (now 
 	for key := range open {
 		reads = append(reads, soracache.Read{Key: key, Schema: m.kind.schema})
 	}
-	results := m.client.readMany(ctx, m.patience(), reads, make([]*asking, len(reads)), accept)
-	m.noteSilence(ctx, results)
+	began, limit := time.Now(), m.patience()
+	results := m.client.readMany(ctx, limit, reads, make([]*asking, len(reads)), accept)
+	m.noteSilence(ctx, results, began, limit)
 	for i, r := range results {
 		key := reads[i].Key
 		if unknown[key] = r.Err != nil; r.Err != nil {
@@ -215,8 +216,13 @@ func (m *many[T]) again(ctx context.Context, open pending[T], accept bool) (now 
 	return now, unknown
 }
 
-// noteSilence notes that a service which answered none of some reads does not answer.
-func (m *many[T]) noteSilence(ctx context.Context, results []soracache.ReadResult) {
+// noteSilence notes that a service does not answer which answered none of some reads in
+// all the time that they had. One that fails at once may still have what stands in for
+// loaders that fail.
+func (m *many[T]) noteSilence(ctx context.Context, results []soracache.ReadResult, began time.Time, limit time.Duration) {
+	if time.Since(began) < limit-limit/4 { // see silence.heard
+		return
+	}
 	for i := range results {
 		if err := results[i].Err; err == nil || refusal(err) {
 			return

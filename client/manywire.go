@@ -112,7 +112,8 @@ func inRequests(count int, do func(from, to int) error, failed func(i int, err e
 }
 
 // atOnce does count things, so many of them at the same time, and returns when
-// all are done. The last worker is the caller itself.
+// all are done. The last worker is the caller itself, and if another one panics, so
+// does the caller.
 func atOnce(limit, count int, do func(i int)) {
 	var next atomic.Int64
 	work := func() {
@@ -121,10 +122,23 @@ func atOnce(limit, count int, do func(i int)) {
 		}
 	}
 	var others sync.WaitGroup
+	var crash atomic.Pointer[any]
 	for range min(limit, count) - 1 {
-		others.Go(work)
+		others.Go(func() {
+			defer func() {
+				if p := recover(); p != nil {
+					crash.Store(&p)
+				}
+			}()
+			work()
+		})
 	}
-	defer others.Wait()
+	defer func() {
+		others.Wait()
+		if p := crash.Load(); p != nil {
+			panic(*p)
+		}
+	}()
 	work()
 }
 

@@ -7,9 +7,10 @@ import (
 	"github.com/soracache/soracache"
 )
 
-// names are the limits of keys and tags that a client knows without asking. How long
-// they may be is the service's affair.
-var names = soracache.Limits{KeyBytes: math.MaxInt, TagBytes: math.MaxInt}
+// names are the limits of keys and tags, and of what is stored beside values, that a
+// client knows without asking. How long and how many keys, tags and values may be is the
+// service's affair.
+var names = soracache.Limits{KeyBytes: math.MaxInt, TagBytes: math.MaxInt, Tags: math.MaxInt, ValueBytes: math.MaxInt}
 
 // checkTags refuses tags that no value can carry.
 func checkTags(tags []string) error {

@@ -190,3 +190,51 @@ func TestNamesThatCannotBe(t *testing.T) {
 		}
 	}
 }
+
+// odd is a codec with a name that none can have.
+type odd struct{ client.Raw }
+
+func (odd) Name() string { return "\xff" }
+
+// A loader's ETag, and a codec's name, that cannot be stored have one error, which says
+// so, and the value is the caller's all the same.
+func TestValidatorsThatCannotBe(t *testing.T) {
+	for name, open := range map[string]func(t *testing.T, hooks client.Option) *client.Client{
+		"over the wire": func(t *testing.T, hooks client.Option) *client.Client {
+			return dial(t, clienttest.NewServer(t).URL(), hooks)
+		},
+		"in process": func(t *testing.T, hooks client.Option) *client.Client { return clienttest.NewServer(t).Client(hooks) },
+	} {
+		for _, door := range doors {
+			t.Run(name+"/"+door.name, func(t *testing.T) {
+				var mu sync.Mutex
+				var told error
+				c := open(t, client.WithHooks(client.Hooks{OnNotStored: func(_ string, why error) {
+					mu.Lock()
+					defer mu.Unlock()
+					told = why
+				}}))
+				notStored := func(key, want string, load func(context.Context) (string, error), opts ...client.CallOption) {
+					t.Helper()
+					v, err := door.ask(t.Context(), c, key, load, opts...)
+					mu.Lock()
+					defer mu.Unlock()
+					if v != "v" || err != nil || told == nil || told.Error() != "invalid argument: "+want {
+						t.Errorf("got %q, %v; told %v", v, err, told)
+					}
+					told = nil
+				}
+				for i, etag := range []string{"\xff", strings.Repeat("e", 256)} {
+					notStored(fmt.Sprint("k", i), "etag must be at most 255 bytes of UTF-8", func(ctx context.Context) (string, error) {
+						client.FillFrom(ctx).SetETag(etag)
+						return "v", nil
+					})
+				}
+				notStored("codec", "encoding must be at most 255 bytes of UTF-8", returns("v"), client.WithCodec(odd{}))
+				if err := client.Set(t.Context(), c, "codec", "v", client.WithCodec(odd{})); err == nil || strings.Contains(err.Error(), "marshal") {
+					t.Errorf("set: %v", err)
+				}
+			})
+		}
+	}
+}

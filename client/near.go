@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/binary"
 	"hash/maphash"
 	"math"
 	"slices"
@@ -339,11 +340,16 @@ func (a *asking) put(item nearValue) {
 func (n *near) sum(e soracache.Entry) uint64 {
 	var h maphash.Hash
 	h.SetSeed(n.seed)
+	begin := func(length int) { // of what any bytes may be in
+		var bytes [8]byte
+		binary.LittleEndian.PutUint64(bytes[:], uint64(length)) //nolint:gosec // not negative
+		_, _ = h.Write(bytes[:])
+	}
+	begin(len(e.Value))
 	_, _ = h.Write(e.Value)
 	_ = h.WriteByte(byte(e.Kind))
-	_, _ = h.WriteString(e.Encoding)
-	for _, s := range append(slices.Clone(e.Tags), e.ETag) {
-		_ = h.WriteByte(0)
+	for _, s := range append(slices.Clone(e.Tags), e.Encoding, e.ETag) {
+		begin(len(s))
 		_, _ = h.WriteString(s)
 	}
 	return h.Sum64()

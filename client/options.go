@@ -3,11 +3,11 @@ package client
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -66,6 +66,9 @@ func newConfig(opts []Option) (config, error) {
 func (cfg *config) validate() error {
 	if err := soracache.CheckNamespace(cfg.namespace); err != nil {
 		return err
+	}
+	if cfg.standard == nil || slices.Contains(cfg.known, nil) {
+		return errNoCodec
 	}
 	if cfg.timeout <= 0 {
 		return fmt.Errorf("%w: timeout must be positive", soracache.ErrInvalid)
@@ -202,14 +205,21 @@ func (s settings) with(opts []CallOption) settings {
 }
 
 func (s settings) validate() error {
-	if s.codec == nil {
-		return errors.New("no codec")
-	}
-	if err := soracache.CheckSchema(s.schema); err != nil {
+	if err := s.readable(); err != nil {
 		return err
 	}
 	return s.policy.Validate()
 }
+
+// readable refuses what no value can be read by.
+func (s settings) readable() error {
+	if s.codec == nil {
+		return errNoCodec
+	}
+	return soracache.CheckSchema(s.schema)
+}
+
+var errNoCodec = fmt.Errorf("%w: no codec", soracache.ErrInvalid)
 
 // WithPolicy replaces the policy.
 func WithPolicy(p Policy) CallOption { return func(s *settings) { s.policy = p } }

@@ -3,13 +3,17 @@ package client_test
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"runtime"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/l2"
 )
 
 // hostile is a value that panics when it is decoded, if it says so.
@@ -180,5 +184,95 @@ func TestPanicsLeaveNoLeases(t *testing.T) {
 			}
 			free(s, "k", "k2", "other")
 		}},
+	})
+}
+
+// What a hook does while a call looks after several keys at once is the call's to know,
+// and no key has a value for it that nobody gave.
+func TestHooksBesideOtherKeys(t *testing.T) {
+	keys := []string{"a", "b", "c", "d", "e", "f"}
+	play := func(t *testing.T, hook func(), check func(s *stage, get func() (map[string]string, error))) {
+		onStage(t, func(s *stage) {
+			p := client.Policy{TTL: time.Minute, FailSafe: time.Hour, Wait: time.Second}
+			c, err := client.New(s.a.track, client.Logger(nil), client.NoNear(), client.WithHooks(client.Hooks{
+				OnStale: func(key string, _ soracache.Tier, why client.StaleReason) {
+					if key == "f" && why == client.StaleSlowLoader {
+						hook()
+					}
+				},
+			}))
+			if err != nil {
+				s.Fatal(err)
+			}
+			s.Cleanup(func() { _ = c.Close() })
+			for _, key := range keys {
+				<-s.b.getIn(s.Context(), key, newOrigin("v"), client.WithPolicy(p))
+			}
+			time.Sleep(2 * time.Minute)
+			cache := client.NewLoadingCache(c, p, func(context.Context, string) (string, error) {
+				time.Sleep(10 * time.Second)
+				return "w", nil
+			})
+			for _, key := range keys {
+				go func() { _, _ = cache.Get(s.Context(), key) }()
+			}
+			synctest.Wait()
+			check(s, func() (map[string]string, error) {
+				return cache.GetMany(s.Context(), keys, client.LoadConcurrency(len(keys)))
+			})
+			time.Sleep(20 * time.Second)
+		})
+	}
+	t.Run("panics", func(t *testing.T) {
+		play(t, func() { panic("metrics") }, func(s *stage, get func() (map[string]string, error)) {
+			defer func() {
+				if p := recover(); p != "metrics" {
+					s.Errorf("recovered %v", p)
+				}
+			}()
+			got, err := get()
+			s.Errorf("got %v, %v", got, err)
+		})
+	})
+	t.Run("ends its goroutine", func(t *testing.T) {
+		play(t, runtime.Goexit, func(s *stage, get func() (map[string]string, error)) {
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				got, err := get() // which does not return if it was the caller's own
+				many, ok := errors.AsType[*client.ManyError](err)
+				if value, there := got["f"]; there || !ok || !errors.Is(many.Errors["f"], client.ErrGoexit) || got["a"] != "v" {
+					s.Errorf("got %q of %v, %v", value, got, err)
+				}
+			}()
+			<-ended
+		})
+	})
+}
+
+// Hooks that observe no call take nobody down.
+func TestPanicsOfHooksThatObserveNoCall(t *testing.T) {
+	t.Run("OnNearReset", func(t *testing.T) {
+		var told atomic.Int64
+		inNearWorld(t, func(w *nearWorld) {
+			w.warm(0)
+			w.get(0, "k", "v")
+			w.store.LoseLedger(l2.Partition{Namespace: "shop"})
+			time.Sleep(5 * time.Second)
+			if v, _ := w.get(0, "k2", "v"); v != "v" || told.Load() == 0 {
+				w.Errorf("got %q, told %d times", v, told.Load())
+			}
+		}, client.WithHooks(client.Hooks{OnNearReset: func() { told.Add(1); panic("metrics") }}))
+	})
+	t.Run("OnBreaker", func(t *testing.T) {
+		var told atomic.Int64
+		service := newFakeService()
+		service.fail = soracache.ErrUnavailable
+		routed := client.Routed(slog.New(slog.DiscardHandler), client.ByKey, map[string]soracache.Backend{"http://a": service, "http://b": service},
+			func(string, bool) { told.Add(1); panic("metrics") })
+		reads := []soracache.Read{{Key: "a"}, {Key: "b"}, {Key: "c"}, {Key: "d"}}
+		if _, err := routed.Get(t.Context(), soracache.GetRequest{Namespace: "shop", Reads: reads}); !errors.Is(err, soracache.ErrUnavailable) || told.Load() != 2 {
+			t.Errorf("got %v, told %d times", err, told.Load())
+		}
 	})
 }

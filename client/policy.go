@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"time"
 
@@ -234,6 +235,20 @@ func (p Policy) Validate() error {
 		return fmt.Errorf("%w: policy: negative MaxBytes", soracache.ErrInvalid)
 	}
 	return checkTags(p.Tags)
+}
+
+// changed returns the policy with whatever is different in two others.
+func (p Policy) changed(before, after Policy) Policy {
+	own, old, now := reflect.ValueOf(&p).Elem(), reflect.ValueOf(before), reflect.ValueOf(after)
+	for i := range own.NumField() {
+		if own.Field(i).CanSet() && !reflect.DeepEqual(old.Field(i).Interface(), now.Field(i).Interface()) {
+			own.Field(i).Set(now.Field(i))
+		}
+	}
+	if before.notStored != after.notStored {
+		p.notStored = after.notStored
+	}
+	return p
 }
 
 // ttl is how long a value is fresh.

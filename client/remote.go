@@ -101,8 +101,18 @@ func newTransport(cfg config) *http.Transport {
 // bearer sends a token with every request, and at the beginning of every stream.
 type bearer func(context.Context) (string, error)
 
+// ask asks for the token. If that panics, there is none.
+func (b bearer) ask(ctx context.Context) (token string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = panicked(p)
+		}
+	}()
+	return b(ctx)
+}
+
 func (b bearer) authorize(ctx context.Context, h http.Header) error {
-	t, err := b(ctx)
+	t, err := b.ask(ctx)
 	if err != nil {
 		return connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("get the bearer token: %w", err))
 	}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/client/clienttest"
 	cachev1 "github.com/soracache/soracache/proto/soracache/v1"
 	"github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
 )
@@ -669,5 +670,20 @@ func TestMinStampsOfABatch(t *testing.T) {
 		if r.Partitions != 8 {
 			t.Errorf("answer %d: one of %d partitions", i, r.Partitions)
 		}
+	}
+}
+
+// What gives the token is asked by goroutines of the client's own. If it panics there is
+// no token.
+func TestTokenThatPanics(t *testing.T) {
+	c := dial(t, clienttest.NewServer(t).URL(), client.BearerTokenFunc(func(context.Context) (string, error) { panic("vault") }))
+	for _, door := range doors {
+		if v, err := door.ask(t.Context(), c, "k", returns("v")); v != "v" || err != nil {
+			t.Errorf("%s: got %q, %v", door.name, v, err)
+		}
+	}
+	err := client.Set(t.Context(), c, "k", "v")
+	if p, ok := errors.AsType[*client.PanicError](err); !ok || p.Value != "vault" || !errors.Is(err, soracache.ErrUnauthenticated) {
+		t.Errorf("set: %.100v", err)
 	}
 }

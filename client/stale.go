@@ -174,7 +174,7 @@ func (l *loading[T]) nearby(ctx context.Context) (o outcome[T], ok bool) {
 // again asks once more for the value that is to be replaced. With accept, one
 // will do that a node has and cannot confirm.
 func (l *loading[T]) again(ctx context.Context, accept bool) (*standby[T], error) {
-	if err := l.silent(); err != nil {
+	if err := l.silence.known(); err != nil {
 		return nil, err
 	}
 	limit := l.patience()

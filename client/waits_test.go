@@ -191,3 +191,74 @@ func TestNobodyWaitsForLongerThanItsOwnPolicySays(t *testing.T) {
 		}, client.NoNear())
 	})
 }
+
+// Who shares a load with somebody who waits for less goes on to load when that one's
+// wait is over. Its own hard timeout is not over by then.
+func TestHardTimeoutBesideAShorterWait(t *testing.T) {
+	throughDoors(t, func(t *testing.T, door func(int) door) {
+		onStage(t, func(s *stage) {
+			var all visitors
+			come := func(src *origin, opts ...client.CallOption) {
+				all.come([]context.Context{s.Context()}, func(ctx context.Context, i int) (string, error) {
+					return door(i).ask(ctx, s.a.Client, "k", src.load, opts...)
+				})
+				synctest.Wait()
+			}
+			elsewhere, unstored, here := newOrigin("elsewhere"), newOrigin("unstored"), newOrigin("here")
+			elsewhere.slow(20 * time.Second)
+			unstored.slow(2 * time.Second)
+			_ = s.b.get(elsewhere)
+			synctest.Wait()
+			began := time.Now()
+			come(unstored, client.WithWait(-1))
+			come(here, client.WithHardTimeout(12*time.Second)) // begins the next, behind the first
+			come(here, client.WithWait(3*time.Second))
+			all.all.Wait()
+			for i, want := range []string{"unstored", "here", "here"} {
+				if r := all.results[i]; r.value != want || r.err != nil {
+					s.Errorf("caller %d got %v", i, *r)
+				}
+			}
+			if took := time.Since(began); took > 4500*time.Millisecond {
+				s.Errorf("it took %s", took)
+			}
+		}, client.NoNear())
+	})
+}
+
+// Who asks once more, because what it was given reflects less than it has seen, does not
+// wait for others once more.
+func TestWhoAsksOnceMoreHasWaited(t *testing.T) {
+	for _, door := range doors {
+		t.Run(door.name, func(t *testing.T) {
+			onStage(t, func(s *stage) {
+				foreign, err := client.New(s.node, client.Namespace("foreign"), client.Logger(nil), client.NoNear())
+				if err != nil {
+					s.Fatal(err)
+				}
+				s.Cleanup(func() { _ = foreign.Close() })
+				if err := client.Set(s.Context(), foreign, "x", "x"); err != nil {
+					s.Fatal(err)
+				}
+				elsewhere, first, own := newOrigin("elsewhere"), newOrigin("first"), newOrigin("own")
+				elsewhere.slow(time.Hour)
+				first.slow(2 * time.Second)
+				own.slow(time.Second)
+				own.with = func(ctx context.Context) { _, _, _ = client.Get[string](ctx, foreign, "x") }
+				_ = s.b.get(elsewhere)
+				synctest.Wait()
+				go func() { _, _ = door.ask(s.Context(), s.a.Client, "k", first.load, client.WithWait(-1)) }()
+				synctest.Wait()
+				began := time.Now()
+				ctx := visitor(s.T, s.b.Client, "other")
+				const wait = 5 * time.Second
+				v, err := door.ask(ctx, s.a.Client, "k", own.load, client.WithWait(wait))
+				s.wantCalls(own, 2)
+				if took := time.Since(began); v != "own" || err != nil || took != wait+2*time.Second {
+					s.Errorf("got %q, %v after %s", v, err, took)
+				}
+				_ = s.b.Close()
+			}, client.NoNear())
+		})
+	}
+}

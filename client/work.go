@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -84,7 +83,7 @@ func (l *loading[T]) runLoader(ctx context.Context, fill *Fill) (value T, err er
 	ctx, end := l.client.observer.start(ctx, OpLoad, l.key)
 	defer func() {
 		if p := recover(); p != nil {
-			err = &PanicError{Value: p, Stack: debug.Stack()}
+			err = panicked(p)
 		} else if !returned {
 			err = ErrGoexit // which goes on
 		}
@@ -182,7 +181,7 @@ func (l *loading[T]) deposit(fill *Fill, value T, e encoded) (d deposit[T], ok b
 	if !s.decoded {
 		e.data, e.err = s.codec.Marshal(value)
 	}
-	entry, err := entryOf(s, e)
+	entry, err := entryOf(s, e, etag)
 	switch {
 	case errors.Is(err, errTooLong):
 		l.client.observer.notStored(l.key, err)
@@ -191,7 +190,6 @@ func (l *loading[T]) deposit(fill *Fill, value T, e encoded) (d deposit[T], ok b
 		l.client.observer.refused(l.key, err)
 		return d, false
 	}
-	entry.ETag = etag
 	return deposit[T]{entry, value, s.policy, s.policy.lifetime()}, true
 }
 
@@ -280,20 +278,25 @@ func keptFrom(read soracache.ReadResult, policy Policy) kept {
 // encode makes the entry that a value is stored as.
 func encode(s settings, value any) (soracache.Entry, error) {
 	data, err := s.codec.Marshal(value)
-	return entryOf(s, encoded{data, err})
+	return entryOf(s, encoded{data, err}, "")
 }
 
-// entryOf makes the entry of what a codec made of a value.
-func entryOf(s settings, e encoded) (soracache.Entry, error) {
-	err := e.err
-	if err == nil && s.policy.MaxBytes > 0 && len(e.data) > s.policy.MaxBytes {
-		err = fmt.Errorf("%w: %d bytes, at most %d", errTooLong, len(e.data), s.policy.MaxBytes)
-	}
-	return soracache.Entry{
+// entryOf makes the entry of what a codec made of a value, and refuses one that there
+// cannot be.
+func entryOf(s settings, e encoded, etag string) (soracache.Entry, error) {
+	entry := soracache.Entry{
 		Value:    e.data,
 		Tags:     soracache.NormalizeTags(s.policy.Tags),
 		Encoding: s.codec.Name(),
-	}, err
+		ETag:     etag,
+	}
+	switch {
+	case e.err != nil:
+		return entry, e.err
+	case s.policy.MaxBytes > 0 && len(e.data) > s.policy.MaxBytes:
+		return entry, fmt.Errorf("%w: %d bytes, at most %d", errTooLong, len(e.data), s.policy.MaxBytes)
+	}
+	return entry, names.CheckEntry(entry)
 }
 
 // decoded returns the value of an answer that has one. The error says why it cannot
@@ -395,7 +398,7 @@ func (l *loading[T]) start(ctx context.Context, w *work[T]) (*run[T], error) {
 		defer close(r.done)
 		defer func() {
 			if p := recover(); p != nil { // a hook's; a loader's does not come here
-				r.err = &PanicError{Value: p, Stack: debug.Stack()}
+				r.err = panicked(p)
 			}
 		}()
 		r.o, r.err = w.do(ctx)
