@@ -348,19 +348,18 @@ func newLeases(ctx context.Context, t Target, sent *Sent) error {
 	return t.anew(ctx, sent, `{"key":"new%d","lease":true,"leaseFor":"60s"}`)
 }
 
-// anew reads on 4 connections for each of Times: each time what a number that was
-// not used before makes of the format.
+// anew reads on 4 connections for each of Times: each time what the next number
+// makes of the format.
 func (t Target) anew(ctx context.Context, sent *Sent, format string) error {
 	transport := &http.Transport{MaxIdleConnsPerHost: 1000}
 	defer transport.CloseIdleConnections()
+	var last atomic.Int64
 	return t.together(ctx, 4*t.Times, func(ctx context.Context, _ int) {
 		for ctx.Err() == nil {
-			t.get(ctx, sent, transport, fmt.Sprintf(format, anew.Add(1)))
+			t.get(ctx, sent, transport, fmt.Sprintf(format, last.Add(1)))
 		}
 	})
 }
-
-var anew atomic.Int64
 
 // get sends one read, as JSON, and takes the answer.
 func (t Target) get(ctx context.Context, sent *Sent, transport *http.Transport, body string) {

@@ -403,24 +403,7 @@ func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key
 		ended[k] = s.ended[k].Load()
 		begun[k] = s.begun[k].Load()
 	}
-	version := s.version.Load()
-	if lag := r.opts.Lag; lag > 0 {
-		behind := lag - 1 // half of the loads see as little as they can
-		if rng.IntN(2) == 0 {
-			behind = time.Duration(rng.Int64N(int64(lag)))
-		}
-		version = s.visible(behind, lag)
-		if version < s.version.Load() {
-			atomic.AddInt64(&r.report.Lagging, 1)
-		}
-	}
-	if rng.IntN(2) == 0 {
-		for range rng.IntN(50) {
-			runtime.Gosched() // a slow loader
-		}
-	} else if rng.IntN(4) == 0 {
-		pause(ctx, time.Duration(rng.IntN(int(3*time.Millisecond))))
-	}
+	version := r.compute(ctx, rng, s)
 	if rng.IntN(8) == 0 {
 		r.leave(ctx, rng, b, key, schema, res.Lease, func() bool {
 			return quiet && s.counts() == undisturbed && time.Since(leased) < slack
@@ -464,6 +447,29 @@ func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key
 			r.violate("key %d: a fill was stored that an invalidation had overtaken", key)
 		}
 	}
+}
+
+// compute reads the source, and takes its time.
+func (r *run) compute(ctx context.Context, rng *rand.Rand, s *source) (version int64) {
+	version = s.version.Load()
+	if lag := r.opts.Lag; lag > 0 {
+		behind := lag - 1 // half of the loads see as little as they can
+		if rng.IntN(2) == 0 {
+			behind = time.Duration(rng.Int64N(int64(lag)))
+		}
+		version = s.visible(behind, lag)
+		if version < s.version.Load() {
+			atomic.AddInt64(&r.report.Lagging, 1)
+		}
+	}
+	if rng.IntN(2) == 0 {
+		for range rng.IntN(50) {
+			runtime.Gosched() // a slow loader
+		}
+	} else if rng.IntN(4) == 0 {
+		pause(ctx, time.Duration(rng.IntN(int(3*time.Millisecond))))
+	}
+	return version
 }
 
 // leave ends a load that leaves nothing: it failed, its value may not be stored, or

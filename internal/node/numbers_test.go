@@ -252,7 +252,7 @@ func (s *silentNumbers) Partitions(ctx context.Context, reqs []l2.PartitionsRequ
 // namespace, and no more than so many in all. Who finds no place is told in time.
 func TestQuestionsForNumbersAreBounded(t *testing.T) {
 	const maxInquiries = 512
-	const others = 8 // goroutines of the node's own that may have begun meanwhile
+	const others = 8               // goroutines of the node's own that may have begun meanwhile
 	goroutines := func() (n int) { // in the node, be it this test's or another's
 		all := make([]byte, 16<<20)
 		all = all[:runtime.Stack(all, true)]

@@ -267,7 +267,7 @@ func (r *recorder) Write(b []byte) (int, error) {
 	if r.status == 0 {
 		r.status = http.StatusOK
 	}
-	return r.ResponseWriter.Write(b) //nolint:gosec // no page: what is written says of what type it is
+	return r.ResponseWriter.Write(b)
 }
 
 // Flush lets Connect stream through the recorder.
