@@ -164,15 +164,33 @@ func withStampHeader(ctx context.Context, h http.Header, parse func(string) (Sta
 // the lease reflects under which the calling loader runs.
 func (c *Client) least(ctx context.Context, seen soracache.Stamps) soracache.Stamps {
 	if fill := FillFrom(ctx); fill != nil && fill.leased && fill.client == c {
-		seen = seen.Merge(fill.stamp)
+		seen = both(seen, fill.stamp)
 	}
 	if carrier := carrierFrom(ctx); carrier != nil {
 		carrier.mu.Lock()
 		carried := carrier.stamp.In(c.namespace)
 		carrier.mu.Unlock()
-		seen = seen.Merge(carried)
+		seen = both(seen, carried)
 	}
 	return seen
+}
+
+// both returns stamps that reflect what was seen and something else. Where these are of
+// two epochs, it is not known which of them is over: then that is an epoch that no
+// ledger has, so that the store answers, and no memory that may still be in either.
+func both(seen, other soracache.Stamps) soracache.Stamps {
+	merged := seen.Merge(other)
+	for i := range merged {
+		at, ok := seen.At(merged[i].Partition)
+		switch {
+		case !ok || at.Epoch == merged[i].Stamp.Epoch:
+		case at.Epoch&noEpoch != 0:
+			merged[i].Stamp = at
+		default:
+			merged[i].Stamp = soracache.Stamp{Epoch: noEpoch, Position: 1}
+		}
+	}
+	return merged
 }
 
 // known is what a value has to reflect that is near: what the client has seen, and
