@@ -111,6 +111,7 @@ func (l *link) counts() (gets, heads, watches int) {
 // store within a third of the bound.
 type nearWorld struct {
 	*testing.T
+	cfg    node.Config // of its nodes
 	store  *l2test.Model
 	nodes  [2]*node.Node
 	links  [2]*link
@@ -130,6 +131,7 @@ func newNearWorld(t *testing.T, cfg node.Config, opts ...client.Option) *nearWor
 	w := &nearWorld{T: t, store: l2test.NewModel(l2test.ModelConfig{})}
 	cfg.Store = w.store
 	cfg.L1MaxBytes, cfg.Bound = 4<<20, nearBound
+	w.cfg = cfg
 	for i := range w.nodes {
 		n, err := node.New(cfg)
 		if err != nil {
@@ -635,11 +637,44 @@ func TestNearWhenTheStoreGoesBack(t *testing.T) {
 	})
 }
 
+// So it does where the application reads nothing in the partition that went back.
+func TestNearWhenWhatNobodyReadsGoesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newNearWorld(t, node.Config{Partitions: func(string) int { return 2 }})
+		keys := [2]string{}
+		for i := 0; keys[0] == "" || keys[1] == ""; i++ {
+			key := fmt.Sprint("k", i)
+			keys[soracache.PartitionOf(key, 2)] = key
+		}
+		read, other := keys[soracache.PartitionOf("warm", 2)], keys[1-soracache.PartitionOf("warm", 2)]
+		w.warm(0)
+		w.want(0, read, "1", "1", false)
+		w.want(0, read, "2", "1", true)
+		restore := w.store.Snapshot()
+		w.store.LoseLedger(l2.Partition{Namespace: "shop", Index: soracache.PartitionOf(other, 2), Count: 2})
+		w.get(1, other, "1")
+		time.Sleep(5 * time.Second)
+		restore()
+		w.restart(0)
+		w.restart(1)
+		time.Sleep(20 * time.Second)
+		w.get(0, read, "3")
+		value, _ := w.get(0, read, "4")
+		w.want(0, read, "5", value, true)
+		_, err := w.nodes[0].Invalidate(t.Context(), soracache.InvalidateRequest{Namespace: "shop", Targets: []soracache.Target{soracache.Key(read)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond) // the watch tells of it
+		w.want(0, read, "6", "6", false)
+	})
+}
+
 // restart puts another node in the place of one.
 func (w *nearWorld) restart(i int) {
 	w.Helper()
 	_ = w.nodes[i].Close()
-	n, err := node.New(node.Config{Store: w.store, L1MaxBytes: 4 << 20, Bound: nearBound})
+	n, err := node.New(w.cfg)
 	if err != nil {
 		w.Fatal(err)
 	}

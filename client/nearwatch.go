@@ -61,18 +61,37 @@ func (n *near) watch(ctx context.Context) (delivered bool, err error) {
 	from := n.stamps()
 	mute := time.AfterFunc(mutest, cancel)
 	defer mute.Stop()
+	var refused *soracache.WatchItem // as it is of an epoch that was left
 	err = n.client.backend.Watch(ctx, soracache.WatchRequest{Namespace: n.client.namespace, From: from},
 		func(items []soracache.WatchItem) error {
 			mute.Stop()
 			for i := range items {
 				if err := n.take(&items[i], !delivered && i == 0); err != nil {
+					if errors.Is(err, errLeft) {
+						refused = &items[i]
+					}
 					return err
 				}
 			}
 			delivered = true
 			return nil
 		})
+	if refused != nil {
+		n.readIn(ctx, int(refused.Partition), int(refused.Partitions))
+	}
 	return delivered, err
+}
+
+// readIn reads some key of a partition, so that the session hears from who has asked the
+// store whether that has gone back to an epoch. The application may read nothing there.
+func (n *near) readIn(ctx context.Context, partition, partitions int) {
+	key := ""
+	for i := 0; key == "" || int(soracache.PartitionOf(key, partitions)) != partition; i++ {
+		key = fmt.Sprint("near", i)
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.client.timeout)
+	defer cancel()
+	_, _ = n.client.read(ctx, soracache.Read{Key: key}, nil) // the watch is begun again all the same
 }
 
 // stamps returns what was followed so far.
@@ -94,6 +113,9 @@ func (n *near) stamps() (stamps soracache.Stamps) {
 // errBadWatch ends a watch that cannot be what it should be.
 var errBadWatch = fmt.Errorf("%w: the watch does not go on from where it was", soracache.ErrUnavailable)
 
+// errLeft ends one that tells of an epoch that was left here.
+var errLeft = fmt.Errorf("%w: of an epoch that was left", errBadWatch)
+
 // take takes in one step. The first one of a watch may tell that the namespace has
 // another number of partitions now. Then all begins anew.
 func (n *near) take(item *soracache.WatchItem, first bool) error {
@@ -114,7 +136,10 @@ func (n *near) take(item *soracache.WatchItem, first bool) error {
 	}
 	before := l.follower.State()
 	o := l.follower.Push(invalidation.Step{Epoch: item.Epoch, Applied: item.Complete, New: item.Records, Reset: item.Reset})
-	if o.Missed {
+	switch {
+	case o.Missed && l.follower.Left(item.Epoch):
+		return errLeft
+	case o.Missed:
 		return errBadWatch
 	}
 	if o.Reset && before.Epoch != 0 {

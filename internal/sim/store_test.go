@@ -302,6 +302,9 @@ func (l link) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAnswe
 		for i := range reqs { // one by one: each sees what the one before it did
 			a := l.b.w.model.Write(context.Background(), reqs[i:i+1])
 			l.b.w.check.wrote(c, &reqs[i], &a[0])
+			if a[0].Err != nil {
+				delete(c.shown, c.at) // it tells nothing of the ledger
+			}
 			if a[0].Err != nil && reqs[i].Op == soracache.OpPut { // nothing has happened
 				c.frees = slices.DeleteFunc(c.frees, func(key string) bool { return key == reqs[i].Key })
 			}
