@@ -263,10 +263,19 @@ func TestLateAnswerToAFillDoesNotReplaceAFresherFill(t *testing.T) {
 	})
 }
 
-// slowInvalidate holds invalidations back until they are let through.
+// slowInvalidate holds invalidations back until they are let through, and what the
+// node asks by itself for as long as there is something to wait for.
 type slowInvalidate struct {
 	l2.Store
-	hold chan struct{}
+	hold  chan struct{}
+	quiet atomic.Pointer[chan struct{}]
+}
+
+func (s *slowInvalidate) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
+	if quiet := s.quiet.Load(); quiet != nil {
+		<-*quiet
+	}
+	return s.Store.Since(ctx, reqs)
 }
 
 func (s *slowInvalidate) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l2.InvalidateAnswer {
@@ -276,17 +285,16 @@ func (s *slowInvalidate) Invalidate(ctx context.Context, reqs []l2.InvalidateReq
 
 // heldInvalidations starts a node over a store that holds invalidations back until the
 // channel is closed.
-func heldInvalidations(t *testing.T) (*cluster, *l2test.Model, chan struct{}) {
+func heldInvalidations(t *testing.T) (*cluster, *l2test.Model, *slowInvalidate) {
 	t.Helper()
-	model, hold := l2test.NewModel(l2test.ModelConfig{}), make(chan struct{})
-	n, err := node.New(node.Config{
-		Store: &slowInvalidate{Store: &slowStore{Store: model, latency: time.Millisecond}, hold: hold}, Bound: bound, L1MaxBytes: 4 << 20,
-	})
+	model := l2test.NewModel(l2test.ModelConfig{})
+	store := &slowInvalidate{Store: &slowStore{Store: model, latency: time.Millisecond}, hold: make(chan struct{})}
+	n, err := node.New(node.Config{Store: store, Bound: bound, L1MaxBytes: 4 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = n.Close() })
-	return &cluster{t: t, nodes: []*node.Node{n}}, model, hold
+	return &cluster{t: t, nodes: []*node.Node{n}}, model, store
 }
 
 // An invalidation that is on its way while the ledger takes two new epochs is
@@ -294,7 +302,7 @@ func heldInvalidations(t *testing.T) (*cluster, *l2test.Model, chan struct{}) {
 // there.
 func TestOwnRecordOfAnEpochThatIsNotFollowed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		c, model, hold := heldInvalidations(t)
+		c, model, store := heldInvalidations(t)
 		c.put(0, "k", "v")
 		invalidated := make(chan struct{})
 		go func() { defer close(invalidated); c.invalidate(0, soracache.Key("k")) }()
@@ -308,7 +316,7 @@ func TestOwnRecordOfAnEpochThatIsNotFollowed(t *testing.T) {
 			}
 		}
 		model.Flush()
-		close(hold)
+		close(store.hold)
 		<-invalidated
 		c.want(c.get(0, soracache.Read{Key: "k"}), soracache.StatusMiss, soracache.TierNone, "")
 	})
@@ -318,7 +326,7 @@ func TestOwnRecordOfAnEpochThatIsNotFollowed(t *testing.T) {
 // brought back to the one before, is recorded in one that the node has left.
 func TestOwnRecordOfAnEpochThatWasLeft(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		c, model, hold := heldInvalidations(t)
+		c, model, store := heldInvalidations(t)
 		c.put(0, "k", "v")
 		restore := model.Snapshot()
 		invalidated := make(chan struct{})
@@ -338,9 +346,13 @@ func TestOwnRecordOfAnEpochThatWasLeft(t *testing.T) {
 				t.Error("not kept")
 			}
 		}
+		quiet := make(chan struct{}) // or else it may follow the ledger back before it records
+		store.quiet.Store(&quiet)
+		time.Sleep(2 * time.Millisecond)
 		restore()
-		close(hold)
+		close(store.hold)
 		<-invalidated
+		close(quiet)
 		c.want(c.get(0, soracache.Read{Key: "k"}), soracache.StatusMiss, soracache.TierNone, "")
 	})
 }

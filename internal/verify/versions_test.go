@@ -214,6 +214,15 @@ func (n remoteNode) Get(ctx context.Context, req soracache.GetRequest) ([]soraca
 
 func (n remoteNode) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
 	w := req.Writes[0]
+	if w.Op == soracache.OpRelease {
+		res, err := n.cache.Release(ctx, &soracachev1.ReleaseRequest{
+			Namespace: req.Namespace, Key: w.Key, Lease: w.Lease[:], Outcome: soracachev1.LoadOutcome(w.Outcome), //nolint:gosec // of three
+		})
+		if err != nil {
+			return nil, unexpected(err)
+		}
+		return []soracache.WriteResult{{Stored: res.GetReleased()}}, nil
+	}
 	res, err := n.cache.Fill(ctx, &soracachev1.FillRequest{
 		Namespace: req.Namespace, Key: w.Key, Lease: w.Lease[:], Value: w.Entry.Value, Tags: w.Entry.Tags, Ttl: durationpb.New(w.Lifetime.TTL),
 	})
