@@ -350,7 +350,8 @@ func TestCatalog(t *testing.T) {
 	t.Run("no reader beside updates ever goes back", func(t *testing.T) { neverGoesBack(t, life.in(t)) })
 	t.Run("the cache is killed", func(t *testing.T) {
 		s := life.in(t)
-		s.get(featuredPath, new(List)) // nobody has asked for it since the last update
+		s.get(featuredPath, new(List)) // nobody has asked for it since the last update,
+		s.get(searchPath, new(List))   // and what was loaded beside that may not have been kept
 		s.expect("0", all...)
 		n.Kill()
 		// The application's own memory goes on for as long as it can be trusted.
