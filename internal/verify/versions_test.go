@@ -216,7 +216,7 @@ func (n remoteNode) Write(ctx context.Context, req soracache.WriteRequest) ([]so
 	w := req.Writes[0]
 	if w.Op == soracache.OpRelease {
 		res, err := n.cache.Release(ctx, &soracachev1.ReleaseRequest{
-			Namespace: req.Namespace, Key: w.Key, Lease: w.Lease[:], Outcome: soracachev1.LoadOutcome(w.Outcome), //nolint:gosec // of three
+			Namespace: req.Namespace, Key: w.Key, Lease: w.Lease[:], Outcome: soracachev1.LoadOutcome(w.Outcome),
 		})
 		if err != nil {
 			return nil, unexpected(err)
