@@ -61,32 +61,31 @@ func (n *near) watch(ctx context.Context) (delivered bool, err error) {
 	from := n.stamps()
 	mute := time.AfterFunc(mutest, cancel)
 	defer mute.Stop()
-	var refused *soracache.WatchItem // as it is of an epoch that was left
+	var item soracache.WatchItem // which was not taken in
+	var left bool                // because its epoch was left
 	err = n.client.backend.Watch(ctx, soracache.WatchRequest{Namespace: n.client.namespace, From: from},
 		func(items []soracache.WatchItem) error {
 			mute.Stop()
 			for i := range items {
 				if err := n.take(&items[i], !delivered && i == 0); err != nil {
-					if errors.Is(err, errLeft) {
-						refused = &items[i]
-					}
+					item, left = items[i], errors.Is(err, errLeft) // a copy: the items are the backend's
 					return err
 				}
 			}
 			delivered = true
 			return nil
 		})
-	if refused != nil {
-		n.readIn(ctx, int(refused.Partition), int(refused.Partitions))
+	if left {
+		n.readIn(ctx, item.Partition, int(item.Partitions))
 	}
 	return delivered, err
 }
 
-// readIn reads some key of a partition, so that the session hears from who has asked the
-// store whether that has gone back to an epoch. The application may read nothing there.
-func (n *near) readIn(ctx context.Context, partition, partitions int) {
+// readIn reads some key of a partition, whether or not the application reads anything
+// there. The answer tells the session whether the store has gone back to an epoch.
+func (n *near) readIn(ctx context.Context, partition uint16, partitions int) {
 	key := ""
-	for i := 0; key == "" || int(soracache.PartitionOf(key, partitions)) != partition; i++ {
+	for i := 0; key == "" || soracache.PartitionOf(key, partitions) != partition; i++ {
 		key = fmt.Sprint("near", i)
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.client.timeout)

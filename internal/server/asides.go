@@ -11,11 +11,10 @@ import (
 	"github.com/soracache/soracache"
 )
 
-// asides (but for refusals, see seeOff) are requests that are neither unary calls nor watches, and that are read and
-// answered without the budget: health checks, reflection, and all that is no POST. A
-// few are answered at once, beside all other limits; for one more, the oldest has to
-// go. So nobody who does not end its request, or does not take its answer, keeps out a
-// probe.
+// asides are requests that are answered beside the budget and all other limits: health
+// checks, reflection, all that is no POST, and refusals on their way over HTTP/2. Only
+// so many are answered at once; for one more, the oldest has to go. So nobody who does
+// not end its request, or does not take its answer, keeps out a probe.
 type asides struct {
 	limit int
 	ended atomic.Uint64
