@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,6 +95,8 @@ func TestTagInvalidationDoesNotDependOnHowManyCarryIt(t *testing.T) {
 		t.Cleanup(func() { _ = n.Close() })
 		invalidate(t, n, soracache.Tag("warm up"))
 		if server != nil {
+			// Redis measures by the wall clock, so it is to have a core of its own.
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(1, runtime.NumCPU()-1)))
 			server.Do(t, "CONFIG", "SET", "slowlog-log-slower-than", "5000")
 			server.Do(t, "SLOWLOG", "RESET")
 			server.Do(t, "CONFIG", "RESETSTAT")
@@ -122,10 +125,12 @@ func TestTagInvalidationDoesNotDependOnHowManyCarryIt(t *testing.T) {
 		if server == nil {
 			return
 		}
-		eventually(t, time.Minute, "the tag sets are gone too", func() bool { return server.Do(t, "DBSIZE").(int64) < 100 })
-		// Redis measures by the wall clock, so whatever takes its core from it
-		// counts as well: one step in ten thousand may be over for that. What a
-		// step itself takes shows in the percentiles.
+		if sets := server.Do(t, "KEYS", "*:big00").([]any); len(sets) > 0 {
+			t.Errorf("of the first tag's sets there are left: %v", sets)
+		}
+		// Whatever else takes its core from Redis counts as well: one step in ten
+		// thousand may be over for that. What a step itself takes shows in the
+		// percentiles.
 		slow := server.Do(t, "SLOWLOG", "GET", "-1").([]any)
 		_, stats, _ := strings.Cut(server.Do(t, "INFO", "latencystats").(string), "latency_percentiles_usec_evalsha:")
 		stats, _, _ = strings.Cut(stats, "\r")
@@ -134,8 +139,8 @@ func TestTagInvalidationDoesNotDependOnHowManyCarryIt(t *testing.T) {
 		if err != nil {
 			t.Fatalf("percentiles %q: %v", stats, err)
 		}
-		steps := n.Stats().Reclaimed / 32
-		t.Logf("scripts by microseconds: %s; %d of about %d steps held Redis for more than 5 ms", stats, len(slow), steps)
+		steps := n.Stats().Reclaimed / 32 // at least
+		t.Logf("scripts by microseconds: %s; %d of %d steps or more held Redis for more than 5 ms", stats, len(slow), steps)
 		for _, entry := range slow {
 			t.Logf("one that took %v µs", entry.([]any)[2])
 		}

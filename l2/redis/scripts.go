@@ -127,6 +127,7 @@ func constants(run uint64, retention l2.Retention) map[string]any { //nolint:fun
 
 		"SLACK":      (10 * time.Minute).Milliseconds(),
 		"SWEEP_STEP": 32, // buckets
+		"PAGE_KEYS":  pageKeys,
 
 		"UNUSED_EXPIRY": (5 * time.Minute).Milliseconds(),
 		"QUIET":         l2.LedgerQuiet.Microseconds(),

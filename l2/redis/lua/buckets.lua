@@ -21,11 +21,12 @@ local function judge(key, record, last)
   return found, keep and written + keep, tags
 end
 
--- step_over looks at about as many keys of a tag, or without one of the whole
--- partition, as step says, from a place on: a bucket's name in its index ('' to
--- begin with), its end, and where in its set. For each page of a bucket's set it
--- calls look with the keys and the bucket; with no keys when the bucket is
--- finished. It returns the place to go on from; at the end the bucket is nil.
+-- step_over looks at keys of a tag, or without one of the whole partition, until
+-- that has cost about as much as step says, from a place on: a bucket's name in its
+-- index ('' to begin with), its end, and where in its set. For each page of a
+-- bucket's set it calls look with the keys and the bucket, which returns what that
+-- cost; with no keys when the bucket is finished. It returns the place to go on
+-- from; at the end the bucket is nil.
 -- Buckets go in the order of their ends and then their names, which no refill
 -- can move an entry back in.
 local function step_over(tag, from, from_ends, scan, step, look)
@@ -47,14 +48,13 @@ local function step_over(tag, from, from_ends, scan, step, look)
         if bucket.name ~= from then scan = '0' end
         repeat
           if step <= 0 then return bucket, scan end
-          local page = try('SSCAN', bucket.set, scan, 'COUNT', text(step))
+          local page = try('SSCAN', bucket.set, scan, 'COUNT', text(math.ceil(math.min(step, PAGE_KEYS))))
           if page.err then -- of another type
             call('UNLINK', bucket.set)
             page = {'0', {}}
           end
           scan = page[1]
-          if #page[2] > 0 then look(page[2], bucket) end
-          step = step - math.max(#page[2], 4)
+          step = step - math.max(#page[2] > 0 and look(page[2], bucket) or 0, 4)
         until scan == '0'
         look(nil, bucket)
       end
@@ -62,6 +62,10 @@ local function step_over(tag, from, from_ends, scan, step, look)
   until #listed == 0
   return nil, '0'
 end
+
+-- cost is what it costs to judge a key: what it takes by itself is 1, and each of
+-- its entry's tags a fifth of that.
+local function cost(tags) return tags and 1 + #tags / 5 or 1 end
 
 -- records returns the scores of the records of the keys of names.
 local function records(keys)
