@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/batches"
+	"github.com/soracache/soracache/client/internal/deadline"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -26,7 +28,7 @@ const (
 	// closeFills bounds how long Close waits for what is stored behind callers: as
 	// long as the most of it takes at the least progress that it has to make, and a
 	// little.
-	closeFills = maxFillsBehind/progressBytes*progressWithin + 6*time.Second
+	closeFills = maxFillsBehind/deadline.Bytes*deadline.Within + 6*time.Second
 	// longestTimeout is for ever, and leaves room for what is added to it.
 	longestTimeout = math.MaxInt64 / 2
 )
@@ -87,34 +89,6 @@ func New(backend soracache.Backend, opts ...Option) (*Client, error) {
 		return nil, fmt.Errorf("client: %w", err)
 	}
 	return newClient(backend, func() {}, cfg)
-}
-
-// Dial returns a client of the service at one or more URLs, separated by
-// commas: http://10.0.0.1:7070,http://10.0.0.2:7070. It does not connect: a
-// service that is absent is noticed, and survived, by the calls that need it.
-//
-// The URLs, or a name that stands for several addresses, are where the client
-// finds the cluster; from the first call on it learns all members from whichever
-// node answers, unless [StaticNodes] forbids it. Each key is asked of one node,
-// the same for all clients (see [Routing]). Where that one cannot be reached,
-// does not answer or is draining, the call goes on to the key's next node, within
-// its caller's time, and the node is passed over for a while (a quarter of a
-// second at first, later up to five). Only Set is not repeated if the first node
-// may have carried it out.
-//
-// Concurrent reads travel together to a node, and concurrent fills, without
-// waiting for one another. What travels together is sent with the values of the
-// first caller's context, such as a trace, and with one bearer token.
-func Dial(urls string, opts ...Option) (*Client, error) {
-	cfg, err := newConfig(opts)
-	if err != nil {
-		return nil, fmt.Errorf("client: %w", err)
-	}
-	backend, end, err := dialBackend(urls, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("client: %w", err)
-	}
-	return newClient(backend, end, cfg)
 }
 
 func newClient(backend soracache.Backend, closeBackend func(), cfg config) (*Client, error) {
@@ -259,7 +233,7 @@ func (c *Client) Close() error {
 	defer c.near.close()
 	defer c.cut()
 	lost := c.endFills(stored)
-	moment := min(max(c.timeout, progressWithin), closeTimeout) // for what comes after a fill
+	moment := min(max(c.timeout, deadline.Within), closeTimeout) // for what comes after a fill
 	if doneWithin(max(closeTimeout-time.Since(began), moment), over) {
 		return lost
 	}
@@ -378,7 +352,7 @@ func (c *Client) within(ctx context.Context, limit time.Duration, do func(contex
 	}
 	defer c.leave()
 	limited := c.limited(ctx, limit)
-	defer limited.end()
+	defer limited.End()
 	return c.blame(limited, do(limited))
 }
 
@@ -406,7 +380,7 @@ func (c *Client) get(ctx context.Context, reads []soracache.Read, accept bool) (
 	c.demandApart(&req)
 	results, err = c.backend.Get(ctx, req)
 	if err == nil && len(results) != len(reads) {
-		err = errMiscounted(len(results), len(reads))
+		err = batches.Miscounted(len(results), len(reads))
 	}
 	return results, seen, err
 }
@@ -458,7 +432,7 @@ func (c *Client) put(ctx context.Context, writes []soracache.Write) (results []s
 	seen = c.session.stamps()
 	results, err = c.backend.Write(ctx, soracache.WriteRequest{Namespace: c.namespace, Writes: writes})
 	if err == nil && len(results) != len(writes) {
-		err = errMiscounted(len(results), len(writes))
+		err = batches.Miscounted(len(results), len(writes))
 	}
 	return results, seen, err
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/client/internal/fake"
 )
 
 func TestInvalidations(t *testing.T) {
@@ -40,18 +41,18 @@ func TestInvalidations(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, client.Namespace("shop"))
 				receipt, err := tt.do(t.Context(), w.client)
-				if err != nil || !reflect.DeepEqual(receipt.Stamp.In("shop"), stamps(101)) {
+				if err != nil || !reflect.DeepEqual(receipt.Stamp.In("shop"), soracache.Stamps{{Stamp: soracache.Stamp{Epoch: 7, Position: 101}}}) {
 					t.Errorf("got %v, %v", receipt, err)
 				}
 				want := []soracache.InvalidateRequest{{Namespace: "shop", Targets: tt.want}}
-				if !reflect.DeepEqual(w.service.invalidations, want) {
-					t.Errorf("asked %v", w.service.invalidations)
+				if !reflect.DeepEqual(w.service.Invalidations, want) {
+					t.Errorf("asked %v", w.service.Invalidations)
 				}
 				_, _, _ = client.Get[string](t.Context(), w.client, "k")
-				if got := w.service.gets[0].MinStamp; !reflect.DeepEqual(got, receipt.Stamp.In("shop")) {
+				if got := w.service.Gets[0].MinStamp; !reflect.DeepEqual(got, receipt.Stamp.In("shop")) {
 					t.Errorf("the next read carried %v, so it need not reflect the invalidation", got)
 				}
-				w.service.set(func(s *fakeService) { s.fail = soracache.ErrUnavailable })
+				w.service.Set(func(s *fake.Service) { s.Fail = soracache.ErrUnavailable })
 				if _, err := tt.do(t.Context(), w.client); !errors.Is(err, soracache.ErrUnavailable) {
 					t.Errorf("while the service is down: %v", err)
 				}
@@ -72,7 +73,7 @@ func TestInvalidationOfNothingIsAnError(t *testing.T) {
 func TestWritesDoNotHangWithoutADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.service.set(func(s *fakeService) { s.hang = true })
+		w.service.Set(func(s *fake.Service) { s.Hang = true })
 		start := time.Now()
 		if _, err := w.client.Clear(t.Context()); err == nil || time.Since(start) > 10*time.Second {
 			t.Errorf("Clear: %v after %s", err, time.Since(start))
@@ -104,7 +105,7 @@ func TestGetSetRemove(t *testing.T) {
 			t.Fatal(err)
 		}
 		expect("after Set", product{ID: 7}, true)
-		if got := w.service.writes[0]; !slices.Equal(got.Entry.Tags, []string{"mine", "products"}) || got.Lifetime.TTL != client.Short.TTL {
+		if got := w.service.Writes[0]; !slices.Equal(got.Entry.Tags, []string{"mine", "products"}) || got.Lifetime.TTL != client.Short.TTL {
 			t.Errorf("stored %+v", got)
 		}
 		if err := cache.Remove(ctx, "k"); err != nil {
@@ -167,7 +168,7 @@ func TestLoadingCache(t *testing.T) {
 func TestSharingIsByType(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.service.set(func(s *fakeService) { s.fail = soracache.ErrUnavailable })
+		w.service.Set(func(s *fake.Service) { s.Fail = soracache.ErrUnavailable })
 		ctx, unblock := t.Context(), make(chan struct{})
 		first := w.start(ctx, w.client, "k", func(context.Context) (string, error) { <-unblock; return "", nil })
 		synctest.Wait()
@@ -233,7 +234,7 @@ func TestPresets(t *testing.T) {
 			if err := client.NewCache[string](w.client, tt.policy).Set(t.Context(), "k", "v"); err != nil {
 				t.Fatal(err)
 			}
-			if got := w.service.writes[len(w.service.writes)-1].Lifetime; got != tt.want {
+			if got := w.service.Writes[len(w.service.Writes)-1].Lifetime; got != tt.want {
 				t.Errorf("%+v is stored as %+v", tt.policy, got)
 			}
 		}
@@ -245,7 +246,7 @@ func TestTroubleIsLoggedNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		w := newWorld(t, client.Logger(slog.New(slog.NewTextHandler(&log, nil))))
-		w.service.set(func(s *fakeService) { s.fail = soracache.ErrUnavailable })
+		w.service.Set(func(s *fake.Service) { s.Fail = soracache.ErrUnavailable })
 		for range 100 {
 			w.must("k", returns("v"))
 		}
@@ -296,6 +297,8 @@ func TestDependencies(t *testing.T) {
 	allowed := []string{
 		ours, ours + "/client", ours + "/internal/flight",
 		ours + "/proto/soracache/v1", ours + "/proto/soracache/v1/soracachev1connect",
+		ours + "/client/internal/batches", ours + "/client/internal/deadline", ours + "/client/internal/cluster",
+		ours + "/client/internal/cluster/batcher", ours + "/client/internal/cluster/rpc",
 		// For the near cache.
 		ours + "/l1", ours + "/invalidation", ours + "/internal/suspend",
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/client/clienttest"
+	"github.com/soracache/soracache/client/internal/fake"
 )
 
 type product struct {
@@ -32,7 +33,7 @@ func roundTrip[T any](w *world, encoding, bytes string, value T, same func(a, b 
 	if _, err := client.GetOrSet(w.Context(), w.client, key, load, opts...); err != nil {
 		w.Errorf("%s: load: %v", key, err)
 	}
-	e, ok := w.service.stored(key)
+	e, ok := w.service.Stored(key)
 	if !ok || e.Encoding != encoding || string(e.Value) != bytes {
 		w.Errorf("stored: %t, as %q: %q; want %q: %q", ok, e.Encoding, e.Value, encoding, bytes)
 	}
@@ -43,7 +44,7 @@ func roundTrip[T any](w *world, encoding, bytes string, value T, same func(a, b 
 	if err := client.Set(w.Context(), w.client, key, value, opts...); err != nil {
 		w.Errorf("%s: set: %v", key, err)
 	}
-	if again, _ := w.service.stored(key); again.Encoding != encoding || string(again.Value) != bytes {
+	if again, _ := w.service.Stored(key); again.Encoding != encoding || string(again.Value) != bytes {
 		w.Errorf("set as %q: %q", again.Encoding, again.Value)
 	}
 }
@@ -87,7 +88,7 @@ func TestNilProtoMessageIsNotStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		v, err := client.GetOrSet(t.Context(), w.client, "k", func(context.Context) (*durationpb.Duration, error) { return nil, nil })
-		if _, ok := w.service.stored("k"); v != nil || err != nil || ok {
+		if _, ok := w.service.Stored("k"); v != nil || err != nil || ok {
 			t.Errorf("got %v, %v, stored: %t", v, err, ok)
 		}
 	})
@@ -110,7 +111,7 @@ func TestUnreadableEntries(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
-				w.service.put("k", tt.entry)
+				w.service.Put("k", tt.entry)
 				if v, found, err := client.Get[product](t.Context(), w.client, "k"); found || err != nil {
 					t.Errorf("Get: %v, %t, %v", v, found, err)
 				}
@@ -131,51 +132,51 @@ func TestUnreadableEntries(t *testing.T) {
 // Whatever comes in the way of replacing it, the loader's value is returned.
 func TestUnreadableEntryThatCannotBeReplaced(t *testing.T) {
 	bad := soracache.Entry{Value: []byte("{"), Encoding: "json"}
-	for name, fault := range map[string]func(s *fakeService){
-		"the lease is refused": func(s *fakeService) {
-			s.bend = func(r *soracache.ReadResult) {
+	for name, fault := range map[string]func(s *fake.Service){
+		"the lease is refused": func(s *fake.Service) {
+			s.Bend = func(r *soracache.ReadResult) {
 				r.Lease, r.LeaseState, r.Refusal = soracache.Lease{}, soracache.LeaseRefused, soracache.RefusalStoreFull
 			}
 		},
-		"the service gives no lease beside an entry": func(s *fakeService) {
-			s.bend = func(r *soracache.ReadResult) { r.Lease, r.LeaseState = soracache.Lease{}, soracache.LeaseNone }
+		"the service gives no lease beside an entry": func(s *fake.Service) {
+			s.Bend = func(r *soracache.ReadResult) { r.Lease, r.LeaseState = soracache.Lease{}, soracache.LeaseNone }
 		},
-		"the entry is always another": func(s *fakeService) {
-			s.bend = func(r *soracache.ReadResult) {
-				r.FreshFor += time.Duration(len(s.gets)) * time.Minute
+		"the entry is always another": func(s *fake.Service) {
+			s.Bend = func(r *soracache.ReadResult) {
+				r.FreshFor += time.Duration(len(s.Gets)) * time.Minute
 				r.Lease, r.LeaseState = soracache.Lease{}, soracache.LeaseNone
 			}
 		},
-		"such questions are refused": func(s *fakeService) {
-			s.look = func(op, _ string) {
-				if op == "get" && len(s.gets) == 2 {
-					s.fail = soracache.ErrInvalid
+		"such questions are refused": func(s *fake.Service) {
+			s.Look = func(op, _ string) {
+				if op == "get" && len(s.Gets) == 2 {
+					s.Fail = soracache.ErrInvalid
 				}
 			}
 		},
-		"the service breaks down": func(s *fakeService) {
-			s.look = func(op, _ string) {
-				if op == "get" && len(s.gets) == 2 {
-					s.fail = soracache.ErrUnavailable
+		"the service breaks down": func(s *fake.Service) {
+			s.Look = func(op, _ string) {
+				if op == "get" && len(s.Gets) == 2 {
+					s.Fail = soracache.ErrUnavailable
 				}
 			}
 		},
-		"the fill is refused": func(s *fakeService) {
-			s.deny = func(soracache.Write) error { return soracache.ErrTooLarge }
+		"the fill is refused": func(s *fake.Service) {
+			s.Deny = func(soracache.Write) error { return soracache.ErrTooLarge }
 		},
 	} {
 		for _, many := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, many: %t", name, many), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newWorld(t)
-					w.service.put("k", bad)
+					w.service.Put("k", bad)
 					fault(w.service)
 					loads := 0
 					v, err := askBy(t.Context(), many, client.NewCache[product](w.client, client.Default), product{ID: 7}, &loads)
-					if v.ID != 7 || err != nil || loads != 1 || w.heard.unread != 1 || len(w.service.invalidations) != 0 {
-						t.Errorf("got %v, %v after %d loads; %d unreadable, %d removals", v, err, loads, w.heard.unread, len(w.service.invalidations))
+					if v.ID != 7 || err != nil || loads != 1 || w.heard.unread != 1 || len(w.service.Invalidations) != 0 {
+						t.Errorf("got %v, %v after %d loads; %d unreadable, %d removals", v, err, loads, w.heard.unread, len(w.service.Invalidations))
 					}
-					if asked := len(w.service.gets); asked > 3 {
+					if asked := len(w.service.Gets); asked > 3 {
 						t.Errorf("asked %d times", asked)
 					}
 				})
@@ -187,8 +188,8 @@ func TestUnreadableEntryThatCannotBeReplaced(t *testing.T) {
 func TestEntriesOfFormerCodecsAreRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, client.KnownCodecs(gobCodec{}))
-		w.service.put("gob", soracache.Entry{Value: gobBytes(t, product{7, "lamp"}), Encoding: "gob"})
-		w.service.put("json", soracache.Entry{Value: []byte(`"text"`), Encoding: "json"})
+		w.service.Put("gob", soracache.Entry{Value: gobBytes(t, product{7, "lamp"}), Encoding: "gob"})
+		w.service.Put("json", soracache.Entry{Value: []byte(`"text"`), Encoding: "json"})
 		if v, found, err := client.Get[product](t.Context(), w.client, "gob"); v.Name != "lamp" || !found || err != nil {
 			t.Errorf("gob: %v, %t, %v", v, found, err)
 		}
@@ -198,7 +199,7 @@ func TestEntriesOfFormerCodecsAreRead(t *testing.T) {
 		moving := newWorld(t, client.DefaultCodec(gobCodec{}))
 		roundTrip(moving, "gob", string(gobBytes(t, product{8, "new"})), product{8, "new"}, equal)
 		roundTrip(moving, "raw", "text", "text", equal)
-		moving.service.put("former", soracache.Entry{Value: []byte(`{"id":9}`), Encoding: "json"})
+		moving.service.Put("former", soracache.Entry{Value: []byte(`{"id":9}`), Encoding: "json"})
 		if v, found, err := client.Get[product](t.Context(), moving.client, "former"); v.ID != 9 || !found || err != nil {
 			t.Errorf("former: %v, %t, %v", v, found, err)
 		}

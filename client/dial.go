@@ -2,16 +2,41 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net/http"
-	"strings"
-
-	"connectrpc.com/connect"
 
 	"github.com/soracache/soracache"
-	cachev1 "github.com/soracache/soracache/proto/soracache/v1"
-	"github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
+	"github.com/soracache/soracache/client/internal/cluster"
 )
+
+// Dial returns a client of the service at one or more URLs, separated by
+// commas: http://10.0.0.1:7070,http://10.0.0.2:7070. It does not connect: a
+// service that is absent is noticed, and survived, by the calls that need it.
+//
+// The URLs, or a name that stands for several addresses, are where the client
+// finds the cluster; from the first call on it learns all members from whichever
+// node answers, unless [StaticNodes] forbids it. Each key is asked of one node,
+// the same for all clients (see [Routing]). Where that one cannot be reached,
+// does not answer or is draining, the call goes on to the key's next node, within
+// its caller's time, and the node is passed over for a while (a quarter of a
+// second at first, later up to five). Only Set is not repeated if the first node
+// may have carried it out.
+//
+// Concurrent reads travel together to a node, and concurrent fills, without
+// waiting for one another. What travels together is sent with the values of the
+// first caller's context, such as a trace, and with one bearer token.
+func Dial(urls string, opts ...Option) (*Client, error) {
+	cfg, err := newConfig(opts)
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	backend, end, err := dialBackend(urls, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	return newClient(backend, end, cfg)
+}
 
 // RouteBy says which of several nodes is asked for a key.
 type RouteBy uint8
@@ -40,54 +65,45 @@ func Routing(by RouteBy) Option { return func(c *config) { c.route = by } }
 // the cluster. It has a meaning for [Dial] only.
 func StaticNodes() Option { return func(c *config) { c.static = true } }
 
-// dialBackend returns what a client of the service at these URLs stands on, and
-// what ends it: a router over the nodes that the directory knows, each behind
-// what batches the requests to it.
+// BearerToken sends a token with every request. It is sent as it is: use it
+// over https, or on loopback. It has a meaning for [Dial] only.
+func BearerToken(token string) Option {
+	return BearerTokenFunc(func(context.Context) (string, error) { return token, nil })
+}
+
+// BearerTokenFunc asks for the token at every request, so that it can change.
+// It has a meaning for [Dial] only.
+func BearerTokenFunc(token func(context.Context) (string, error)) Option {
+	return func(c *config) { c.token = token }
+}
+
+// TLSConfig configures https, for a private authority or a client certificate.
+// It has a meaning for [Dial] only.
+func TLSConfig(cfg *tls.Config) Option { return func(c *config) { c.tls = cfg } }
+
+// HTTPClient replaces the client's own transport, which speaks HTTP/1.1 over
+// many kept connections. It has a meaning for [Dial] only.
+func HTTPClient(h *http.Client) Option { return func(c *config) { c.http = h } }
+
+// dialBackend returns what a client of the service at these URLs stands on, and what
+// ends it.
 func dialBackend(urls string, cfg config) (_ soracache.Backend, end func(), err error) {
-	var seeds []string
-	for raw := range strings.SplitSeq(urls, ",") {
-		seed, err := parseURL(raw)
-		if err != nil {
-			return nil, nil, err
-		}
-		seeds = append(seeds, strings.TrimRight(seed, "/"))
-	}
-	rank, err := rankingOf(cfg.route)
-	if err != nil {
-		return nil, nil, err
-	}
-	h, endHTTP := httpClient(cfg)
-	d := newDirectory(seeds, func(url string) *member {
-		node := newBatched(newRemote(h, url, cfg))
-		return newMember(url, node, node.close, cfg.log, cfg.hooks.OnBreaker)
-	}, cfg.log)
-	d.static, d.list = cfg.static, membersOf(h, cfg)
-	return newRouter(d.members, rank, d.troubled), func() {
-		d.close()
-		endHTTP()
-	}, nil
+	return cluster.Dial(cluster.Config{
+		URLs: urls, HTTP: cfg.http, TLS: cfg.tls, Token: cfg.token, Routing: cluster.Routing(cfg.route), Static: cfg.static,
+		Log: cfg.log, OnBreaker: surviving(cfg),
+	})
 }
 
-func rankingOf(by RouteBy) (ranking, error) {
-	switch by {
-	case ByKey:
-		return ranking{byKey, firstByKey}, nil
-	case RoundRobin:
-		return ranking{order: roundRobin()}, nil
-	case LeastLoaded:
-		return ranking{order: leastLoaded}, nil
+// surviving returns the hook for breakers. What it panics with is no affair of the call
+// that happens to find out.
+func surviving(cfg config) func(url string, open bool) {
+	told := cfg.hooks.OnBreaker
+	if told == nil {
+		return nil
 	}
-	return ranking{}, fmt.Errorf("%w: unknown routing %d", soracache.ErrInvalid, by)
-}
-
-// membersOf returns what asks a node for the members of its cluster.
-func membersOf(h *http.Client, cfg config) func(context.Context, string) ([]*cachev1.Member, error) {
-	var opts []connect.ClientOption
-	if cfg.token != nil {
-		opts = append(opts, connect.WithInterceptors(bearer(cfg.token)))
-	}
-	return func(ctx context.Context, url string) ([]*cachev1.Member, error) {
-		answer, err := soracachev1connect.NewClusterServiceClient(h, url, opts...).Members(ctx, &cachev1.MembersRequest{})
-		return answer.GetMembers(), err
+	o := observer{log: cfg.log}
+	return func(url string, open bool) {
+		defer o.survive("")
+		told(url, open)
 	}
 }

@@ -542,12 +542,12 @@ func TestLeaseThatLastsNextToNothing(t *testing.T) {
 		t.Run(door.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
-				w.service.bend = func(res *soracache.ReadResult) { res.LeaseFor = min(res.LeaseFor, 2) }
+				w.service.Bend = func(res *soracache.ReadResult) { res.LeaseFor = min(res.LeaseFor, 2) }
 				if v, err := door.ask(t.Context(), w.client, "k", takes(time.Second, "v")); v != "v" || err != nil {
 					t.Errorf("got %q, %v", v, err)
 				}
 				renewed := 0
-				for _, write := range w.service.writes {
+				for _, write := range w.service.Writes {
 					if write.Op == soracache.OpRenew {
 						renewed++
 					}

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/cluster"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -13,7 +14,7 @@ import (
 // of package soracache. Test with errors.Is.
 var (
 	// ErrClosed is what calls get once the client is closed.
-	ErrClosed = errors.New("client is closed")
+	ErrClosed = cluster.ErrClosed
 	// ErrCycle is what a loader gets that asks, under its own context, for the key
 	// that it is loading, or for one whose loader waits for it: by itself, or by way
 	// of further loaders. It gets that at once, and nobody else does: what its load

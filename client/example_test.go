@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/client/internal/fake"
 )
 
 type Product struct {
@@ -27,7 +28,7 @@ func loadProduct(_ context.Context, key string) (Product, error) {
 
 // shop stands for client.Dial("http://127.0.0.1:7070", client.Namespace("shop")).
 func shop() *client.Client {
-	c, err := client.New(newFakeService(), client.Namespace("shop"), client.Logger(nil))
+	c, err := client.New(fake.New(), client.Namespace("shop"), client.Logger(nil))
 	if err != nil {
 		panic(err)
 	}

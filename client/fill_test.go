@@ -10,6 +10,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/client/internal/fake"
 )
 
 func TestFill(t *testing.T) {
@@ -22,7 +23,7 @@ func TestFill(t *testing.T) {
 				client.FillFrom(ctx).AddTags("product:7", "products")
 				return "v", nil
 			}, client.WithTags("products"))
-			if e, _ := w.service.stored("k"); !slices.Equal(e.Tags, []string{"product:7", "products"}) {
+			if e, _ := w.service.Stored("k"); !slices.Equal(e.Tags, []string{"product:7", "products"}) {
 				w.Errorf("stored with tags %v", e.Tags)
 			}
 			w.invalidate("product:7")
@@ -45,19 +46,19 @@ func TestFill(t *testing.T) {
 				client.FillFrom(ctx).SetTTL(time.Second)
 				return "v", nil
 			})
-			if got := w.service.writes[0].Lifetime; got.TTL != time.Second || got.Keep != time.Second {
+			if got := w.service.Writes[0].Lifetime; got.TTL != time.Second || got.Keep != time.Second {
 				w.Errorf("stored for %+v", got)
 			}
 		}},
 		{"the loader says do not cache: returned, not stored, the lease handed back", func(w *world) {
 			v := w.must("k", func(ctx context.Context) (string, error) { client.FillFrom(ctx).DoNotCache(); return "v", nil })
-			if _, ok := w.service.stored("k"); v != "v" || ok || w.service.leased("k") || len(w.heard.notStored) != 1 {
-				w.Errorf("got %q, stored: %t, leased: %t, heard %v", v, ok, w.service.leased("k"), w.heard.notStored)
+			if _, ok := w.service.Stored("k"); v != "v" || ok || w.service.Leased("k") || len(w.heard.notStored) != 1 {
+				w.Errorf("got %q, stored: %t, leased: %t, heard %v", v, ok, w.service.Leased("k"), w.heard.notStored)
 			}
 		}},
 		{"a TTL of nothing means do not cache", func(w *world) {
 			w.must("k", func(ctx context.Context) (string, error) { client.FillFrom(ctx).SetTTL(0); return "v", nil })
-			if _, ok := w.service.stored("k"); ok {
+			if _, ok := w.service.Stored("k"); ok {
 				w.Error("stored")
 			}
 		}},
@@ -72,7 +73,7 @@ func TestFill(t *testing.T) {
 		}},
 		{"what a goroutine says after the loader has returned comes too late", func(w *world) {
 			said := make(chan struct{})
-			w.service.look = func(op, key string) {
+			w.service.Look = func(op, key string) {
 				if op == "fill" && key == "inner" {
 					<-said
 				}
@@ -88,14 +89,14 @@ func TestFill(t *testing.T) {
 			w.must("outer", func(ctx context.Context) (string, error) {
 				return client.GetOrSet(ctx, w.client, "inner", inner, client.WithTags("t"))
 			})
-			if e, ok := w.service.stored("outer"); !ok || !slices.Equal(e.Tags, []string{"t"}) {
+			if e, ok := w.service.Stored("outer"); !ok || !slices.Equal(e.Tags, []string{"t"}) {
 				w.Errorf("stored: %t, with tags %v", ok, e.Tags)
 			}
 		}},
 		{"the tags of an ingredient that was found become the dish's", func(w *world) {
 			w.must("inner", returns("i"), client.WithTags("t"))
 			w.must("outer", w.reads("inner"), client.WithTags("u"))
-			if e, _ := w.service.stored("outer"); !slices.Equal(e.Tags, []string{"t", "u"}) {
+			if e, _ := w.service.Stored("outer"); !slices.Equal(e.Tags, []string{"t", "u"}) {
 				w.Errorf("stored with tags %v", e.Tags)
 			}
 		}},
@@ -106,7 +107,7 @@ func TestFill(t *testing.T) {
 					return "i", nil
 				}, client.WithTags("t1"))
 			})
-			if e, ok := w.service.stored("outer"); !ok || !slices.Equal(e.Tags, []string{"t1", "t2"}) {
+			if e, ok := w.service.Stored("outer"); !ok || !slices.Equal(e.Tags, []string{"t1", "t2"}) {
 				w.Errorf("stored: %t, with tags %v", ok, e.Tags)
 			}
 			w.invalidate("t2")
@@ -120,7 +121,7 @@ func TestFill(t *testing.T) {
 				v, _, err := client.Get[string](ctx, w.client, "inner")
 				return v, err
 			})
-			if e, _ := w.service.stored("outer"); !slices.Equal(e.Tags, []string{"t"}) {
+			if e, _ := w.service.Stored("outer"); !slices.Equal(e.Tags, []string{"t"}) {
 				w.Errorf("stored with tags %v", e.Tags)
 			}
 		}},
@@ -130,7 +131,7 @@ func TestFill(t *testing.T) {
 				w.Fatal(err)
 			}
 			w.must("outer", w.reads("inner"))
-			inner := w.service.asked("inner")
+			inner := w.service.Asked("inner")
 			got, ok := inner[len(inner)-1].MinStamp.At(0)
 			if want := (soracache.Stamp{Epoch: 7, Position: 101}); !ok || got != want {
 				w.Errorf("asked with %v, %t; the lease reflects %v", got, ok, want)
@@ -150,10 +151,10 @@ func TestFill(t *testing.T) {
 		{"an ingredient older than the lease: not kept", func(w *world) {
 			w.must("inner", returns("i"))
 			w.must("outer", func(ctx context.Context) (string, error) {
-				w.service.bend = func(res *soracache.ReadResult) {
+				w.service.Bend = func(res *soracache.ReadResult) {
 					res.Stamp = soracache.Stamps{{Stamp: soracache.Stamp{Epoch: 7, Position: 99}}}
 				}
-				defer func() { w.service.bend = nil }()
+				defer func() { w.service.Bend = nil }()
 				return w.reads("inner")(ctx)
 			})
 			w.notKept("outer")
@@ -161,8 +162,8 @@ func TestFill(t *testing.T) {
 		{"an ingredient without proof: not kept", func(w *world) {
 			w.must("inner", returns("i"))
 			w.must("outer", func(ctx context.Context) (string, error) {
-				w.service.bend = func(res *soracache.ReadResult) { res.Stamp = nil }
-				defer func() { w.service.bend = nil }()
+				w.service.Bend = func(res *soracache.ReadResult) { res.Stamp = nil }
+				defer func() { w.service.Bend = nil }()
 				return w.reads("inner")(ctx)
 			})
 			w.notKept("outer")
@@ -170,10 +171,10 @@ func TestFill(t *testing.T) {
 		{"an ingredient of another epoch: not kept", func(w *world) {
 			w.must("inner", returns("i"))
 			w.must("outer", func(ctx context.Context) (string, error) {
-				w.service.bend = func(res *soracache.ReadResult) {
+				w.service.Bend = func(res *soracache.ReadResult) {
 					res.Stamp = soracache.Stamps{{Stamp: soracache.Stamp{Epoch: 8, Position: 1 << 40}}}
 				}
-				defer func() { w.service.bend = nil }()
+				defer func() { w.service.Bend = nil }()
 				return w.reads("inner")(ctx)
 			})
 			w.notKept("outer")
@@ -182,25 +183,25 @@ func TestFill(t *testing.T) {
 			p := client.WithPolicy(client.Policy{TTL: time.Minute, Keep: time.Hour})
 			w.must("inner", returns("i"), p)
 			time.Sleep(2 * time.Minute)
-			w.service.judgeLocked("inner") // another process refreshes it
+			w.service.Lease("inner") // another process refreshes it
 			if v := w.must("outer", w.reads("inner")); v != "i" {
 				w.Fatalf("got %q", v)
 			}
 			w.notKept("outer")
 		}},
 		{"an ingredient of another partition: not kept", func(w *world) {
-			w.service.partition = func(key string) uint16 { return uint16(len(key)) }
+			w.service.Partition = func(key string) uint16 { return uint16(len(key)) }
 			w.must("other partition", returns("i"))
 			w.must("outer", w.reads("other partition"))
 			w.notKept("outer")
 			w.must("inner", returns("i"))
 			w.must("plain", w.reads("inner"))
-			if _, ok := w.service.stored("plain"); !ok {
+			if _, ok := w.service.Stored("plain"); !ok {
 				w.Error("an ingredient of the same partition forbids storing")
 			}
 		}},
 		{"an ingredient loaded in another partition: not kept", func(w *world) {
-			w.service.partition = func(key string) uint16 { return uint16(len(key)) }
+			w.service.Partition = func(key string) uint16 { return uint16(len(key)) }
 			w.must("outer", func(ctx context.Context) (string, error) {
 				return client.GetOrSet(ctx, w.client, "other partition", returns("i"))
 			})
@@ -212,7 +213,7 @@ func TestFill(t *testing.T) {
 				return client.GetOrSet(ctx, other.client, "k", returns("i"))
 			})
 			w.notKept("outer")
-			if _, ok := other.service.stored("k"); !ok {
+			if _, ok := other.service.Stored("k"); !ok {
 				w.Error("the ingredient itself was not stored")
 			}
 		}},
@@ -224,7 +225,7 @@ func TestFill(t *testing.T) {
 				}
 				return "without", nil
 			})
-			if e, ok := w.service.stored("outer"); !ok || len(e.Tags) != 0 {
+			if e, ok := w.service.Stored("outer"); !ok || len(e.Tags) != 0 {
 				w.Errorf("stored: %t, with tags %v", ok, e.Tags)
 			}
 		}},
@@ -233,30 +234,30 @@ func TestFill(t *testing.T) {
 			w.must("c", func(ctx context.Context) (string, error) {
 				return client.GetOrSet(ctx, w.client, "b", w.reads("a"), client.WithTags("tb"))
 			}, client.WithTags("tc"))
-			if e, _ := w.service.stored("c"); !slices.Equal(e.Tags, []string{"ta", "tb", "tc"}) {
+			if e, _ := w.service.Stored("c"); !slices.Equal(e.Tags, []string{"ta", "tb", "tc"}) {
 				w.Errorf("stored with tags %v", e.Tags)
 			}
 		}},
 		{"an ingredient that had no lease passes on what it was made of", func(w *world) {
-			w.service.partition = func(key string) uint16 {
+			w.service.Partition = func(key string) uint16 {
 				if key == "far" {
 					return 9
 				}
 				return 0
 			}
 			w.must("far", returns("f"), client.WithTags("tf"))
-			w.service.judgeLocked("inner") // somebody else loads it
+			w.service.Lease("inner") // somebody else loads it
 			w.must("outer", func(ctx context.Context) (string, error) {
 				return client.GetOrSet(ctx, w.client, "inner", w.reads("far"), client.WithPolicy(client.Default.WithWait(-1)))
 			})
 			w.notKept("outer")
 		}},
 		{"an ingredient that had no lease and no ingredients forbids nothing", func(w *world) {
-			w.service.judgeLocked("inner")
+			w.service.Lease("inner")
 			w.must("outer", func(ctx context.Context) (string, error) {
 				return client.GetOrSet(ctx, w.client, "inner", returns("i"), client.WithPolicy(client.Default.WithWait(-1).WithTags("t")))
 			})
-			if e, ok := w.service.stored("outer"); !ok || !slices.Equal(e.Tags, []string{"t"}) {
+			if e, ok := w.service.Stored("outer"); !ok || !slices.Equal(e.Tags, []string{"t"}) {
 				w.Errorf("stored: %t, with tags %v", ok, e.Tags)
 			}
 		}},
@@ -267,7 +268,7 @@ func TestFill(t *testing.T) {
 					return "i", nil
 				})
 			})
-			if _, ok := w.service.stored("outer"); !ok {
+			if _, ok := w.service.Stored("outer"); !ok {
 				w.Error("the dish was not stored")
 			}
 			other := newWorld(w.T)
@@ -299,7 +300,7 @@ func TestFill(t *testing.T) {
 			}
 		}},
 		{"the service is down: ingredients and dish are loaded, nothing is stored, nothing hangs", func(w *world) {
-			w.service.set(func(s *fakeService) { s.fail = soracache.ErrUnavailable })
+			w.service.Set(func(s *fake.Service) { s.Fail = soracache.ErrUnavailable })
 			v := w.must("outer", func(ctx context.Context) (string, error) {
 				return client.GetOrSet(ctx, w.client, "inner", returns("i"))
 			})
@@ -327,10 +328,10 @@ func (w *world) reads(key string) func(context.Context) (string, error) {
 // notKept checks that a loaded value was neither stored nor its lease kept.
 func (w *world) notKept(key string) {
 	w.Helper()
-	if _, ok := w.service.stored(key); ok {
+	if _, ok := w.service.Stored(key); ok {
 		w.Errorf("%s was stored", key)
 	}
-	if w.service.leased(key) {
+	if w.service.Leased(key) {
 		w.Errorf("the lease of %s was not handed back", key)
 	}
 	if len(w.heard.notStored) == 0 {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/client/internal/fake"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -51,7 +52,7 @@ func TestGetOrSet(t *testing.T) {
 			leaving, leave := context.WithCancel(w.Context())
 			var runs atomic.Int32
 			load := func(ctx context.Context) (string, error) { runs.Add(1); return takes(time.Second, "v")(ctx) }
-			w.service.set(func(s *fakeService) { s.lag = time.Millisecond })
+			w.service.Set(func(s *fake.Service) { s.Lag = time.Millisecond })
 			var leavers []<-chan result
 			for range 9 {
 				leavers = append(leavers, w.start(leaving, w.client, "k", load))
@@ -77,14 +78,14 @@ func TestGetOrSet(t *testing.T) {
 			load := func(ctx context.Context) (string, error) { <-ctx.Done(); close(told); return "", ctx.Err() }
 			a := w.start(ctx, w.client, "k", load)
 			synctest.Wait()
-			if !w.service.leased("k") {
+			if !w.service.Leased("k") {
 				w.Fatal("no lease while the loader works")
 			}
 			cancel()
 			<-a
 			<-told
 			synctest.Wait()
-			if w.service.leased("k") {
+			if w.service.Leased("k") {
 				w.Error("the lease was not handed back")
 			}
 			if v := w.must("k", returns("next")); v != "next" {
@@ -107,10 +108,10 @@ func TestGetOrSet(t *testing.T) {
 			if !errors.Is(err, errBoom) {
 				w.Errorf("got %v", err)
 			}
-			if w.service.leased("k") {
+			if w.service.Leased("k") {
 				w.Error("the lease was not handed back")
 			}
-			if _, ok := w.service.stored("k"); ok {
+			if _, ok := w.service.Stored("k"); ok {
 				w.Error("something was stored")
 			}
 			if v := w.must("k", returns("fine")); v != "fine" {
@@ -123,7 +124,7 @@ func TestGetOrSet(t *testing.T) {
 			if !errors.As(err, &p) || p.Value != "ouch" || !strings.Contains(string(p.Stack), "getorset_test.go") {
 				w.Errorf("got %v", err)
 			}
-			if w.service.leased("k") {
+			if w.service.Leased("k") {
 				w.Error("the lease was not handed back")
 			}
 			if v := w.must("k", returns("fine")); v != "fine" {
@@ -135,7 +136,7 @@ func TestGetOrSet(t *testing.T) {
 			if !errors.Is(err, client.ErrGoexit) {
 				w.Errorf("got %v", err)
 			}
-			if w.service.leased("k") {
+			if w.service.Leased("k") {
 				w.Error("the lease was not handed back")
 			}
 			if v := w.must("k", returns("fine")); v != "fine" {
@@ -187,7 +188,7 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"100 callers in one process, one cold key: one load, one lease", func(w *world) {
-			w.service.set(func(s *fakeService) { s.lag = time.Millisecond })
+			w.service.Set(func(s *fake.Service) { s.Lag = time.Millisecond })
 			var wg sync.WaitGroup
 			var runs atomic.Int32
 			for range 100 {
@@ -207,7 +208,7 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"10 processes, one cold key: one load, the others wait and then read", func(w *world) {
-			w.service.set(func(s *fakeService) { s.lag = time.Millisecond })
+			w.service.Set(func(s *fake.Service) { s.Lag = time.Millisecond })
 			var wg sync.WaitGroup
 			var runs atomic.Int32
 			for range 10 {
@@ -230,7 +231,7 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"the process that loads dies: the next one takes over when the lease has run out", func(w *world) {
-			dead := w.service.judgeLocked("k")
+			dead := w.service.Lease("k")
 			if dead.Lease == (soracache.Lease{}) {
 				w.Fatal("no lease for the process that is to die")
 			}
@@ -241,18 +242,18 @@ func TestGetOrSet(t *testing.T) {
 			if took := time.Since(start); took != soracache.DefaultLease {
 				w.Errorf("it took %s", took)
 			}
-			if _, ok := w.service.stored("k"); !ok {
+			if _, ok := w.service.Stored("k"); !ok {
 				w.Error("what the next one loaded was not stored")
 			}
 		}},
 		{"somebody else loads for longer than the policy waits: load, and do not store", func(w *world) {
-			w.service.judgeLocked("k")
+			w.service.Lease("k")
 			start := time.Now()
 			w.must("k", returns("mine"), client.WithPolicy(client.Default.WithWait(2*time.Second)))
 			if took := time.Since(start); took != 2*time.Second {
 				w.Errorf("waited %s", took)
 			}
-			if _, ok := w.service.stored("k"); ok {
+			if _, ok := w.service.Stored("k"); ok {
 				w.Error("stored without a lease")
 			}
 			if len(w.heard.notStored) != 1 {
@@ -260,7 +261,7 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"a policy that does not wait", func(w *world) {
-			w.service.judgeLocked("k")
+			w.service.Lease("k")
 			start := time.Now()
 			w.must("k", returns("mine"), client.WithPolicy(client.Default.WithWait(-1)))
 			if took := time.Since(start); took != 0 {
@@ -268,7 +269,7 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"a deadline while somebody else loads: the deadline is kept", func(w *world) {
-			w.service.judgeLocked("k")
+			w.service.Lease("k")
 			ctx, cancel := context.WithTimeout(w.Context(), time.Second)
 			defer cancel()
 			start := time.Now()
@@ -287,21 +288,21 @@ func TestGetOrSet(t *testing.T) {
 			if r := <-slow; r.value != "slow" || len(w.heard.superseded) != 0 {
 				w.Errorf("got %v, heard %v", r, w.heard.superseded)
 			}
-			if n := w.service.count(soracache.OpRenew); n < 10 {
+			if n := w.service.Count(soracache.OpRenew); n < 10 {
 				w.Errorf("%d renewals in a minute", n)
 			}
 		}},
 		{"a loader that never ends: the lease is not renewed for ever", func(w *world) {
 			w.start(w.Context(), w.client, "k", func(ctx context.Context) (string, error) { <-ctx.Done(); return "", ctx.Err() })
 			time.Sleep(time.Hour)
-			if w.service.leased("k") {
+			if w.service.Leased("k") {
 				w.Error("the lease is still held after an hour")
 			}
 		}},
 		{"renewals fail for a while: the lease survives", func(w *world) {
 			n := 0
-			w.service.set(func(s *fakeService) {
-				s.deny = func(wr soracache.Write) error {
+			w.service.Set(func(s *fake.Service) {
+				s.Deny = func(wr soracache.Write) error {
 					if wr.Op == soracache.OpRenew {
 						if n++; n%2 == 1 {
 							return soracache.ErrUnavailable
@@ -311,7 +312,7 @@ func TestGetOrSet(t *testing.T) {
 				}
 			})
 			w.must("k", takes(25*time.Second, "v"))
-			if _, ok := w.service.stored("k"); !ok {
+			if _, ok := w.service.Stored("k"); !ok {
 				w.Error("not stored")
 			}
 		}},
@@ -324,7 +325,7 @@ func TestGetOrSet(t *testing.T) {
 			if r := <-a; r.value != "mine" || r.err != nil {
 				w.Errorf("got %v", r)
 			}
-			if n := w.service.count(soracache.OpRenew); n != 1 {
+			if n := w.service.Count(soracache.OpRenew); n != 1 {
 				w.Errorf("%d renewals of a lost lease", n)
 			}
 			if !slices.Equal(w.heard.superseded, []soracache.Reason{soracache.ReasonLeaseLost}) {
@@ -335,7 +336,7 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"the service is down: the loader's value, at once", func(w *world) {
-			w.service.set(func(s *fakeService) { s.fail = soracache.ErrUnavailable })
+			w.service.Set(func(s *fake.Service) { s.Fail = soracache.ErrUnavailable })
 			start := time.Now()
 			if v := w.must("k", returns("v")); v != "v" || time.Since(start) != 0 {
 				w.Errorf("got %q after %s", v, time.Since(start))
@@ -345,13 +346,13 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"the service is down and the loader fails: the loader's error", func(w *world) {
-			w.service.set(func(s *fakeService) { s.fail = soracache.ErrUnavailable })
+			w.service.Set(func(s *fake.Service) { s.Fail = soracache.ErrUnavailable })
 			if _, err := client.GetOrSet(w.Context(), w.client, "k", func(context.Context) (string, error) { return "", errBoom }); !errors.Is(err, errBoom) {
 				w.Errorf("got %v", err)
 			}
 		}},
 		{"the service hangs: the loader's value after 250 ms", func(w *world) {
-			w.service.set(func(s *fakeService) { s.hang = true })
+			w.service.Set(func(s *fake.Service) { s.Hang = true })
 			start := time.Now()
 			if v := w.must("k", returns("v")); v != "v" || time.Since(start) != client.DefaultTimeout {
 				w.Errorf("got %q after %s", v, time.Since(start))
@@ -361,12 +362,12 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"the service hangs while we wait for somebody's load: 250 ms beyond the wait", func(w *world) {
-			w.service.judgeLocked("k")
-			w.service.set(func(s *fakeService) {
+			w.service.Lease("k")
+			w.service.Set(func(s *fake.Service) {
 				asked := 0
-				s.look = func(string, string) {
+				s.Look = func(string, string) {
 					if asked++; asked == 2 {
-						s.set(func(s *fakeService) { s.hang = true })
+						s.Set(func(s *fake.Service) { s.Hang = true })
 					}
 				}
 			})
@@ -379,7 +380,7 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"the service hangs and my deadline is short: the loader still gets half of it", func(w *world) {
-			w.service.set(func(s *fakeService) { s.hang = true })
+			w.service.Set(func(s *fake.Service) { s.Hang = true })
 			ctx, cancel := context.WithTimeout(w.Context(), 100*time.Millisecond)
 			defer cancel()
 			v, err := client.GetOrSet(ctx, w.client, "k", takes(40*time.Millisecond, "v"))
@@ -390,7 +391,7 @@ func TestGetOrSet(t *testing.T) {
 		{"the service hangs when the value is to be stored: the value is returned in time", func(w *world) {
 			start := time.Now()
 			v := w.must("k", func(context.Context) (string, error) {
-				w.service.set(func(s *fakeService) { s.hang = true })
+				w.service.Set(func(s *fake.Service) { s.Hang = true })
 				return "v", nil
 			})
 			if v != "v" || time.Since(start) > client.DefaultTimeout {
@@ -401,7 +402,7 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"the service hangs and so does the loader: my deadline is kept", func(w *world) {
-			w.service.set(func(s *fakeService) { s.hang = true })
+			w.service.Set(func(s *fake.Service) { s.Hang = true })
 			ctx, cancel := context.WithTimeout(w.Context(), time.Second)
 			defer cancel()
 			start := time.Now()
@@ -411,7 +412,7 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"the service is down: a caller joins only a load that has not started", func(w *world) {
-			w.service.set(func(s *fakeService) { s.fail = soracache.ErrUnavailable })
+			w.service.Set(func(s *fake.Service) { s.Fail = soracache.ErrUnavailable })
 			var runs atomic.Int32
 			load := func(ctx context.Context) (string, error) {
 				return takes(time.Second, strconv.Itoa(int(runs.Add(1))))(ctx)
@@ -429,13 +430,13 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"my credentials are refused: the value, and the hook says why", func(w *world) {
-			w.service.set(func(s *fakeService) { s.fail = soracache.ErrUnauthenticated })
+			w.service.Set(func(s *fake.Service) { s.Fail = soracache.ErrUnauthenticated })
 			if v := w.must("k", returns("v")); v != "v" || !errors.Is(w.heard.lastFailOpen, soracache.ErrUnauthenticated) {
 				w.Errorf("got %q, heard %v", v, w.heard.lastFailOpen)
 			}
 		}},
 		{"a key that can never be right: an error, and no load", func(w *world) {
-			w.service.set(func(s *fakeService) { s.fail = soracache.ErrInvalid })
+			w.service.Set(func(s *fake.Service) { s.Fail = soracache.ErrInvalid })
 			_, err := client.GetOrSet(w.Context(), w.client, "", returns("v"))
 			if !errors.Is(err, soracache.ErrInvalid) || w.heard.loads != 0 {
 				w.Errorf("got %v after %d loads", err, w.heard.loads)
@@ -448,16 +449,16 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"the service refuses to store the value: it is returned, and the lease handed back", func(w *world) {
-			w.service.set(func(s *fakeService) {
-				s.deny = func(wr soracache.Write) error {
+			w.service.Set(func(s *fake.Service) {
+				s.Deny = func(wr soracache.Write) error {
 					if wr.Op == soracache.OpFill {
 						return soracache.ErrTooLarge
 					}
 					return nil
 				}
 			})
-			if v := w.must("k", returns("huge")); v != "huge" || w.service.leased("k") {
-				w.Errorf("got %q, leased: %t", v, w.service.leased("k"))
+			if v := w.must("k", returns("huge")); v != "huge" || w.service.Leased("k") {
+				w.Errorf("got %q, leased: %t", v, w.service.Leased("k"))
 			}
 			if len(w.heard.notStored) != 1 || !errors.Is(w.heard.notStored[0], soracache.ErrTooLarge) {
 				w.Errorf("heard %v", w.heard.notStored)
@@ -465,14 +466,14 @@ func TestGetOrSet(t *testing.T) {
 		}},
 		{"a value that cannot be encoded: it is returned, and the lease handed back", func(w *world) {
 			f, err := client.GetOrSet(w.Context(), w.client, "k", func(context.Context) (func(), error) { return func() {}, nil })
-			if f == nil || err != nil || w.service.leased("k") || len(w.heard.notStored) != 1 {
+			if f == nil || err != nil || w.service.Leased("k") || len(w.heard.notStored) != 1 {
 				w.Errorf("got %v, heard %v", err, w.heard.notStored)
 			}
 		}},
 		{"the policy says how long, and what it depends on", func(w *world) {
 			p := client.Short.WithTags("b", "a").WithKeep(time.Hour)
 			w.must("k", returns("v"), client.WithPolicy(p), client.WithTags("a", "c"))
-			got := w.service.writes[0]
+			got := w.service.Writes[0]
 			want := soracache.Lifetime{TTL: 5 * time.Minute, Keep: time.Hour, L1: time.Minute}
 			if got.Lifetime != want || !slices.Equal(got.Entry.Tags, []string{"a", "b", "c"}) || got.Entry.Encoding != "raw" {
 				w.Errorf("stored %+v", got)
@@ -508,8 +509,8 @@ func TestGetOrSet(t *testing.T) {
 		{"a context that has ended: its error, and no question asked", func(w *world) {
 			ctx, cancel := context.WithCancel(w.Context())
 			cancel()
-			if _, err := client.GetOrSet(ctx, w.client, "k", returns("v")); !errors.Is(err, context.Canceled) || len(w.service.gets) != 0 {
-				w.Errorf("got %v after %d questions", err, len(w.service.gets))
+			if _, err := client.GetOrSet(ctx, w.client, "k", returns("v")); !errors.Is(err, context.Canceled) || len(w.service.Gets) != 0 {
+				w.Errorf("got %v after %d questions", err, len(w.service.Gets))
 			}
 		}},
 		{"closed while it loads: the loader is told, the lease handed back, the caller told why", func(w *world) {
@@ -519,7 +520,7 @@ func TestGetOrSet(t *testing.T) {
 			if err := c.Close(); err != nil {
 				w.Errorf("close: %v", err)
 			}
-			if w.service.leased("k") {
+			if w.service.Leased("k") {
 				w.Error("closed, and the lease is still held")
 			}
 			if r := <-a; !errors.Is(r.err, client.ErrClosed) {
@@ -528,14 +529,14 @@ func TestGetOrSet(t *testing.T) {
 		}},
 		{"closed as the lease comes, and the loader is limited: not loaded, and the lease handed back", func(w *world) {
 			c := w.join()
-			w.service.bend = func(*soracache.ReadResult) {
+			w.service.Bend = func(*soracache.ReadResult) {
 				go func() { _ = c.Close() }()
 				time.Sleep(time.Millisecond)
 			}
 			_, err := client.GetOrSet(w.Context(), c, "k", takes(time.Hour, "v"), client.WithHardTimeout(time.Minute))
 			time.Sleep(time.Second) // it is handed back behind its caller
-			if !errors.Is(err, client.ErrClosed) || w.service.leased("k") {
-				w.Errorf("got %v; leased: %t", err, w.service.leased("k"))
+			if !errors.Is(err, client.ErrClosed) || w.service.Leased("k") {
+				w.Errorf("got %v; leased: %t", err, w.service.Leased("k"))
 			}
 		}},
 		{"closed beside a loader that does not listen: an error, in time", func(w *world) {
@@ -567,8 +568,8 @@ func TestGetOrSet(t *testing.T) {
 		}},
 		{"a refresh lease beside a fresh value: the caller refreshes it", func(w *world) {
 			w.must("k", returns("old"))
-			id := w.service.judgeLocked("other").Lease // any lease will do
-			w.service.bend = func(res *soracache.ReadResult) { res.Lease = id }
+			id := w.service.Lease("other").Lease // any lease will do
+			w.service.Bend = func(res *soracache.ReadResult) { res.Lease = id }
 			if v := w.must("k", returns("new")); v != "new" {
 				w.Errorf("got %q", v)
 			}
@@ -579,11 +580,4 @@ func TestGetOrSet(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { tt.play(newWorld(t)) })
 		})
 	}
-}
-
-// judgeLocked reads a key with a lease, as a process that never comes back.
-func (s *fakeService) judgeLocked(key string) soracache.ReadResult {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.judge(soracache.GetRequest{}, soracache.Read{Key: key, Lease: true})
 }

@@ -73,7 +73,7 @@ func (l *lease) renew(ctx context.Context, lasts time.Duration) {
 		}
 		bounded := detached(ctx, l.client.timeout)
 		result, err := l.client.write(bounded, soracache.Write{Op: soracache.OpRenew, Key: l.key, Schema: l.schema, Lease: l.id}, nil)
-		bounded.end()
+		bounded.End()
 		if err == nil && !result.Stored {
 			return // lost, or overtaken: the fill will be told
 		}
@@ -140,6 +140,6 @@ func (l *lease) endRenewal() {
 
 func (l *lease) write(ctx context.Context, limit time.Duration, w soracache.Write, asked *asking) (soracache.WriteResult, error) {
 	bounded := l.client.toWrite(ctx, limit, w.Op)
-	defer bounded.end()
+	defer bounded.End()
 	return l.client.write(bounded, w, asked)
 }

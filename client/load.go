@@ -206,7 +206,7 @@ func (l *loading[T]) lead(ctx context.Context) (o outcome[T], rest func(context.
 	if !l.throttling() {
 		limited := l.client.limited(ctx, l.patience())
 		first = l.first(limited)
-		limited.end()
+		limited.End()
 		if first.err == nil && first.read.Lease == (soracache.Lease{}) && first.read.Status != soracache.StatusMiss {
 			first.decoded = true
 			if first.there, first.readable = l.decoded(first.read); first.readable && !l.unattended(&first.read, first.there) {
@@ -255,7 +255,7 @@ func (l *loading[T]) readOrLoad(ctx context.Context, known *answer[T]) (outcome[
 	if known == nil {
 		limited := l.client.limited(ctx, l.patience())
 		known = l.first(limited)
-		limited.end()
+		limited.End()
 	}
 	for question := 1; ; question++ {
 		read, err := l.waitOn(ctx, known)
@@ -486,7 +486,7 @@ const maxWaits = 3
 // ask asks, for as long as the client is to be patient beyond the wait.
 func (l *loading[T]) ask(ctx context.Context, read soracache.Read) (soracache.ReadResult, error) {
 	limited := l.client.limited(ctx, read.Wait+l.patience())
-	defer limited.end()
+	defer limited.End()
 	return l.question(limited, read)
 }
 

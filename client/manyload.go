@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/deadline"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -273,7 +274,7 @@ func (l *manyLoad[T]) store(results []loaded[T]) {
 	most, behind := l.silence.storing(l.patience()), false
 	l.filling.Add(1)
 	var done <-chan struct{}
-	if bytes >= progressBytes || most == 0 {
+	if bytes >= deadline.Bytes || most == 0 {
 		done, behind = l.client.fillBehind(bytes, func() {
 			defer l.filling.Done()
 			l.complete(l.leases.detached, l.client.timeout, fills, stored)

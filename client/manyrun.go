@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/batches"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -415,7 +416,7 @@ func (m *many[T]) await(ctx context.Context, others []string, waited time.Durati
 	end := began
 	for idle := 0; len(others) > 0 && idle < maxWaits; {
 		end = m.waitUntil(began, waited, others)
-		rounds := 1 + (len(others)-1)/(requestsAtOnce*mostTogether) // of requests
+		rounds := 1 + (len(others)-1)/(requestsAtOnce*batches.Most) // of requests
 		wait := m.client.waits.most(min(time.Until(end), waitAtOnce/time.Duration(rounds)))
 		if wait <= 0 && !later || m.hurried(ctx) && time.Until(end) > m.patience() {
 			break

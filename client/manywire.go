@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/batches"
 )
 
 // requestsAtOnce is how many requests one call for many keys has under way.
@@ -20,27 +21,28 @@ func (c *Client) readMany(ctx context.Context, limit time.Duration, reads []sora
 	results := make([]soracache.ReadResult, len(reads))
 	inRequests(len(reads), func(from, to int) error {
 		ctx := detached(ctx, limit)
-		defer ctx.end()
+		defer ctx.End()
 		return c.readPart(ctx, reads[from:to], asked[from:to], results[from:to], accept)
 	}, func(i int, err error) { results[i].Err = err })
 	return results
 }
 
 func (c *Client) readPart(ctx context.Context, reads []soracache.Read, asked []*asking, results []soracache.ReadResult, accept bool) error {
-	answers, seen, err := c.get(ctx, reads, accept)
-	if half := len(reads) / 2; err != nil && half > 0 && mayBeOneItem(err) {
-		return inHalves(results, half, func(r *soracache.ReadResult, err error) { r.Err = err },
-			func() error { return c.readPart(ctx, reads[:half], asked[:half], results[:half], accept) },
-			func() error { return c.readPart(ctx, reads[half:], asked[half:], results[half:], accept) })
-	}
-	if err != nil {
-		return err
-	}
-	copy(results, answers)
-	for i := range results {
-		c.learnRead(ctx, seen, &results[i], asked[i])
-	}
-	return nil
+	return batches.Send(reads, func(at int, part []soracache.Read) error {
+		answers, seen, err := c.get(ctx, part, accept)
+		if err != nil {
+			return err
+		}
+		copy(results[at:], answers)
+		for i := range answers {
+			c.learnRead(ctx, seen, &results[at+i], asked[at+i])
+		}
+		return nil
+	}, func(at, count int, err error) {
+		for i := range count {
+			results[at+i].Err = err
+		}
+	})
 }
 
 // writeMany has the backend do many writes, in the same manner.
@@ -51,44 +53,28 @@ func (c *Client) writeMany(ctx context.Context, limit time.Duration, writes []so
 	}
 	inRequests(len(writes), func(from, to int) error {
 		ctx := c.toWrite(ctx, limit, writes[from].Op)
-		defer ctx.end()
+		defer ctx.End()
 		return c.writePart(ctx, writes[from:to], asked[from:to], results[from:to])
 	}, func(i int, err error) { results[i].Err = err })
 	return results
 }
 
 func (c *Client) writePart(ctx context.Context, writes []soracache.Write, asked []*asking, results []soracache.WriteResult) error {
-	answers, seen, err := c.put(ctx, writes)
-	if half := len(writes) / 2; err != nil && half > 0 && mayBeOneItem(err) {
-		return inHalves(results, half, func(r *soracache.WriteResult, err error) { r.Err = err },
-			func() error { return c.writePart(ctx, writes[:half], asked[:half], results[:half]) },
-			func() error { return c.writePart(ctx, writes[half:], asked[half:], results[half:]) })
-	}
-	if err != nil {
-		return err
-	}
-	copy(results, answers)
-	for i := range results {
-		c.learnWrite(ctx, seen, &results[i], asked[i])
-	}
-	return nil
-}
-
-// inHalves sends apart what was refused together, for what may be the fault of
-// one item. What a half fails with is its own.
-func inHalves[R any](results []R, half int, failed func(*R, error), first, second func() error) error {
-	for i, do := range []func() error{first, second} {
-		part := results[:half]
-		if i == 1 {
-			part = results[half:]
+	return batches.Send(writes, func(at int, part []soracache.Write) error {
+		answers, seen, err := c.put(ctx, part)
+		if err != nil {
+			return err
 		}
-		if err := do(); err != nil {
-			for i := range part {
-				failed(&part[i], err)
-			}
+		copy(results[at:], answers)
+		for i := range answers {
+			c.learnWrite(ctx, seen, &results[at+i], asked[at+i])
 		}
-	}
-	return nil
+		return nil
+	}, func(at, count int, err error) {
+		for i := range count {
+			results[at+i].Err = err
+		}
+	})
 }
 
 // inRequests does something to parts of so many items, a few parts at a time.
@@ -97,8 +83,8 @@ func inHalves[R any](results []R, half int, failed func(*R, error), first, secon
 // each part.
 func inRequests(count int, do func(from, to int) error, failed func(i int, err error)) {
 	var down atomic.Pointer[error]
-	atOnce(requestsAtOnce, (count+mostTogether-1)/mostTogether, func(part int) {
-		from, to := part*mostTogether, min((part+1)*mostTogether, count)
+	atOnce(requestsAtOnce, (count+batches.Most-1)/batches.Most, func(part int) {
+		from, to := part*batches.Most, min((part+1)*batches.Most, count)
 		var err error
 		if seen := down.Load(); seen != nil {
 			err = *seen

@@ -159,26 +159,6 @@ func KnownCodecs(codecs ...Codec) Option {
 	return func(c *config) { c.known = append(c.known, codecs...) }
 }
 
-// BearerToken sends a token with every request. It is sent as it is: use it
-// over https, or on loopback. It has a meaning for [Dial] only.
-func BearerToken(token string) Option {
-	return BearerTokenFunc(func(context.Context) (string, error) { return token, nil })
-}
-
-// BearerTokenFunc asks for the token at every request, so that it can change.
-// It has a meaning for [Dial] only.
-func BearerTokenFunc(token func(context.Context) (string, error)) Option {
-	return func(c *config) { c.token = token }
-}
-
-// TLSConfig configures https, for a private authority or a client certificate.
-// It has a meaning for [Dial] only.
-func TLSConfig(cfg *tls.Config) Option { return func(c *config) { c.tls = cfg } }
-
-// HTTPClient replaces the client's own transport, which speaks HTTP/1.1 over
-// many kept connections. It has a meaning for [Dial] only.
-func HTTPClient(h *http.Client) Option { return func(c *config) { c.http = h } }
-
 // A CallOption changes one call; given to [NewCache] or [NewLoadingCache], it
 // holds for every call of that cache. Callers that share a load share the first
 // one's options.

@@ -11,19 +11,8 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/client/internal/fake"
 )
-
-// released returns the outcomes of the releases so far.
-func (s *fakeService) released() (outcomes []soracache.LoadOutcome) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, w := range s.writes {
-		if w.Op == soracache.OpRelease {
-			outcomes = append(outcomes, w.Outcome)
-		}
-	}
-	return outcomes
-}
 
 // What became of a load goes with the release of its lease, by either way of
 // loading.
@@ -65,8 +54,8 @@ func TestReleaseSaysWhatBecameOfTheLoad(t *testing.T) {
 		} {
 			t.Run(name+"/"+way, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					service := newFakeService()
-					service.deny = func(w soracache.Write) error {
+					service := fake.New()
+					service.Deny = func(w soracache.Write) error {
 						if w.Op == soracache.OpFill {
 							return c.deny
 						}
@@ -81,7 +70,7 @@ func TestReleaseSaysWhatBecameOfTheLoad(t *testing.T) {
 					defer cancel()
 					_ = get(ctx, client.NewCache[string](cl, client.Default), func(ctx context.Context) (string, error) { return c.load(ctx, cancel) })
 					time.Sleep(time.Second) // a load that nobody waits for ends
-					if got := service.released(); !slices.Equal(got, c.want) {
+					if got := service.Released(); !slices.Equal(got, c.want) {
 						t.Errorf("released %v, want %v", got, c.want)
 					}
 				})
@@ -108,7 +97,7 @@ func TestStaleValueThatNobodyRefreshes(t *testing.T) {
 		for _, way := range []string{"one", "many"} {
 			t.Run(name+"/"+way, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					service := newFakeService()
+					service := fake.New()
 					heard := &heard{}
 					cl, err := client.New(service, client.Logger(nil), client.WithHooks(heard.hooks()))
 					if err != nil {
@@ -120,7 +109,7 @@ func TestStaleValueThatNobodyRefreshes(t *testing.T) {
 						t.Fatal(err)
 					}
 					time.Sleep(2 * time.Minute)
-					service.bend = func(res *soracache.ReadResult) {
+					service.Bend = func(res *soracache.ReadResult) {
 						if res.Lease != (soracache.Lease{}) {
 							res.Lease, res.LeaseFor = soracache.Lease{}, 0
 							res.LeaseState, res.Refusal = soracache.LeaseRefused, soracache.RefusalStoreFull

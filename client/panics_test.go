@@ -3,7 +3,6 @@ package client_test
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"runtime"
 	"strconv"
 	"sync/atomic"
@@ -266,13 +265,17 @@ func TestPanicsOfHooksThatObserveNoCall(t *testing.T) {
 	})
 	t.Run("OnBreaker", func(t *testing.T) {
 		var told atomic.Int64
-		service := newFakeService()
-		service.fail = soracache.ErrUnavailable
-		routed := client.Routed(slog.New(slog.DiscardHandler), client.ByKey, map[string]soracache.Backend{"http://a": service, "http://b": service},
-			func(string, bool) { told.Add(1); panic("metrics") })
-		reads := []soracache.Read{{Key: "a"}, {Key: "b"}, {Key: "c"}, {Key: "d"}}
-		if _, err := routed.Get(t.Context(), soracache.GetRequest{Namespace: "shop", Reads: reads}); !errors.Is(err, soracache.ErrUnavailable) || told.Load() != 2 {
-			t.Errorf("got %v, told %d times", err, told.Load())
+		c := dial(t, "http://127.0.0.1:1,http://127.0.0.1:2", client.StaticNodes(), // where nobody listens
+			client.WithHooks(client.Hooks{OnBreaker: func(string, bool) { told.Add(1); panic("metrics") }}))
+		got, err := client.NewCache[string](c, client.Default).GetOrSetMany(t.Context(), []string{"a", "b", "c", "d"}, func(_ context.Context, keys []string) (map[string]string, error) {
+			values := map[string]string{}
+			for _, k := range keys {
+				values[k] = "v"
+			}
+			return values, nil
+		})
+		if len(got) != 4 || err != nil || told.Load() != 2 {
+			t.Errorf("got %v, %v, told %d times", got, err, told.Load())
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/client/clienttest"
+	"github.com/soracache/soracache/client/internal/cluster/rpc"
 	"github.com/soracache/soracache/l2/l2test"
 )
 
@@ -222,7 +224,7 @@ func TestShortDeadlinesLeaveNoLeases(t *testing.T) {
 		})
 	}
 	callers.Wait()
-	node := client.Remote(t, srv.URL())
+	node := rpc.New(http.DefaultClient, srv.URL(), nil)
 	var left int
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		left = 0

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/deadline"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -223,7 +224,7 @@ func (l *loading[T]) fill(lease *lease, d deposit[T]) (behind bool) {
 		l.filled(asked, &d, result, err)
 	}
 	most := l.silence.storing(l.patience())
-	if len(d.entry.Value) < progressBytes && most > 0 {
+	if len(d.entry.Value) < deadline.Bytes && most > 0 {
 		complete(false)
 		return false
 	}
