@@ -70,6 +70,20 @@ func (l Limits) CheckKey(key string) error { return checkName("key", key, l.KeyB
 // CheckTag reports whether a tag is 1 to TagBytes bytes of UTF-8.
 func (l Limits) CheckTag(tag string) error { return checkName("tag", tag, l.TagBytes) }
 
+// CheckTarget refuses a target whose name no key or tag has, and one of a kind that
+// there is not.
+func (l Limits) CheckTarget(t Target) error {
+	switch t.Kind {
+	case TargetKey:
+		return l.CheckKey(t.Name)
+	case TargetTag:
+		return l.CheckTag(t.Name)
+	case TargetAll:
+		return nil
+	}
+	return fmt.Errorf("%w: unknown target %d", ErrInvalid, t.Kind)
+}
+
 func checkName(what, name string, most int) error {
 	switch {
 	case name == "":

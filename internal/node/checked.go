@@ -136,17 +136,7 @@ func (c Checked) invalidation(req soracache.InvalidateRequest) error {
 		return invalidRequest("settle of %s: 0 to %s", req.Settle, soracache.MaxSettle)
 	}
 	for _, t := range req.Targets {
-		var err error
-		switch t.Kind {
-		case soracache.TargetKey:
-			err = c.cfg.Limits.CheckKey(t.Name)
-		case soracache.TargetTag:
-			err = c.cfg.Limits.CheckTag(t.Name)
-		case soracache.TargetAll:
-		default:
-			err = invalidRequest("unknown target %d", t.Kind)
-		}
-		if err != nil {
+		if err := c.cfg.Limits.CheckTarget(t); err != nil {
 			return err
 		}
 	}

@@ -7,57 +7,23 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/internal/wire"
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
-// getResponse puts one read on the wire. The value is not copied: cached bytes
-// are immutable.
+// getResponse puts one read on the wire, or what it failed with.
 func getResponse(r soracache.ReadResult) *soracachev1.GetResponse {
 	if r.Err != nil {
 		return &soracachev1.GetResponse{Error: batchError(r.Err)}
 	}
-	answer := &soracachev1.GetResponse{
-		Status:      soracachev1.Status(r.Status),
-		Stamp:       r.Stamp.Encode(),
-		Unconfirmed: r.Unconfirmed,
-		Partitions:  uint32(r.Partitions),
-	}
-	if r.LeaseState != soracache.LeaseNone {
-		answer.LeaseState = soracachev1.LeaseState(r.LeaseState)
-		answer.Refusal = soracachev1.Refusal(r.Refusal)
-	}
-	if r.Age != 0 {
-		answer.Age = durationpb.New(r.Age)
-	}
-	if r.Status != soracache.StatusMiss {
-		answer.Value = r.Entry.Value
-		answer.Tags = r.Entry.Tags
-		answer.FreshFor = durationpb.New(r.FreshFor)
-		answer.KeepFor = durationpb.New(r.KeepFor)
-		answer.Tier = soracachev1.Tier(r.Tier)
-		answer.Kind = soracachev1.Kind(r.Entry.Kind)
-		answer.Encoding = r.Entry.Encoding
-		answer.Etag = r.Entry.ETag
-	}
-	if r.Lease != (soracache.Lease{}) {
-		answer.Lease = r.Lease[:]
-	}
-	if r.LeaseFor != 0 {
-		answer.LeaseFor = durationpb.New(r.LeaseFor)
-	}
-	return answer
+	return wire.GetResponse(r)
 }
 
 func fillResponse(r soracache.WriteResult) *soracachev1.FillResponse {
 	if r.Err != nil {
 		return &soracachev1.FillResponse{Error: batchError(r.Err)}
 	}
-	return &soracachev1.FillResponse{
-		Stored:       r.Stored,
-		Reason:       soracachev1.Reason(r.Reason),
-		Stamp:        r.Stamp.Encode(),
-		SupersededBy: targets(r.SupersededBy),
-	}
+	return wire.FillResponse(r)
 }
 
 func setResponse(r soracache.WriteResult) *soracachev1.SetResponse {
@@ -95,7 +61,7 @@ func copyOf(c node.Copy) *soracachev1.ExplainResponse_Copy {
 		return answer
 	}
 	answer.KilledByPosition = uint64(c.KilledBy.Position)
-	answer.KilledByTargets = targets(c.KilledBy)
+	answer.KilledByTargets = wire.Targets(c.KilledBy)
 	answer.Epoch = uint64(c.Stamp.Epoch)
 	answer.Position = uint64(c.Stamp.Position)
 	answer.Tags = c.Tags
@@ -105,15 +71,6 @@ func copyOf(c node.Copy) *soracachev1.ExplainResponse_Copy {
 	answer.Encoding = c.Encoding
 	answer.Kind = soracachev1.Kind(c.Kind)
 	return answer
-}
-
-// targets names what a record invalidated, as in "tag:products".
-func targets(r soracache.Record) []string {
-	var names []string
-	for _, t := range r.Targets {
-		names = append(names, t.String())
-	}
-	return names
 }
 
 // memberResponse puts one member on the wire.

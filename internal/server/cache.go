@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/wire"
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 	rpc "github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
 )
@@ -241,13 +242,7 @@ func (s *cacheService) Renew(ctx context.Context, r *soracachev1.RenewRequest) (
 	if err != nil {
 		return nil, err
 	}
-	answer := &soracachev1.RenewResponse{
-		Held: result.Stored, Reason: soracachev1.Reason(result.Reason), Stamp: result.Stamp.Encode(),
-	}
-	if result.Stored {
-		answer.LeaseFor = durationpb.New(result.LeaseFor)
-	}
-	return answer, nil
+	return wire.RenewResponse(result), nil
 }
 
 // Release implements the RPC.
@@ -258,9 +253,7 @@ func (s *cacheService) Release(ctx context.Context, r *soracachev1.ReleaseReques
 	if err != nil {
 		return nil, err
 	}
-	return &soracachev1.ReleaseResponse{
-		Released: result.Stored, Reason: soracachev1.Reason(result.Reason), Stamp: result.Stamp.Encode(),
-	}, nil
+	return wire.ReleaseResponse(result), nil
 }
 
 // writeOne performs the write that parse returns.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/budget"
+	"github.com/soracache/soracache/internal/wire"
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
@@ -42,46 +43,24 @@ func wireError(err error) *connect.Error {
 	}
 	var incomplete *soracache.IncompleteError
 	if errors.As(err, &incomplete) {
-		return incompleteError(incomplete)
+		if answer, err := wire.Incomplete(incomplete); err == nil {
+			return answer
+		}
+		return connect.NewError(connect.CodeInternal, errInternal) // a name that is not UTF-8, which no node has
 	}
 	if errors.Is(err, soracache.ErrStoreFull) {
-		return storeFull(err)
+		return wire.StoreFull(err) // its text stays as it is
 	}
-	for _, known := range []struct {
-		err  error
-		code connect.Code
-	}{
-		{soracache.ErrInvalid, connect.CodeInvalidArgument},
-		{soracache.ErrTooLarge, connect.CodeResourceExhausted},
-		{soracache.ErrUnauthenticated, connect.CodeUnauthenticated},
-		{soracache.ErrPermissionDenied, connect.CodePermissionDenied},
-		{soracache.ErrUnimplemented, connect.CodeUnimplemented},
-		{soracache.ErrUnavailable, connect.CodeUnavailable},
-		{context.DeadlineExceeded, connect.CodeDeadlineExceeded},
-		{context.Canceled, connect.CodeCanceled},
-	} {
-		if errors.Is(err, known.err) {
-			return connect.NewError(known.code, errors.New(strings.TrimPrefix(publicText(err), known.err.Error()+": ")))
-		}
+	if code, kind, ok := wire.CodeOf(err); ok {
+		return connect.NewError(code, errors.New(strings.TrimPrefix(publicText(err), kind.Error()+": ")))
 	}
 	return connect.NewError(connect.CodeInternal, errInternal)
 }
 
 func tryAgain(err error) *connect.Error {
-	wire := connect.NewError(connect.CodeResourceExhausted, err)
-	wire.Meta().Set("Retry-After", retryAfter)
-	return wire
-}
-
-// storeFull tells in a detail what the code leaves open, which is what has run
-// out. Its text stays as it is.
-func storeFull(err error) *connect.Error {
-	wire := connect.NewError(connect.CodeResourceExhausted, err)
-	detail, malformed := connect.NewErrorDetail(&soracachev1.Refused{Refusal: soracachev1.Refusal_REFUSAL_STORE_FULL})
-	if malformed == nil {
-		wire.AddDetail(detail)
-	}
-	return wire
+	answer := connect.NewError(connect.CodeResourceExhausted, err)
+	answer.Meta().Set("Retry-After", retryAfter)
+	return answer
 }
 
 // publicText is what callers may be told of a failure. What a store says of its
@@ -103,29 +82,10 @@ func publicText(err error) string {
 	return err.Error()
 }
 
-// incompleteError tells in a detail that the invalidation is recorded, and who
-// has not acknowledged it.
-func incompleteError(e *soracache.IncompleteError) *connect.Error {
-	wire := connect.NewError(connect.CodeDeadlineExceeded, e)
-	detail, err := connect.NewErrorDetail(&soracachev1.InvalidateIncomplete{
-		Recorded: true, Stamp: e.Stamp.Encode(), Stragglers: e.Stragglers,
-	})
-	if err != nil { // a name that is not UTF-8, which no node has
-		return connect.NewError(connect.CodeInternal, errInternal)
-	}
-	wire.AddDetail(detail)
-	return wire
-}
-
 // batchError is the failure of one item of a batch; nil for none.
 func batchError(err error) *soracachev1.BatchError {
 	if err == nil {
 		return nil
 	}
-	wire := wireError(err)
-	item := &soracachev1.BatchError{Code: wire.Code().String(), Message: wire.Message()}
-	if errors.Is(err, soracache.ErrStoreFull) {
-		item.Refusal = soracachev1.Refusal_REFUSAL_STORE_FULL
-	}
-	return item
+	return wire.BatchError(err, wireError(err))
 }

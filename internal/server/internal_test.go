@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/wire"
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
@@ -180,7 +181,7 @@ func FuzzKinds(f *testing.F) {
 		// the parser judges.
 		var r soracachev1.SetRequest
 		if (jsonCodec{"json"}).Unmarshal([]byte(body), &r) == nil {
-			_, _ = kindOf(r.GetKind())
+			_, _ = wire.Kind(r.GetKind())
 		}
 		_ = jsonCodec{"json"}.Unmarshal([]byte(body), &soracachev1.BatchFillRequest{})
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/room"
 	"github.com/soracache/soracache/internal/server/auth"
+	"github.com/soracache/soracache/internal/wire"
 )
 
 // serveRPC takes a request from its headers to its handler. Whoever may not
@@ -132,16 +133,12 @@ func (s *Server) known(r *http.Request) error {
 	return nil
 }
 
-// refusedHeader tells a client that its request was not begun, so that it may
-// send it to another node whatever it asks for.
-const refusedHeader = "Soracache-Refused"
-
 // refuse answers in the protocol of the request, without reading its body.
 func (s *Server) refuse(c *call, r *http.Request, err error) {
-	wire := wireError(err)
-	c.code = wire.Code().String()
-	c.response.Header().Set(refusedHeader, "1")
-	switch wire.Code() {
+	answer := wireError(err)
+	c.code = answer.Code().String()
+	c.response.Header().Set(wire.RefusedHeader, "1")
+	switch answer.Code() {
 	case connect.CodeUnauthenticated:
 		c.response.Header().Set("WWW-Authenticate", "Bearer")
 	case connect.CodeUnavailable:
@@ -151,7 +148,7 @@ func (s *Server) refuse(c *call, r *http.Request, err error) {
 		}
 	}
 	// An error here means that the caller has gone.
-	_ = s.errorWriter.Write(c.response, r, wire)
+	_ = s.errorWriter.Write(c.response, r, answer)
 	c.refused = true
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/server/auth"
+	"github.com/soracache/soracache/internal/wire"
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
@@ -169,17 +170,10 @@ func (p parser) leased(op soracache.WriteOp, r interface {
 	return w, nil
 }
 
-// release returns the write that hands a lease back. An outcome that is not
-// known here is that of a load which left nothing.
+// release returns the write that hands a lease back.
 func (p parser) release(r *soracachev1.ReleaseRequest) (soracache.Write, error) {
 	w, err := p.leased(soracache.OpRelease, r)
-	switch r.GetOutcome() {
-	case soracachev1.LoadOutcome_LOAD_OUTCOME_UNSPECIFIED:
-	case soracachev1.LoadOutcome_LOAD_OUTCOME_NOT_STORABLE:
-		w.Outcome = soracache.LoadNotStorable
-	default:
-		w.Outcome = soracache.LoadFailed
-	}
+	w.Outcome = wire.Outcome(r.GetOutcome())
 	return w, err
 }
 
@@ -200,9 +194,9 @@ func (p parser) entry(r stored) (soracache.Entry, soracache.Lifetime, error) {
 	if err != nil {
 		return soracache.Entry{}, lifetime, err
 	}
-	kind, err := kindOf(r.GetKind())
-	if err != nil {
-		return soracache.Entry{}, lifetime, err
+	kind, ok := wire.Kind(r.GetKind())
+	if !ok {
+		return soracache.Entry{}, lifetime, fmt.Errorf("%w: unknown kind %d", soracache.ErrInvalid, r.GetKind())
 	}
 	if kind == soracache.KindNotFound && len(r.GetValue()) > 0 {
 		return soracache.Entry{}, lifetime, fmt.Errorf("%w: an entry of KIND_NOT_FOUND has no value", soracache.ErrInvalid)
@@ -236,18 +230,6 @@ func (p parser) lifetime(r stored) (soracache.Lifetime, error) {
 	return lifetime, p.limits.CheckLifetime(lifetime)
 }
 
-func kindOf(k soracachev1.Kind) (soracache.Kind, error) {
-	switch k {
-	case soracachev1.Kind_KIND_VALUE:
-		return soracache.KindValue, nil
-	case soracachev1.Kind_KIND_NOT_FOUND:
-		return soracache.KindNotFound, nil
-	case soracachev1.Kind_KIND_ERROR:
-		return soracache.KindError, nil
-	}
-	return 0, fmt.Errorf("%w: unknown kind %d", soracache.ErrInvalid, k)
-}
-
 // invalidation returns what a request names: at least one target.
 func (p parser) invalidation(ctx context.Context, r *soracachev1.InvalidateRequest) (soracache.InvalidateRequest, error) {
 	var req soracache.InvalidateRequest
@@ -259,21 +241,11 @@ func (p parser) invalidation(ctx context.Context, r *soracachev1.InvalidateReque
 	if err := p.batch(n); err != nil {
 		return req, err
 	}
-	req.Targets = make([]soracache.Target, 0, n+1)
-	for _, key := range r.GetKeys() {
-		if err := p.limits.CheckKey(key); err != nil {
+	req.Targets = wire.InvalidatedBy(r)
+	for _, t := range req.Targets {
+		if err := p.limits.CheckTarget(t); err != nil {
 			return req, err
 		}
-		req.Targets = append(req.Targets, soracache.Key(key))
-	}
-	for _, tag := range r.GetTags() {
-		if err := p.limits.CheckTag(tag); err != nil {
-			return req, err
-		}
-		req.Targets = append(req.Targets, soracache.Tag(tag))
-	}
-	if r.GetAll() {
-		req.Targets = append(req.Targets, soracache.Everything())
 	}
 	if len(req.Targets) == 0 {
 		return req, fmt.Errorf("%w: nothing to invalidate: name keys, tags, or all", soracache.ErrInvalid)

@@ -339,13 +339,13 @@ func (e streamErrors) WrapStreamingHandler(next connect.StreamingHandlerFunc) co
 		if err == nil {
 			return nil
 		}
-		wire := wireError(err)
-		if wire.Code() == connect.CodeInternal {
+		answer := wireError(err)
+		if answer.Code() == connect.CodeInternal {
 			e.server.log.Error("stream failed", "procedure", conn.Spec().Procedure, "error", err)
 		}
 		if st := streamOf(ctx); st != nil {
-			st.call.code = wire.Code().String()
+			st.call.code = answer.Code().String()
 		}
-		return wire
+		return answer
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache/client/internal/cluster/rpc"
+	"github.com/soracache/soracache/internal/wire"
 	cachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
@@ -168,7 +169,7 @@ func (d *directory) refresh() {
 		}
 		why = err
 	}
-	if !d.mute && !rpc.Failed(rpc.Error(why)) { // a node that is down is logged elsewhere
+	if !d.mute && !rpc.Failed(wire.Error(why)) { // a node that is down is logged elsewhere
 		d.mute = true
 		d.log.Warn("soracache: the members of the cluster cannot be learned", "error", why)
 	}

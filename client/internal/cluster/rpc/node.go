@@ -15,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/wire"
 	cachev1 "github.com/soracache/soracache/proto/soracache/v1"
 	"github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
 )
@@ -27,9 +28,9 @@ const maxAnswer = 300 << 20
 // fastest way for unary calls.
 type Node struct {
 	rpc soracachev1connect.CacheServiceClient
-	// get and batchGet are of the same service: see readCodec.
-	get      *connect.Client[cachev1.GetRequest, readAnswer]
-	batchGet *connect.Client[cachev1.BatchGetRequest, batchAnswer]
+	// get and batchGet are of the same service: see wire.ReadCodec.
+	get      *connect.Client[cachev1.GetRequest, wire.ReadAnswer]
+	batchGet *connect.Client[cachev1.BatchGetRequest, wire.BatchAnswer]
 }
 
 var _ soracache.Backend = (*Node)(nil)
@@ -59,12 +60,12 @@ func New(h *http.Client, base string, token Token) *Node {
 	if token != nil {
 		opts = append(opts, connect.WithInterceptors(token))
 	}
-	reads := connect.WithClientOptions(append(slices.Clip(opts), connect.WithCodec(readCodec{}))...)
+	reads := connect.WithClientOptions(append(slices.Clip(opts), connect.WithCodec(wire.ReadCodec{}))...)
 	procedures := strings.TrimRight(base, "/")
 	return &Node{
 		rpc:      soracachev1connect.NewCacheServiceClient(via, base, opts...),
-		get:      connect.NewClient[cachev1.GetRequest, readAnswer](via, procedures+soracachev1connect.CacheServiceGetProcedure, reads),
-		batchGet: connect.NewClient[cachev1.BatchGetRequest, batchAnswer](via, procedures+soracachev1connect.CacheServiceBatchGetProcedure, reads),
+		get:      connect.NewClient[cachev1.GetRequest, wire.ReadAnswer](via, procedures+soracachev1connect.CacheServiceGetProcedure, reads),
+		batchGet: connect.NewClient[cachev1.BatchGetRequest, wire.BatchAnswer](via, procedures+soracachev1connect.CacheServiceBatchGetProcedure, reads),
 	}
 }
 
@@ -150,20 +151,20 @@ func (r *Node) getOne(ctx context.Context, req soracache.GetRequest, read soraca
 		Key:               read.Key,
 		MinStamp:          leastOf(req, read).Encode(),
 		Lease:             read.Lease,
-		Wait:              wireDuration(read.Wait),
-		RefreshWithin:     wireDuration(read.RefreshWithin),
-		LeaseFor:          wireDuration(read.LeaseFor),
+		Wait:              wire.Duration(read.Wait),
+		RefreshWithin:     wire.Duration(read.RefreshWithin),
+		LeaseFor:          wire.Duration(read.LeaseFor),
 		AcceptUnconfirmed: req.AcceptUnconfirmed,
 		Holder:            read.Holder,
 		Schema:            read.Schema,
 	}))
 	if err != nil {
-		return soracache.ReadResult{}, Error(err)
+		return soracache.ReadResult{}, wire.Error(err)
 	}
-	if answer.Msg.err == nil && read.Schema != "" && !answer.Msg.inSchema {
-		return soracache.ReadResult{}, r.noSchemas(ctx, req.Namespace, []string{read.Key}, []soracache.ReadResult{answer.Msg.result})
+	if answer.Msg.Err == nil && read.Schema != "" && !answer.Msg.InSchema {
+		return soracache.ReadResult{}, r.noSchemas(ctx, req.Namespace, []string{read.Key}, []soracache.ReadResult{answer.Msg.Result})
 	}
-	return answer.Msg.result, answer.Msg.err
+	return answer.Msg.Result, answer.Msg.Err
 }
 
 // noSchemas is for the answer of a node that knows nothing of schemas. It is about
@@ -189,9 +190,9 @@ func (r *Node) getMany(ctx context.Context, req soracache.GetRequest, reads []so
 			Keys:              keysOf(rest),
 			MinStamp:          req.MinStamp.Encode(),
 			Lease:             rest[0].Lease,
-			Wait:              wireDuration(rest[0].Wait),
-			RefreshWithin:     wireDuration(rest[0].RefreshWithin),
-			LeaseFor:          wireDuration(rest[0].LeaseFor),
+			Wait:              wire.Duration(rest[0].Wait),
+			RefreshWithin:     wire.Duration(rest[0].RefreshWithin),
+			LeaseFor:          wire.Duration(rest[0].LeaseFor),
 			AcceptUnconfirmed: req.AcceptUnconfirmed,
 			Holder:            rest[0].Holder,
 			Schema:            rest[0].Schema,
@@ -200,13 +201,13 @@ func (r *Node) getMany(ctx context.Context, req soracache.GetRequest, reads []so
 		}))
 		switch {
 		case err != nil:
-			return results, Error(err)
-		case answer.Msg.err != nil:
-			return results, answer.Msg.err
-		case rest[0].Schema != "" && !answer.Msg.inSchema:
-			return results, r.noSchemas(ctx, req.Namespace, keysOf(rest), answer.Msg.results)
+			return results, wire.Error(err)
+		case answer.Msg.Err != nil:
+			return results, answer.Msg.Err
+		case rest[0].Schema != "" && !answer.Msg.InSchema:
+			return results, r.noSchemas(ctx, req.Namespace, keysOf(rest), answer.Msg.Results)
 		}
-		part := answer.Msg.results
+		part := answer.Msg.Results
 		if n := len(part); n == 0 || n > len(rest) {
 			return results, fmt.Errorf("%w: %d answers to %d reads", soracache.ErrUnavailable, n, len(rest))
 		}
@@ -247,16 +248,16 @@ func together(a, b soracache.Write) bool {
 func (r *Node) writeOne(ctx context.Context, namespace string, w soracache.Write) (soracache.WriteResult, error) {
 	switch w.Op {
 	case soracache.OpFill:
-		return writeResult(r.rpc.Fill(ctx, fillRequest(namespace, w)))
+		return wire.WriteResult(r.rpc.Fill(ctx, wire.FillRequest(namespace, w)))
 	case soracache.OpPut:
-		return writeResult(r.rpc.Set(ctx, setRequest(namespace, w)))
+		return wire.WriteResult(r.rpc.Set(ctx, wire.SetRequest(namespace, w)))
 	case soracache.OpRenew:
-		return writeResult(r.rpc.Renew(ctx, &cachev1.RenewRequest{
+		return wire.WriteResult(r.rpc.Renew(ctx, &cachev1.RenewRequest{
 			Schema:    w.Schema,
-			Namespace: namespace, Key: w.Key, Lease: w.Lease[:], LeaseFor: wireDuration(w.LeaseFor),
+			Namespace: namespace, Key: w.Key, Lease: w.Lease[:], LeaseFor: wire.Duration(w.LeaseFor),
 		}))
 	case soracache.OpRelease:
-		return writeResult(r.rpc.Release(ctx, &cachev1.ReleaseRequest{
+		return wire.WriteResult(r.rpc.Release(ctx, &cachev1.ReleaseRequest{
 			Schema:    w.Schema,
 			Namespace: namespace, Key: w.Key, Lease: w.Lease[:], Outcome: cachev1.LoadOutcome(w.Outcome),
 		}))
@@ -273,49 +274,28 @@ func (r *Node) writeMany(ctx context.Context, namespace string, writes []soracac
 	case writes[0].Op == soracache.OpFill:
 		req := &cachev1.BatchFillRequest{Namespace: namespace}
 		for _, w := range writes {
-			req.Fills = append(req.Fills, fillRequest("", w))
+			req.Fills = append(req.Fills, wire.FillRequest("", w))
 		}
 		answer, err := r.rpc.BatchFill(ctx, req)
-		return writeResults(answer.GetResults(), len(writes), err)
+		return wire.WriteResults(answer.GetResults(), len(writes), err)
 	default:
 		req := &cachev1.BatchSetRequest{Namespace: namespace}
 		for _, w := range writes {
-			req.Sets = append(req.Sets, setRequest("", w))
+			req.Sets = append(req.Sets, wire.SetRequest("", w))
 		}
 		answer, err := r.rpc.BatchSet(ctx, req)
-		return writeResults(answer.GetResults(), len(writes), err)
+		return wire.WriteResults(answer.GetResults(), len(writes), err)
 	}
 }
 
 // Invalidate sends one request for all targets.
 func (r *Node) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (soracache.InvalidateResult, error) {
-	msg := &cachev1.InvalidateRequest{Namespace: req.Namespace, Acknowledge: req.Acknowledge, Settle: wireDuration(req.Settle)}
-	for _, t := range req.Targets {
-		switch t.Kind {
-		case soracache.TargetKey:
-			msg.Keys = append(msg.Keys, t.Name)
-		case soracache.TargetTag:
-			msg.Tags = append(msg.Tags, t.Name)
-		case soracache.TargetAll:
-			msg.All = true
-		}
-	}
-	answer, err := r.rpc.Invalidate(ctx, msg)
-	if err != nil {
-		return soracache.InvalidateResult{}, invalidateError(err)
-	}
-	stamp, err := wireStamps(answer.Stamp)
-	return soracache.InvalidateResult{Stamp: stamp, Stragglers: answer.Stragglers}, err
+	return wire.InvalidateResult(r.rpc.Invalidate(ctx, wire.InvalidateRequest(req)))
 }
 
 // Head asks how far the node has followed the namespace.
 func (r *Node) Head(ctx context.Context, namespace string) (soracache.HeadResult, error) {
-	answer, err := r.rpc.Head(ctx, &cachev1.HeadRequest{Namespace: namespace})
-	if err != nil {
-		return soracache.HeadResult{}, Error(err)
-	}
-	stamp, err := wireStamps(answer.Stamp)
-	return soracache.HeadResult{Stamp: stamp, Age: wireAge(answer.Age)}, err
+	return wire.HeadResult(r.rpc.Head(ctx, &cachev1.HeadRequest{Namespace: namespace}))
 }
 
 // runs splits a batch into the longest parts whose neighbours are the same.
@@ -346,15 +326,15 @@ func (r *Node) Watch(ctx context.Context, req soracache.WatchRequest, deliver fu
 	defer end()
 	stream, err := r.rpc.Watch(ctx, &cachev1.WatchRequest{Namespace: req.Namespace, Stamp: req.From.Encode()})
 	if err != nil {
-		return Error(err)
+		return wire.Error(err)
 	}
 	defer func() {
 		end() // what is still to come is not waited for
 		_ = stream.Close()
 	}()
-	reader := newWatchReader(req.From)
+	reader := wire.NewWatchReader(req.From)
 	for stream.Receive() {
-		items, err := reader.items(stream.Msg().GetItems())
+		items, err := reader.Items(stream.Msg().GetItems())
 		if err != nil {
 			return err
 		}
@@ -366,7 +346,7 @@ func (r *Node) Watch(ctx context.Context, req soracache.WatchRequest, deliver fu
 		}
 	}
 	if err := stream.Err(); err != nil {
-		return Error(err)
+		return wire.Error(err)
 	}
 	return fmt.Errorf("%w: the watch has ended", soracache.ErrUnavailable)
 }

@@ -1,4 +1,4 @@
-package server
+package wire
 
 import (
 	"fmt"
@@ -8,15 +8,16 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/soracache/soracache"
-	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
+	cachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
 // TestPackerSplitsWhatIsLarge: no message is much larger than its limit, nothing
 // is lost, and a part of an item does not move the watcher on.
 func TestPackerSplitsWhatIsLarge(t *testing.T) {
 	t.Parallel()
-	var messages []*soracachev1.WatchResponse
-	p := newPacker(soracache.Stamps{{Partition: 1, Stamp: soracache.Stamp{Epoch: 9, Position: 40}}}, func(m *soracachev1.WatchResponse) error {
+	const watchBytes = 256 << 10
+	var messages []*cachev1.WatchResponse
+	p := NewWatchPacker(soracache.Stamps{{Partition: 1, Stamp: soracache.Stamp{Epoch: 9, Position: 40}}}, watchBytes, func(m *cachev1.WatchResponse) error {
 		messages = append(messages, m)
 		return nil
 	})
@@ -32,13 +33,13 @@ func TestPackerSplitsWhatIsLarge(t *testing.T) {
 		item.Records = append(item.Records, r)
 	}
 	items := []soracache.WatchItem{item, {Partition: 1, Partitions: 2, Epoch: 9, Complete: 101}, {Partition: 1, Partitions: 2, Epoch: 10, Complete: 7, Reset: true}}
-	if err := p.deliver(items); err != nil {
+	if err := p.Deliver(items); err != nil {
 		t.Fatal(err)
 	}
 	if len(messages) < 8 || len(messages) > 10 {
 		t.Errorf("%d messages", len(messages))
 	}
-	var parts []*soracachev1.WatchItem
+	var parts []*cachev1.WatchItem
 	for _, m := range messages {
 		if size := proto.Size(m); size > watchBytes*5/4 {
 			t.Errorf("a message of %d bytes", size)
@@ -81,9 +82,9 @@ func TestPackerTellsNoLessThanTheRecord(t *testing.T) {
 		"a key of any bytes": soracache.Key("\xff"),
 		"a tag of any bytes": soracache.Tag("\xff"),
 	} {
-		var got *soracachev1.WatchResponse
-		p := newPacker(nil, func(m *soracachev1.WatchResponse) error { got = m; return nil })
-		if err := p.deliver([]soracache.WatchItem{{Partitions: 1, Epoch: 1, Complete: 1, Records: []soracache.Record{
+		var got *cachev1.WatchResponse
+		p := NewWatchPacker(nil, 1<<20, func(m *cachev1.WatchResponse) error { got = m; return nil })
+		if err := p.Deliver([]soracache.WatchItem{{Partitions: 1, Epoch: 1, Complete: 1, Records: []soracache.Record{
 			{Epoch: 1, Position: 1, Targets: []soracache.Target{soracache.Key("k"), target}},
 		}}}); err != nil {
 			t.Fatal(err)

@@ -1,4 +1,4 @@
-package rpc
+package wire
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ import (
 	cachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
-// readAnswer is what a GetResponse on the wire says, and batchAnswer what a
+// ReadAnswer is what a GetResponse on the wire says, and BatchAnswer what a
 // BatchGetResponse does. A client under load spends much of its time on taking
 // them in, so they are read as they come, without the generated messages: an
 // answer costs an allocation for its value, and one for each tag.
@@ -24,29 +24,29 @@ import (
 // What cannot be read is the node's fault: ErrUnavailable. In a batch it fails
 // alone, as far as can be told where the next answer begins.
 type (
-	readAnswer struct {
-		result   soracache.ReadResult
-		inSchema bool
-		err      error
+	ReadAnswer struct {
+		Result   soracache.ReadResult
+		InSchema bool
+		Err      error
 	}
-	batchAnswer struct {
-		results  []soracache.ReadResult
-		inSchema bool
-		err      error
+	BatchAnswer struct {
+		Results  []soracache.ReadResult
+		InSchema bool
+		Err      error
 	}
 )
 
-// readCodec is protobuf, as Connect's own, for calls with these answers.
-type readCodec struct{}
+// ReadCodec is protobuf, as Connect's own, for calls with these answers.
+type ReadCodec struct{}
 
 // Name implements [connect.Codec].
-func (readCodec) Name() string { return "proto" }
+func (ReadCodec) Name() string { return "proto" }
 
 // Marshal implements [connect.Codec].
-func (c readCodec) Marshal(message any) ([]byte, error) { return c.MarshalAppend(nil, message) }
+func (c ReadCodec) Marshal(message any) ([]byte, error) { return c.MarshalAppend(nil, message) }
 
 // MarshalAppend lets Connect reuse its buffers.
-func (readCodec) MarshalAppend(dst []byte, message any) ([]byte, error) {
+func (ReadCodec) MarshalAppend(dst []byte, message any) ([]byte, error) {
 	m, ok := message.(proto.Message)
 	if !ok {
 		return nil, fmt.Errorf("%T is not a protobuf message", message)
@@ -55,20 +55,20 @@ func (readCodec) MarshalAppend(dst []byte, message any) ([]byte, error) {
 }
 
 // Unmarshal implements [connect.Codec]. What it makes shares nothing with data.
-func (readCodec) Unmarshal(data []byte, message any) error {
+func (ReadCodec) Unmarshal(data []byte, message any) error {
 	var r answerReader
 	switch m := message.(type) {
-	case *readAnswer:
-		m.inSchema, m.err = r.read(data, &m.result)
-	case *batchAnswer:
-		m.err = r.readBatch(data, m)
+	case *ReadAnswer:
+		m.InSchema, m.Err = r.read(data, &m.Result)
+	case *BatchAnswer:
+		m.Err = r.readBatch(data, m)
 	default:
 		return fmt.Errorf("%T is no answer to a read", message)
 	}
 	return nil
 }
 
-var _ connect.Codec = readCodec{}
+var _ connect.Codec = ReadCodec{}
 
 // answerReader reads answers. What one says in the same words as the one before
 // is not made twice.
@@ -85,7 +85,7 @@ var (
 	errNoField = errors.New("invalid field number")
 )
 
-func (r *answerReader) readBatch(data []byte, m *batchAnswer) error {
+func (r *answerReader) readBatch(data []byte, m *BatchAnswer) error {
 	n, partitions := 0, uint16(0)
 	err := eachField(data, func(f field) error {
 		switch {
@@ -94,18 +94,18 @@ func (r *answerReader) readBatch(data []byte, m *batchAnswer) error {
 		case f.is(3, protowire.VarintType):
 			partitions = f.partitions()
 		case f.is(4, protowire.VarintType):
-			m.inSchema = f.number != 0
+			m.InSchema = f.number != 0
 		}
 		return nil
 	})
 	if err != nil {
 		return malformed(err)
 	}
-	m.results = make([]soracache.ReadResult, 0, n)
+	m.Results = make([]soracache.ReadResult, 0, n)
 	return eachField(data, func(f field) error {
 		if f.is(1, protowire.BytesType) {
-			m.results = append(m.results, soracache.ReadResult{})
-			to := &m.results[len(m.results)-1]
+			m.Results = append(m.Results, soracache.ReadResult{})
+			to := &m.Results[len(m.Results)-1]
 			if _, err := r.read(f.bytes, to); err != nil {
 				*to = soracache.ReadResult{Err: err}
 			}
@@ -124,7 +124,7 @@ func malformed(err error) error {
 // read reads one answer. In a batch it may be an item's failure, which is not an
 // error here.
 func (r *answerReader) read(data []byte, to *soracache.ReadResult) (inSchema bool, err error) {
-	w := wireAnswer{to: to}
+	w := partial{to: to}
 	err = eachField(data, func(f field) error { return r.take(&w, f) })
 	switch {
 	case err != nil:
@@ -139,19 +139,19 @@ func (r *answerReader) read(data []byte, to *soracache.ReadResult) (inSchema boo
 	if to.Lease, err = soracache.ParseLease(w.lease); err != nil {
 		return false, fmt.Errorf("%w: malformed lease in an answer", soracache.ErrUnavailable)
 	}
-	if to.Status, err = wireStatus(cachev1.Status(w.status)); err != nil {
+	if to.Status, err = statusOf(cachev1.Status(w.status)); err != nil {
 		return false, err
 	}
-	to.Entry.Kind = wireKind(cachev1.Kind(w.kind))
-	to.Tier = wireTier(cachev1.Tier(w.tier))
-	to.LeaseState, to.Refusal = wireLeaseState(cachev1.LeaseState(w.leaseState)), wireRefusal(cachev1.Refusal(w.refusal))
+	to.Entry.Kind = kindOf(cachev1.Kind(w.kind))
+	to.Tier = tierOf(cachev1.Tier(w.tier))
+	to.LeaseState, to.Refusal = leaseStateOf(cachev1.LeaseState(w.leaseState)), refusalOf(cachev1.Refusal(w.refusal))
 	to.FreshFor, to.KeepFor, to.LeaseFor, to.Age = w.freshFor.value(), w.keepFor.value(), w.leaseFor.value(), w.age.asAge()
 	return w.inSchema, nil
 }
 
-// wireAnswer is an answer that is being read: where it goes, and what of it can
+// partial is an answer that is being read: where it goes, and what of it can
 // be judged only when all of it is there.
-type wireAnswer struct {
+type partial struct {
 	to                               *soracache.ReadResult
 	stamp, lease                     []byte
 	freshFor, keepFor, leaseFor, age duration
@@ -164,7 +164,7 @@ type wireAnswer struct {
 }
 
 // take takes in one field of an answer. The numbers are the contract's.
-func (r *answerReader) take(w *wireAnswer, f field) (err error) {
+func (r *answerReader) take(w *partial, f field) (err error) {
 	entry := &w.to.Entry
 	switch {
 	case f.is(1, protowire.VarintType):
@@ -213,7 +213,7 @@ func (r *answerReader) take(w *wireAnswer, f field) (err error) {
 	return err
 }
 
-func (w *wireAnswer) takeFailure(f field) (err error) {
+func (w *partial) takeFailure(f field) (err error) {
 	switch {
 	case f.is(1, protowire.BytesType):
 		w.code, err = f.text("")
@@ -229,7 +229,7 @@ func (r *answerReader) stampsOf(wire []byte) (soracache.Stamps, error) {
 	if bytes.Equal(wire, r.stamp) {
 		return r.stamps, nil
 	}
-	stamps, err := wireStamps(wire)
+	stamps, err := Stamps(wire)
 	if err == nil {
 		r.stamp, r.stamps = wire, stamps
 	}
@@ -264,7 +264,7 @@ func (d *duration) asAge() time.Duration {
 	if !d.said {
 		return 0
 	}
-	return wireAge(&durationpb.Duration{Seconds: d.seconds, Nanos: d.nanos})
+	return Age(&durationpb.Duration{Seconds: d.seconds, Nanos: d.nanos})
 }
 
 // field is one field of a message on the wire.
@@ -283,7 +283,7 @@ func (f *field) is(id protowire.Number, kind protowire.Type) bool {
 
 // partitions returns the field as a number of partitions: zero if none can be so
 // many.
-func (f *field) partitions() uint16 { return wirePartitions(uint32(f.number)) } //nolint:gosec // as protobuf cuts it off
+func (f *field) partitions() uint16 { return partitionsOf(uint32(f.number)) } //nolint:gosec // as protobuf cuts it off
 
 // int32 returns the field as protobuf cuts it off.
 func (f *field) int32() int32 { return int32(f.number) } //nolint:gosec // meant

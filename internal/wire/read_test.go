@@ -1,4 +1,4 @@
-package rpc
+package wire
 
 import (
 	"bytes"
@@ -28,7 +28,7 @@ func byReflection(item []byte) (result soracache.ReadResult, err error) {
 	if a.Error != nil {
 		return soracache.ReadResult{Err: batchError(a.Error)}, nil
 	}
-	stamp, err := wireStamps(a.Stamp)
+	stamp, err := Stamps(a.Stamp)
 	if err != nil {
 		return result, err
 	}
@@ -36,19 +36,19 @@ func byReflection(item []byte) (result soracache.ReadResult, err error) {
 	if err != nil {
 		return result, soracache.ErrUnavailable
 	}
-	status, err := wireStatus(a.Status)
+	status, err := statusOf(a.Status)
 	if err != nil {
 		return result, err
 	}
 	return soracache.ReadResult{
 		Status: status,
 		Entry: soracache.Entry{
-			Value: a.Value, Tags: a.Tags, Kind: wireKind(a.Kind), Encoding: a.Encoding, ETag: a.Etag,
+			Value: a.Value, Tags: a.Tags, Kind: kindOf(a.Kind), Encoding: a.Encoding, ETag: a.Etag,
 		},
 		FreshFor: a.FreshFor.AsDuration(), KeepFor: a.KeepFor.AsDuration(),
 		Stamp: stamp, Lease: lease, LeaseFor: a.LeaseFor.AsDuration(),
-		LeaseState: wireLeaseState(a.LeaseState), Refusal: wireRefusal(a.Refusal),
-		Tier: wireTier(a.Tier), Age: wireAge(a.Age), Unconfirmed: a.Unconfirmed, Partitions: wirePartitions(a.Partitions),
+		LeaseState: leaseStateOf(a.LeaseState), Refusal: refusalOf(a.Refusal),
+		Tier: tierOf(a.Tier), Age: Age(a.Age), Unconfirmed: a.Unconfirmed, Partitions: partitionsOf(a.Partitions),
 	}, nil
 }
 
@@ -57,39 +57,39 @@ func checkAnswer(t *testing.T, item []byte) error {
 	t.Helper()
 	want, wantErr := byReflection(item)
 	wire := bytes.Clone(item)
-	var got readAnswer
-	if err := (readCodec{}).Unmarshal(wire, &got); err != nil {
+	var got ReadAnswer
+	if err := (ReadCodec{}).Unmarshal(wire, &got); err != nil {
 		t.Fatal(err)
 	}
 	for i := range wire { // Connect uses the buffer again
 		wire[i] = 'x'
 	}
 	if wantErr != nil {
-		if !errors.Is(got.err, soracache.ErrUnavailable) {
-			t.Fatalf("error %v, want unavailable, as %v", got.err, wantErr)
+		if !errors.Is(got.Err, soracache.ErrUnavailable) {
+			t.Fatalf("error %v, want unavailable, as %v", got.Err, wantErr)
 		}
-		return got.err
+		return got.Err
 	}
-	if got.err != nil {
-		t.Fatalf("error %v, want none", got.err)
+	if got.Err != nil {
+		t.Fatalf("error %v, want none", got.Err)
 	}
 	var plain cachev1.GetResponse
-	if err := proto.Unmarshal(item, &plain); err != nil || plain.InSchema != got.inSchema {
-		t.Fatalf("in the schema: %v, want %v (%v)", got.inSchema, plain.InSchema, err)
+	if err := proto.Unmarshal(item, &plain); err != nil || plain.InSchema != got.InSchema {
+		t.Fatalf("in the schema: %v, want %v (%v)", got.InSchema, plain.InSchema, err)
 	}
-	if got.result.Err != nil || want.Err != nil {
-		if fmt.Sprint(got.result.Err) != fmt.Sprint(want.Err) {
-			t.Fatalf("failure %v, want %v", got.result.Err, want.Err)
+	if got.Result.Err != nil || want.Err != nil {
+		if fmt.Sprint(got.Result.Err) != fmt.Sprint(want.Err) {
+			t.Fatalf("failure %v, want %v", got.Result.Err, want.Err)
 		}
-		got.result.Err, want.Err = nil, nil
+		got.Result.Err, want.Err = nil, nil
 	}
-	for _, r := range []*soracache.ReadResult{&got.result, &want} {
+	for _, r := range []*soracache.ReadResult{&got.Result, &want} {
 		if len(r.Entry.Value) == 0 {
 			r.Entry.Value = nil
 		}
 	}
-	if !reflect.DeepEqual(got.result, want) {
-		t.Fatalf("read  %+v\nwant  %+v", got.result, want)
+	if !reflect.DeepEqual(got.Result, want) {
+		t.Fatalf("read  %+v\nwant  %+v", got.Result, want)
 	}
 	return nil
 }
@@ -225,43 +225,43 @@ func TestBatchOfAnswers(t *testing.T) {
 		}
 	}
 	data = append(data, wiredField(2, "the stamp of all, which is not needed")...)
-	var got batchAnswer
-	if err := (readCodec{}).Unmarshal(data, &got); err != nil || got.err != nil || len(got.results) != len(items) {
-		t.Fatalf("%d answers, error %v, %v; want %d", len(got.results), err, got.err, len(items))
+	var got BatchAnswer
+	if err := (ReadCodec{}).Unmarshal(data, &got); err != nil || got.Err != nil || len(got.Results) != len(items) {
+		t.Fatalf("%d answers, error %v, %v; want %d", len(got.Results), err, got.Err, len(items))
 	}
 	for i, item := range items {
-		var alone readAnswer
-		if err := (readCodec{}).Unmarshal(item, &alone); err != nil {
+		var alone ReadAnswer
+		if err := (ReadCodec{}).Unmarshal(item, &alone); err != nil {
 			t.Fatal(err)
 		}
-		if alone.err != nil {
-			alone.result = soracache.ReadResult{Err: alone.err}
+		if alone.Err != nil {
+			alone.Result = soracache.ReadResult{Err: alone.Err}
 		}
-		if want := alone.result; !reflect.DeepEqual(got.results[i], want) && fmt.Sprint(got.results[i]) != fmt.Sprint(want) {
-			t.Errorf("answer %d: %+v\nwant %+v", i, got.results[i], want)
+		if want := alone.Result; !reflect.DeepEqual(got.Results[i], want) && fmt.Sprint(got.Results[i]) != fmt.Sprint(want) {
+			t.Errorf("answer %d: %+v\nwant %+v", i, got.Results[i], want)
 		}
 	}
-	var none batchAnswer
-	if err := (readCodec{}).Unmarshal(nil, &none); err != nil || none.err != nil || len(none.results) != 0 {
+	var none BatchAnswer
+	if err := (ReadCodec{}).Unmarshal(nil, &none); err != nil || none.Err != nil || len(none.Results) != 0 {
 		t.Errorf("an empty batch: %+v, error %v", none, err)
 	}
-	var broken batchAnswer
-	if err := (readCodec{}).Unmarshal(data[:len(data)-1], &broken); err != nil || !errors.Is(broken.err, soracache.ErrUnavailable) {
-		t.Errorf("cut off: %v, %v", err, broken.err)
+	var broken BatchAnswer
+	if err := (ReadCodec{}).Unmarshal(data[:len(data)-1], &broken); err != nil || !errors.Is(broken.Err, soracache.ErrUnavailable) {
+		t.Errorf("cut off: %v, %v", err, broken.Err)
 	}
 }
 
 func TestReadCodecIsForReads(t *testing.T) {
 	t.Parallel()
 	req := &cachev1.BatchGetRequest{Namespace: "n", Keys: []string{"a", "b"}}
-	data, err := readCodec{}.Marshal(req)
+	data, err := ReadCodec{}.Marshal(req)
 	if err != nil || !bytes.Equal(data, wired(req)) {
 		t.Errorf("%x, error %v", data, err)
 	}
-	if _, err := (readCodec{}).Marshal("text"); err == nil || !strings.Contains(err.Error(), "string") {
+	if _, err := (ReadCodec{}).Marshal("text"); err == nil || !strings.Contains(err.Error(), "string") {
 		t.Errorf("marshal of text: %v", err)
 	}
-	if err := (readCodec{}).Unmarshal(nil, &cachev1.HeadResponse{}); err == nil {
+	if err := (ReadCodec{}).Unmarshal(nil, &cachev1.HeadResponse{}); err == nil {
 		t.Error("it reads what it does not know")
 	}
 }
@@ -273,12 +273,12 @@ func FuzzReadAnswer(f *testing.F) {
 	f.Add([]byte("\x1a\x01\xff"))
 	f.Fuzz(func(t *testing.T, item []byte) {
 		_ = checkAnswer(t, item)
-		var batch batchAnswer
+		var batch BatchAnswer
 		data := append(wiredField(1, string(item)), wiredField(1, string(item))...)
-		if err := (readCodec{}).Unmarshal(data, &batch); err != nil || batch.err != nil || len(batch.results) != 2 {
+		if err := (ReadCodec{}).Unmarshal(data, &batch); err != nil || batch.Err != nil || len(batch.Results) != 2 {
 			t.Fatalf("%+v, error %v", batch, err)
 		}
-		if a, b := batch.results[0], batch.results[1]; fmt.Sprint(a) != fmt.Sprint(b) {
+		if a, b := batch.Results[0], batch.Results[1]; fmt.Sprint(a) != fmt.Sprint(b) {
 			t.Fatalf("twice the same, and read as\n%+v\n%+v", a, b)
 		}
 	})
@@ -291,9 +291,9 @@ func TestAnswersCostTheirValues(t *testing.T) {
 	hit.Tags = nil
 	data := bytes.Repeat(wiredField(1, string(wired(hit))), n)
 	allocs := testing.AllocsPerRun(100, func() {
-		var batch batchAnswer
-		if err := (readCodec{}).Unmarshal(data, &batch); err != nil || len(batch.results) != n {
-			t.Fatal(len(batch.results), err)
+		var batch BatchAnswer
+		if err := (ReadCodec{}).Unmarshal(data, &batch); err != nil || len(batch.Results) != n {
+			t.Fatal(len(batch.Results), err)
 		}
 	})
 	// Besides, the batch: itself, its results, a stamp, an encoding, and an etag each.

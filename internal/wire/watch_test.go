@@ -1,4 +1,4 @@
-package rpc
+package wire
 
 import (
 	"errors"
@@ -47,7 +47,7 @@ func TestStepsThatCannotBe(t *testing.T) {
 		"a record without a position":        {step(7, 50, &cachev1.WatchRecord{Keys: []string{"k"}})},
 		"a bad item after a good one":        {step(7, 50, named), step(0, 60)},
 	} {
-		if got, err := newWatchReader(watchedBefore).items(items); !errors.Is(err, soracache.ErrUnavailable) || got != nil {
+		if got, err := NewWatchReader(watchedBefore).Items(items); !errors.Is(err, soracache.ErrUnavailable) || got != nil {
 			t.Errorf("%s: %+v, error %v", name, got, err)
 		}
 	}
@@ -65,7 +65,7 @@ func TestStepsThatCanBe(t *testing.T) {
 		"as many partitions as there can be":   {{Epoch: 9, Complete: 5, Partitions: soracache.MaxPartitions, Partition: soracache.MaxPartitions - 1, Reset_: true}},
 		"records of a position that is passed": {step(7, 60), step(7, 60, named)},
 	} {
-		if got, err := newWatchReader(watchedBefore).items(items); err != nil || len(got) != len(items) {
+		if got, err := NewWatchReader(watchedBefore).Items(items); err != nil || len(got) != len(items) {
 			t.Errorf("%s: %+v, error %v", name, got, err)
 		}
 	}
@@ -102,7 +102,7 @@ func TestRecordsOfLaterVersions(t *testing.T) {
 
 // A reset takes everything away, so what comes in the same item comes after it.
 func TestResetThatNamesSomething(t *testing.T) {
-	items, err := newWatchReader(nil).items([]*cachev1.WatchItem{reset(7, 50, &cachev1.WatchRecord{Position: 60, Keys: []string{"k"}})})
+	items, err := NewWatchReader(nil).Items([]*cachev1.WatchItem{reset(7, 50, &cachev1.WatchRecord{Position: 60, Keys: []string{"k"}})})
 	if err != nil || len(items) != 2 || !items[0].Reset || len(items[0].Records) != 0 || items[1].Reset || len(items[1].Records) != 1 {
 		t.Errorf("%+v, error %v", items, err)
 	}
@@ -117,14 +117,14 @@ func TestAges(t *testing.T) {
 		{durationpb.New(0), 0},
 		{durationpb.New(70 * time.Millisecond), 70 * time.Millisecond},
 	} {
-		if got := wireAge(c.wire); got != c.want {
+		if got := Age(c.wire); got != c.want {
 			t.Errorf("%v is %v", c.wire, got)
 		}
 	}
 	for _, d := range []*durationpb.Duration{
 		durationpb.New(-1), {Seconds: 1, Nanos: -1}, {Seconds: 1 << 62}, {Nanos: 2_000_000_000}, durationpb.New(1<<63 - 1),
 	} {
-		if got := wireAge(d); got < 24*time.Hour || time.Duration(0)-got > 0 {
+		if got := Age(d); got < 24*time.Hour || time.Duration(0)-got > 0 {
 			t.Errorf("%v is %v: it must confirm nothing", d, got)
 		}
 	}
@@ -149,7 +149,7 @@ func FuzzWatchReader(f *testing.F) {
 		if proto.Unmarshal(b, &m) != nil {
 			return
 		}
-		items, err := newWatchReader(watchedBefore).items(m.Items)
+		items, err := NewWatchReader(watchedBefore).Items(m.Items)
 		if err != nil {
 			return
 		}
