@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -71,7 +72,7 @@ func (c *Cache[T]) GetOrSet(ctx context.Context, key string, load func(context.C
 		if c.due(s, &hit) {
 			c.refreshSoon(ctx, key, &hit, load, s)
 		}
-		return hit.give(s)
+		return giveHit(&hit, s)
 	}
 	return c.getOrLoad(ctx, key, load, s)
 }
@@ -101,29 +102,20 @@ func (c *Cache[T]) in(schema string) *Cache[T] {
 
 // near returns the value of a key if the application's own memory has one that
 // may be served without asking anybody. It allocates nothing outside of loaders.
-func (c *Cache[T]) near(ctx context.Context, outer *Fill, key string) (hit nearHit[T], ok bool) {
+func (c *Cache[T]) near(ctx context.Context, outer *Fill, key string) (hit near.Hit[T], ok bool) {
 	if ctx.Err() != nil {
 		return hit, false
 	}
-	hit, ok = find[T](c.client.near, c.kind.space, key, c.client.known(ctx))
-	if !ok || !hit.fresh {
+	hit, ok = near.Find[T](c.client.near, c.kind.space, key, c.client.known(ctx))
+	if !ok || !hit.Fresh {
 		return hit, false
 	}
 	c.client.observer.hit(key, soracache.TierNear)
 	if outer != nil {
-		outer.absorb(c.client, hit.outcome().ingredient)
+		outer.absorb(c.client, nearOutcome(&hit).ingredient)
 	}
-	hit.carry(ctx, c.client)
+	carryHit(ctx, c.client, &hit)
 	return hit, true
-}
-
-// give is what a caller gets.
-func (h *nearHit[T]) give(s *settings) (T, error) {
-	if h.item.entry.Kind != soracache.KindValue {
-		var zero T
-		return zero, markedBy(&h.item.entry)
-	}
-	return own(s, h.item.value)
 }
 
 // getOrLoad asks the service, or else the loader, together with whoever wants the
@@ -167,7 +159,7 @@ func (c *Cache[T]) Get(ctx context.Context, key string, opts ...CallOption) (val
 	s, outer := c.with(opts), FillFrom(ctx)
 	c = c.in(s.schema)
 	if hit, ok := c.near(ctx, outer, key); ok {
-		value, err = hit.give(s)
+		value, err = giveHit(&hit, s)
 		return value, err == nil, err
 	}
 	ctx, end := c.client.observer.start(ctx, OpGet, key)
@@ -193,8 +185,8 @@ func (c *Cache[T]) get(ctx context.Context, key string, s *settings) (o outcome[
 		return o, false, err
 	}
 	err = c.client.within(ctx, dueOf(ctx).patience(c.client.timeout), func(ctx context.Context) error {
-		asked := c.client.near.ask(c.kind.space, key)
-		defer asked.end()
+		asked := c.client.near.Begin(c.kind.space, key)
+		defer asked.End()
 		read, err := c.client.read(ctx, soracache.Read{Key: key, Schema: s.schema}, asked)
 		if err != nil {
 			return err
@@ -210,7 +202,7 @@ func (c *Cache[T]) get(ctx context.Context, key string, s *settings) (o outcome[
 		}
 		found = true
 		c.client.observer.hit(key, read.Tier)
-		keep(asked, o.value, keptFrom(read, s.policy))
+		near.Keep(asked, o.value, keptFrom(read, s.policy))
 		return nil
 	})
 	return o, found, err
@@ -250,7 +242,7 @@ func (c *Cache[T]) set(ctx context.Context, key string, value T, s settings) err
 	return c.client.within(ctx, writeTimeout, func(ctx context.Context) error {
 		result, err := c.client.write(ctx, soracache.Write{Op: soracache.OpPut, Key: key, Schema: s.schema, Entry: entry, Lifetime: s.policy.lifetime()}, nil)
 		// If it failed, it may have happened all the same.
-		c.client.near.refuse([]soracache.Target{soracache.Key(key)}, result.Stamp)
+		c.client.near.Refuse([]soracache.Target{soracache.Key(key)}, result.Stamp)
 		return err
 	})
 }
@@ -283,7 +275,7 @@ func (c *LoadingCache[T]) Get(ctx context.Context, key string, opts ...CallOptio
 		if cache.due(s, &hit) {
 			cache.refreshSoon(ctx, key, &hit, c.loader(key), s)
 		}
-		return hit.give(s)
+		return giveHit(&hit, s)
 	}
 	return cache.getOrLoad(ctx, key, c.loader(key), s)
 }

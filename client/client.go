@@ -15,6 +15,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/batches"
 	"github.com/soracache/soracache/client/internal/deadline"
+	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -44,7 +45,7 @@ type Client struct {
 	observer     observer
 	codecs       codecs
 	session      session
-	near         *near                // nil: there is none
+	near         *near.Cache          // nil: there is none
 	ahead        func() time.Duration // see ClockAhead; nil: not at all
 	holder       uint64               // whose leases are this client's; random
 	// background bounds the loaders that nobody waits for.
@@ -230,7 +231,7 @@ func (c *Client) Close() error {
 		close(stored)
 	}()
 	defer c.closeBackend()
-	defer c.near.close()
+	defer c.near.Close()
 	defer c.cut()
 	lost := c.endFills(stored)
 	moment := min(max(c.timeout, deadline.Within), closeTimeout) // for what comes after a fill
@@ -359,7 +360,7 @@ func (c *Client) within(ctx context.Context, limit time.Duration, do func(contex
 // read asks the backend for one key, and learns from the answer. That this is a
 // batch of one is the backend's to change: whatever comes here at the same time
 // may travel together.
-func (c *Client) read(ctx context.Context, read soracache.Read, asked *asking) (soracache.ReadResult, error) {
+func (c *Client) read(ctx context.Context, read soracache.Read, asked *near.Inflight) (soracache.ReadResult, error) {
 	results, seen, err := c.get(ctx, []soracache.Read{read}, false)
 	if err != nil {
 		return soracache.ReadResult{}, err
@@ -402,7 +403,7 @@ func (c *Client) demandApart(req *soracache.GetRequest) {
 // learnRead takes in what an answer to a read shows, when the client had seen so
 // much as it asked. Of an answer with a lease the stamp is the lease's, and
 // confirms nothing.
-func (c *Client) learnRead(ctx context.Context, seen soracache.Stamps, r *soracache.ReadResult, asked *asking) {
+func (c *Client) learnRead(ctx context.Context, seen soracache.Stamps, r *soracache.ReadResult, asked *near.Inflight) {
 	if r.Err != nil {
 		return
 	}
@@ -412,12 +413,12 @@ func (c *Client) learnRead(ctx context.Context, seen soracache.Stamps, r *soraca
 	c.session.observe(seen, r.Stamp)
 	c.carry(ctx, r.Stamp)
 	if r.Lease == (soracache.Lease{}) && !r.Unconfirmed {
-		asked.vouch(r.Stamp, r.Age)
+		asked.Confirm(r.Stamp, r.Age)
 	}
 }
 
 // write has the backend do one write, and learns from the answer.
-func (c *Client) write(ctx context.Context, w soracache.Write, asked *asking) (soracache.WriteResult, error) {
+func (c *Client) write(ctx context.Context, w soracache.Write, asked *near.Inflight) (soracache.WriteResult, error) {
 	results, seen, err := c.put(ctx, []soracache.Write{w})
 	if err != nil {
 		return soracache.WriteResult{}, err
@@ -439,13 +440,13 @@ func (c *Client) put(ctx context.Context, writes []soracache.Write) (results []s
 
 // learnWrite takes in what the answer to a write shows, which was done after all that
 // the client had seen when it asked.
-func (c *Client) learnWrite(ctx context.Context, seen soracache.Stamps, r *soracache.WriteResult, asked *asking) {
+func (c *Client) learnWrite(ctx context.Context, seen soracache.Stamps, r *soracache.WriteResult, asked *near.Inflight) {
 	if r.Err != nil {
 		return
 	}
 	c.session.observe(seen, r.Stamp)
 	c.carry(ctx, r.Stamp)
-	asked.vouch(r.Stamp, 0)
+	asked.Confirm(r.Stamp, 0)
 }
 
 // MostAtOnce is how many names an invalidation records in one step, unless the
@@ -464,7 +465,7 @@ func (c *Client) invalidate(ctx context.Context, req soracache.InvalidateRequest
 	for rest := req.Targets; len(rest) > 0; {
 		limit := time.Until(until)
 		if limit <= 0 {
-			c.near.refuse(rest, nil) // as of any that may have been recorded
+			c.near.Refuse(rest, nil) // as of any that may have been recorded
 			failed = append(failed, fmt.Errorf("%w: %d of %d names were not sent", soracache.ErrUnavailable, len(rest), len(req.Targets)))
 			break
 		}
@@ -510,18 +511,18 @@ func oneOf(errs []error) error {
 }
 
 func (c *Client) invalidateAtOnce(ctx context.Context, limit time.Duration, req soracache.InvalidateRequest) (stamp soracache.Stamps, stragglers []string, err error) {
-	asked, seen := c.near.askAll(), c.session.stamps()
+	asked, seen := c.near.BeginAll(), c.session.stamps()
 	err = c.within(ctx, limit, func(ctx context.Context) error {
 		result, err := c.backend.Invalidate(ctx, req)
 		var incomplete *soracache.IncompleteError
 		switch {
 		case err == nil:
-			asked.vouch(result.Stamp, 0)
+			asked.Confirm(result.Stamp, 0)
 		case errors.As(err, &incomplete):
 			result.Stamp = incomplete.Stamp
 		}
 		// If it failed, it may have been recorded all the same.
-		c.near.refuse(req.Targets, result.Stamp)
+		c.near.Refuse(req.Targets, result.Stamp)
 		c.session.observe(seen, result.Stamp)
 		c.carry(ctx, result.Stamp)
 		stamp, stragglers = result.Stamp, result.Stragglers

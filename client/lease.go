@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/near"
 )
 
 // maxHold is how long a lease is renewed for one loader. A loader that takes
@@ -83,7 +84,7 @@ func (l *lease) renew(ctx context.Context, lasts time.Duration) {
 // fill completes the lease with an entry, within so much time: more, if behind says
 // that nobody waits for it, as long as it makes progress. The lease is renewed
 // meanwhile.
-func (l *lease) fill(limit time.Duration, behind bool, e soracache.Entry, lifetime soracache.Lifetime, asked *asking) (soracache.WriteResult, error) {
+func (l *lease) fill(limit time.Duration, behind bool, e soracache.Entry, lifetime soracache.Lifetime, asked *near.Inflight) (soracache.WriteResult, error) {
 	ctx := l.detached
 	if !behind {
 		l.endRenewal()
@@ -138,7 +139,7 @@ func (l *lease) endRenewal() {
 	l.renewing.Wait()
 }
 
-func (l *lease) write(ctx context.Context, limit time.Duration, w soracache.Write, asked *asking) (soracache.WriteResult, error) {
+func (l *lease) write(ctx context.Context, limit time.Duration, w soracache.Write, asked *near.Inflight) (soracache.WriteResult, error) {
 	bounded := l.client.toWrite(ctx, limit, w.Op)
 	defer bounded.End()
 	return l.client.write(bounded, w, asked)

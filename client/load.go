@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -86,7 +87,7 @@ type loading[T any] struct {
 	silence    *silence
 	unanswered error
 	// asked is the last read, as the near cache knows it.
-	asked *asking
+	asked *near.Inflight
 	// owed is the lease that came with the last answer, until somebody has taken it
 	// over who hands it back.
 	owed soracache.Lease
@@ -492,12 +493,12 @@ func (l *loading[T]) ask(ctx context.Context, read soracache.Read) (soracache.Re
 
 // question asks within the time of the context, which is for nothing else.
 func (l *loading[T]) question(ctx context.Context, read soracache.Read) (soracache.ReadResult, error) {
-	l.asked.end()
+	l.asked.End()
 	if err := l.silent(); err != nil {
 		l.asked = nil
 		return soracache.ReadResult{}, err
 	}
-	l.asked = l.client.near.ask(l.kind.space, l.key)
+	l.asked = l.client.near.Begin(l.kind.space, l.key)
 	r, err := l.client.read(ctx, read, l.asked)
 	l.owed = r.Lease
 	l.silence.heard(ctx, l.patience(), err)
@@ -507,7 +508,7 @@ func (l *loading[T]) question(ctx context.Context, read soracache.Read) (soracac
 // quit ends what a load has of its last answer. If a hook panicked, or what decodes or
 // copies a value, that may be a lease: whoever waits need not wait for it to run out.
 func (l *loading[T]) quit(ctx context.Context) {
-	l.asked.end()
+	l.asked.End()
 	if l.owed != (soracache.Lease{}) {
 		l.unneeded(ctx, soracache.ReadResult{Lease: l.owed})
 	}
@@ -526,7 +527,7 @@ func (l *loading[T]) silent() error {
 // fresh.
 func (l *loading[T]) keepNear(read soracache.ReadResult, there *standby[T]) {
 	if there.fresh() {
-		keep(l.asked, there.value, keptFrom(read, l.settings.policy))
+		near.Keep(l.asked, there.value, keptFrom(read, l.settings.policy))
 	}
 }
 
@@ -595,6 +596,6 @@ func (l *loading[T]) loadUnfenced(ctx context.Context, why error) (outcome[T], e
 // loadAndStore runs the loader under the lease that came with the answer. If it
 // fails, a value that is there may stand in for it.
 func (l *loading[T]) loadAndStore(ctx context.Context, granted soracache.ReadResult, there *standby[T]) (outcome[T], error) {
-	l.asked.end()
+	l.asked.End()
 	return l.wait(ctx, l.leased(ctx, granted, there), there)
 }

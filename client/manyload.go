@@ -10,6 +10,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/deadline"
+	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -303,11 +304,11 @@ func (l *manyLoad[T]) store(results []loaded[T]) {
 // complete completes leases, and hands those back of which that fails.
 func (l *manyLoad[T]) complete(ctx context.Context, limit time.Duration, fills []*loaded[T], stored []bool) {
 	rest, refused := make(map[string]soracache.LoadOutcome), make(map[string]soracache.LoadOutcome)
-	writes, asked := make([]soracache.Write, len(fills)), make([]*asking, len(fills))
+	writes, asked := make([]soracache.Write, len(fills)), make([]*near.Inflight, len(fills))
 	for i, r := range fills {
 		id, _ := l.leases.of(r.key)
 		writes[i] = soracache.Write{Op: soracache.OpFill, Key: r.key, Schema: l.kind.schema, Lease: id, Entry: r.deposit.entry, Lifetime: r.deposit.lifetime}
-		asked[i] = l.client.near.ask(l.kind.space, r.key)
+		asked[i] = l.client.near.Begin(l.kind.space, r.key)
 	}
 	defer endAll(asked)
 	for i, result := range l.client.writeMany(ctx, limit, writes, asked) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -96,10 +97,10 @@ func (m *manyCall[T]) refreshSingly(ctx context.Context, keys []string, within m
 // peek takes what is there and fresh, and returns the other keys, and the errors of
 // those that were not answered. It asks for no leases.
 func (m *many[T]) peek(ctx context.Context, keys []string) (rest []string, unanswered map[string]error) {
-	reads, asked := make([]soracache.Read, len(keys)), make([]*asking, len(keys))
+	reads, asked := make([]soracache.Read, len(keys)), make([]*near.Inflight, len(keys))
 	for i, key := range keys {
 		reads[i] = soracache.Read{Key: key, Schema: m.kind.schema}
-		asked[i] = m.client.near.ask(m.kind.space, key)
+		asked[i] = m.client.near.Begin(m.kind.space, key)
 	}
 	defer endAll(asked)
 	began, limit := time.Now(), m.patience()
@@ -114,7 +115,7 @@ func (m *many[T]) peek(ctx context.Context, keys []string) (rest []string, unans
 		case r.Err == nil:
 			// What cannot be read is told when it is asked for once more.
 			if there, ok := l.decodedAt(2, r); ok && there.fresh() && r.FreshFor > m.settings.policy.eager(m.pace) {
-				keep(asked[i], there.value, keptFrom(r, m.settings.policy))
+				near.Keep(asked[i], there.value, keptFrom(r, m.settings.policy))
 				m.take(l.key, l.serve(there, StaleRefreshing))
 				continue
 			}

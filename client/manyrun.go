@@ -10,6 +10,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/batches"
+	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -178,16 +179,16 @@ func (m *many[T]) nearest(ctx context.Context, keys []string) (rest []string) {
 			m.fail(key, fmt.Errorf("client: %w: %q", ErrCycle, key))
 			continue
 		}
-		hit, ok := find[T](m.client.near, m.kind.space, key, known)
-		if !ok || !hit.fresh || ctx.Err() != nil {
+		hit, ok := near.Find[T](m.client.near, m.kind.space, key, known)
+		if !ok || !hit.Fresh || ctx.Err() != nil {
 			rest = append(rest, key)
 			continue
 		}
 		m.client.observer.hit(key, soracache.TierNear)
-		hit.carry(ctx, m.client)
-		m.take(key, hit.outcome())
-		if p := &m.settings.policy; hit.freshFor < p.eager(m.pace) {
-			if within[key] = p.refreshWithin(m.pace); hit.freshFor <= within[key] {
+		carryHit(ctx, m.client, &hit)
+		m.take(key, nearOutcome(&hit))
+		if p := &m.settings.policy; hit.FreshFor < p.eager(m.pace) {
+			if within[key] = p.refreshWithin(m.pace); hit.FreshFor <= within[key] {
 				due = append(due, key)
 			}
 		}
@@ -265,7 +266,7 @@ func (m *many[T]) askOnce(ctx context.Context, keys []string, wait time.Duration
 	p := &m.settings.policy
 	spare = spare && (p.FailSafe > 0 || p.StaleWhileRevalidate > 0)
 	now := m.client.now()
-	reads, asked := make([]soracache.Read, len(keys)), make([]*asking, len(keys))
+	reads, asked := make([]soracache.Read, len(keys)), make([]*near.Inflight, len(keys))
 	for i, key := range keys {
 		reads[i] = soracache.Read{
 			Key: key, Schema: m.kind.schema, Wait: wait, RefreshWithin: m.of(key).refreshWithin(),
@@ -274,7 +275,7 @@ func (m *many[T]) askOnce(ctx context.Context, keys []string, wait time.Duration
 		if ask, again := own[key]; again {
 			reads[i] = ask
 		}
-		asked[i] = m.client.near.ask(m.kind.space, key)
+		asked[i] = m.client.near.Begin(m.kind.space, key)
 	}
 	defer endAll(asked)
 	answers := m.client.readMany(ctx, wait+m.patience(), reads, asked, false)
@@ -295,7 +296,7 @@ func (m *many[T]) askOnce(ctx context.Context, keys []string, wait time.Duration
 
 // sort takes what one answer brought, or notes what is to be done about its key.
 // If it is asked for again, what was there could not be read.
-func (m *many[T]) sort(s *sorted[T], l *loading[T], r soracache.ReadResult, asked *asking, read soracache.Read, again bool) {
+func (m *many[T]) sort(s *sorted[T], l *loading[T], r soracache.ReadResult, asked *near.Inflight, read soracache.Read, again bool) {
 	leased, wanted := r.Lease != soracache.Lease{}, read.Lease
 	switch {
 	case errors.Is(r.Err, soracache.ErrInvalid) && !again:
@@ -322,7 +323,7 @@ func (m *many[T]) sort(s *sorted[T], l *loading[T], r soracache.ReadResult, aske
 	switch {
 	case leased && again && readable && there.fresh(): // somebody has replaced it
 		s.unneeded = append(s.unneeded, claim[T]{loading: l, granted: r})
-		keep(asked, there.value, keptFrom(r, m.settings.policy))
+		near.Keep(asked, there.value, keptFrom(r, m.settings.policy))
 		m.take(l.key, l.serve(there, StaleRefreshing))
 	case leased && unreadable(&r, readable) && !l.mayReplace(&r):
 		s.unneeded = append(s.unneeded, claim[T]{loading: l, granted: r})
@@ -330,7 +331,7 @@ func (m *many[T]) sort(s *sorted[T], l *loading[T], r soracache.ReadResult, aske
 	case leased:
 		l.replaces = unreadable(&r, readable)
 		if readable && there.fresh() {
-			keep(asked, there.value, keptFrom(r, m.settings.policy))
+			near.Keep(asked, there.value, keptFrom(r, m.settings.policy))
 		}
 		s.claims = append(s.claims, claim[T]{loading: l, granted: r, there: there})
 	case readable && !wanted && !there.fresh():
@@ -343,7 +344,7 @@ func (m *many[T]) sort(s *sorted[T], l *loading[T], r soracache.ReadResult, aske
 		s.claims = append(s.claims, claim[T]{loading: l, why: whyNoLease(&r), there: there})
 	case readable:
 		if there.fresh() {
-			keep(asked, there.value, keptFrom(r, m.settings.policy))
+			near.Keep(asked, there.value, keptFrom(r, m.settings.policy))
 		}
 		m.take(l.key, l.serve(there, StaleRefreshing))
 	case !wanted:

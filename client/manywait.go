@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/near"
 )
 
 // loadAll loads the keys that this caller is to load, and returns when they are
@@ -202,7 +203,7 @@ func (m *many[T]) again(ctx context.Context, open pending[T], accept bool) (now 
 		reads = append(reads, soracache.Read{Key: key, Schema: m.kind.schema})
 	}
 	began, limit := time.Now(), m.patience()
-	results := m.client.readMany(ctx, limit, reads, make([]*asking, len(reads)), accept)
+	results := m.client.readMany(ctx, limit, reads, make([]*near.Inflight, len(reads)), accept)
 	m.noteSilence(ctx, results, began, limit)
 	for i, r := range results {
 		key := reads[i].Key
@@ -248,11 +249,11 @@ func (m *many[T]) takeInHand(c *claim[T]) bool {
 // that nobody confirms.
 func (m *many[T]) takeUnconfirmed(ctx context.Context, key string) bool {
 	p := &m.settings.policy
-	hit, ok := find[T](m.client.near, m.kind.space, key, m.client.known(ctx))
-	if !ok || p.FailSafe == 0 || !p.allows(hit.freshFor) {
+	hit, ok := near.Find[T](m.client.near, m.kind.space, key, m.client.known(ctx))
+	if !ok || p.FailSafe == 0 || !p.allows(hit.FreshFor) {
 		return false
 	}
-	o := hit.outcome()
+	o := nearOutcome(&hit)
 	o.taint, o.how.Stale = errStale, true
 	m.client.observer.stale(key, soracache.TierNear, StaleServiceDown)
 	m.take(key, o)
@@ -376,10 +377,10 @@ func (m *many[T]) refreshNear(ctx context.Context, soon []string, within map[str
 // claimDue asks for the leases to refresh values under. Without, somebody else
 // does that, or has done it: the answer is then the newer value.
 func (m *manyCall[T]) claimDue(ctx context.Context, due []string, within map[string]time.Duration) (claims []claim[T]) {
-	reads, asked := make([]soracache.Read, len(due)), make([]*asking, len(due))
+	reads, asked := make([]soracache.Read, len(due)), make([]*near.Inflight, len(due))
 	for i, key := range due {
 		reads[i] = soracache.Read{Key: key, Schema: m.kind.schema, Lease: true, RefreshWithin: within[key]}
-		asked[i] = m.client.near.ask(m.kind.space, key)
+		asked[i] = m.client.near.Begin(m.kind.space, key)
 	}
 	defer endAll(asked)
 	var unneeded []claim[T]
@@ -396,7 +397,7 @@ func (m *manyCall[T]) claimDue(ctx context.Context, due []string, within map[str
 		l := m.of(due[i])
 		there, ok := l.decoded(r)
 		if ok && there.fresh() {
-			keep(asked[i], there.value, keptFrom(r, m.settings.policy))
+			near.Keep(asked[i], there.value, keptFrom(r, m.settings.policy))
 		}
 		switch l.replaces = unreadable(&r, ok); {
 		case r.Lease == (soracache.Lease{}):

@@ -8,6 +8,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/batches"
+	"github.com/soracache/soracache/client/internal/near"
 )
 
 // requestsAtOnce is how many requests one call for many keys has under way.
@@ -17,7 +18,7 @@ const requestsAtOnce = 4
 // takes, a few at a time, each no longer than limit, and learns from the answers.
 // They are as many as the reads, and in their order. What a request failed with
 // is the answer to each of its keys, and of what was not sent by then.
-func (c *Client) readMany(ctx context.Context, limit time.Duration, reads []soracache.Read, asked []*asking, accept bool) []soracache.ReadResult {
+func (c *Client) readMany(ctx context.Context, limit time.Duration, reads []soracache.Read, asked []*near.Inflight, accept bool) []soracache.ReadResult {
 	results := make([]soracache.ReadResult, len(reads))
 	inRequests(len(reads), func(from, to int) error {
 		ctx := detached(ctx, limit)
@@ -27,7 +28,7 @@ func (c *Client) readMany(ctx context.Context, limit time.Duration, reads []sora
 	return results
 }
 
-func (c *Client) readPart(ctx context.Context, reads []soracache.Read, asked []*asking, results []soracache.ReadResult, accept bool) error {
+func (c *Client) readPart(ctx context.Context, reads []soracache.Read, asked []*near.Inflight, results []soracache.ReadResult, accept bool) error {
 	return batches.Send(reads, func(at int, part []soracache.Read) error {
 		answers, seen, err := c.get(ctx, part, accept)
 		if err != nil {
@@ -46,10 +47,10 @@ func (c *Client) readPart(ctx context.Context, reads []soracache.Read, asked []*
 }
 
 // writeMany has the backend do many writes, in the same manner.
-func (c *Client) writeMany(ctx context.Context, limit time.Duration, writes []soracache.Write, asked []*asking) []soracache.WriteResult {
+func (c *Client) writeMany(ctx context.Context, limit time.Duration, writes []soracache.Write, asked []*near.Inflight) []soracache.WriteResult {
 	results := make([]soracache.WriteResult, len(writes))
 	if asked == nil {
-		asked = make([]*asking, len(writes))
+		asked = make([]*near.Inflight, len(writes))
 	}
 	inRequests(len(writes), func(from, to int) error {
 		ctx := c.toWrite(ctx, limit, writes[from].Op)
@@ -59,7 +60,7 @@ func (c *Client) writeMany(ctx context.Context, limit time.Duration, writes []so
 	return results
 }
 
-func (c *Client) writePart(ctx context.Context, writes []soracache.Write, asked []*asking, results []soracache.WriteResult) error {
+func (c *Client) writePart(ctx context.Context, writes []soracache.Write, asked []*near.Inflight, results []soracache.WriteResult) error {
 	return batches.Send(writes, func(at int, part []soracache.Write) error {
 		answers, seen, err := c.put(ctx, part)
 		if err != nil {
@@ -128,8 +129,8 @@ func atOnce(limit, count int, do func(i int)) {
 	work()
 }
 
-func endAll(asked []*asking) {
+func endAll(asked []*near.Inflight) {
 	for _, a := range asked {
-		a.end()
+		a.End()
 	}
 }

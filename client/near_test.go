@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -681,21 +680,4 @@ func (w *nearWorld) restart(i int) {
 	w.Cleanup(func() { _ = n.Close() })
 	w.nodes[i] = n
 	w.links[i].set(func(l *link) { l.Backend = n })
-}
-
-// Of two entries that are on their way at the same time, the near cache keeps one only
-// if they are the same. Names may have any bytes in them.
-func TestContentsOfNearValuesAreToldApart(t *testing.T) {
-	v := func(value, encoding, etag string, tags ...string) soracache.Entry {
-		return soracache.Entry{Value: []byte(value), Encoding: encoding, ETag: etag, Tags: tags}
-	}
-	sums := client.ContentsOf(
-		v("v", "raw", "", "a", "b"), v("v", "raw", "", "a\x00b"), v("v", "raw", "b", "a"), v("v", "raw", "a\x00b"),
-		v("v", "raw\x00a", "b"), v("v\x00raw", "a", "b"), v("v\x00raw\x00a", "b", ""), v("v", "raw", "", "a", "b", ""), v("v", "raw", "", "ab"),
-	)
-	for i, sum := range sums {
-		if slices.Contains(sums[:i], sum) {
-			t.Errorf("%d is told apart from none before it", i)
-		}
-	}
 }

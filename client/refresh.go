@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -127,15 +128,15 @@ func leaveAlone(within time.Duration) time.Duration { return min(within/4, time.
 
 // due tells whether a near hit is so close to its end that it may have to be
 // refreshed. It is all that most hits pay for eager refreshing.
-func (c *Cache[T]) due(s *settings, hit *nearHit[T]) bool {
-	return (s.policy.EagerAt > 0 || s.policy.Beta > 0) && hit.freshFor < s.policy.eager(c.pace)
+func (c *Cache[T]) due(s *settings, hit *near.Hit[T]) bool {
+	return (s.policy.EagerAt > 0 || s.policy.Beta > 0) && hit.FreshFor < s.policy.eager(c.pace)
 }
 
 // refreshSoon has a value refreshed in the background that was found near, if
 // chance says so and nobody does it already.
-func (c *Cache[T]) refreshSoon(ctx context.Context, key string, hit *nearHit[T], load func(context.Context) (T, error), s *settings) {
+func (c *Cache[T]) refreshSoon(ctx context.Context, key string, hit *near.Hit[T], load func(context.Context) (T, error), s *settings) {
 	within := s.policy.refreshWithin(c.pace)
-	if hit.freshFor > within {
+	if hit.FreshFor > within {
 		return
 	}
 	r, now := &c.kind.refreshes, c.client.now()

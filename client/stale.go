@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/near"
 )
 
 // standby is a value that was found, and that a loader is to replace.
@@ -161,11 +162,11 @@ func (l *loading[T]) unconfirmed(ctx context.Context) (o outcome[T], ok bool) {
 
 // nearby looks for such a value in the near cache.
 func (l *loading[T]) nearby(ctx context.Context) (o outcome[T], ok bool) {
-	hit, ok := find[T](l.client.near, l.kind.space, l.key, l.client.known(ctx))
-	if !ok || !l.settings.policy.allows(hit.freshFor) {
+	hit, ok := near.Find[T](l.client.near, l.kind.space, l.key, l.client.known(ctx))
+	if !ok || !l.settings.policy.allows(hit.FreshFor) {
 		return o, false
 	}
-	o = hit.outcome()
+	o = nearOutcome(&hit)
 	o.taint, o.how.Stale = errStale, true
 	l.client.observer.stale(l.key, soracache.TierNear, StaleServiceDown)
 	return o, true

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/near"
 )
 
 // Stamp says how much of one or more namespaces somebody has seen. Whoever is
@@ -193,25 +194,10 @@ func both(seen, other soracache.Stamps) soracache.Stamps {
 	return merged
 }
 
-// known is what a value has to reflect that is near: what the client has seen, and
-// what the context carries beside it.
-type known struct{ seen, least soracache.Stamps }
-
-func (c *Client) known(ctx context.Context) known {
+// known is what a value has to reflect that is near.
+func (c *Client) known(ctx context.Context) near.Demand {
 	seen := c.session.stamps()
-	return known{seen, c.least(ctx, seen)}
-}
-
-// at returns that of one partition. It is false if the context carries another epoch
-// than the client has seen: which of the two is over is not known, and the near cache
-// may still be in either.
-func (k known) at(partition uint16) (soracache.Stamp, bool) {
-	want, _ := k.least.At(partition)
-	if len(k.seen) == 0 || &k.seen[0] == &k.least[0] {
-		return want, true // it carries nothing
-	}
-	seen, ok := k.seen.At(partition)
-	return want, !ok || seen.Epoch == want.Epoch
+	return near.Demand{Seen: seen, Least: c.least(ctx, seen)}
 }
 
 // carriedMore returns what the context carries, if that is more than the client

@@ -9,6 +9,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/deadline"
+	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -213,8 +214,8 @@ func (l *loading[T]) markerDeposit(fill *Fill, m marker) (d deposit[T], ok bool)
 // does all that a call stores after something was not stored in time.
 func (l *loading[T]) fill(lease *lease, d deposit[T]) (behind bool) {
 	complete := func(behind bool) {
-		asked := l.client.near.ask(l.kind.space, l.key)
-		defer asked.end()
+		asked := l.client.near.Begin(l.kind.space, l.key)
+		defer asked.End()
 		limit, began := l.client.timeout, time.Now()
 		if !behind {
 			limit = l.patience()
@@ -247,7 +248,7 @@ func (l *loading[T]) fill(lease *lease, d deposit[T]) (behind bool) {
 }
 
 // filled takes in what became of it.
-func (l *loading[T]) filled(asked *asking, d *deposit[T], result soracache.WriteResult, err error) {
+func (l *loading[T]) filled(asked *near.Inflight, d *deposit[T], result soracache.WriteResult, err error) {
 	switch {
 	case err != nil:
 		l.client.observer.refused(l.key, err)
@@ -257,9 +258,9 @@ func (l *loading[T]) filled(asked *asking, d *deposit[T], result soracache.Write
 		if l.replaces {
 			l.client.replaced.add(l.name(), l.client.now(), replaceEvery)
 		}
-		keep(asked, d.value, kept{
-			entry: d.entry, stamps: result.Stamp, near: d.policy.Near,
-			freshFor: d.lifetime.TTL, keepFor: d.lifetime.Keep,
+		near.Keep(asked, d.value, near.Kept{
+			Entry: d.entry, Stamps: result.Stamp, Most: d.policy.Near,
+			FreshFor: d.lifetime.TTL, KeepFor: d.lifetime.Keep,
 		})
 		if at := l.settings.policy.EagerAt; at > 0 && d.lifetime.TTL < l.settings.policy.ttl() {
 			// Of what the policy does not tell others cannot know.
@@ -269,10 +270,10 @@ func (l *loading[T]) filled(asked *asking, d *deposit[T], result soracache.Write
 }
 
 // keptFrom is what is to be kept of an answer.
-func keptFrom(read soracache.ReadResult, policy Policy) kept {
-	return kept{
-		entry: read.Entry, stamps: read.Stamp, near: policy.Near,
-		freshFor: read.FreshFor, keepFor: read.KeepFor,
+func keptFrom(read soracache.ReadResult, policy Policy) near.Kept {
+	return near.Kept{
+		Entry: read.Entry, Stamps: read.Stamp, Most: policy.Near,
+		FreshFor: read.FreshFor, KeepFor: read.KeepFor,
 	}
 }
 

@@ -52,7 +52,7 @@ func wireError(err error) *connect.Error {
 		return wire.StoreFull(err) // its text stays as it is
 	}
 	if code, kind, ok := wire.CodeOf(err); ok {
-		return connect.NewError(code, errors.New(strings.TrimPrefix(publicText(err), kind.Error()+": ")))
+		return connect.NewError(code, errors.New(strings.TrimPrefix(publicText(err), kind+": ")))
 	}
 	return connect.NewError(connect.CodeInternal, errInternal)
 }

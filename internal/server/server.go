@@ -219,11 +219,11 @@ func (s *Server) mapErrors(next connect.UnaryFunc) connect.UnaryFunc {
 		if err == nil {
 			return answer, nil
 		}
-		answer := wireError(err)
-		if answer.Code() == connect.CodeInternal {
+		failed := wireError(err)
+		if failed.Code() == connect.CodeInternal {
 			s.log.Error("request failed", "procedure", r.Spec().Procedure, "error", err)
 		}
-		return nil, answer
+		return nil, failed
 	}
 }
 

@@ -80,15 +80,15 @@ var codes = []struct {
 	{context.Canceled, connect.CodeCanceled},
 }
 
-// CodeOf returns the code for an error, and which of the errors that callers can tell
-// apart it is; false if it is none of them.
-func CodeOf(err error) (code connect.Code, kind error, ok bool) {
+// CodeOf returns the code for an error, and in the error's own words what the code says;
+// false if it is none of those that callers can tell apart.
+func CodeOf(err error) (code connect.Code, kind string, ok bool) {
 	for _, c := range codes {
 		if errors.Is(err, c.err) {
-			return c.code, c.err, true
+			return c.code, c.err.Error(), true
 		}
 	}
-	return connect.CodeInternal, nil, false
+	return connect.CodeInternal, "", false
 }
 
 // sentinelOf returns the error for a code.

@@ -16,25 +16,25 @@ import (
 	cachev1 "github.com/soracache/soracache/proto/soracache/v1"
 )
 
-// ReadAnswer is what a GetResponse on the wire says, and BatchAnswer what a
-// BatchGetResponse does. A client under load spends much of its time on taking
-// them in, so they are read as they come, without the generated messages: an
-// answer costs an allocation for its value, and one for each tag.
+// ReadAnswer is what a GetResponse on the wire says. A client under load spends much of
+// its time on taking answers in, so they are read as they come, without the generated
+// messages: an answer costs an allocation for its value, and one for each tag.
 //
-// What cannot be read is the node's fault: ErrUnavailable. In a batch it fails
-// alone, as far as can be told where the next answer begins.
-type (
-	ReadAnswer struct {
-		Result   soracache.ReadResult
-		InSchema bool
-		Err      error
-	}
-	BatchAnswer struct {
-		Results  []soracache.ReadResult
-		InSchema bool
-		Err      error
-	}
-)
+// What cannot be read is the node's fault: ErrUnavailable.
+type ReadAnswer struct {
+	Result soracache.ReadResult
+	// InSchema means that it is about the schema that was asked for.
+	InSchema bool
+	Err      error
+}
+
+// BatchAnswer is what a BatchGetResponse says. A result that cannot be read fails alone,
+// as far as can be told where the next one begins.
+type BatchAnswer struct {
+	Results  []soracache.ReadResult
+	InSchema bool
+	Err      error
+}
 
 // ReadCodec is protobuf, as Connect's own, for calls with these answers.
 type ReadCodec struct{}

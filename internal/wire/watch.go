@@ -19,6 +19,7 @@ type WatchReader struct {
 	at map[uint16]soracache.Stamp
 }
 
+// NewWatchReader returns a reader for a watcher who is there already.
 func NewWatchReader(from soracache.Stamps) *WatchReader {
 	r := &WatchReader{at: map[uint16]soracache.Stamp{}}
 	for _, f := range from {
@@ -27,6 +28,8 @@ func NewWatchReader(from soracache.Stamps) *WatchReader {
 	return r
 }
 
+// Items reads a message. An item that takes everything away and names something as well
+// becomes two.
 func (r *WatchReader) Items(wire []*cachev1.WatchItem) ([]soracache.WatchItem, error) {
 	items := make([]soracache.WatchItem, 0, len(wire))
 	for _, w := range wire {

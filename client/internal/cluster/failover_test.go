@@ -618,7 +618,7 @@ func TestFillMovesOn(t *testing.T) {
 		t.Errorf("the first node lost it: %+v, %v", res, err)
 	}
 	l2.Put("k", soracache.Entry{})
-	l2.Entries = map[string]*fake.StoredEntry{}
+	l2.Clear()
 	id = lease()
 	if res, err := fill(cluster.Nodes(quiet(), &ranAndBroke{l2}, l2), id); !errors.Is(err, errBroken) {
 		t.Errorf("the first node stored it and broke: %+v, %v; want to be told that nobody knows", res, err)

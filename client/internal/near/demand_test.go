@@ -1,4 +1,4 @@
-package client
+package near
 
 import (
 	"testing"
@@ -31,7 +31,7 @@ func TestWhatIsNearHasToReflect(t *testing.T) {
 		if c.carried != nil {
 			least = c.seen.Merge(c.carried)
 		}
-		got, ok := known{c.seen, least}.at(3)
+		got, ok := Demand{c.seen, least}.at(3)
 		if ok == c.unknown || ok && got != c.want {
 			t.Errorf("%s: got %v, %t", name, got, ok)
 		}

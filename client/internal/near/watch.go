@@ -1,4 +1,4 @@
-package client
+package near
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// nearIdleAfter is how long after the last read a near cache is confirmed.
-	nearIdleAfter = time.Minute
+	// idleAfter is how long after the last read a near cache is confirmed.
+	idleAfter = time.Minute
 	// firstRewatch and lastRewatch bound how long after its end a watch is begun
 	// again, before jitter: the time doubles from one failure to the next.
 	firstRewatch = 50 * time.Millisecond
@@ -24,13 +24,13 @@ const (
 	// stalledAfter is how long a watch may be behind what other answers tell,
 	// beyond the bound, until it is begun anew elsewhere.
 	stalledAfter = time.Second
-	// mutest is how long a watch may deliver nothing at all. A node sends how far
-	// it is at once.
-	mutest = 10 * time.Second
+	// firstMessageTimeout is how long a watch may deliver nothing at all. A node sends at
+	// once how far it is.
+	firstMessageTimeout = 10 * time.Second
 )
 
 // follow watches until the client is closed, and confirms what is followed.
-func (n *near) follow(ctx context.Context) {
+func (n *Cache) follow(ctx context.Context) {
 	var confirming sync.WaitGroup
 	confirming.Go(func() { n.confirm(ctx) })
 	defer confirming.Wait()
@@ -42,7 +42,7 @@ func (n *near) follow(ctx context.Context) {
 			wait = firstRewatch
 		case errors.Is(err, soracache.ErrTooLarge):
 			wait = min(2*wait, lastRewatch) // that node has no room, for the moment
-		case errors.Is(err, soracache.ErrUnimplemented), refusal(err):
+		case errors.Is(err, soracache.ErrUnimplemented), n.owner.Refuses(err):
 			wait = noWatch
 		default:
 			wait = min(2*wait, lastRewatch)
@@ -52,18 +52,18 @@ func (n *near) follow(ctx context.Context) {
 }
 
 // watch runs one watch until it breaks, and tells whether it delivered anything.
-func (n *near) watch(ctx context.Context) (delivered bool, err error) {
+func (n *Cache) watch(ctx context.Context) (delivered bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	n.mu.Lock()
 	n.stopWatching = cancel
 	n.mu.Unlock()
 	from := n.stamps()
-	mute := time.AfterFunc(mutest, cancel)
+	mute := time.AfterFunc(firstMessageTimeout, cancel)
 	defer mute.Stop()
 	var item soracache.WatchItem // which was not taken in
 	var left bool                // because its epoch was left
-	err = n.client.backend.Watch(ctx, soracache.WatchRequest{Namespace: n.client.namespace, From: from},
+	err = n.owner.Watch(ctx, from,
 		func(items []soracache.WatchItem) error {
 			mute.Stop()
 			for i := range items {
@@ -83,18 +83,16 @@ func (n *near) watch(ctx context.Context) (delivered bool, err error) {
 
 // readIn reads some key of a partition, whether or not the application reads anything
 // there. The answer tells the session whether the store has gone back to an epoch.
-func (n *near) readIn(ctx context.Context, partition uint16, partitions int) {
+func (n *Cache) readIn(ctx context.Context, partition uint16, partitions int) {
 	key := ""
 	for i := 0; key == "" || soracache.PartitionOf(key, partitions) != partition; i++ {
 		key = fmt.Sprint("near", i)
 	}
-	ctx, cancel := context.WithTimeout(ctx, n.client.timeout)
-	defer cancel()
-	_, _ = n.client.read(ctx, soracache.Read{Key: key}, nil) // the watch is begun again all the same
+	n.owner.Read(ctx, key)
 }
 
 // stamps returns what was followed so far.
-func (n *near) stamps() (stamps soracache.Stamps) {
+func (n *Cache) stamps() (stamps soracache.Stamps) {
 	ledgers := n.ledgers.Load()
 	if ledgers == nil {
 		return nil
@@ -117,7 +115,7 @@ var errLeft = fmt.Errorf("%w: of an epoch that was left", errBadWatch)
 
 // take takes in one step. The first one of a watch may tell that the namespace has
 // another number of partitions now. Then all begins anew.
-func (n *near) take(item *soracache.WatchItem, first bool) error {
+func (n *Cache) take(item *soracache.WatchItem, first bool) error {
 	ledgers := n.ledgers.Load()
 	switch {
 	case ledgers == nil:
@@ -142,12 +140,12 @@ func (n *near) take(item *soracache.WatchItem, first bool) error {
 		return errBadWatch
 	}
 	if o.Reset && before.Epoch != 0 {
-		n.client.observer.nearReset()
+		n.owner.Reset()
 	}
 	after := l.follower.State()
 	seen := soracache.Stamps{{Partition: item.Partition, Stamp: soracache.Stamp{Epoch: after.Epoch, Position: after.Seen}}}
 	shown := soracache.Stamps{{Partition: item.Partition, Stamp: soracache.Stamp{Epoch: before.Epoch}}}
-	n.client.session.observe(shown, seen)
+	n.owner.Observe(shown, seen)
 	return nil
 }
 
@@ -155,36 +153,36 @@ func (n *near) take(item *soracache.WatchItem, first bool) error {
 // that of a store which was restored may. A watch alone does not show it: its node
 // may be the last to notice that the epoch was left. But an answer does which was
 // asked for by who had seen the present epoch, and that is what the session takes in.
-func (n *near) wentBack(l *ledger, epoch soracache.Epoch) bool {
-	seen, _ := n.client.session.stamps().At(l.partition)
+func (n *Cache) wentBack(l *ledger, epoch soracache.Epoch) bool {
+	seen, _ := n.owner.Seen().At(l.partition)
 	return seen.Epoch == epoch && l.follower.Left(epoch)
 }
 
 // again begins to follow a partition anew, and keeps nothing of what was kept of it.
-func (n *near) again(ledgers []*ledger, l *ledger) *ledger {
+func (n *Cache) again(ledgers []*ledger, l *ledger) *ledger {
 	anew := n.newLedger(l.partition)
 	ledgers = slices.Clone(ledgers)
 	ledgers[l.partition] = anew
 	l.over.Store(true)
 	l.follower.Void()
 	n.ledgers.Store(&ledgers)
-	n.client.observer.nearReset()
+	n.owner.Reset()
 	return anew
 }
 
 // giveUp ends following partitions that the namespace has no more, with all that
 // was kept of them.
-func (n *near) giveUp(ledgers []*ledger) {
+func (n *Cache) giveUp(ledgers []*ledger) {
 	for _, l := range ledgers {
 		l.over.Store(true)
 		l.follower.Void()
 	}
 	n.values.Clear()
-	n.client.observer.nearReset()
+	n.owner.Reset()
 }
 
 // open begins to follow so many partitions.
-func (n *near) open(partitions int) *[]*ledger {
+func (n *Cache) open(partitions int) *[]*ledger {
 	ledgers := make([]*ledger, 0, partitions)
 	for i := range partitions {
 		ledgers = append(ledgers, n.newLedger(uint16(i)))
@@ -193,7 +191,7 @@ func (n *near) open(partitions int) *[]*ledger {
 	return &ledgers
 }
 
-func (n *near) newLedger(partition uint16) *ledger {
+func (n *Cache) newLedger(partition uint16) *ledger {
 	return &ledger{
 		partition: partition,
 		follower: invalidation.NewFollower(invalidation.Config{
@@ -204,7 +202,7 @@ func (n *near) newLedger(partition uint16) *ledger {
 
 // confirm asks about three times in a bound how far the ledgers have come, unless
 // other answers told so or nobody reads.
-func (n *near) confirm(ctx context.Context) {
+func (n *Cache) confirm(ctx context.Context) {
 	tick := time.NewTicker(n.bound / 3)
 	defer tick.Stop()
 	slept := n.suspended()
@@ -226,7 +224,7 @@ func (n *near) confirm(ctx context.Context) {
 			}
 			n.values.Clear() // its expiry was counted on a clock that stood still
 		}
-		if n.now()-time.Duration(n.lastUse.Load()) > nearIdleAfter || n.confirmed(*ledgers) {
+		if n.now()-time.Duration(n.lastUse.Load()) > idleAfter || n.confirmed(*ledgers) {
 			behindSince = 0
 			continue
 		}
@@ -243,7 +241,7 @@ func (n *near) confirm(ctx context.Context) {
 }
 
 // confirmed tells whether all ledgers were confirmed of late by other answers.
-func (n *near) confirmed(ledgers []*ledger) bool {
+func (n *Cache) confirmed(ledgers []*ledger) bool {
 	for _, l := range ledgers {
 		if age := l.follower.State().Age; age < 0 || age > n.bound/3 {
 			return false
@@ -254,19 +252,19 @@ func (n *near) confirmed(ledgers []*ledger) bool {
 
 // head asks how far the ledgers have come, and tells whether the watch is behind
 // that.
-func (n *near) head(ctx context.Context) (behind bool) {
+func (n *Cache) head(ctx context.Context) (behind bool) {
 	ctx, cancel := context.WithTimeout(ctx, n.bound)
 	defer cancel()
-	asked := n.askAll()
-	head, err := n.client.backend.Head(ctx, n.client.namespace)
+	asked := n.BeginAll()
+	head, err := n.owner.Head(ctx)
 	if err != nil {
 		return false // the watch cannot be blamed
 	}
-	return asked.vouch(head.Stamp, head.Age)
+	return asked.Confirm(head.Stamp, head.Age)
 }
 
 // rewatch ends the present watch, so that another one is begun.
-func (n *near) rewatch() {
+func (n *Cache) rewatch() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.stopWatching != nil {
