@@ -69,6 +69,11 @@ lint: ## Check the code with golangci-lint, and that imports follow the architec
 	@scripts/tool golangci-lint
 	@scripts/lint
 
+.PHONY: cross
+cross: ## Build and vet for another platform: PLATFORM=windows/amd64
+	GOOS=$(firstword $(subst /, ,$(PLATFORM))) GOARCH=$(lastword $(subst /, ,$(PLATFORM))) CGO_ENABLED=0 go build ./...
+	GOOS=$(firstword $(subst /, ,$(PLATFORM))) GOARCH=$(lastword $(subst /, ,$(PLATFORM))) CGO_ENABLED=0 go vet ./...
+
 .PHONY: fmt
 fmt: ## Format the code
 	gofmt -w $$(git ls-files --cached --others --exclude-standard '*.go')

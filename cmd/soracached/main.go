@@ -46,6 +46,8 @@ type cli struct {
 	GossipKey   gossipKeyCmd   `cmd:"" help:"Create a key by which the nodes of a cluster encrypt what they tell each other."`
 	Token       tokenCmd       `cmd:"" help:"Create an access token, and its line for the tokens file."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
+
+	ShowVersion versionFlag `name:"version" help:"Print the version."`
 }
 
 // console is what a command reads from and writes to.

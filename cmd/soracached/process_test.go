@@ -255,6 +255,9 @@ func testOperatorsCommands(t *testing.T, d *daemon) {
 	if err := json.Unmarshal([]byte(stats.out), &totals); err != nil || len(totals.Totals) < 10 || totals.Version == "" {
 		t.Error(stats)
 	}
+	if got := d.operate(t, "", "--version"); got.code != 0 || got.out != d.operate(t, "", "version").out {
+		t.Errorf("--version: %+v", got)
+	}
 	if got := d.operate(t, "", "version"); got.code != 0 || !strings.HasPrefix(got.out, "soracached ") {
 		t.Error(got)
 	}

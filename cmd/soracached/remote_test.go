@@ -333,6 +333,8 @@ func TestExitCodesWithoutAnAnswer(t *testing.T) {
 		"help":                  {[]string{"--help"}, 0},
 		"help of a command":     {[]string{"serve", "--help"}, 0},
 		"version":               {[]string{"version"}, 0},
+		"version, as an option": {[]string{"--version"}, 0},
+		"version of a command":  {[]string{"get", "--version"}, 0},
 		"a token of bad scopes": {[]string{"token", "ci", "--scopes", "root"}, 2},
 		"a token for bad names": {[]string{"token", "ci", "--namespaces", "A"}, 2},
 	} {

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"runtime"
 	"runtime/debug"
+
+	"github.com/alecthomas/kong"
 )
 
 // versionCmd prints what was built, from what.
@@ -44,4 +46,15 @@ func buildVersion() (version, revision string) {
 		}
 	}
 	return version, revision
+}
+
+// versionFlag is the same as an option, of any command: whatever else is given is not
+// looked at.
+type versionFlag bool
+
+// BeforeReset is called by the parser before it checks anything.
+func (versionFlag) BeforeReset(parser *kong.Kong) error {
+	err := (&versionCmd{}).Run(&console{out: parser.Stdout})
+	parser.Exit(exitOK)
+	return err
 }
