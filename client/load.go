@@ -101,9 +101,9 @@ type loading[T any] struct {
 	adrift *atomic.Bool
 }
 
-// share runs the load together with whoever wants the same at this moment, whatever
-// stamps they carry: see demands. That there is no such thing is an outcome with an
-// error and what it depends on.
+// share runs the load together with everybody who asks for the key at this moment,
+// whatever stamps they carry: see demands. That the key does not exist is an outcome,
+// with an error and what it depends on.
 func (l *loading[T]) share(ctx context.Context) (outcome[T], error) {
 	more := l.client.carriedMore(ctx)
 	defer l.kind.demands.add(l.key, StampFrom(ctx))()

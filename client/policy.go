@@ -42,13 +42,15 @@ type Policy struct {
 	// Tags name what the values depend on. Invalidating any of them makes the
 	// value unservable.
 	Tags []string
-	// Wait is how long to wait while somebody else loads the key, before
-	// loading it without storing the result. Zero means [DefaultWait], a
-	// negative time not to wait for other processes. A caller's own deadline also
-	// ends it. It may be longer than the service lets one question wait: then the
-	// client asks again. A load of the same process that began earlier is waited for as long,
-	// at most [DefaultWait] if Wait is negative, and then there is no second one
-	// beside it, but [ErrWait].
+	// Wait is how long a caller waits while another process loads the key. After
+	// that it loads the value itself, and does not store it. Zero means
+	// [DefaultWait]; with a negative Wait nobody waits for other processes. The
+	// caller's own deadline ends the wait as well. Wait may be longer than the
+	// service lets one request wait: the client then asks again.
+	//
+	// A load of the same process is waited for as long, or for [DefaultWait] if
+	// Wait is negative. After that the caller gets [ErrWait]: no process loads a
+	// key twice at a time.
 	Wait time.Duration
 
 	// Jitter is how much of its times each value may be short of, at random: a

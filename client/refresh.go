@@ -54,8 +54,8 @@ func (p *pace) note(took time.Duration) {
 	p.nanoseconds.Store(max(old+(int64(took)-old)/4, 1)) // of two at once, one may be lost
 }
 
-// farthest is beyond how many times the loader's pace chance never decides for a
-// refresh: the logarithm of the smallest number that is drawn.
+// farthest bounds how early chance can refresh a value, in average load times: the
+// negative logarithm of a random number is never more.
 const farthest = 37
 
 // eager is how long before the end of a value's TTL it is to be refreshed, at
@@ -122,12 +122,12 @@ func (r *refreshes) end(key string) {
 	delete(r.running, key)
 }
 
-// leaveAlone is for how long a key is not looked at again that was to be
-// refreshed within some time: somebody else does it, or it did not help.
+// leaveAlone is how long a key is left alone after it was due for a refresh: somebody
+// else refreshes it, or refreshing failed.
 func leaveAlone(within time.Duration) time.Duration { return min(within/4, time.Second) }
 
-// due tells whether a near hit is so close to its end that it may have to be
-// refreshed. It is all that most hits pay for eager refreshing.
+// due tells whether a near hit is so close to its end that it may be due for a refresh.
+// Most hits pay for nothing else of eager refreshing.
 func (c *Cache[T]) due(s *settings, hit *near.Hit[T]) bool {
 	return (s.policy.EagerAt > 0 || s.policy.Beta > 0) && hit.FreshFor < s.policy.eager(c.pace)
 }
@@ -231,8 +231,8 @@ func (l *loading[T]) inBackground(ctx context.Context, do func(context.Context))
 	return true
 }
 
-// survive is deferred where nobody is to be told of a panic. The loader's is told
-// to OnLoad; any other is a hook's.
+// survive is deferred in goroutines whose panics would reach nobody. A loader's panic
+// is reported to OnLoad, so what comes here is a hook's.
 func (o *observer) survive(key string) {
 	if p := recover(); p != nil {
 		o.log.Error("soracache: a hook panicked in the background", "key", key, "panic", p, "stack", string(debug.Stack()))

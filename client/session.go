@@ -26,13 +26,12 @@ func (s *session) stamps() soracache.Stamps {
 	return nil
 }
 
-// observe takes in the stamp of an answer to a request that carried what is
-// given. Epochs have no order, so a stamp of another epoch is newer knowledge
-// only if its request carried the present one. If it is of the epoch that its request
-// carried, it is the late answer of a life that the ledger has left. If it is of neither,
-// nobody can tell whether the ledger was there before the present epoch, or is there
-// since; and both were seen. Then reads demand an epoch that no ledger has: what a node
-// remembers will not do, but it asks the store, whose answer tells.
+// observe takes in the stamp of an answer, and the stamps that its request carried.
+// Epochs have no order. So an answer of another epoch is newer only if its request
+// carried the present epoch. If the answer is of the epoch that its request carried, it
+// is late: the ledger has left that epoch. If it is of neither, nobody can tell which of
+// the two epochs came first. Then reads demand an epoch that no ledger has. No node can
+// answer them from memory, so the node asks the store, and that answer tells.
 func (s *session) observe(carried, answer soracache.Stamps) {
 	if len(newsTo(s.stamps(), carried, answer)) == 0 {
 		return
@@ -57,8 +56,8 @@ func (s *session) observe(carried, answer soracache.Stamps) {
 // noEpoch is a bit that no ledger's epoch has.
 const noEpoch soracache.Epoch = 1 << 62
 
-// newsTo returns what of an answer is newer than what was seen. Where that is not known,
-// the epoch is noEpoch.
+// newsTo returns the parts of an answer that are newer than what was seen. Where nobody
+// can tell, the epoch is noEpoch.
 func newsTo(seen, carried, answer soracache.Stamps) (news soracache.Stamps) {
 	for _, a := range answer {
 		present, known := seen.At(a.Partition)

@@ -96,9 +96,9 @@ type Relayed struct {
 	// Rows is how many there were, and Targets how many different keys and tags
 	// they named ("everything" counts as one).
 	Rows, Targets int
-	// Lag is how long this relay has had them, or older ones, before it: from
-	// when it first tried since it last succeeded. It is measured on the
-	// process's own monotonic clock, so time in which no relay ran is not in it.
+	// Lag is how long the relay has been trying: from its first attempt after its
+	// last success until now. It is measured on the process's own monotonic clock,
+	// so time in which no relay ran is not in it.
 	Lag time.Duration
 }
 

@@ -95,9 +95,9 @@ func (m *member) trial(call func() error) error {
 	return nil
 }
 
-// fell notes a failure of a call that began when so many were known of: of many
-// calls that fail together, one counts. On trial, the breaker learns of it from
-// the trial.
+// fell records that a call failed. Of many calls that fail together one counts, so
+// known is how many failures there were when the call began. If the call was a trial,
+// the trial tells the breaker.
 func (m *member) fell(known int32, onTrial bool, err error) {
 	m.mu.Lock()
 	if m.failures.Load() != known || known > 0 && !onTrial {
