@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -89,7 +88,7 @@ func callers(b *testing.B, n int, do func(ctx context.Context, i int) error) {
 	b.Helper()
 	b.ReportAllocs()
 	b.ResetTimer()
-	cpu := processorTime()
+	cpu := proctest.CPUTime()
 	var next atomic.Int64
 	var all sync.WaitGroup
 	for range n {
@@ -105,15 +104,7 @@ func callers(b *testing.B, n int, do func(ctx context.Context, i int) error) {
 	all.Wait()
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "ops/s")
-	b.ReportMetric(float64(processorTime()-cpu)/float64(b.N), "cpu-ns/op")
-}
-
-func processorTime() time.Duration {
-	var u syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	b.ReportMetric(float64(proctest.CPUTime()-cpu)/float64(b.N), "cpu-ns/op")
 }
 
 const keys = 10_000

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/soracache/soracache/internal/proctest"
 	"github.com/soracache/soracache/internal/redistest"
 )
 
@@ -400,7 +401,7 @@ func (d *devCluster) gone(t *testing.T) {
 	t.Helper()
 	for _, pid := range d.pids {
 		redistest.Eventually(t, 10*time.Second, fmt.Sprint("process ", pid, " has ended"), func() bool {
-			return syscall.Kill(pid, 0) == syscall.ESRCH
+			return !proctest.Exists(pid)
 		})
 	}
 }
@@ -438,7 +439,7 @@ func TestDev(t *testing.T) {
 		}
 	})
 	t.Run("a node that is killed comes back", func(t *testing.T) {
-		if err := syscall.Kill(d.pids[1], syscall.SIGKILL); err != nil {
+		if err := proctest.Kill(d.pids[1]); err != nil {
 			t.Fatal(err)
 		}
 		found := regexp.MustCompile(`node2 \| \* node2 runs again, as pid (\d+)`)
@@ -475,7 +476,7 @@ func TestDevOverAStoreOfOnes(t *testing.T) {
 	if len(d.pids) != 2 {
 		t.Fatalf("processes %v: %s", d.pids, d.out)
 	}
-	if err := syscall.Kill(d.pids[0], syscall.SIGKILL); err != nil {
+	if err := proctest.Kill(d.pids[0]); err != nil {
 		t.Fatal(err)
 	}
 	redistest.Eventually(t, 10*time.Second, "the end is reported", func() bool {

@@ -4,13 +4,13 @@ import (
 	"context"
 	"strconv"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/internal/proctest"
 	"github.com/soracache/soracache/internal/racetest"
 	"github.com/soracache/soracache/l2/l2test"
 )
@@ -122,9 +122,9 @@ func TestParkedReadersAreCheap(t *testing.T) {
 			<-time.After(10 * time.Millisecond)
 		}
 		<-time.After(2 * time.Second) // the first polls are closer together
-		before, began := cpuTime(t), time.Now()
+		before, began := proctest.CPUTime(), time.Now()
 		<-time.After(2 * time.Second)
-		used := (cpuTime(t) - before).Seconds() / time.Since(began).Seconds()
+		used := (proctest.CPUTime() - before).Seconds() / time.Since(began).Seconds()
 		t.Logf("%s: %d who wait take %.3f of a core", name, many, used)
 		if used > 0.1 {
 			t.Errorf("%s: %d who wait take %.2f of a core, want less than 0.1", name, many, used)
@@ -135,13 +135,4 @@ func TestParkedReadersAreCheap(t *testing.T) {
 			t.Error(err)
 		}
 	}
-}
-
-func cpuTime(t *testing.T) time.Duration {
-	t.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

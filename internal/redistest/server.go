@@ -352,10 +352,10 @@ func (s *Server) RestartEmpty(t testing.TB) {
 
 // Pause stops the process by SIGSTOP: connections stay open and nothing is
 // answered until [Server.Continue].
-func (s *Server) Pause() { s.process().Signal(syscall.SIGSTOP) }
+func (s *Server) Pause() { s.process().Pause() }
 
 // Continue ends a [Server.Pause].
-func (s *Server) Continue() { s.process().Signal(syscall.SIGCONT) }
+func (s *Server) Continue() { s.process().Continue() }
 
 // Running reports whether the process runs (or is paused).
 func (s *Server) Running() bool {

@@ -109,7 +109,7 @@ func (d *daemon) start() {
 	}
 	d.proc = p
 	d.t.Cleanup(func() {
-		p.Signal(syscall.SIGCONT)
+		p.Continue()
 		p.Signal(syscall.SIGTERM)
 		select {
 		case <-p.Done():
@@ -180,5 +180,5 @@ func (d *daemon) terminate() {
 	}
 }
 
-func (d *daemon) pause()  { d.proc.Signal(syscall.SIGSTOP) }
-func (d *daemon) resume() { d.proc.Signal(syscall.SIGCONT) }
+func (d *daemon) pause()  { d.proc.Pause() }
+func (d *daemon) resume() { d.proc.Continue() }
