@@ -24,7 +24,7 @@ func CPUTime() time.Duration {
 }
 
 // Exists tells whether there is a process with an id.
-func Exists(pid int) bool { return syscall.Kill(pid, 0) != syscall.ESRCH } //nolint:errorlint // never wrapped
+func Exists(pid int) bool { return syscall.Kill(pid, 0) != syscall.ESRCH }
 
 // Kill kills the process with an id.
 func Kill(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }
