@@ -46,13 +46,13 @@ const (
 	// ByKey asks one node for a key, the same for all clients, so that the
 	// memories of the nodes do not all hold the same. When a node goes, its keys
 	// spread over the others, and no others move.
-	ByKey RouteBy = iota
+	ByKey = RouteBy(cluster.ByKey)
 	// RoundRobin asks the nodes in turn. Every node's memory ends up with
 	// everything: it suits few keys that are asked for very often.
-	RoundRobin
+	RoundRobin = RouteBy(cluster.RoundRobin)
 	// LeastLoaded asks the node to which the fewest of the client's calls are
 	// under way.
-	LeastLoaded
+	LeastLoaded = RouteBy(cluster.LeastLoaded)
 )
 
 // Routing chooses which of several nodes is asked for a key. The default is

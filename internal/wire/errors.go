@@ -147,7 +147,7 @@ func invalidateError(err error) error {
 		if unknown != nil || !ok || !incomplete.Recorded {
 			continue
 		}
-		stamp, malformed := Stamps(incomplete.Stamp)
+		stamp, malformed := stampsOf(incomplete.Stamp)
 		if malformed != nil {
 			return malformed
 		}

@@ -41,7 +41,7 @@ func InvalidateResult(answer *cachev1.InvalidateResponse, err error) (soracache.
 	if err != nil {
 		return soracache.InvalidateResult{}, invalidateError(err)
 	}
-	stamp, err := Stamps(answer.GetStamp())
+	stamp, err := stampsOf(answer.GetStamp())
 	return soracache.InvalidateResult{Stamp: stamp, Stragglers: answer.GetStragglers()}, err
 }
 
@@ -50,6 +50,6 @@ func HeadResult(answer *cachev1.HeadResponse, err error) (soracache.HeadResult, 
 	if err != nil {
 		return soracache.HeadResult{}, Error(err)
 	}
-	stamp, err := Stamps(answer.GetStamp())
-	return soracache.HeadResult{Stamp: stamp, Age: Age(answer.GetAge())}, err
+	stamp, err := stampsOf(answer.GetStamp())
+	return soracache.HeadResult{Stamp: stamp, Age: ageOf(answer.GetAge())}, err
 }

@@ -229,7 +229,7 @@ func (r *answerReader) stampsOf(wire []byte) (soracache.Stamps, error) {
 	if bytes.Equal(wire, r.stamp) {
 		return r.stamps, nil
 	}
-	stamps, err := Stamps(wire)
+	stamps, err := stampsOf(wire)
 	if err == nil {
 		r.stamp, r.stamps = wire, stamps
 	}
@@ -264,7 +264,7 @@ func (d *duration) asAge() time.Duration {
 	if !d.said {
 		return 0
 	}
-	return Age(&durationpb.Duration{Seconds: d.seconds, Nanos: d.nanos})
+	return ageOf(&durationpb.Duration{Seconds: d.seconds, Nanos: d.nanos})
 }
 
 // field is one field of a message on the wire.

@@ -28,7 +28,7 @@ func byReflection(item []byte) (result soracache.ReadResult, err error) {
 	if a.Error != nil {
 		return soracache.ReadResult{Err: batchError(a.Error)}, nil
 	}
-	stamp, err := Stamps(a.Stamp)
+	stamp, err := stampsOf(a.Stamp)
 	if err != nil {
 		return result, err
 	}
@@ -48,7 +48,7 @@ func byReflection(item []byte) (result soracache.ReadResult, err error) {
 		FreshFor: a.FreshFor.AsDuration(), KeepFor: a.KeepFor.AsDuration(),
 		Stamp: stamp, Lease: lease, LeaseFor: a.LeaseFor.AsDuration(),
 		LeaseState: leaseStateOf(a.LeaseState), Refusal: refusalOf(a.Refusal),
-		Tier: tierOf(a.Tier), Age: Age(a.Age), Unconfirmed: a.Unconfirmed, Partitions: partitionsOf(a.Partitions),
+		Tier: tierOf(a.Tier), Age: ageOf(a.Age), Unconfirmed: a.Unconfirmed, Partitions: partitionsOf(a.Partitions),
 	}, nil
 }
 

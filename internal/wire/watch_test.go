@@ -117,14 +117,14 @@ func TestAges(t *testing.T) {
 		{durationpb.New(0), 0},
 		{durationpb.New(70 * time.Millisecond), 70 * time.Millisecond},
 	} {
-		if got := Age(c.wire); got != c.want {
+		if got := ageOf(c.wire); got != c.want {
 			t.Errorf("%v is %v", c.wire, got)
 		}
 	}
 	for _, d := range []*durationpb.Duration{
 		durationpb.New(-1), {Seconds: 1, Nanos: -1}, {Seconds: 1 << 62}, {Nanos: 2_000_000_000}, durationpb.New(1<<63 - 1),
 	} {
-		if got := Age(d); got < 24*time.Hour || time.Duration(0)-got > 0 {
+		if got := ageOf(d); got < 24*time.Hour || time.Duration(0)-got > 0 {
 			t.Errorf("%v is %v: it must confirm nothing", d, got)
 		}
 	}

@@ -26,9 +26,9 @@ func Duration(d time.Duration) *durationpb.Duration {
 	return durationpb.New(d)
 }
 
-// Stamps reads the stamp of an answer. One that is malformed is the
+// stampsOf reads the stamp of an answer. One that is malformed is the
 // service's fault, not an argument's.
-func Stamps(b []byte) (soracache.Stamps, error) {
+func stampsOf(b []byte) (soracache.Stamps, error) {
 	stamps, err := soracache.DecodeStamps(b)
 	if err != nil {
 		return nil, fmt.Errorf("%w: malformed stamp in an answer", soracache.ErrUnavailable)
@@ -132,9 +132,9 @@ func reasonOf(r cachev1.Reason) soracache.Reason {
 	return soracache.ReasonNone
 }
 
-// Age reads an age. One that is not possible is as old as can be: it confirms
+// ageOf reads an age. One that is not possible is as old as can be: it confirms
 // nothing.
-func Age(d *durationpb.Duration) time.Duration {
+func ageOf(d *durationpb.Duration) time.Duration {
 	if d == nil {
 		return 0
 	}

@@ -70,7 +70,7 @@ func WriteResult[A writeAnswer](answer A, err error) (soracache.WriteResult, err
 	case *cachev1.ReleaseResponse:
 		result.Stored, result.Reason = a.Released, reasonOf(a.Reason)
 	}
-	result.Stamp, err = Stamps(answer.GetStamp())
+	result.Stamp, err = stampsOf(answer.GetStamp())
 	return result, err
 }
 

@@ -282,6 +282,32 @@ func TestReclaimAfterClear(t *testing.T) {
 	}
 }
 
+// A step of reclaiming looks at fewer entries where they have more tags, because each
+// tag is judged: no step holds Redis for much longer than another.
+func TestStepsCostTheSameWithManyTags(t *testing.T) {
+	u, _ := own(t)
+	const n = 400
+	tags := make([]string, 20)
+	for i := range tags {
+		tags[i] = fmt.Sprint("many", i)
+	}
+	u.loadMany("one-tag", n, time.Hour, "one")
+	u.loadMany("many-tags", n, time.Hour, tags...)
+	u.invalidate(soracache.Tag("one"), soracache.Tag("many0"))
+	for _, c := range []struct {
+		tag, what             string
+		deleted, fewest, most int
+	}{
+		{"one", "entries with one tag", n, n / 120, n / 40},
+		{"many0", "entries with 20 tags", n, n / 24, n / 10},
+		{"many1", "keys of which nothing is left", 0, n / 120, n / 40},
+	} {
+		if steps, deleted := u.reclaimAll(c.tag); deleted != c.deleted || steps < c.fewest || steps > c.most {
+			t.Errorf("%s: %d were deleted in %d steps, want %d in %d to %d", c.what, deleted, steps, c.deleted, c.fewest, c.most)
+		}
+	}
+}
+
 // A walk over a partition costs what that holds, whatever else is in Redis: an
 // empty one is walked in a single step, and one of so many entries, with tags of
 // their own, the same and without any, in a number of steps to match.

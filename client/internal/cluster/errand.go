@@ -32,7 +32,7 @@ type errand struct {
 func newErrand(ctx context.Context) *errand {
 	e := &errand{done: make(chan struct{})}
 	e.Context, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	deadline.Follow(ctx, &e.progress)
+	e.follow(ctx)
 	return e
 }
 

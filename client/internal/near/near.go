@@ -39,9 +39,9 @@ type Owner interface {
 	Refuses(err error) bool
 }
 
-// Config says how a near cache is to be. It is complete: nothing has a default.
+// Config configures a near cache. Every field but Ahead has to be set.
 type Config struct {
-	// MaxBytes or MaxEntries bounds what is kept.
+	// MaxBytes or MaxEntries bounds what is kept; the other one is zero.
 	MaxBytes, MaxEntries int64
 	// Bound is the longest that the cache trusts itself without confirmation.
 	Bound time.Duration
@@ -124,12 +124,8 @@ type Hit[T any] struct {
 	item *item[T]
 	// Fresh means that it may be served without asking anybody.
 	Fresh bool
-	// Confirmed means that nothing that it was computed from is known to be
-	// invalidated, and that what is known is no older than the bound. Without,
-	// the former alone holds.
-	Confirmed bool
-	// FreshFor and KeepFor are what is left of its time; not positive if over.
-	FreshFor, KeepFor time.Duration
+	// FreshFor is what is left of its TTL; not positive if that is over.
+	FreshFor time.Duration
 	// seen is what the value is known to reflect.
 	seen soracache.Stamp
 }
@@ -230,14 +226,11 @@ func Find[T any](n *Cache, space uint32, key string, demand Demand) (hit Hit[T],
 	if checked.Verdict == invalidation.Dead || checked.Verdict == invalidation.Behind || checked.At >= item.keepUntil {
 		return hit, false
 	}
-	confirmed := checked.Verdict == invalidation.Live
 	return Hit[T]{
-		item:      item,
-		Confirmed: confirmed,
-		Fresh:     confirmed && checked.At < item.until,
-		FreshFor:  item.freshUntil - checked.At,
-		KeepFor:   item.keepUntil - checked.At,
-		seen:      checked.Seen,
+		item:     item,
+		Fresh:    checked.Verdict == invalidation.Live && checked.At < item.until,
+		FreshFor: item.freshUntil - checked.At,
+		seen:     checked.Seen,
 	}, true
 }
 

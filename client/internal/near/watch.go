@@ -40,9 +40,7 @@ func (n *Cache) follow(ctx context.Context) {
 		switch {
 		case delivered:
 			wait = firstRewatch
-		case errors.Is(err, soracache.ErrTooLarge):
-			wait = min(2*wait, lastRewatch) // that node has no room, for the moment
-		case errors.Is(err, soracache.ErrUnimplemented), n.owner.Refuses(err):
+		case n.owner.Refuses(err) && !errors.Is(err, soracache.ErrTooLarge): // which is a node without room, for the moment
 			wait = noWatch
 		default:
 			wait = min(2*wait, lastRewatch)
