@@ -3,11 +3,9 @@ package client
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/near"
-	"github.com/soracache/soracache/internal/flight"
 )
 
 // Cache is a typed view of a client's namespace under one policy. It holds
@@ -35,8 +33,8 @@ func NewCache[T any](c *Client, policy Policy, opts ...CallOption) *Cache[T] {
 	}
 }
 
-// single is a cache for a single use.
-func single[T any](c *Client) *Cache[T] {
+// once is a cache for a single use.
+func once[T any](c *Client) *Cache[T] {
 	cache := NewCache[T](c, Default)
 	cache.pace = &cache.kind.pace
 	return cache
@@ -130,8 +128,7 @@ func (c *Cache[T]) getOrLoad(ctx context.Context, key string, load func(context.
 		return value, fmt.Errorf("client: %w", err)
 	}
 	ctx, end := c.client.observer.start(ctx, OpGetOrSet, key)
-	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: s, due: dueOf(ctx), came: time.Now(), inside: flight.RunOf(ctx)}
-	o, err := l.share(ctx)
+	o, err := single(c.call(ctx, s, loader[T]{one: load}), key).share(ctx)
 	outer.absorb(c.client, o.ingredient)
 	if err == nil {
 		value, err = o.give(s)
@@ -196,13 +193,13 @@ func (c *Cache[T]) get(ctx context.Context, key string, s *settings) (o outcome[
 			return nil
 		}
 		var unread error
-		if o, unread = decoded[T](c.client, read, s.codec); unread != nil {
+		if o, unread = decoded[T](c.client, &read, s.codec); unread != nil {
 			c.client.observer.unreadable(key, read.Entry.Encoding, unread)
 			return nil
 		}
 		found = true
 		c.client.observer.hit(key, read.Tier)
-		near.Keep(asked, o.value, keptFrom(read, s.policy))
+		near.Keep(asked, o.value, keptFrom(&read, &s.policy))
 		return nil
 	})
 	return o, found, err
@@ -253,60 +250,19 @@ func (c *Cache[T]) Remove(ctx context.Context, keys ...string) error {
 	return err
 }
 
-// LoadingCache is a [Cache] that knows how to load any key of it.
-type LoadingCache[T any] struct {
-	cache *Cache[T]
-	load  func(ctx context.Context, key string) (T, error)
-	// loadMany is nil if the loader knows single keys alone.
-	loadMany func(ctx context.Context, keys []string) (map[string]T, error)
-}
-
-// NewLoadingCache returns a cache of values of type T that load computes.
-// Options hold for every call of it.
-func NewLoadingCache[T any](c *Client, policy Policy, load func(ctx context.Context, key string) (T, error), opts ...CallOption) *LoadingCache[T] {
-	return &LoadingCache[T]{cache: NewCache[T](c, policy, opts...), load: load}
-}
-
-// Get returns the value of a key, loading it if need be. See [Cache.GetOrSet].
-func (c *LoadingCache[T]) Get(ctx context.Context, key string, opts ...CallOption) (T, error) {
-	s, outer := c.cache.with(opts), FillFrom(ctx)
-	cache := c.cache.in(s.schema)
-	if hit, ok := cache.near(ctx, outer, key); ok {
-		if cache.due(s, &hit) {
-			cache.refreshSoon(ctx, key, &hit, c.loader(key), s)
-		}
-		return giveHit(&hit, s)
-	}
-	return cache.getOrLoad(ctx, key, c.loader(key), s)
-}
-
-func (c *LoadingCache[T]) loader(key string) func(context.Context) (T, error) {
-	return func(ctx context.Context) (T, error) { return c.load(ctx, key) }
-}
-
-// Set stores a value. It is not fenced: see [Cache.Set].
-func (c *LoadingCache[T]) Set(ctx context.Context, key string, value T, opts ...CallOption) error {
-	return c.cache.Set(ctx, key, value, opts...)
-}
-
-// Remove makes the values of the keys unservable. See [Client.Remove].
-func (c *LoadingCache[T]) Remove(ctx context.Context, keys ...string) error {
-	return c.cache.Remove(ctx, keys...)
-}
-
 // GetOrSet is [Cache.GetOrSet] for a single use, under the policy [Default]
 // unless an option says otherwise.
 func GetOrSet[T any](ctx context.Context, c *Client, key string, load func(context.Context) (T, error), opts ...CallOption) (T, error) {
-	return single[T](c).GetOrSet(ctx, key, load, opts...)
+	return once[T](c).GetOrSet(ctx, key, load, opts...)
 }
 
 // Get is [Cache.Get] for a single use.
 func Get[T any](ctx context.Context, c *Client, key string, opts ...CallOption) (T, bool, error) {
-	return single[T](c).Get(ctx, key, opts...)
+	return once[T](c).Get(ctx, key, opts...)
 }
 
 // Set is [Cache.Set] for a single use, under the policy [Default] unless an
 // option says otherwise. Like it, it is not fenced.
 func Set[T any](ctx context.Context, c *Client, key string, value T, opts ...CallOption) error {
-	return single[T](c).Set(ctx, key, value, opts...)
+	return once[T](c).Set(ctx, key, value, opts...)
 }

@@ -33,7 +33,7 @@ func (i *Invalidation) check() error {
 }
 
 // named returns the keys that there can be, and has the others fail, each alone.
-func (m *many[T]) named(keys []string) []string {
+func (b *bulk[T]) named(keys []string) []string {
 	for i, key := range keys {
 		if names.CheckKey(key) == nil {
 			continue
@@ -41,7 +41,7 @@ func (m *many[T]) named(keys []string) []string {
 		rest := keys[:i:i]
 		for _, key := range keys[i:] {
 			if err := names.CheckKey(key); err != nil {
-				m.fail(key, fmt.Errorf("client: %w", err))
+				b.failed[key] = fmt.Errorf("client: %w", err)
 				continue
 			}
 			rest = append(rest, key)

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"math/rand/v2"
@@ -68,12 +69,6 @@ func (p *Policy) eager(pace *pace) time.Duration {
 	return max(p.eagerAt(), time.Duration(farthest*p.Beta*pace.average()))
 }
 
-// revalidates tells whether a value may be served although it is past its TTL by
-// as much, while it is loaded anew in the background.
-func (p *Policy) revalidates(freshFor time.Duration) bool {
-	return p.StaleWhileRevalidate > 0 && -freshFor <= p.StaleWhileRevalidate
-}
-
 // eagerAt is how long before the end of the TTL every value is refreshed.
 func (p *Policy) eagerAt() time.Duration {
 	if p.EagerAt == 0 {
@@ -135,82 +130,191 @@ func (c *Cache[T]) due(s *settings, hit *near.Hit[T]) bool {
 // refreshSoon has a value refreshed in the background that was found near, if
 // chance says so and nobody does it already.
 func (c *Cache[T]) refreshSoon(ctx context.Context, key string, hit *near.Hit[T], load func(context.Context) (T, error), s *settings) {
-	within := s.policy.refreshWithin(c.pace)
-	if hit.FreshFor > within {
-		return
-	}
-	r, now := &c.kind.refreshes, c.client.now()
-	if r.quiet.has(key, now) || c.kind.failing.has(key, now) || !r.begin(key) {
-		return
-	}
-	l := &loading[T]{client: c.client, kind: c.kind, pace: c.pace, key: key, load: load, settings: s}
-	begun := l.inBackground(ctx, func(ctx context.Context) {
-		defer r.end(key)
-		l.refreshNear(ctx, within)
-		r.quiet.add(key, l.client.now(), leaveAlone(within))
-	})
-	if !begun {
-		r.end(key)
+	if within := s.policy.refreshWithin(c.pace); hit.FreshFor <= within {
+		r := single(c.call(ctx, s, loader[T]{one: load}), key)
+		r.refreshNear(ctx, r.keys[:], []time.Duration{within}, r.refreshDue)
 	}
 }
 
-// refreshNear asks for the lease to refresh a value under. Without, somebody else
-// does that, or has done it: the answer is then the newer value.
-func (l *loading[T]) refreshNear(ctx context.Context, within time.Duration) {
-	defer l.quit(ctx)
-	read, err := l.ask(ctx, soracache.Read{Key: l.key, Schema: l.kind.schema, Lease: true, RefreshWithin: within})
-	if err != nil {
-		return // what is there is fresh still
-	}
-	there, ok := l.decoded(read)
-	if ok {
-		l.keepNear(read, there)
-	}
-	switch l.replaces = unreadable(&read, ok); {
-	case read.Lease == (soracache.Lease{}):
-	case l.replaces && !l.mayReplace(&read):
-		l.unneeded(ctx, read)
-	default:
-		l.reload(ctx, read, there, RefreshEager)
-	}
-}
-
-// refreshBehind refreshes a value in the background, under a lease that came with
-// it, and tells whether it could.
-func (l *loading[T]) refreshBehind(ctx context.Context, granted soracache.ReadResult, there *standby[T], why RefreshReason) bool {
-	behind := *l // the other goes on with its callers
-	behind.asked, behind.due, behind.admits = nil, due{}, false
-	begun := behind.inBackground(ctx, func(ctx context.Context) {
-		defer behind.quit(ctx)
-		behind.reload(ctx, granted, there, why)
-	})
-	if begun {
-		l.owed = soracache.Lease{} // which the other has
-	}
-	return begun
-}
-
-// reload runs the loader under a lease, and nobody waits for it.
-func (l *loading[T]) reload(ctx context.Context, granted soracache.ReadResult, there *standby[T], why RefreshReason) {
-	l.client.observer.refresh(l.key, why)
-	start := time.Now()
-	ctx, end := l.client.observer.start(ctx, OpRefresh, l.key)
-	o, err := outcome[T]{}, ErrGoexit // unless it returns
-	defer func() {
-		if l.failed(ctx, err) {
-			l.pause()
+// refreshNear has values refreshed in the background that were found near and are
+// so close to their end, unless somebody does it already.
+func (r *run[T]) refreshNear(ctx context.Context, items []*item[T], within []time.Duration, refresh func(context.Context, []*item[T], []time.Duration)) {
+	now, running := r.client.now(), &r.kind.refreshes
+	n := 0
+	for i, it := range items {
+		if !running.quiet.has(it.key, now) && !r.kind.failing.has(it.key, now) && running.begin(it.key) {
+			items[n], within[n] = it, within[i]
+			n++
 		}
-		l.client.observer.refreshed(l.key, time.Since(start), err)
-		end(Outcome{Loaded: o.how.Loaded, Err: err})
+	}
+	if items, within = items[:n], within[:n]; n == 0 {
+		return
+	}
+	r.due = due{}
+	begun := r.inBackground(ctx, items[0].key, func(ctx context.Context) {
+		defer func() {
+			for i, it := range items {
+				running.end(it.key)
+				running.quiet.add(it.key, r.client.now(), leaveAlone(within[i]))
+			}
+		}()
+		refresh(ctx, items, within)
+	})
+	for _, it := range items {
+		if !begun {
+			running.end(it.key)
+		}
+	}
+}
+
+// refreshDue asks for the leases to refresh values under. Without, somebody else
+// does that, or has done it: the answer is then the newer value.
+func (r *run[T]) refreshDue(ctx context.Context, items []*item[T], within []time.Duration) {
+	defer r.handBack(ctx, items, func(*item[T]) bool { return true })
+	reads, asked := make([]soracache.Read, len(items)), make([]*near.Inflight, len(items))
+	for i, it := range items {
+		reads[i] = soracache.Read{Key: it.key, Schema: r.kind.schema, Lease: true, RefreshWithin: within[i]}
+		asked[i] = r.client.near.Begin(r.kind.space, it.key)
+	}
+	defer endAll(asked)
+	answers := r.client.readMany(ctx, r.patience(), reads, asked, false)
+	for i, it := range items {
+		it.owed, it.asked, it.answer = answers[i].Lease, reads[i], answers[i]
+	}
+	var due []*item[T]
+	for i, it := range items {
+		if it.answer.Err != nil {
+			continue // what is there is fresh still
+		}
+		it.there = r.read(it)
+		if it.there != nil && it.there.fresh() {
+			near.Keep(asked[i], it.there.value, keptFrom(&it.answer, &r.settings.policy))
+		}
+		it.replaces = it.there == nil && it.answer.Status != soracache.StatusMiss
+		if it.leased = it.owed != (soracache.Lease{}) && (!it.replaces || r.mayReplace(it)); it.leased {
+			due = append(due, it)
+		}
+	}
+	if len(due) > 0 {
+		r.reload(ctx, due, RefreshEager)
+	}
+}
+
+// refreshBehind has values refreshed in the background that may be, serves the
+// present ones, and returns the keys that are to be waited for.
+func (r *run[T]) refreshBehind(ctx context.Context, items []*item[T]) (rest []*item[T]) {
+	var behind []*item[T]
+	for _, it := range items {
+		if r.mayRefresh(it) {
+			behind = append(behind, it)
+		} else {
+			rest = append(rest, it)
+		}
+	}
+	if len(behind) == 0 {
+		return items
+	}
+	other := &run[T]{call: r.call}
+	other.due = due{}
+	theirs := make([]*item[T], len(behind))
+	for i, it := range behind {
+		theirs[i] = &item[T]{key: it.key, answer: it.answer, owed: it.owed, leased: true, there: it.there}
+	}
+	begun := other.inBackground(ctx, behind[0].key, func(ctx context.Context) {
+		defer other.handBack(ctx, theirs, func(*item[T]) bool { return true })
+		other.reload(ctx, theirs, RefreshStale)
+	})
+	for _, it := range behind {
+		switch {
+		case begun: // the other holds it
+			it.owed = soracache.Lease{}
+		case it.there.fresh(): // somebody will do it
+			it.leased = false
+		default: // too much is running in the background
+			rest = append(rest, it)
+			continue
+		}
+		it.end(r.serve(it.key, it.there, StaleRefreshing), nil)
+	}
+	r.handBack(ctx, behind, func(it *item[T]) bool { return !it.leased })
+	return rest
+}
+
+// mayRefresh tells whether a value may be served while it is loaded anew.
+func (r *run[T]) mayRefresh(it *item[T]) bool {
+	p := &r.settings.policy
+	switch {
+	case !it.leased || it.there == nil:
+		return false
+	case it.there.fresh():
+		return p.eager(r.pace) > 0
+	}
+	return p.revalidates(it.there.freshFor)
+}
+
+// reload runs the loader under leases, and nobody waits for it. The reason is told of
+// what is not fresh any more.
+func (r *run[T]) reload(ctx context.Context, items []*item[T], why RefreshReason) {
+	start := time.Now()
+	for _, it := range items {
+		if it.there != nil && it.there.fresh() {
+			r.client.observer.refresh(it.key, RefreshEager)
+		} else {
+			r.client.observer.refresh(it.key, why)
+		}
+	}
+	name := ""
+	if r.load.one != nil {
+		name = items[0].key
+	}
+	ctx, end := r.client.observer.start(ctx, OpRefresh, name)
+	ended := func(it *item[T], err error) {
+		it.over, it.err = true, err
+		r.client.observer.refreshed(it.key, time.Since(start), err)
+	}
+	defer func() {
+		failed := &ManyError{Errors: make(map[string]error)}
+		for _, it := range items {
+			if !it.over { // its loader did not return
+				ended(it, ErrGoexit)
+			}
+			if it.err != nil {
+				failed.Errors[it.key] = it.err
+			}
+		}
+		err := failed.orNil()
+		if name != "" {
+			err = items[0].err
+		}
+		end(Outcome{Loaded: len(failed.Errors) < len(items), Err: err})
 	}()
-	o, err = l.leased(ctx, granted, there).do(ctx)
+	took := func(l *loaded[T]) {
+		if l.err != nil && ctx.Err() == nil {
+			r.pause(l.key)
+		}
+		ended(l.item, cmp.Or(l.err, l.o.marker))
+	}
+	l := r.newLoad(items)
+	if name != "" {
+		for _, result := range l.here(ctx) {
+			took(&result)
+		}
+		return
+	}
+	if err := l.begin(ctx); err != nil {
+		for _, it := range items {
+			ended(it, err)
+		}
+		return
+	}
+	l.each(took)
 }
 
 // inBackground runs something that nobody waits for, with the values of a
 // context: not its end, and not what the loader says that may run under it. It
 // is false if too much of the kind is running, or the client is closed.
-func (l *loading[T]) inBackground(ctx context.Context, do func(context.Context)) bool {
-	c := l.client
+func (r *run[T]) inBackground(ctx context.Context, key string, do func(context.Context)) bool {
+	c := r.client
 	if !c.background.take() {
 		return false
 	}
@@ -223,7 +327,7 @@ func (l *loading[T]) inBackground(ctx context.Context, do func(context.Context))
 	go func() {
 		defer c.background.free()
 		defer leave()
-		defer c.observer.survive(l.key)
+		defer c.observer.survive(key)
 		ctx, cancel := context.WithTimeout(ctx, maxHold)
 		defer cancel()
 		do(ctx)
@@ -241,10 +345,10 @@ func (o *observer) survive(key string) {
 
 // refreshWithin is how long before its end a value is to be refreshed that the
 // service has.
-func (l *loading[T]) refreshWithin() time.Duration {
-	p := &l.settings.policy
-	if p.EagerAt == 0 && p.Beta == 0 || l.kind.refreshes.quiet.has(l.key, l.client.now()) || l.kind.failing.has(l.key, l.client.now()) {
+func (c *call[T]) refreshWithin(key string) time.Duration {
+	p := &c.settings.policy
+	if p.EagerAt == 0 && p.Beta == 0 || c.kind.refreshes.quiet.has(key, c.client.now()) || c.kind.failing.has(key, c.client.now()) {
 		return 0
 	}
-	return p.refreshWithin(l.pace)
+	return p.refreshWithin(c.pace)
 }

@@ -2,63 +2,12 @@ package client
 
 import (
 	"context"
-	"errors"
+	"slices"
 	"time"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/near"
 )
-
-// standby is a value that was found, and that a loader is to replace.
-type standby[T any] struct {
-	outcome[T]
-	entry soracache.Entry
-	tier  soracache.Tier
-	// freshFor is what was left of its TTL; not positive if it was stale.
-	freshFor time.Duration
-	// stamps are what it was proven to reflect.
-	stamps soracache.Stamps
-	// unconfirmed means that a node could not tell whether it is live.
-	unconfirmed bool
-}
-
-// decoded returns the value of an answer that has one, and false if it has none
-// or cannot be read.
-func (l *loading[T]) decoded(read soracache.ReadResult) (*standby[T], bool) {
-	return l.decodedAt(1, read)
-}
-
-// decodedAt does so with the answer to one of several questions about the same
-// entry. If that cannot be read, the first one tells the hooks.
-func (l *loading[T]) decodedAt(question int, read soracache.ReadResult) (*standby[T], bool) {
-	if read.Status == soracache.StatusMiss {
-		return nil, false
-	}
-	o, err := decoded[T](l.client, read, l.settings.codec)
-	if err != nil {
-		if question == 1 {
-			l.client.observer.unreadable(l.key, read.Entry.Encoding, err)
-		}
-		return nil, false
-	}
-	return &standby[T]{o, read.Entry, read.Tier, read.FreshFor, read.Stamp, read.Unconfirmed}, true
-}
-
-// fresh tells whether the value was within its TTL, and confirmed.
-func (s *standby[T]) fresh() bool { return !s.how.Stale }
-
-// serve gives the callers a value that was found.
-func (l *loading[T]) serve(s *standby[T], why StaleReason) outcome[T] {
-	switch {
-	case s.fresh():
-		l.client.observer.hit(l.key, s.tier)
-	case s.unconfirmed:
-		l.client.observer.stale(l.key, s.tier, StaleServiceDown)
-	default:
-		l.client.observer.stale(l.key, s.tier, why)
-	}
-	return s.outcome
-}
 
 // allows tells whether a value may be served although it is past its TTL by as
 // much, when its loader failed.
@@ -66,130 +15,153 @@ func (p *Policy) allows(freshFor time.Duration) bool {
 	return freshFor > 0 || p.FailSafe > 0 && -freshFor <= p.FailSafe
 }
 
-// failed tells whether a loader failed, in a way that another value may stand in
-// for. That there is no such thing is an answer, and that everybody who waited
-// has gone is no failure.
-func (l *loading[T]) failed(ctx context.Context, err error) bool {
-	return err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotFound)
+// revalidates tells whether a value may be served although it is past its TTL by
+// as much, while it is loaded anew in the background.
+func (p *Policy) revalidates(freshFor time.Duration) bool {
+	return p.StaleWhileRevalidate > 0 && -freshFor <= p.StaleWhileRevalidate
 }
 
-// pause has the loader left alone for a while.
-func (l *loading[T]) pause() {
-	l.kind.failing.add(l.key, l.client.now(), l.settings.policy.throttle())
+// pause has the loader of a key left alone for a while.
+func (c *call[T]) pause(key string) {
+	c.kind.failing.add(key, c.client.now(), c.settings.policy.throttle())
 }
 
-// throttling tells whether the loader is to be left alone, if there is a value.
-func (l *loading[T]) throttling() bool {
-	p := &l.settings.policy
-	return max(p.FailSafe, p.StaleWhileRevalidate) > 0 && l.kind.failing.has(l.key, l.client.now())
+// throttling tells whether the loader of a key is to be left alone, if there is a value.
+func (c *call[T]) throttling(key string) bool {
+	p := &c.settings.policy
+	return max(p.FailSafe, p.StaleWhileRevalidate) > 0 && c.kind.failing.has(key, c.client.now())
 }
 
-// throttled asks for a value that stands in for a loader which is to be left
-// alone. If there is none, the loader is to be asked all the same.
-func (l *loading[T]) throttled(ctx context.Context) (o outcome[T], ok bool, err error) {
-	if !l.throttling() {
-		return o, false, nil
+// spare takes values that nobody can confirm in place of loaders that are to be left
+// alone. The keys for which there is none are to be loaded.
+func (r *run[T]) spare(ctx context.Context, items []*item[T]) {
+	p := &r.settings.policy
+	if p.FailSafe > 0 {
+		items = slices.DeleteFunc(items, func(it *item[T]) bool { return r.takeNearby(ctx, it) })
+		r.again(ctx, items, true)
 	}
-	p := &l.settings.policy
-	most := max(p.FailSafe, p.StaleWhileRevalidate)
-	read, err := l.ask(ctx, soracache.Read{Key: l.key, Schema: l.kind.schema})
-	if err != nil {
-		if o, ok = l.unconfirmed(ctx); ok {
-			return o, true, nil
+	for _, it := range items {
+		if p.FailSafe > 0 && it.now != nil && p.allows(it.now.freshFor) {
+			it.end(r.serve(it.key, it.now, StaleServiceDown), nil)
+		} else {
+			it.next = stepLoad
 		}
-		o, err = l.failOpen(ctx, err)
-		return o, true, err
 	}
-	there, ok := l.decoded(read)
-	if !ok || -there.freshFor > most {
-		return o, false, nil
-	}
-	l.keepNear(read, there)
-	return l.serve(there, StaleThrottled), true, nil
 }
 
-// orStale is what the callers get of a loader that has ended, or that they do not
-// wait for any longer: if it failed, what FailSafe allows in its stead.
+// standIn lets values that are to be replaced stand in for a loader that is slow,
+// which then goes on by itself.
+func (r *run[T]) standIn(ctx context.Context, l *load[T], items []*item[T]) {
+	r.again(ctx, items, false)
+	if slices.ContainsFunc(items, func(it *item[T]) bool { return it.now == nil }) || len(l.done) > 0 || closed(l.finished) || !l.letGo() {
+		return
+	}
+	for _, it := range items {
+		it.end(r.serve(it.key, it.now, StaleSlowLoader), nil)
+	}
+}
+
+// rescue gives the callers of a loader that failed, or that they do not wait for any
+// longer, what FailSafe allows instead of their errors.
 //
-// The value that was there when the load began may have been invalidated since,
-// so it is asked for once more. If that is not possible, it will do unless this
-// client has heard of anything that came after it.
-func (l *loading[T]) orStale(ctx context.Context, there *standby[T], o outcome[T], err error, why StaleReason) (outcome[T], error) {
-	if !l.failed(ctx, err) {
-		return o, err
-	}
-	if why == StaleFailedLoader {
-		l.pause()
-	}
-	p := &l.settings.policy
-	if there == nil || !p.allows(there.freshFor) {
-		return o, err
-	}
-	now, silence := l.again(ctx, p.FailSafe > 0)
-	if silence == nil {
-		if now == nil || !p.allows(now.freshFor) {
-			return o, err
+// The values that were there when the load began may have been invalidated since, so
+// they are asked for once more. Where that is not possible, they will do unless this
+// client has heard of anything that came after them. Where the service could not be
+// asked in the first place, one will do that nothing is known against and that nobody
+// confirms: in the near cache, or else at a node that is cut off from its store.
+func (r *run[T]) rescue(ctx context.Context, lost []*item[T], why StaleReason) {
+	p := &r.settings.policy
+	var hoped []*item[T]
+	for _, it := range lost {
+		hope := it.there != nil && p.allows(it.there.freshFor) || it.down && p.FailSafe > 0
+		switch {
+		case ctx.Err() != nil, !hope:
+			it.end(outcome[T]{}, r.client.blame(ctx, it.err))
+		case it.down && r.takeNearby(ctx, it):
+		default:
+			hoped = append(hoped, it)
 		}
-		return l.serve(now, why), nil
 	}
-	if stale, ok := l.nearby(ctx); ok {
-		return stale, nil
+	r.again(ctx, hoped, p.FailSafe > 0)
+	for _, it := range hoped {
+		switch {
+		case it.now != nil && p.allows(it.now.freshFor):
+			if it.down {
+				it.end(r.serve(it.key, it.now, StaleServiceDown), nil)
+			} else {
+				it.end(r.serve(it.key, it.now, why), nil)
+			}
+		case it.unknown && (r.takeNearby(ctx, it) || r.takeInHand(it)):
+		default:
+			it.end(outcome[T]{}, r.client.blame(ctx, it.err))
+		}
 	}
-	if l.client.session.heardMore(there.stamps) {
-		return o, err
+}
+
+// takeInHand takes the value that was there when the load began, if this client has
+// heard of nothing that came after it.
+func (r *run[T]) takeInHand(it *item[T]) bool {
+	if it.there == nil || !r.settings.policy.allows(it.there.freshFor) || r.client.session.heardMore(it.there.stamps) {
+		return false
 	}
+	there := *it.there // which the loader has as well
 	there.how.Stale, there.taint = true, errStale
-	return l.serve(there, StaleServiceDown), nil
+	it.end(r.serve(it.key, &there, StaleServiceDown), nil)
+	return true
 }
 
-// unconfirmed looks for a value that nothing is known against and that nobody
-// confirms, because the service cannot be asked: in the near cache, or else at a
-// node that is cut off from its store.
-func (l *loading[T]) unconfirmed(ctx context.Context) (o outcome[T], ok bool) {
-	p := &l.settings.policy
-	if p.FailSafe == 0 {
-		return o, false
+// takeNearby takes a value of the near cache that nothing is known against, and that
+// nobody confirms.
+func (r *run[T]) takeNearby(ctx context.Context, it *item[T]) bool {
+	p := &r.settings.policy
+	hit, ok := near.Find[T](r.client.near, r.kind.space, it.key, r.client.known(ctx))
+	if !ok || p.FailSafe == 0 || !p.allows(hit.FreshFor) {
+		return false
 	}
-	if o, ok = l.nearby(ctx); ok {
-		return o, true
-	}
-	there, err := l.again(ctx, true)
-	if err != nil || there == nil || !p.allows(there.freshFor) {
-		return o, false
-	}
-	return l.serve(there, StaleServiceDown), true
-}
-
-// nearby looks for such a value in the near cache.
-func (l *loading[T]) nearby(ctx context.Context) (o outcome[T], ok bool) {
-	hit, ok := near.Find[T](l.client.near, l.kind.space, l.key, l.client.known(ctx))
-	if !ok || !l.settings.policy.allows(hit.FreshFor) {
-		return o, false
-	}
-	o = nearOutcome(&hit)
+	o := nearOutcome(&hit)
 	o.taint, o.how.Stale = errStale, true
-	l.client.observer.stale(l.key, soracache.TierNear, StaleServiceDown)
-	return o, true
+	r.client.observer.stale(it.key, soracache.TierNear, StaleServiceDown)
+	it.end(o, nil)
+	return true
 }
 
-// again asks once more for the value that is to be replaced. With accept, one
-// will do that a node has and cannot confirm.
-func (l *loading[T]) again(ctx context.Context, accept bool) (*standby[T], error) {
-	if err := l.silence.known(); err != nil {
-		return nil, err
+// again asks once more for values that are to be replaced. With accept, a value will do
+// that a node has and cannot confirm.
+func (r *run[T]) again(ctx context.Context, items []*item[T], accept bool) {
+	if len(items) == 0 {
+		return
 	}
-	limit := l.patience()
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	results, seen, err := l.client.get(ctx, []soracache.Read{{Key: l.key, Schema: l.kind.schema}}, accept)
-	l.silence.heard(ctx, limit, err)
-	switch {
-	case err != nil:
-		return nil, err
-	case results[0].Err != nil:
-		return nil, results[0].Err
+	silent := r.silence.known() != nil
+	reads := make([]soracache.Read, len(items))
+	for i, it := range items {
+		it.now, it.unknown = nil, silent
+		reads[i] = soracache.Read{Key: it.key, Schema: r.kind.schema}
 	}
-	l.client.learnRead(ctx, seen, &results[0], nil)
-	there, _ := l.decoded(results[0])
-	return there, nil
+	if silent {
+		return
+	}
+	began, limit := time.Now(), r.patience()
+	answers := r.client.readMany(ctx, limit, reads, nil, accept)
+	r.noteSilence(ctx, answers, began, limit)
+	for i, it := range items {
+		if it.unknown = answers[i].Err != nil; !it.unknown {
+			it.now = r.decoded(it.key, &answers[i], true)
+		}
+	}
+}
+
+// noteSilence notes that a service does not answer which answered none of some reads in
+// all the time that they had. One that fails at once may still have what stands in for
+// loaders that fail.
+func (c *call[T]) noteSilence(ctx context.Context, answers []soracache.ReadResult, began time.Time, limit time.Duration) {
+	// A node counts down the time, too, and may be the first to see its end.
+	if time.Since(began) < limit-limit/4 || ctx.Err() != nil {
+		return
+	}
+	for i := range answers {
+		if err := answers[i].Err; err == nil || refusal(err) {
+			return
+		}
+	}
+	c.silence.unheard(answers[0].Err)
 }

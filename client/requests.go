@@ -20,6 +20,9 @@ const requestsAtOnce = 4
 // is the answer to each of its keys, and of what was not sent by then.
 func (c *Client) readMany(ctx context.Context, limit time.Duration, reads []soracache.Read, asked []*near.Inflight, accept bool) []soracache.ReadResult {
 	results := make([]soracache.ReadResult, len(reads))
+	if asked == nil {
+		asked = make([]*near.Inflight, len(reads))
+	}
 	inRequests(len(reads), func(from, to int) error {
 		ctx := detached(ctx, limit)
 		defer ctx.End()
@@ -49,8 +52,22 @@ func (c *Client) readPart(ctx context.Context, reads []soracache.Read, asked []*
 // writeMany has the backend do many writes, in the same manner.
 func (c *Client) writeMany(ctx context.Context, limit time.Duration, writes []soracache.Write, asked []*near.Inflight) []soracache.WriteResult {
 	results := make([]soracache.WriteResult, len(writes))
+	if len(writes) == 0 {
+		return results
+	}
 	if asked == nil {
 		asked = make([]*near.Inflight, len(writes))
+	}
+	if len(writes) == 1 {
+		ctx := c.toWrite(ctx, limit, writes[0].Op)
+		defer ctx.End()
+		answers, seen, err := c.put(ctx, writes)
+		if err != nil {
+			results[0].Err = err
+			return results
+		}
+		c.learnWrite(ctx, seen, &answers[0], asked[0])
+		return answers
 	}
 	inRequests(len(writes), func(from, to int) error {
 		ctx := c.toWrite(ctx, limit, writes[from].Op)

@@ -66,7 +66,7 @@ func (c *Cache[T]) Each(ctx context.Context, keys iter.Seq[string], load func(ct
 			for _, key := range w.keys {
 				r := w.resultOf(key)
 				if _, again := yielded[key]; again && r.Found {
-					r.Value, r.Err = own(&p.settings, w.many.found[key].value)
+					r.Value, r.Err = own(&p.settings, w.bulk.found[key].value)
 					r.Found = r.Err == nil
 				}
 				yielded[key] = struct{}{}
@@ -93,7 +93,7 @@ func (c *Cache[T]) Warm(ctx context.Context, keys iter.Seq[string], load func(ct
 	p.warming = true
 	failed := &ManyError{Errors: map[string]error{}}
 	p.run(keys, func(w *window[T]) bool {
-		for key, err := range w.many.failed {
+		for key, err := range w.bulk.failed {
 			if _, named := failed.Errors[key]; named || len(failed.Errors) < MostWarmErrors {
 				failed.Errors[key] = err
 			} else {
@@ -130,7 +130,7 @@ type pipe[T any] struct {
 // once done is closed.
 type window[T any] struct {
 	keys   []string
-	many   *many[T]
+	bulk   *bulk[T]
 	values map[string]T
 	// panicked is what a hook did in it, which is the caller's to know.
 	panicked any
@@ -177,13 +177,13 @@ func (p *pipe[T]) run(keys iter.Seq[string], take func(*window[T]) bool) {
 
 // begin asks for one window.
 func (p *pipe[T]) begin(keys []string) {
-	w := &window[T]{keys: keys, many: p.cache.many(p.ctx, p.load, p.opts), done: make(chan struct{})}
-	w.many.warming = p.warming
+	w := &window[T]{keys: keys, bulk: p.cache.bulk(p.ctx, loader[T]{many: p.load}, p.opts), done: make(chan struct{})}
+	w.bulk.warming = p.warming
 	p.underWay = append(p.underWay, w)
 	go func() {
 		defer close(w.done)
 		defer func() { w.panicked = recover() }()
-		w.values, _ = w.many.all(keys)
+		w.values, _ = w.bulk.all(keys)
 	}()
 }
 
@@ -195,7 +195,7 @@ func (p *pipe[T]) end(take func(*window[T]) bool) bool {
 	if w.panicked != nil {
 		panic(w.panicked)
 	}
-	p.progress.add(w.many.count)
+	p.progress.add(w.bulk.count)
 	if p.settings.many.progress != nil {
 		p.settings.many.progress(p.progress)
 	}
@@ -204,7 +204,7 @@ func (p *pipe[T]) end(take func(*window[T]) bool) bool {
 
 // resultOf is what became of a key.
 func (w *window[T]) resultOf(key string) Result[T] {
-	if err := w.many.failed[key]; err != nil {
+	if err := w.bulk.failed[key]; err != nil {
 		return Result[T]{Err: err}
 	}
 	value, ok := w.values[key]
