@@ -71,9 +71,9 @@ func serve(b *testing.B, l2 string) string {
 	return url
 }
 
-func dial(b *testing.B, url string, opts ...client.Option) *client.Client {
+func dial(b *testing.B, url string, opts ...client.DialOption) *client.Client {
 	b.Helper()
-	c, err := client.Dial(url, append([]client.Option{client.Logger(nil), client.Timeout(10 * time.Second)}, opts...)...)
+	c, err := client.Dial([]string{url}, append([]client.DialOption{client.Logger(nil), client.Timeout(10 * time.Second)}, opts...)...)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -152,8 +152,8 @@ func BenchmarkNearHit(b *testing.B) {
 		}
 	}}))
 	names := names()
-	loading := client.NewLoadingCache(c, client.Default, hundred)
-	cache := client.NewCache[[]byte](c, client.Default)
+	loading := client.NewLoadingCache(c, client.Default(), hundred)
+	cache := client.NewCache[[]byte](c, client.Default())
 	warm(b, loading, names) // the first read begins to watch, and is kept once that stands
 	redistest.Eventually(b, 20*time.Second, "a near cache that has all keys", func() bool {
 		near.Store(0)
@@ -180,9 +180,9 @@ func BenchmarkNearHit(b *testing.B) {
 func BenchmarkRemoteHit(b *testing.B) {
 	c := dial(b, serve(b, "embedded:"+b.TempDir()), client.NoNear())
 	names := names()
-	warm(b, client.NewLoadingCache(c, client.Default, hundred), names)
-	loading := client.NewLoadingCache(c, client.Default, cached)
-	cache := client.NewCache[[]byte](c, client.Default)
+	warm(b, client.NewLoadingCache(c, client.Default(), hundred), names)
+	loading := client.NewLoadingCache(c, client.Default(), cached)
+	cache := client.NewCache[[]byte](c, client.Default())
 	for _, n := range []int{1, 128, 1024} {
 		b.Run(fmt.Sprint("GetOrSet, callers=", n), func(b *testing.B) {
 			callers(b, n, func(ctx context.Context, i int) error { _, err := loading.Get(ctx, names[i%keys]); return err })
@@ -204,7 +204,7 @@ func BenchmarkMissAndFill(b *testing.B) {
 	for name, l2 := range secondTiers(b) {
 		b.Run(name, func(b *testing.B) {
 			c := dial(b, serve(b, l2(b)), client.NoNear())
-			cache := client.NewLoadingCache(c, client.Default.WithTags("products"), hundred)
+			cache := client.NewLoadingCache(c, client.Default().WithTags("products"), hundred)
 			for _, n := range []int{1, 128} {
 				var seen atomic.Int64
 				b.Run(fmt.Sprint("callers=", n), func(b *testing.B) {
@@ -240,7 +240,7 @@ func BenchmarkInvalidate(b *testing.B) {
 func BenchmarkStampede(b *testing.B) {
 	c := dial(b, serve(b, "embedded:"+b.TempDir()), client.NoNear())
 	var loads atomic.Int64
-	cache := client.NewLoadingCache(c, client.Default, func(context.Context, string) ([]byte, error) {
+	cache := client.NewLoadingCache(c, client.Default(), func(context.Context, string) ([]byte, error) {
 		loads.Add(1)
 		time.Sleep(10 * time.Millisecond)
 		return make([]byte, 100), nil

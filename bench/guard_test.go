@@ -139,8 +139,8 @@ func loadKey(ctx context.Context, _ string) (product, error) { return loadOne(ct
 func TestNearHit(t *testing.T) {
 	guarded(t, func(t *testing.T, m *meter, c *client.Client) {
 		ctx := t.Context()
-		cache := client.NewCache[product](c, client.Default.WithTags("products"))
-		loading := client.NewLoadingCache(c, client.Default, loadKey)
+		cache := client.NewCache[product](c, client.Default().WithTags("products"))
+		loading := client.NewLoadingCache(c, client.Default(), loadKey)
 		if _, err := cache.GetOrSet(ctx, "product:42", loadOne); err != nil {
 			t.Fatal(err)
 		}
@@ -168,9 +168,9 @@ func TestNearHit(t *testing.T) {
 func TestPrices(t *testing.T) {
 	guarded(t, func(t *testing.T, m *meter, c *client.Client) {
 		ctx := t.Context()
-		policy := client.Default.WithTags("products")
+		policy := client.Default().WithTags("products")
 		cache := client.NewCache[product](c, policy)
-		inL2 := client.NewCache[product](c, policy.WithL1(time.Nanosecond))
+		inL2 := client.NewCache[product](c, policy.With(func(p *client.Policy) { p.L1 = time.Nanosecond }))
 		set := func(cache *client.Cache[product], key string) func() {
 			return func() {
 				if _, err := cache.GetOrSet(ctx, key, loadOne); err != nil {

@@ -21,7 +21,7 @@ func TestWhoComesBeforeTheLoaderBegins(t *testing.T) {
 		for name, fails := range map[string]bool{"the loader succeeds": false, "it fails, and a stale value stands in": true} {
 			t.Run(name, func(t *testing.T) {
 				inNearWorld(t, func(w *nearWorld) {
-					policy := client.WithPolicy(client.Default.WithTTL(time.Minute).WithFailSafe(time.Hour).WithNear(-1).WithWait(-1))
+					policy := client.WithPolicy(client.Policy{TTL: time.Minute, FailSafe: time.Hour, Near: -1, Wait: -1})
 					w.want(0, "k", "old", "old", false, policy)
 					time.Sleep(time.Minute)
 

@@ -14,7 +14,7 @@ import (
 // to it holds for that key alone. What is said to the fill itself holds for all
 // of the batch; of two that contradict each other, the later counts. For any
 // other key it returns nil, which takes everything and does nothing.
-func (f *Fill) For(key string) *Fill {
+func (f *LoadContext) For(key string) *LoadContext {
 	switch {
 	case f == nil:
 		return nil
@@ -29,17 +29,17 @@ func (f *Fill) For(key string) *Fill {
 // PreviousOf is [Previous] for one key of a batch loader. To say that the value is
 // still right, the loader returns a [*ManyError] with [ErrNotModified] for the key.
 func PreviousOf[T any](ctx context.Context, key string) (value T, etag string, ok bool) {
-	return Previous[T](context.WithValue(ctx, fillKey{}, FillFrom(ctx).For(key)))
+	return Previous[T](context.WithValue(ctx, fillKey{}, LoadContextFrom(ctx).For(key)))
 }
 
 // newBatch is the fill of a batch loader, of no keys yet.
-func newBatch(c *Client, schema string, parent *Fill, keys int) *Fill {
-	return &Fill{client: c, schema: schema, parent: parent, parts: make(map[string]*Fill, keys)}
+func newBatch(c *Client, schema string, parent *LoadContext, keys int) *LoadContext {
+	return &LoadContext{client: c, schema: schema, parent: parent, parts: make(map[string]*LoadContext, keys)}
 }
 
 // add makes a fill that of one key of the batch. Whatever the loader reads is
 // asked to reflect what any of the leases does, since it goes into all values.
-func (f *Fill) add(part *Fill) {
+func (f *LoadContext) add(part *LoadContext) {
 	f.parts[part.key] = part
 	if part.leased {
 		f.leased, f.stamp = true, f.stamp.Merge(part.stamp)
@@ -47,7 +47,7 @@ func (f *Fill) add(part *Fill) {
 }
 
 // has tells whether this is the fill of a key.
-func (f *Fill) has(key string) bool {
+func (f *LoadContext) has(key string) bool {
 	if f.parts != nil {
 		return f.parts[key] != nil
 	}
@@ -56,7 +56,7 @@ func (f *Fill) has(key string) bool {
 
 // gather takes in what a batch loader read, for all keys at once: what it means
 // for each of them is found out when the loader has returned.
-func (f *Fill) gather(c *Client, in ingredient) {
+func (f *LoadContext) gather(c *Client, in ingredient) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.sealed {
@@ -74,7 +74,7 @@ func (f *Fill) gather(c *Client, in ingredient) {
 }
 
 // sealParts passes on what was gathered, and ends what can be said of each key.
-func (f *Fill) sealParts() {
+func (f *LoadContext) sealParts() {
 	if f.parts == nil {
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -33,8 +34,8 @@ import (
 // is wrapped, names other keys, or leaves some unnamed is that of another call, and
 // an error like any other. Values of keys that load was not called with count for
 // nothing. The context of load has the caller's values, no
-// deadline, and ends when nobody wants any of its keys any more. What load says by [FillFrom] holds
-// for all its keys; see [Fill.For] for one of them. Whatever it reads from the
+// deadline, and ends when nobody wants any of its keys any more. What load says by [LoadContextFrom] holds
+// for all its keys; see [LoadContext.For] for one of them. Whatever it reads from the
 // same client becomes an ingredient of each of its values.
 //
 // The keys that failed are told by an error of type [*ManyError]. The values of
@@ -48,7 +49,7 @@ func (c *Cache[T]) GetOrSetMany(ctx context.Context, keys []string, load func(ct
 type bulk[T any] struct {
 	call[T]
 	caller context.Context //nolint:containedctx // lasts as long as the call
-	outer  *Fill
+	outer  *LoadContext
 	// warming means that nobody wants the values: see run.
 	warming bool
 	// singly, if set, is the loader of single keys, in place of one for many.
@@ -180,6 +181,10 @@ func (b *bulk[T]) one(key string, load func(ctx context.Context, key string) (T,
 // load that has not begun, and one of them may be an ingredient of another.
 func (b *bulk[T]) loadSingly(ctx context.Context, keys []string) {
 	keys, unanswered := b.peek(ctx, keys)
+	if b.warming {
+		b.warmSingly(ctx, keys)
+		return
+	}
 	outcomes, errs := make([]outcome[T], len(keys)), make([]error, len(keys))
 	for i := range errs {
 		errs[i] = ErrGoexit // unless it returns
@@ -196,6 +201,21 @@ func (b *bulk[T]) loadSingly(ctx context.Context, keys []string) {
 	})
 	for i, key := range keys {
 		b.take(ctx, key, outcomes[i], errs[i])
+	}
+}
+
+// warmSingly does so where nobody wants the values: what others load is left to them,
+// and nobody shares a run that nobody wants the value of.
+func (b *bulk[T]) warmSingly(ctx context.Context, keys []string) {
+	parts := make([]*bulk[T], len(keys))
+	atOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
+		parts[i] = &bulk[T]{call: b.one(keys[i], b.singly).call, warming: true, found: make(map[string]outcome[T]), failed: make(map[string]error)}
+		parts[i].shareAll(ctx, keys[i:i+1])
+	})
+	for _, part := range parts {
+		maps.Copy(b.found, part.found)
+		maps.Copy(b.failed, part.failed)
+		b.count.add(part.count)
 	}
 }
 

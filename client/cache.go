@@ -35,7 +35,7 @@ func NewCache[T any](c *Client, policy Policy, opts ...CallOption) *Cache[T] {
 
 // once is a cache for a single use.
 func once[T any](c *Client) *Cache[T] {
-	cache := NewCache[T](c, Default)
+	cache := NewCache[T](c, Default())
 	cache.pace = &cache.kind.pace
 	return cache
 }
@@ -52,7 +52,7 @@ func once[T any](c *Client) *Cache[T] {
 // load is called with the values of the first caller's context, but with no
 // deadline: its context ends when nobody wants the key any more. Its
 // error is returned to them, and nothing is stored; so is its panic, as a
-// [PanicError]. It may use [FillFrom] and [Previous], and by its error say
+// [PanicError]. It may use [LoadContextFrom] and [Previous], and by its error say
 // [ErrNotFound], [ErrNotModified] or [CacheError]. The [Policy] says when an
 // older value is returned instead, and the loader is not waited for.
 //
@@ -64,7 +64,7 @@ func once[T any](c *Client) *Cache[T] {
 // unreachable, slow, or refuses the client's credentials, it runs load, returns
 // its value, and tells Hooks.OnFailOpen.
 func (c *Cache[T]) GetOrSet(ctx context.Context, key string, load func(context.Context) (T, error), opts ...CallOption) (T, error) {
-	s, outer := c.with(opts), FillFrom(ctx)
+	s, outer := c.with(opts), LoadContextFrom(ctx)
 	c = c.in(s.schema)
 	if hit, ok := c.near(ctx, outer, key); ok {
 		if c.due(s, &hit) {
@@ -100,7 +100,7 @@ func (c *Cache[T]) in(schema string) *Cache[T] {
 
 // near returns the value of a key if the application's own memory has one that
 // may be served without asking anybody. It allocates nothing outside of loaders.
-func (c *Cache[T]) near(ctx context.Context, outer *Fill, key string) (hit near.Hit[T], ok bool) {
+func (c *Cache[T]) near(ctx context.Context, outer *LoadContext, key string) (hit near.Hit[T], ok bool) {
 	if ctx.Err() != nil {
 		return hit, false
 	}
@@ -139,7 +139,7 @@ func (c *Cache[T]) getOrLoad(ctx context.Context, key string, load func(context.
 }
 
 // check refuses what would never work.
-func check[T any](c *Client, outer *Fill, s *settings, key string) error {
+func check[T any](c *Client, outer *LoadContext, s *settings, key string) error {
 	if outer.loads(c, s.schema, key) {
 		return fmt.Errorf("%w: %q", ErrCycle, key)
 	}
@@ -152,8 +152,10 @@ func check[T any](c *Client, outer *Fill, s *settings, key string) error {
 // Get returns the value of a key and true, or false if there is no fresh one, or
 // none that can be read as a T, which Hooks.OnUnreadable is told. If what is cached
 // is an error, that is returned: one that wraps [ErrNotFound], or a [*CachedError].
+// Any other error says that it is not known what is cached: an application that must not
+// run the loader when the cache is away, say, can tell the two apart.
 func (c *Cache[T]) Get(ctx context.Context, key string, opts ...CallOption) (value T, found bool, err error) {
-	s, outer := c.with(opts), FillFrom(ctx)
+	s, outer := c.with(opts), LoadContextFrom(ctx)
 	c = c.in(s.schema)
 	if hit, ok := c.near(ctx, outer, key); ok {
 		value, err = giveHit(&hit, s)
@@ -245,9 +247,8 @@ func (c *Cache[T]) set(ctx context.Context, key string, value T, s settings) err
 }
 
 // Remove makes the values of the keys unservable. See [Client.Remove].
-func (c *Cache[T]) Remove(ctx context.Context, keys ...string) error {
-	_, err := c.client.Remove(ctx, keys...)
-	return err
+func (c *Cache[T]) Remove(ctx context.Context, keys ...string) (Receipt, error) {
+	return c.client.Remove(ctx, keys...)
 }
 
 // GetOrSet is [Cache.GetOrSet] for a single use, under the policy [Default]

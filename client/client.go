@@ -46,7 +46,7 @@ type Client struct {
 	codecs       codecs
 	session      session
 	near         *near.Cache          // nil: there is none
-	ahead        func() time.Duration // see ClockAhead; nil: not at all
+	ahead        func() time.Duration // of the real clock; nil: not at all
 	holder       uint64               // whose leases are this client's; random
 	// background bounds the loaders that nobody waits for.
 	background slots
@@ -100,7 +100,7 @@ func newClient(backend soracache.Backend, closeBackend func(), cfg config) (*Cli
 		timeout:      min(cfg.timeout, longestTimeout),
 		observer:     observer{hooks: cfg.hooks, log: cfg.log},
 		codecs:       newCodecs(cfg.standard, cfg.known),
-		ahead:        cfg.ahead,
+		ahead:        cfg.virtual.Ahead,
 		holder:       rand.Uint64(), //nolint:gosec // to be told from others, not a secret
 	}
 	var err error

@@ -92,7 +92,7 @@ func TestWritesDoNotHangWithoutADeadline(t *testing.T) {
 func TestGetSetRemove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		cache := client.NewCache[product](w.client, client.Short.WithTags("products"))
+		cache := client.NewCache[product](w.client, client.Short().WithTags("products"))
 		ctx := t.Context()
 		expect := func(when string, want product, wantFound bool) {
 			t.Helper()
@@ -105,10 +105,10 @@ func TestGetSetRemove(t *testing.T) {
 			t.Fatal(err)
 		}
 		expect("after Set", product{ID: 7}, true)
-		if got := w.service.Writes[0]; !slices.Equal(got.Entry.Tags, []string{"mine", "products"}) || got.Lifetime.TTL != client.Short.TTL {
+		if got := w.service.Writes[0]; !slices.Equal(got.Entry.Tags, []string{"mine", "products"}) || got.Lifetime.TTL != client.Short().TTL {
 			t.Errorf("stored %+v", got)
 		}
-		if err := cache.Remove(ctx, "k"); err != nil {
+		if _, err := cache.Remove(ctx, "k"); err != nil {
 			t.Fatal(err)
 		}
 		expect("after Remove", product{}, false)
@@ -139,7 +139,7 @@ func TestLoadingCache(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		var loads atomic.Int32
-		byID := client.NewLoadingCache(w.client, client.Default, func(_ context.Context, key string) (product, error) {
+		byID := client.NewLoadingCache(w.client, client.Default(), func(_ context.Context, key string) (product, error) {
 			return product{ID: int(loads.Add(1)), Name: key}, nil
 		}, client.WithTags("products"))
 		ctx := t.Context()
@@ -148,7 +148,7 @@ func TestLoadingCache(t *testing.T) {
 				t.Errorf("got %v, %v", p, err)
 			}
 		}
-		if err := byID.Remove(ctx, "a"); err != nil {
+		if _, err := byID.Remove(ctx, "a"); err != nil {
 			t.Fatal(err)
 		}
 		if p, err := byID.Get(ctx, "a"); p != (product{2, "a"}) || err != nil {
@@ -175,7 +175,7 @@ func TestSharingIsByType(t *testing.T) {
 
 		var loads atomic.Int32
 		done := make(chan error, 2)
-		for _, policy := range []client.Policy{client.Short, client.Long} {
+		for _, policy := range []client.Policy{client.Short(), client.Long()} {
 			go func() {
 				_, err := client.NewCache[string](w.client, policy).GetOrSet(ctx, "k", func(context.Context) (string, error) {
 					loads.Add(1)
@@ -199,12 +199,12 @@ func TestSharingIsByType(t *testing.T) {
 }
 
 func TestPolicy(t *testing.T) {
-	base := client.Default.WithTags("a")
+	base := client.Default().WithTags("a")
 	left, right := base.WithTags("b"), base.WithTags("c")
-	if !slices.Equal(left.Tags, []string{"a", "b"}) || !slices.Equal(right.Tags, []string{"a", "c"}) || len(client.Default.Tags) != 0 {
-		t.Errorf("policies share their tags: %v, %v, %v", left.Tags, right.Tags, client.Default.Tags)
+	if !slices.Equal(left.Tags, []string{"a", "b"}) || !slices.Equal(right.Tags, []string{"a", "c"}) || len(client.Default().Tags) != 0 {
+		t.Errorf("policies share their tags: %v, %v, %v", left.Tags, right.Tags, client.Default().Tags)
 	}
-	got := client.Policy{}.WithTTL(1).WithKeep(2).WithL1(3).WithWait(4).WithTags("t")
+	got := client.Policy{}.WithTTL(1).With(func(p *client.Policy) { p.Keep = 2; p.L1 = 3; p.Wait = 4 }).WithTags("t")
 	if want := (client.Policy{TTL: 1, Keep: 2, L1: 3, Wait: 4, Tags: []string{"t"}}); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
 	}
@@ -225,9 +225,9 @@ func TestPresets(t *testing.T) {
 			policy client.Policy
 			want   soracache.Lifetime
 		}{
-			{client.Short, soracache.Lifetime{TTL: 5 * time.Minute, Keep: 5 * time.Minute, L1: time.Minute}},
-			{client.Default, soracache.Lifetime{TTL: 30 * time.Minute, Keep: 30 * time.Minute, L1: 5 * time.Minute}},
-			{client.Long, soracache.Lifetime{TTL: 2 * time.Hour, Keep: 2 * time.Hour, L1: 15 * time.Minute}},
+			{client.Short(), soracache.Lifetime{TTL: 5 * time.Minute, Keep: 5 * time.Minute, L1: time.Minute}},
+			{client.Default(), soracache.Lifetime{TTL: 30 * time.Minute, Keep: 30 * time.Minute, L1: 5 * time.Minute}},
+			{client.Long(), soracache.Lifetime{TTL: 2 * time.Hour, Keep: 2 * time.Hour, L1: 15 * time.Minute}},
 			{client.Policy{}, soracache.Lifetime{TTL: 30 * time.Minute, Keep: 30 * time.Minute}},
 			{client.Policy{TTL: time.Hour, Keep: time.Minute}, soracache.Lifetime{TTL: time.Hour, Keep: time.Hour}},
 		} {
@@ -300,7 +300,7 @@ func TestDependencies(t *testing.T) {
 		ours + "/client/internal/batches", ours + "/client/internal/deadline", ours + "/client/internal/cluster", ours + "/client/internal/near",
 		ours + "/client/internal/cluster/batcher", ours + "/client/internal/cluster/rpc", ours + "/internal/wire",
 		// For the near cache.
-		ours + "/l1", ours + "/invalidation", ours + "/internal/suspend",
+		ours + "/l1", ours + "/invalidation", ours + "/internal/suspend", ours + "/internal/virtual",
 	}
 	forbidden := []string{"redis", "memberlist", "bbolt", "prometheus", "opentelemetry", "google.golang.org/grpc"}
 	for dep := range strings.FieldsSeq(string(out)) {

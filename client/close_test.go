@@ -28,7 +28,7 @@ type wire struct {
 }
 
 // dial returns a client of the stage's node at the end of a wire.
-func (s *stage) dial(rate int64, opts ...client.Option) (*client.Client, *wire) {
+func (s *stage) dial(rate int64, opts ...client.DialOption) (*client.Client, *wire) {
 	s.Helper()
 	srv, err := server.New(server.Config{}, s.node, server.Hooks{})
 	if err != nil {
@@ -36,7 +36,7 @@ func (s *stage) dial(rate int64, opts ...client.Option) (*client.Client, *wire) 
 	}
 	w := &wire{node: srv.Handler()}
 	w.rate.Store(rate)
-	c, err := client.Dial("http://node", append([]client.Option{
+	c, err := client.Dial([]string{"http://node"}, append([]client.DialOption{
 		client.Logger(nil), client.NoNear(), client.StaticNodes(), client.HTTPClient(&http.Client{Transport: w}),
 	}, opts...)...)
 	if err != nil {
@@ -101,7 +101,7 @@ func TestCloseWaitsForFills(t *testing.T) {
 		// size is of the value, and after happens when its caller has it.
 		size  int
 		after func(w *wire)
-		opts  []client.Option
+		opts  []client.DialOption
 		// deaf means that there is a loader that does not heed its context.
 		deaf   bool
 		stored bool
@@ -117,7 +117,7 @@ func TestCloseWaitsForFills(t *testing.T) {
 			within: [2]time.Duration{0, time.Second},
 		},
 		{
-			name: "a fill that is not answered", size: 1 << 20, after: func(w *wire) { w.lost.Store(true) }, opts: []client.Option{client.Timeout(10 * time.Minute)},
+			name: "a fill that is not answered", size: 1 << 20, after: func(w *wire) { w.lost.Store(true) }, opts: []client.DialOption{client.Timeout(10 * time.Minute)},
 			within: [2]time.Duration{70 * time.Second, 71 * time.Second}, says: "values of 1048576 bytes",
 		},
 		{
@@ -190,7 +190,7 @@ func TestFillBehindKeepsItsLease(t *testing.T) {
 					s.Fatalf("got %d bytes, %v", len(v), err)
 				}
 				began := time.Now()
-				v, err := door.ask(s.Context(), s.b.Client, "k", returns("another"), client.WithWait(30*time.Second))
+				v, err := door.ask(s.Context(), s.b.Client, "k", returns("another"), client.AdjustPolicy(func(p *client.Policy) { p.Wait = 30 * time.Second }))
 				if v != value || err != nil {
 					s.Errorf("another process got %d bytes, %v after %s", len(v), err, time.Since(began))
 				}

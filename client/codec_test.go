@@ -172,7 +172,7 @@ func TestUnreadableEntryThatCannotBeReplaced(t *testing.T) {
 					w.service.Put("k", bad)
 					fault(w.service)
 					loads := 0
-					v, err := askBy(t.Context(), many, client.NewCache[product](w.client, client.Default), product{ID: 7}, &loads)
+					v, err := askBy(t.Context(), many, client.NewCache[product](w.client, client.Default()), product{ID: 7}, &loads)
 					if v.ID != 7 || err != nil || loads != 1 || w.heard.unread != 1 || len(w.service.Invalidations) != 0 {
 						t.Errorf("got %v, %v after %d loads; %d unreadable, %d removals", v, err, loads, w.heard.unread, len(w.service.Invalidations))
 					}
@@ -267,13 +267,16 @@ func TestNoCodec(t *testing.T) {
 		"Get":      func() error { _, _, err := client.Get[string](t.Context(), c, "k", none); return err },
 		"GetOrSet": func() error { _, err := client.GetOrSet(t.Context(), c, "k", never, none); return err },
 		"GetOrSetMany": func() error {
-			_, err := client.NewCache[string](c, client.Default).GetOrSetMany(t.Context(), []string{"k"}, echo, none)
+			_, err := client.NewCache[string](c, client.Default()).GetOrSetMany(t.Context(), []string{"k"}, echo, none)
 			return err
 		},
-		"Set":          func() error { return client.Set(t.Context(), c, "k", "v", none) },
-		"DefaultCodec": func() error { _, err := client.Dial("http://127.0.0.1:1", client.DefaultCodec(nil)); return err },
+		"Set": func() error { return client.Set(t.Context(), c, "k", "v", none) },
+		"DefaultCodec": func() error {
+			_, err := client.Dial([]string{"http://127.0.0.1:1"}, client.DefaultCodec(nil))
+			return err
+		},
 		"KnownCodecs": func() error {
-			_, err := client.Dial("http://127.0.0.1:1", client.KnownCodecs(client.Raw{}, nil))
+			_, err := client.Dial([]string{"http://127.0.0.1:1"}, client.KnownCodecs(client.Raw{}, nil))
 			return err
 		},
 	} {

@@ -14,7 +14,7 @@ import (
 // there is none, or none of type T: nothing was stored, it was invalidated, or
 // the service cannot be asked.
 func Previous[T any](ctx context.Context) (value T, etag string, ok bool) {
-	f := FillFrom(ctx)
+	f := LoadContextFrom(ctx)
 	if f == nil {
 		return value, "", false
 	}
@@ -26,13 +26,13 @@ func Previous[T any](ctx context.Context) (value T, etag string, ok bool) {
 }
 
 // replaces has the loader know what it is to replace.
-func (f *Fill) replaces(previous any, before soracache.Entry) {
+func (f *LoadContext) replaces(previous any, before soracache.Entry) {
 	f.previous, f.before = previous, before
 }
 
 // unmodified is the previous value, whose load has found it right. Its tags, and
 // its etag unless there is a new one, become this value's.
-func unmodified[T any](f *Fill, err error) (T, error) {
+func unmodified[T any](f *LoadContext, err error) (T, error) {
 	previous, ok := f.previous.(*T)
 	if !ok {
 		var zero T

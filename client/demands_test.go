@@ -150,7 +150,7 @@ func TestVisitorsWhoHaveSeenMoreThanTheNode(t *testing.T) {
 	throughDoors(t, func(t *testing.T, door func(int) door) {
 		inNearWorld(t, func(w *nearWorld) {
 			w.warm(0, 1)
-			opt := client.WithPolicy(client.Default.WithNear(-1).WithTags("t"))
+			opt := client.WithPolicy(client.Default().With(func(p *client.Policy) { p.Near = -1 }).WithTags("t"))
 			w.want(0, "k", "old", "old", false, opt)
 			w.want(1, "k", "?", "old", false, opt) // in the memory of node 1 from now on
 			hold := make(chan struct{})
@@ -199,7 +199,7 @@ func TestVisitorsWhoHaveSeenMoreThanAnIngredient(t *testing.T) {
 			for i := 0; soracache.PartitionOf(key, 2) == soracache.PartitionOf("in", 2); i++ {
 				key = fmt.Sprint("k", i) // a question about it tells nothing of the other ledger
 			}
-			in := client.WithPolicy(client.Default.WithNear(-1).WithTags("t"))
+			in := client.WithPolicy(client.Default().With(func(p *client.Policy) { p.Near = -1 }).WithTags("t"))
 			w.want(0, "in", "old", "old", false, in)
 			w.want(1, "in", "?", "old", false, in)
 			release := make(chan struct{})
@@ -216,7 +216,7 @@ func TestVisitorsWhoHaveSeenMoreThanAnIngredient(t *testing.T) {
 						<-hold
 					}
 					return client.GetOrSet(ctx, w.client[1], "in", func(context.Context) (string, error) { return "new", nil }, in)
-				}, client.WithWait(-1), client.WithNear(-1))
+				}, client.AdjustPolicy(func(p *client.Policy) { p.Wait = -1 }), client.AdjustPolicy(func(p *client.Policy) { p.Near = -1 }))
 			}
 			var all visitors
 			all.come([]context.Context{w.Context()}, ask)
@@ -247,7 +247,7 @@ func TestMadeUpStampSpoilsNobodysLoad(t *testing.T) {
 	throughDoors(t, func(t *testing.T, door func(int) door) {
 		onStage(t, func(s *stage) {
 			src := newOrigin("v")
-			opt := client.WithNear(-1)
+			opt := client.AdjustPolicy(func(p *client.Policy) { p.Near = -1 })
 			s.a.want("v", src, opt)
 			ctx := visitor(s.T, s.b.Client, "other")
 			forger := newForger(t, client.StampFrom(ctx), soracache.DefaultNamespace)

@@ -10,9 +10,9 @@ import (
 	"github.com/soracache/soracache/client/internal/cluster"
 )
 
-// Dial returns a client of the service at one or more URLs, separated by
-// commas: http://10.0.0.1:7070,http://10.0.0.2:7070. It does not connect: a
-// service that is absent is noticed, and survived, by the calls that need it.
+// Dial returns a client of the service at one or more URLs, such as
+// http://10.0.0.1:7070. It does not connect: a service that is absent is noticed, and
+// survived, by the calls that need it.
 //
 // The URLs, or a name that stands for several addresses, are where the client
 // finds the cluster; from the first call on it learns all members from whichever
@@ -26,7 +26,7 @@ import (
 // Concurrent reads travel together to a node, and concurrent fills, without
 // waiting for one another. What travels together is sent with the values of the
 // first caller's context, such as a trace, and with one bearer token.
-func Dial(urls string, opts ...Option) (*Client, error) {
+func Dial(urls []string, opts ...DialOption) (*Client, error) {
 	cfg, err := newConfig(opts)
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
@@ -56,38 +56,36 @@ const (
 )
 
 // Routing chooses which of several nodes is asked for a key. The default is
-// [ByKey]. It has a meaning for [Dial] only.
-func Routing(by RouteBy) Option { return func(c *config) { c.route = by } }
+// [ByKey].
+func Routing(by RouteBy) DialOption { return dialOption(func(c *config) { c.route = by }) }
 
 // StaticNodes keeps the client to the URLs that it was given, where the nodes
 // are reached by other addresses than they know of, such as through a balancer
 // that is not to be passed by. Without it, the client learns the members from
-// the cluster. It has a meaning for [Dial] only.
-func StaticNodes() Option { return func(c *config) { c.static = true } }
+// the cluster.
+func StaticNodes() DialOption { return dialOption(func(c *config) { c.static = true }) }
 
 // BearerToken sends a token with every request. It is sent as it is: use it
-// over https, or on loopback. It has a meaning for [Dial] only.
-func BearerToken(token string) Option {
+// over https, or on loopback.
+func BearerToken(token string) DialOption {
 	return BearerTokenFunc(func(context.Context) (string, error) { return token, nil })
 }
 
 // BearerTokenFunc asks for the token at every request, so that it can change.
-// It has a meaning for [Dial] only.
-func BearerTokenFunc(token func(context.Context) (string, error)) Option {
-	return func(c *config) { c.token = token }
+func BearerTokenFunc(token func(context.Context) (string, error)) DialOption {
+	return dialOption(func(c *config) { c.token = token })
 }
 
 // TLSConfig configures https, for a private authority or a client certificate.
-// It has a meaning for [Dial] only.
-func TLSConfig(cfg *tls.Config) Option { return func(c *config) { c.tls = cfg } }
+func TLSConfig(cfg *tls.Config) DialOption { return dialOption(func(c *config) { c.tls = cfg }) }
 
 // HTTPClient replaces the client's own transport, which speaks HTTP/1.1 over
-// many kept connections. It has a meaning for [Dial] only.
-func HTTPClient(h *http.Client) Option { return func(c *config) { c.http = h } }
+// many kept connections.
+func HTTPClient(h *http.Client) DialOption { return dialOption(func(c *config) { c.http = h }) }
 
 // dialBackend returns what a client of the service at these URLs stands on, and what
 // ends it.
-func dialBackend(urls string, cfg config) (_ soracache.Backend, end func(), err error) {
+func dialBackend(urls []string, cfg config) (_ soracache.Backend, end func(), err error) {
 	return cluster.Dial(cluster.Config{
 		URLs: urls, HTTP: cfg.http, TLS: cfg.tls, Token: cfg.token, Routing: cluster.Routing(cfg.route), Static: cfg.static,
 		Log: cfg.log, OnBreaker: surviving(cfg),

@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/soracache/soracache"
@@ -10,9 +11,9 @@ import (
 	"github.com/soracache/soracache/client/clienttest"
 )
 
-func dial(t *testing.T, url string, opts ...client.Option) *client.Client {
+func dial(t *testing.T, url string, opts ...client.DialOption) *client.Client {
 	t.Helper()
-	c, err := client.Dial(url, append([]client.Option{client.Logger(nil)}, opts...)...)
+	c, err := client.Dial(strings.Split(url, ","), append([]client.DialOption{client.Logger(nil)}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

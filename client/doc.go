@@ -2,8 +2,8 @@
 // operation, GetOrSet, over a soracache service or any other
 // [soracache.Backend].
 //
-//	c, err := client.Dial("http://127.0.0.1:7070", client.Namespace("shop"))
-//	featured := client.NewCache[[]Product](c, client.Default.WithTags("products"))
+//	c, err := client.Dial([]string{"http://127.0.0.1:7070"}, client.Namespace("shop"))
+//	featured := client.NewCache[[]Product](c, client.Default().WithTags("products"))
 //	ps, err := featured.GetOrSet(ctx, "products:featured", loadFeatured)
 //	receipt, err := c.InvalidateTags(ctx, "products")
 //

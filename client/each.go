@@ -58,8 +58,13 @@ type Result[T any] struct {
 // It takes keys, and yields results, in the goroutine of the caller. When the
 // loop over it ends early, so do the loads that are under way.
 func (c *Cache[T]) Each(ctx context.Context, keys iter.Seq[string], load func(ctx context.Context, missing []string) (map[string]T, error), opts ...CallOption) iter.Seq2[string, Result[T]] {
+	return each(ctx, c.settings.with(opts), func(ctx context.Context) *bulk[T] { return c.bulk(ctx, loader[T]{many: load}, opts) }, keys)
+}
+
+// each is Each, by calls that begin makes.
+func each[T any](ctx context.Context, s settings, begin func(context.Context) *bulk[T], keys iter.Seq[string]) iter.Seq2[string, Result[T]] {
 	return func(yield func(string, Result[T]) bool) {
-		p := c.pipe(ctx, load, opts)
+		p := newPipe(ctx, s, begin)
 		defer p.stop()
 		p.run(keys, func(w *window[T]) bool {
 			yielded := make(map[string]struct{}, len(w.keys))
@@ -88,7 +93,12 @@ func (c *Cache[T]) Each(ctx context.Context, keys iter.Seq[string], load func(ct
 // ended before all keys were done, or else a [*ManyError] that names up to
 // [MostWarmErrors] of those that failed, and counts the others.
 func (c *Cache[T]) Warm(ctx context.Context, keys iter.Seq[string], load func(ctx context.Context, missing []string) (map[string]T, error), opts ...CallOption) (Progress, error) {
-	p := c.pipe(ctx, load, opts)
+	return warm(ctx, c.settings.with(opts), func(ctx context.Context) *bulk[T] { return c.bulk(ctx, loader[T]{many: load}, opts) }, keys)
+}
+
+// warm is Warm, by calls that begin makes.
+func warm[T any](ctx context.Context, s settings, begin func(context.Context) *bulk[T], keys iter.Seq[string]) (Progress, error) {
+	p := newPipe(ctx, s, begin)
 	defer p.stop()
 	p.warming = true
 	failed := &ManyError{Errors: map[string]error{}}
@@ -114,11 +124,9 @@ const MostWarmErrors = 100
 // pipe is a run over many keys, in windows of which a few are under way at a
 // time. It belongs to the goroutine of its caller.
 type pipe[T any] struct {
-	cache    *Cache[T]
 	ctx      context.Context //nolint:containedctx // lasts as long as the run
 	stop     context.CancelFunc
-	load     func(context.Context, []string) (map[string]T, error)
-	opts     []CallOption
+	call     func(context.Context) *bulk[T]
 	settings settings
 	warming  bool
 
@@ -137,8 +145,8 @@ type window[T any] struct {
 	done     chan struct{}
 }
 
-func (c *Cache[T]) pipe(ctx context.Context, load func(context.Context, []string) (map[string]T, error), opts []CallOption) *pipe[T] {
-	p := &pipe[T]{cache: c, load: load, opts: opts, settings: c.settings.with(opts)}
+func newPipe[T any](ctx context.Context, s settings, begin func(context.Context) *bulk[T]) *pipe[T] {
+	p := &pipe[T]{call: begin, settings: s}
 	p.progress.Total = p.settings.many.total
 	p.ctx, p.stop = context.WithCancel(ctx) //nolint:gosec // its caller stops it
 	return p
@@ -177,7 +185,7 @@ func (p *pipe[T]) run(keys iter.Seq[string], take func(*window[T]) bool) {
 
 // begin asks for one window.
 func (p *pipe[T]) begin(keys []string) {
-	w := &window[T]{keys: keys, bulk: p.cache.bulk(p.ctx, loader[T]{many: p.load}, p.opts), done: make(chan struct{})}
+	w := &window[T]{keys: keys, bulk: p.call(p.ctx), done: make(chan struct{})}
 	w.bulk.warming = p.warming
 	p.underWay = append(p.underWay, w)
 	go func() {

@@ -23,7 +23,7 @@ import (
 func TestWhoeverJoinsALoadIsAnsweredUnderItsOwnStamp(t *testing.T) {
 	inNearWorld(t, func(w *nearWorld) {
 		w.warm(0, 1)
-		pol := client.Default.WithNear(-1)
+		pol := client.Default().With(func(p *client.Policy) { p.Near = -1 })
 		opt := client.WithPolicy(pol.WithTags("t"))
 		w.want(0, "k", "1", "1", false, opt)
 		w.want(1, "k", "2", "1", false, opt) // in node 1's L1 now
@@ -69,7 +69,7 @@ func TestNearHitsAndSharedLoadsAreGathered(t *testing.T) {
 			w.Error("a near hit is not carried")
 		}
 		ctx = client.WithStamp(w.Context(), client.Stamp{})
-		c := client.NewCache[string](w.client[1], client.Default)
+		c := client.NewCache[string](w.client[1], client.Default())
 		_, _ = c.GetOrSetMany(ctx, []string{"k"}, func(context.Context, []string) (map[string]string, error) { return nil, nil })
 		if client.StampFrom(ctx).IsZero() {
 			w.Error("a near hit of many is not carried")
@@ -82,7 +82,7 @@ func TestNearHitsAndSharedLoadsAreGathered(t *testing.T) {
 			ctx := client.WithStamp(w.Context(), client.Stamp{})
 			ctxs = append(ctxs, ctx)
 			wg.Go(func() {
-				_, _ = client.GetOrSet(ctx, w.client[1], "x", func(context.Context) (string, error) { return "2", nil }, client.WithNear(-1))
+				_, _ = client.GetOrSet(ctx, w.client[1], "x", func(context.Context) (string, error) { return "2", nil }, client.AdjustPolicy(func(p *client.Policy) { p.Near = -1 }))
 			})
 			synctest.Wait()
 		}
@@ -114,7 +114,7 @@ func TestWaitForEver(t *testing.T) {
 		src.slow(time.Minute)
 		first := s.a.get(src)
 		synctest.Wait()
-		second := s.b.get(src, client.WithWait(math.MaxInt64))
+		second := s.b.get(src, client.AdjustPolicy(func(p *client.Policy) { p.Wait = math.MaxInt64 }))
 		<-first
 		<-second
 		s.wantCalls(src, 1)
@@ -127,7 +127,7 @@ func TestThatThereIsNoSuchThingIsAnIngredient(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			onStage(t, func(s *stage) {
 				there := false
-				single := client.NewLoadingCache(s.a.Client, client.Default.WithTags("users"), func(context.Context, string) (string, error) {
+				single := client.NewLoadingCache(s.a.Client, client.Default().WithTags("users"), func(context.Context, string) (string, error) {
 					if there {
 						return "bob", nil
 					}
@@ -139,7 +139,7 @@ func TestThatThereIsNoSuchThingIsAnIngredient(t *testing.T) {
 					}
 					return nil, nil
 				}
-				batch := client.NewBatchLoadingCache(s.a.Client, client.Default.WithTags("users"), loadMany)
+				batch := client.NewBatchLoadingCache(s.a.Client, client.Default().WithTags("users"), loadMany)
 				dish := func(ctx context.Context) (string, error) {
 					var v string
 					var err error
@@ -193,9 +193,8 @@ func TestChangedTagsAreNotShared(t *testing.T) {
 		for i := range 2 {
 			wg.Go(func() {
 				_, _ = c.GetOrSet(s.Context(), fmt.Sprint("k", i), func(ctx context.Context) (string, error) {
-					client.FillFrom(ctx).Change(func(p client.Policy) client.Policy {
+					client.LoadContextFrom(ctx).AdjustPolicy(func(p *client.Policy) {
 						p.Tags = append(p.Tags, fmt.Sprint("t", i))
-						return p
 					})
 					<-hold
 					return "v", nil
@@ -245,7 +244,7 @@ func TestHardTimeoutOfManyHoldsForLoadsElsewhere(t *testing.T) {
 		src.slow(time.Minute)
 		first := s.a.get(src)
 		synctest.Wait()
-		c := client.NewCache[string](s.b.Client, client.Default.WithHardTimeout(time.Second))
+		c := client.NewCache[string](s.b.Client, client.Default().With(func(p *client.Policy) { p.HardTimeout = time.Second }))
 		start := time.Now()
 		n := 0
 		_, err := c.GetOrSetMany(s.Context(), []string{"k"}, func(ctx context.Context, _ []string) (map[string]string, error) {
@@ -298,8 +297,8 @@ func TestHardTimeoutIsNoReasonNotToLoad(t *testing.T) {
 		if err != nil {
 			w.Fatal(err)
 		}
-		opt := client.WithHardTimeout(time.Second)
-		c := client.NewCache[string](w.client[0], client.Default)
+		opt := client.AdjustPolicy(func(p *client.Policy) { p.HardTimeout = time.Second })
+		c := client.NewCache[string](w.client[0], client.Default())
 		start := time.Now()
 		v, err := c.GetOrSet(client.WithStamp(w.Context(), future), "k", func(context.Context) (string, error) { return "v", nil }, opt)
 		if v != "v" || err != nil {
@@ -350,7 +349,7 @@ func TestNearRefusesWhatMayHaveBeenInvalidated(t *testing.T) {
 // the next caller.
 func TestHardTimeoutWithoutTheService(t *testing.T) {
 	p := policy(func(p client.Policy) client.Policy {
-		return p.WithFailSafe(time.Hour).WithHardTimeout(time.Second).WithNear(-1)
+		return p.With(func(p *client.Policy) { p.FailSafe = time.Hour; p.HardTimeout = time.Second; p.Near = -1 })
 	})
 	playAll(t, []act{{"both", func(s *stage) {
 		src := newOrigin("old")
@@ -377,7 +376,7 @@ func TestHardTimeoutWithoutTheService(t *testing.T) {
 // Whoever waits for a loader that does not heed its context is told of Close at once,
 // by whichever door it came.
 func TestCloseBesideALoaderThatDoesNotHeedItsContext(t *testing.T) {
-	for _, opts := range [][]client.CallOption{nil, {client.WithHardTimeout(time.Hour)}} {
+	for _, opts := range [][]client.CallOption{nil, {client.AdjustPolicy(func(p *client.Policy) { p.HardTimeout = time.Hour })}} {
 		playAll(t, []act{{fmt.Sprintf("%d options", len(opts)), func(s *stage) {
 			src := newOrigin("v")
 			src.slow(time.Minute)
@@ -495,7 +494,7 @@ func TestTimeoutForEver(t *testing.T) {
 
 func TestLoadBatchForEver(t *testing.T) {
 	onStage(t, func(s *stage) {
-		cache := client.NewCache[string](s.a.Client, client.Default)
+		cache := client.NewCache[string](s.a.Client, client.Default())
 		opts := []client.CallOption{client.LoadBatch(math.MaxInt), client.LoadConcurrency(math.MaxInt)}
 		src := &source{}
 		if got, err := cache.GetOrSetMany(s.Context(), []string{"k"}, src.load, opts...); err != nil || got["k"] != "k" {
@@ -513,14 +512,14 @@ func TestChangeOfAPolicyThatAsksTheCache(t *testing.T) {
 	playAll(t, []act{{"", func(s *stage) {
 		src := newOrigin("v")
 		src.with = func(ctx context.Context) {
-			fill := client.FillFrom(ctx)
-			fill.Change(func(p client.Policy) client.Policy {
+			fill := client.LoadContextFrom(ctx)
+			fill.AdjustPolicy(func(p *client.Policy) {
 				if _, err := client.GetOrSet(ctx, s.a.Client, "flag", returns("x"), client.WithTags("flags")); err != nil {
 					s.Error(err)
 				}
 				fill.SetTTL(time.Second)
 				fill.AddTags("said")
-				return p.WithKeep(time.Hour)
+				p.Keep = time.Hour
 			})
 		}
 		s.a.want("v", src)

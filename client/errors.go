@@ -26,6 +26,22 @@ var (
 	ErrWait = errors.New("the load in this process takes longer than the policy waits")
 )
 
+// The failures of the service, as in package soracache.
+var (
+	// ErrInvalid: the request can never be right.
+	ErrInvalid = soracache.ErrInvalid
+	// ErrTooLarge: a value, or what was asked for at once, is more than the service takes.
+	ErrTooLarge = soracache.ErrTooLarge
+	// ErrStoreFull: the second tier has no room for the value.
+	ErrStoreFull = soracache.ErrStoreFull
+	// ErrUnavailable: the service cannot be reached, or cannot answer now.
+	ErrUnavailable = soracache.ErrUnavailable
+	// ErrUnauthenticated: the client has no credentials that the service accepts.
+	ErrUnauthenticated = soracache.ErrUnauthenticated
+	// ErrPermissionDenied: the client's credentials do not allow it.
+	ErrPermissionDenied = soracache.ErrPermissionDenied
+)
+
 // PanicError is what the callers of a loader get when it panicked: the panic's
 // value and its stack. Test with errors.As.
 type PanicError = flight.PanicError

@@ -64,9 +64,9 @@ func ExampleClient_InvalidateTags() {
 	defer t.end()
 	ctx := context.Background()
 	c := clienttest.New(t)
-	pages := client.NewLoadingCache(c, client.Long, func(ctx context.Context, key string) (string, error) {
+	pages := client.NewLoadingCache(c, client.Long(), func(ctx context.Context, key string) (string, error) {
 		fmt.Println("loading", key)
-		client.FillFrom(ctx).AddTags("product:42") // known only now
+		client.LoadContextFrom(ctx).AddTags("product:42") // known only now
 		return "a lamp", nil
 	})
 
@@ -91,7 +91,7 @@ func ExampleClient_InvalidateTags_lateFill() {
 	defer t.end()
 	ctx := context.Background()
 	c := clienttest.New(t)
-	prices := client.NewCache[int](c, client.Default.WithTags("prices"))
+	prices := client.NewCache[int](c, client.Default().WithTags("prices"))
 
 	price := 30
 	got, err := prices.GetOrSet(ctx, "price:42", func(ctx context.Context) (int, error) {
@@ -109,7 +109,7 @@ func ExampleClient_InvalidateTags_lateFill() {
 }
 
 // Past its TTL, a value is returned at once and loaded anew in the background.
-func ExamplePolicy_WithStaleWhileRevalidate() {
+func ExamplePolicy_staleWhileRevalidate() {
 	t := new(exampleT) // in a test: its *testing.T
 	defer t.end()
 	ctx := context.Background()
@@ -120,7 +120,7 @@ func ExamplePolicy_WithStaleWhileRevalidate() {
 	}))
 	version := 0
 	report := client.NewLoadingCache(c,
-		client.Default.WithTTL(time.Minute).WithStaleWhileRevalidate(time.Hour),
+		client.Policy{TTL: time.Minute, StaleWhileRevalidate: time.Hour},
 		func(context.Context, string) (int, error) { version++; return version, nil })
 
 	fmt.Println(report.Get(ctx, "report")) // nothing is there: the caller waits
@@ -136,7 +136,7 @@ func ExamplePolicy_WithStaleWhileRevalidate() {
 
 // The source fails. What was there before does for another while, unless it is
 // known to be wrong.
-func ExamplePolicy_WithFailSafe() {
+func ExamplePolicy_failSafe() {
 	t := new(exampleT) // in a test: its *testing.T
 	defer t.end()
 	ctx := context.Background()
@@ -144,7 +144,7 @@ func ExamplePolicy_WithFailSafe() {
 	c := srv.Client()
 	var source error
 	rates := client.NewLoadingCache(c,
-		client.Default.WithTTL(time.Minute).WithFailSafe(time.Hour).WithTags("rates"),
+		client.Policy{TTL: time.Minute, FailSafe: time.Hour, Tags: []string{"rates"}},
 		func(context.Context, string) (float64, error) { return 1.08, source })
 
 	fmt.Println(rates.Get(ctx, "EUR"))
@@ -166,19 +166,19 @@ func ExamplePolicy_WithFailSafe() {
 
 // Nobody waits for a slow loader longer than they want to. It goes on, and what
 // it loads is stored.
-func ExamplePolicy_WithHardTimeout() {
+func ExamplePolicy_hardTimeout() {
 	t := new(exampleT) // in a test: its *testing.T
 	defer t.end()
 	ctx := context.Background()
 	srv := clienttest.NewServer(t)
-	reports := client.NewCache[string](srv.Client(), client.Default)
+	reports := client.NewCache[string](srv.Client(), client.Default())
 	finish := make(chan struct{})
 	load := func(context.Context) (string, error) {
 		<-finish
 		return "up 4%", nil
 	}
 
-	_, err := reports.GetOrSet(ctx, "report", load, client.WithHardTimeout(20*time.Millisecond))
+	_, err := reports.GetOrSet(ctx, "report", load, client.AdjustPolicy(func(p *client.Policy) { p.HardTimeout = 20 * time.Millisecond }))
 	fmt.Println("in time:", errors.Is(err, context.DeadlineExceeded))
 	close(finish)
 	fmt.Println(reports.GetOrSet(ctx, "report", load)) // waits for the load that goes on
@@ -191,14 +191,14 @@ func ExamplePolicy_WithHardTimeout() {
 
 // There is a stale value, so nobody waits for a slow loader longer than the soft
 // timeout.
-func ExamplePolicy_WithSoftTimeout() {
+func ExamplePolicy_softTimeout() {
 	t := new(exampleT) // in a test: its *testing.T
 	defer t.end()
 	ctx := context.Background()
 	srv := clienttest.NewServer(t)
 	report, finish := "up 4%", make(chan struct{})
 	reports := client.NewLoadingCache(srv.Client(),
-		client.Default.WithTTL(time.Minute).WithKeep(time.Hour).WithSoftTimeout(20*time.Millisecond),
+		client.Policy{TTL: time.Minute, Keep: time.Hour, SoftTimeout: 20 * time.Millisecond},
 		func(context.Context, string) (string, error) {
 			if report == "down 2%" {
 				<-finish
@@ -225,7 +225,7 @@ func ExamplePolicy_WithSoftTimeout() {
 
 // A read in the last fifth of the TTL has the value loaded anew while it is still
 // fresh: nobody ever waits.
-func ExamplePolicy_WithEagerAt() {
+func ExamplePolicy_eagerAt() {
 	t := new(exampleT) // in a test: its *testing.T
 	defer t.end()
 	ctx := context.Background()
@@ -236,7 +236,7 @@ func ExamplePolicy_WithEagerAt() {
 	}))
 	version := 0
 	report := client.NewLoadingCache(c,
-		client.Default.WithTTL(time.Hour).WithEagerAt(0.8),
+		client.Policy{TTL: time.Hour, EagerAt: 0.8},
 		func(context.Context, string) (int, error) { version++; return version, nil })
 
 	fmt.Println(report.Get(ctx, "report"))
@@ -255,17 +255,17 @@ func ExamplePolicy_WithEagerAt() {
 
 // A page is computed from a product that is itself cached. Whoever invalidates
 // the product need not know of the page.
-func ExampleFillFrom_ingredients() {
+func ExampleLoadContextFrom_ingredients() {
 	t := new(exampleT) // in a test: its *testing.T
 	defer t.end()
 	ctx := context.Background()
 	c := clienttest.New(t)
 	name := "lamp"
-	products := client.NewLoadingCache(c, client.Default, func(ctx context.Context, key string) (string, error) {
-		client.FillFrom(ctx).AddTags(key)
+	products := client.NewLoadingCache(c, client.Default(), func(ctx context.Context, key string) (string, error) {
+		client.LoadContextFrom(ctx).AddTags(key)
 		return name, nil
 	})
-	pages := client.NewLoadingCache(c, client.Default, func(ctx context.Context, _ string) (string, error) {
+	pages := client.NewLoadingCache(c, client.Default(), func(ctx context.Context, _ string) (string, error) {
 		product, err := products.Get(ctx, "product:42") // with the loader's own context
 		return "<h1>" + product + "</h1>", err
 	})
@@ -285,7 +285,7 @@ func ExampleLoadingCache_GetMany() {
 	t := new(exampleT) // in a test: its *testing.T
 	defer t.end()
 	ctx := context.Background()
-	products := client.NewBatchLoadingCache(clienttest.New(t), client.Default,
+	products := client.NewBatchLoadingCache(clienttest.New(t), client.Default(),
 		func(_ context.Context, missing []string) (map[string]string, error) {
 			fmt.Println("select", missing)
 			found, failed := map[string]string{}, map[string]error{}
@@ -319,7 +319,7 @@ func ExampleLoadingCache_GetMany() {
 func ExampleCache_Warm() {
 	t := new(exampleT) // in a test: its *testing.T
 	defer t.end()
-	squares := client.NewCache[int](clienttest.New(t), client.Long)
+	squares := client.NewCache[int](clienttest.New(t), client.Long())
 	keys := func(yield func(string) bool) {
 		for i := range 1000 {
 			if !yield(fmt.Sprintf("square:%d", i)) {
@@ -371,14 +371,14 @@ func ExampleWithStampHeader() {
 }
 
 // That there is no such product is worth remembering too, for a shorter time.
-func ExamplePolicy_WithNotFoundTTL() {
+func ExamplePolicy_notFoundTTL() {
 	t := new(exampleT) // in a test: its *testing.T
 	defer t.end()
 	ctx := context.Background()
 	srv := clienttest.NewServer(t)
 	c := srv.Client()
 	rows := map[string]string{}
-	products := client.NewLoadingCache(c, client.Default.WithNotFoundTTL(time.Minute),
+	products := client.NewLoadingCache(c, client.Default().With(func(p *client.Policy) { p.NotFoundTTL = time.Minute }),
 		func(_ context.Context, key string) (string, error) {
 			if row, ok := rows[key]; ok {
 				return row, nil
@@ -393,7 +393,7 @@ func ExamplePolicy_WithNotFoundTTL() {
 	fmt.Println("loads:", srv.Recorder.Loads("product:7"))
 
 	rows["product:7"] = "a vase"
-	_ = products.Remove(ctx, "product:7") // after the insert
+	_, _ = products.Remove(ctx, "product:7") // after the insert
 	fmt.Println(products.Get(ctx, "product:7"))
 	// Output:
 	// true
@@ -409,7 +409,7 @@ func ExampleCacheError() {
 	defer t.end()
 	ctx := context.Background()
 	srv := clienttest.NewServer(t)
-	weather := client.NewLoadingCache(srv.Client(), client.Default, func(context.Context, string) (string, error) {
+	weather := client.NewLoadingCache(srv.Client(), client.Default(), func(context.Context, string) (string, error) {
 		return "", client.CacheError(errors.New("quota used up"), time.Minute)
 	})
 
@@ -432,7 +432,7 @@ func ExamplePrevious() {
 	defer t.end()
 	ctx := context.Background()
 	srv := clienttest.NewServer(t)
-	pages := client.NewLoadingCache(srv.Client(), client.Default.WithTTL(time.Minute).WithKeep(time.Hour),
+	pages := client.NewLoadingCache(srv.Client(), client.Policy{TTL: time.Minute, Keep: time.Hour},
 		func(ctx context.Context, _ string) (string, error) {
 			page, etag, ok := client.Previous[string](ctx)
 			if ok && etag == "v1" { // what a server would find by If-None-Match
@@ -440,7 +440,7 @@ func ExamplePrevious() {
 				return page, client.ErrNotModified
 			}
 			fmt.Println("200 OK")
-			client.FillFrom(ctx).SetETag("v1")
+			client.LoadContextFrom(ctx).SetETag("v1")
 			return "a long page", nil
 		})
 
@@ -457,13 +457,13 @@ func ExamplePrevious() {
 }
 
 // Only the loader sees for how long its value is good.
-func ExampleFill_SetTTL() {
+func ExampleLoadContext_SetTTL() {
 	t := new(exampleT) // in a test: its *testing.T
 	defer t.end()
 	ctx := context.Background()
 	srv := clienttest.NewServer(t)
-	tokens := client.NewLoadingCache(srv.Client(), client.Long, func(ctx context.Context, key string) (string, error) {
-		fill := client.FillFrom(ctx)
+	tokens := client.NewLoadingCache(srv.Client(), client.Long(), func(ctx context.Context, key string) (string, error) {
+		fill := client.LoadContextFrom(ctx)
 		switch key {
 		case "guest":
 			fill.DoNotCache()
@@ -495,7 +495,7 @@ func ExampleInvalidation_settle() {
 	srv := clienttest.NewServer(t)
 	c := srv.Client()
 	replica := 30
-	prices := client.NewLoadingCache(c, client.Default.WithTags("prices"),
+	prices := client.NewLoadingCache(c, client.Default().WithTags("prices"),
 		func(context.Context, string) (int, error) { return replica, nil })
 	fmt.Println(prices.Get(ctx, "price:42"))
 
@@ -515,7 +515,7 @@ func ExampleInvalidation_settle() {
 
 // No node can be reached. The application does without.
 func ExampleDial_failOpen() {
-	c, err := client.Dial("http://127.0.0.1:1", client.Logger(nil), client.WithHooks(client.Hooks{
+	c, err := client.Dial([]string{"http://127.0.0.1:1"}, client.Logger(nil), client.WithHooks(client.Hooks{
 		OnFailOpen: func(key string, err error) {
 			fmt.Println("no cache for", key, errors.Is(err, soracache.ErrUnavailable))
 		},
@@ -569,8 +569,8 @@ func ExampleServeDecoded() {
 	}
 	load := func(context.Context) (page, error) { return page{Hits: 7, note: "draft"}, nil }
 	for _, opts := range [][]client.CallOption{nil, {client.ServeDecoded()}} {
-		first, _ := client.NewCache[page](here, client.Default, opts...).GetOrSet(ctx, "home", load)
-		other, _ := client.NewCache[page](elsewhere, client.Default, opts...).GetOrSet(ctx, "home", load)
+		first, _ := client.NewCache[page](here, client.Default(), opts...).GetOrSet(ctx, "home", load)
+		other, _ := client.NewCache[page](elsewhere, client.Default(), opts...).GetOrSet(ctx, "home", load)
 		fmt.Printf("%T %q, and elsewhere %T %q\n", first.Hits, first.note, other.Hits, other.note)
 		_, _ = here.Remove(ctx, "home")
 	}
@@ -589,8 +589,8 @@ func Example_twoVersions() {
 	srv := clienttest.NewServer(t)
 	type before struct{ Total int }
 	type after struct{ Total string }
-	older := client.NewCache[before](srv.Client(client.NoNear()), client.Default)
-	newer := client.NewCache[after](srv.Client(client.NoNear()), client.Default)
+	older := client.NewCache[before](srv.Client(client.NoNear()), client.Default())
+	newer := client.NewCache[after](srv.Client(client.NoNear()), client.Default())
 
 	loads := map[string]int{}
 	for range 10 {

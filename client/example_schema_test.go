@@ -14,9 +14,9 @@ func ExampleWithSchema() {
 	t := new(exampleT) // in a test: its *testing.T
 	defer t.end()
 	srv := clienttest.NewServer(t)
-	old := client.NewCache[string](srv.Client(), client.Default, client.WithSchema("order/1"))
+	old := client.NewCache[string](srv.Client(), client.Default(), client.WithSchema("order/1"))
 	c := srv.Client()
-	orders := client.NewCache[string](c, client.Default, client.WithSchema("order/2"))
+	orders := client.NewCache[string](c, client.Default(), client.WithSchema("order/2"))
 
 	ctx := context.Background()
 	load := func(value string) func(context.Context) (string, error) {

@@ -26,7 +26,7 @@ func loadProduct(_ context.Context, key string) (Product, error) {
 	return Product{42, "lamp", 30}, nil
 }
 
-// shop stands for client.Dial("http://127.0.0.1:7070", client.Namespace("shop")).
+// shop stands for client.Dial([]string{"http://127.0.0.1:7070"}, client.Namespace("shop")).
 func shop() *client.Client {
 	c, err := client.New(fake.New(), client.Namespace("shop"), client.Logger(nil))
 	if err != nil {
@@ -39,12 +39,12 @@ func shop() *client.Client {
 // invalidation after a change.
 func Example() {
 	ctx := context.Background()
-	c, err := client.Dial("http://127.0.0.1:7070", client.Namespace("shop"))
+	c, err := client.Dial([]string{"http://127.0.0.1:7070"}, client.Namespace("shop"))
 	if err != nil {
 		panic(err)
 	}
 	defer func() { _ = c.Close() }()
-	featured := client.NewCache[[]Product](c, client.Default.WithTags("products", "featured"))
+	featured := client.NewCache[[]Product](c, client.Default().WithTags("products", "featured"))
 	ps, err := featured.GetOrSet(ctx, "products:featured", loadFeatured)
 	fmt.Println(ps, err)
 
@@ -56,7 +56,7 @@ func ExampleCache_GetOrSet() {
 	ctx := context.Background()
 	c := shop()
 	defer func() { _ = c.Close() }()
-	featured := client.NewCache[[]Product](c, client.Default.WithTags("products", "featured"))
+	featured := client.NewCache[[]Product](c, client.Default().WithTags("products", "featured"))
 
 	for range 2 {
 		ps, err := featured.GetOrSet(ctx, "products:featured", loadFeatured)
@@ -77,7 +77,7 @@ func ExampleNewLoadingCache() {
 	ctx := context.Background()
 	c := shop()
 	defer func() { _ = c.Close() }()
-	byID := client.NewLoadingCache(c, client.Default, loadProduct)
+	byID := client.NewLoadingCache(c, client.Default(), loadProduct)
 
 	for range 2 {
 		p, err := byID.Get(ctx, "product:42")
@@ -95,22 +95,22 @@ func ExampleGetOrSet() {
 	defer func() { _ = c.Close() }()
 	rate, err := client.GetOrSet(ctx, c, "rate:EUR", func(context.Context) (float64, error) {
 		return 1.08, nil
-	}, client.WithPolicy(client.Short), client.WithTags("rates"))
+	}, client.WithPolicy(client.Short()), client.WithTags("rates"))
 	fmt.Println(rate, err)
 	// Output:
 	// 1.08 <nil>
 }
 
 // A loader knows best what its value depends on, and for how long it is good.
-func ExampleFillFrom() {
+func ExampleLoadContextFrom() {
 	ctx := context.Background()
 	c := shop()
 	defer func() { _ = c.Close() }()
-	search := client.NewCache[[]Product](c, client.Default)
+	search := client.NewCache[[]Product](c, client.Default())
 
 	ps, err := search.GetOrSet(ctx, "search:lamp", func(ctx context.Context) ([]Product, error) {
 		found := []Product{{42, "lamp", 30}, {43, "desk lamp", 45}}
-		fill := client.FillFrom(ctx)
+		fill := client.LoadContextFrom(ctx)
 		for _, p := range found {
 			fill.AddTags(fmt.Sprintf("product:%d", p.ID))
 		}
@@ -135,8 +135,8 @@ func ExampleCache_GetOrSet_nested() {
 	ctx := context.Background()
 	c := shop()
 	defer func() { _ = c.Close() }()
-	product := client.NewCache[Product](c, client.Default.WithTags("product:42"))
-	page := client.NewCache[string](c, client.Default)
+	product := client.NewCache[Product](c, client.Default().WithTags("product:42"))
+	page := client.NewCache[string](c, client.Default())
 
 	render := func(ctx context.Context) (string, error) {
 		p, err := product.GetOrSet(ctx, "product:42", func(context.Context) (Product, error) { return Product{42, "lamp", 30}, nil })

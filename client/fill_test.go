@@ -20,7 +20,7 @@ func TestFill(t *testing.T) {
 	}{
 		{"the loader finds out what the value depends on", func(w *world) {
 			w.must("k", func(ctx context.Context) (string, error) {
-				client.FillFrom(ctx).AddTags("product:7", "products")
+				client.LoadContextFrom(ctx).AddTags("product:7", "products")
 				return "v", nil
 			}, client.WithTags("products"))
 			if e, _ := w.service.Stored("k"); !slices.Equal(e.Tags, []string{"product:7", "products"}) {
@@ -33,7 +33,7 @@ func TestFill(t *testing.T) {
 		}},
 		{"a tag that the loader adds is invalidated while it loads: not kept", func(w *world) {
 			w.must("k", func(ctx context.Context) (string, error) {
-				client.FillFrom(ctx).AddTags("t")
+				client.LoadContextFrom(ctx).AddTags("t")
 				w.invalidate("t")
 				return "old", nil
 			})
@@ -43,7 +43,7 @@ func TestFill(t *testing.T) {
 		}},
 		{"the loader shortens the TTL", func(w *world) {
 			w.must("k", func(ctx context.Context) (string, error) {
-				client.FillFrom(ctx).SetTTL(time.Second)
+				client.LoadContextFrom(ctx).SetTTL(time.Second)
 				return "v", nil
 			})
 			if got := w.service.Writes[0].Lifetime; got.TTL != time.Second || got.Keep != time.Second {
@@ -51,19 +51,19 @@ func TestFill(t *testing.T) {
 			}
 		}},
 		{"the loader says do not cache: returned, not stored, the lease handed back", func(w *world) {
-			v := w.must("k", func(ctx context.Context) (string, error) { client.FillFrom(ctx).DoNotCache(); return "v", nil })
+			v := w.must("k", func(ctx context.Context) (string, error) { client.LoadContextFrom(ctx).DoNotCache(); return "v", nil })
 			if _, ok := w.service.Stored("k"); v != "v" || ok || w.service.Leased("k") || len(w.heard.notStored) != 1 {
 				w.Errorf("got %q, stored: %t, leased: %t, heard %v", v, ok, w.service.Leased("k"), w.heard.notStored)
 			}
 		}},
 		{"a TTL of nothing means do not cache", func(w *world) {
-			w.must("k", func(ctx context.Context) (string, error) { client.FillFrom(ctx).SetTTL(0); return "v", nil })
+			w.must("k", func(ctx context.Context) (string, error) { client.LoadContextFrom(ctx).SetTTL(0); return "v", nil })
 			if _, ok := w.service.Stored("k"); ok {
 				w.Error("stored")
 			}
 		}},
 		{"outside of a loader there is no fill, and speaking to it does nothing", func(w *world) {
-			f := client.FillFrom(w.Context())
+			f := client.LoadContextFrom(w.Context())
 			f.AddTags("t")
 			f.SetTTL(time.Second)
 			f.DoNotCache()
@@ -81,7 +81,7 @@ func TestFill(t *testing.T) {
 			inner := func(ctx context.Context) (string, error) {
 				go func() {
 					synctest.Wait() // until the value is on its way
-					client.FillFrom(ctx).AddTags("late")
+					client.LoadContextFrom(ctx).AddTags("late")
 					close(said)
 				}()
 				return "v", nil
@@ -103,7 +103,7 @@ func TestFill(t *testing.T) {
 		{"the tags of an ingredient that was loaded become the dish's", func(w *world) {
 			w.must("outer", func(ctx context.Context) (string, error) {
 				return client.GetOrSet(ctx, w.client, "inner", func(ctx context.Context) (string, error) {
-					client.FillFrom(ctx).AddTags("t2")
+					client.LoadContextFrom(ctx).AddTags("t2")
 					return "i", nil
 				}, client.WithTags("t1"))
 			})
@@ -248,14 +248,14 @@ func TestFill(t *testing.T) {
 			w.must("far", returns("f"), client.WithTags("tf"))
 			w.service.Lease("inner") // somebody else loads it
 			w.must("outer", func(ctx context.Context) (string, error) {
-				return client.GetOrSet(ctx, w.client, "inner", w.reads("far"), client.WithPolicy(client.Default.WithWait(-1)))
+				return client.GetOrSet(ctx, w.client, "inner", w.reads("far"), client.WithPolicy(client.Default().With(func(p *client.Policy) { p.Wait = -1 })))
 			})
 			w.notKept("outer")
 		}},
 		{"an ingredient that had no lease and no ingredients forbids nothing", func(w *world) {
 			w.service.Lease("inner")
 			w.must("outer", func(ctx context.Context) (string, error) {
-				return client.GetOrSet(ctx, w.client, "inner", returns("i"), client.WithPolicy(client.Default.WithWait(-1).WithTags("t")))
+				return client.GetOrSet(ctx, w.client, "inner", returns("i"), client.WithPolicy(client.Default().With(func(p *client.Policy) { p.Wait = -1 }).WithTags("t")))
 			})
 			if e, ok := w.service.Stored("outer"); !ok || !slices.Equal(e.Tags, []string{"t"}) {
 				w.Errorf("stored: %t, with tags %v", ok, e.Tags)
@@ -264,7 +264,7 @@ func TestFill(t *testing.T) {
 		{"an ingredient that is not to be cached does not forbid the dish, nor hide what does", func(w *world) {
 			w.must("outer", func(ctx context.Context) (string, error) {
 				return client.GetOrSet(ctx, w.client, "inner", func(ctx context.Context) (string, error) {
-					client.FillFrom(ctx).DoNotCache()
+					client.LoadContextFrom(ctx).DoNotCache()
 					return "i", nil
 				})
 			})
@@ -274,7 +274,7 @@ func TestFill(t *testing.T) {
 			other := newWorld(w.T)
 			w.must("tainted", func(ctx context.Context) (string, error) {
 				return client.GetOrSet(ctx, w.client, "inner", func(ctx context.Context) (string, error) {
-					client.FillFrom(ctx).DoNotCache()
+					client.LoadContextFrom(ctx).DoNotCache()
 					return client.GetOrSet(ctx, other.client, "k", returns("x"))
 				})
 			})
@@ -341,32 +341,35 @@ func (w *world) notKept(key string) {
 
 // What a loader says later counts.
 func TestSetTTLCanBeTakenBack(t *testing.T) {
-	said := func(say func(f *client.Fill)) func(context.Context) {
-		return func(ctx context.Context) { say(client.FillFrom(ctx)) }
+	said := func(say func(f *client.LoadContext)) func(context.Context) {
+		return func(ctx context.Context) { say(client.LoadContextFrom(ctx)) }
 	}
 	tests := []struct {
 		name   string
-		say    func(f *client.Fill)
+		say    func(f *client.LoadContext)
 		stored bool
 	}{
-		{"nothing, then a minute", func(f *client.Fill) { f.SetTTL(0); f.SetTTL(time.Minute) }, true},
-		{"a minute, then nothing", func(f *client.Fill) { f.SetTTL(time.Minute); f.SetTTL(0) }, false},
-		{"less than nothing", func(f *client.Fill) { f.SetTTL(-time.Minute) }, false},
-		{"nothing, then another policy", func(f *client.Fill) {
+		{"nothing, then a minute", func(f *client.LoadContext) { f.SetTTL(0); f.SetTTL(time.Minute) }, true},
+		{"a minute, then nothing", func(f *client.LoadContext) { f.SetTTL(time.Minute); f.SetTTL(0) }, false},
+		{"less than nothing", func(f *client.LoadContext) { f.SetTTL(-time.Minute) }, false},
+		{"nothing, then another policy", func(f *client.LoadContext) {
 			f.SetTTL(0)
-			f.Change(func(p client.Policy) client.Policy { return p.WithTTL(time.Minute) })
+			f.AdjustPolicy(func(p *client.Policy) { *p = p.WithTTL(time.Minute) })
 		}, true},
-		{"nothing, then a change of something else", func(f *client.Fill) { f.SetTTL(0); f.SetNear(time.Minute) }, false},
-		{"not to be stored, then a minute", func(f *client.Fill) { f.DoNotCache(); f.SetTTL(time.Minute) }, false},
-		{"nothing of all, then a minute of one", func(f *client.Fill) { f.SetTTL(0); f.For("k").SetTTL(time.Minute) }, true},
-		{"a minute of one, then nothing of all", func(f *client.Fill) { f.For("k").SetTTL(time.Minute); f.SetTTL(0) }, false},
+		{"nothing, then a change of something else", func(f *client.LoadContext) {
+			f.SetTTL(0)
+			f.AdjustPolicy(func(p *client.Policy) { p.Near = time.Minute })
+		}, false},
+		{"not to be stored, then a minute", func(f *client.LoadContext) { f.DoNotCache(); f.SetTTL(time.Minute) }, false},
+		{"nothing of all, then a minute of one", func(f *client.LoadContext) { f.SetTTL(0); f.For("k").SetTTL(time.Minute) }, true},
+		{"a minute of one, then nothing of all", func(f *client.LoadContext) { f.For("k").SetTTL(time.Minute); f.SetTTL(0) }, false},
 	}
 	for _, tt := range tests {
 		playAll(t, []act{{tt.name, func(s *stage) {
 			for _, key := range []error{nil, client.ErrNotFound} {
 				src := newOrigin("v")
 				src.err, src.with = key, said(tt.say)
-				<-s.a.get(src, client.WithNotFoundTTL(time.Hour))
+				<-s.a.get(src, client.AdjustPolicy(func(p *client.Policy) { p.NotFoundTTL = time.Hour }))
 				if e := s.explain("k"); e.Live != tt.stored || e.Live && e.FreshFor > time.Hour {
 					s.Errorf("stored, with the error %v: %t for %s", key, e.Live, e.FreshFor)
 				}

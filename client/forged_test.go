@@ -39,7 +39,7 @@ func (f forger) context(ctx context.Context, at soracache.Position) context.Cont
 
 func TestForgedStampsDoNotBypassTheCache(t *testing.T) {
 	s := clienttest.NewServer(t)
-	cache := client.NewCache[string](s.Dial(client.Namespace("shop"), client.Timeout(5*time.Second)), client.Default)
+	cache := client.NewCache[string](s.Dial(client.Namespace("shop"), client.Timeout(5*time.Second)), client.Default())
 	loads := 0
 	load := func(context.Context) (string, error) { loads++; return "v", nil }
 	ctx := client.WithStamp(t.Context(), client.Stamp{})
@@ -61,7 +61,7 @@ func TestForgedStampsDoNotBypassTheCache(t *testing.T) {
 // in the same batch does not.
 func TestOneStampDoesNotSpoilTheBatch(t *testing.T) {
 	s := clienttest.NewServer(t)
-	cache := client.NewCache[string](s.Dial(client.Namespace("shop"), client.NoNear(), client.Timeout(5*time.Second)), client.Default)
+	cache := client.NewCache[string](s.Dial(client.Namespace("shop"), client.NoNear(), client.Timeout(5*time.Second)), client.Default())
 	const keys = 50
 	ctx := client.WithStamp(t.Context(), client.Stamp{})
 	for i := range keys {

@@ -249,7 +249,7 @@ func TestGetOrSet(t *testing.T) {
 		{"somebody else loads for longer than the policy waits: load, and do not store", func(w *world) {
 			w.service.Lease("k")
 			start := time.Now()
-			w.must("k", returns("mine"), client.WithPolicy(client.Default.WithWait(2*time.Second)))
+			w.must("k", returns("mine"), client.WithPolicy(client.Default().With(func(p *client.Policy) { p.Wait = 2 * time.Second })))
 			if took := time.Since(start); took != 2*time.Second {
 				w.Errorf("waited %s", took)
 			}
@@ -263,7 +263,7 @@ func TestGetOrSet(t *testing.T) {
 		{"a policy that does not wait", func(w *world) {
 			w.service.Lease("k")
 			start := time.Now()
-			w.must("k", returns("mine"), client.WithPolicy(client.Default.WithWait(-1)))
+			w.must("k", returns("mine"), client.WithPolicy(client.Default().With(func(p *client.Policy) { p.Wait = -1 })))
 			if took := time.Since(start); took != 0 {
 				w.Errorf("waited %s", took)
 			}
@@ -372,7 +372,7 @@ func TestGetOrSet(t *testing.T) {
 				}
 			})
 			start := time.Now()
-			if v := w.must("k", returns("v"), client.WithPolicy(client.Default.WithWait(3*time.Second))); v != "v" {
+			if v := w.must("k", returns("v"), client.WithPolicy(client.Default().With(func(p *client.Policy) { p.Wait = 3 * time.Second }))); v != "v" {
 				w.Errorf("got %q", v)
 			}
 			if took := time.Since(start); took != 3*time.Second+client.DefaultTimeout {
@@ -471,7 +471,7 @@ func TestGetOrSet(t *testing.T) {
 			}
 		}},
 		{"the policy says how long, and what it depends on", func(w *world) {
-			p := client.Short.WithTags("b", "a").WithKeep(time.Hour)
+			p := client.Short().WithTags("b", "a").With(func(p *client.Policy) { p.Keep = time.Hour })
 			w.must("k", returns("v"), client.WithPolicy(p), client.WithTags("a", "c"))
 			got := w.service.Writes[0]
 			want := soracache.Lifetime{TTL: 5 * time.Minute, Keep: time.Hour, L1: time.Minute}
@@ -533,7 +533,7 @@ func TestGetOrSet(t *testing.T) {
 				go func() { _ = c.Close() }()
 				time.Sleep(time.Millisecond)
 			}
-			_, err := client.GetOrSet(w.Context(), c, "k", takes(time.Hour, "v"), client.WithHardTimeout(time.Minute))
+			_, err := client.GetOrSet(w.Context(), c, "k", takes(time.Hour, "v"), client.AdjustPolicy(func(p *client.Policy) { p.HardTimeout = time.Minute }))
 			time.Sleep(time.Second) // it is handed back behind its caller
 			if !errors.Is(err, client.ErrClosed) || w.service.Leased("k") {
 				w.Errorf("got %v; leased: %t", err, w.service.Leased("k"))

@@ -13,7 +13,7 @@ import (
 // field may be nil, and then costs nothing. They are called inline, from many
 // goroutines at once, and must return quickly; a hook that panics or blocks does
 // so in the call that it observes, and leaves no lease behind. OnBreaker and OnNearReset
-// observe none: what they panic with is logged. [JoinHooks] makes one of several.
+// observe none: what they panic with is logged. [WithHooks] takes several.
 type Hooks struct {
 	// OnHit reports a fresh value that was found, and in which tier. A hit in
 	// the near cache of the process is told to this hook alone.

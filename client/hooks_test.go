@@ -2,11 +2,8 @@ package client_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"log/slog"
-	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,67 +11,6 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
 )
-
-// calling returns hooks of which each says its name.
-func calling(who string, said *[]string) (h client.Hooks) {
-	v := reflect.ValueOf(&h).Elem()
-	for i := range v.NumField() {
-		name := who + v.Type().Field(i).Name
-		f := v.Field(i)
-		f.Set(reflect.MakeFunc(f.Type(), func(args []reflect.Value) []reflect.Value {
-			*said = append(*said, name)
-			if f.Type().NumOut() == 0 {
-				return nil
-			}
-			end := func(client.Outcome) { *said = append(*said, name+" end") }
-			return []reflect.Value{args[0], reflect.ValueOf(end)}
-		}))
-	}
-	return h
-}
-
-// call calls a hook with zero values.
-func call(hook reflect.Value) {
-	var args []reflect.Value
-	for i := range hook.Type().NumIn() {
-		arg := reflect.Zero(hook.Type().In(i))
-		if hook.Type().In(i) == reflect.TypeFor[context.Context]() {
-			arg = reflect.ValueOf(context.Background())
-		}
-		args = append(args, arg)
-	}
-	if out := hook.Call(args); len(out) == 2 {
-		out[1].Call([]reflect.Value{reflect.ValueOf(client.Outcome{})})
-	}
-}
-
-// Whoever adds a hook must also join it.
-func TestJoinHooks(t *testing.T) {
-	var said []string
-	joined := reflect.ValueOf(client.JoinHooks(calling("a", &said), client.Hooks{}, calling("b", &said)))
-	empty := reflect.ValueOf(client.JoinHooks(client.Hooks{}, client.Hooks{}))
-	one := reflect.ValueOf(client.JoinHooks(client.Hooks{}, calling("c", &said)))
-	for i := range joined.NumField() {
-		name := joined.Type().Field(i).Name
-		want := []string{"a" + name, "b" + name, "c" + name}
-		if name == "OnStart" {
-			want = []string{"aOnStart", "bOnStart", "bOnStart end", "aOnStart end", "cOnStart", "cOnStart end"}
-		}
-		said = nil
-		if joined.Field(i).IsNil() || one.Field(i).IsNil() {
-			t.Errorf("%s is not joined", name)
-			continue
-		}
-		call(joined.Field(i))
-		call(one.Field(i))
-		if !slices.Equal(said, want) {
-			t.Errorf("%s: told %v", name, said)
-		}
-		if !empty.Field(i).IsNil() {
-			t.Errorf("%s of nothing is something, which costs", name)
-		}
-	}
-}
 
 // Each event is a line of its own level.
 func TestLogHooks(t *testing.T) {

@@ -8,17 +8,8 @@ import (
 	"github.com/soracache/soracache"
 )
 
-// JoinHooks returns hooks that tell all of the given ones, in their order. A
-// field that is nil in all of them stays nil, and so costs nothing.
-func JoinHooks(hooks ...Hooks) Hooks {
-	var joined Hooks
-	for _, h := range hooks {
-		joined = joined.and(h)
-	}
-	return joined
-}
-
-// and joins two.
+// and returns hooks that tell both, one after the other. A field that is nil in both
+// stays nil, and so costs nothing.
 func (a Hooks) and(b Hooks) Hooks {
 	return Hooks{
 		OnHit:            both2(a.OnHit, b.OnHit),

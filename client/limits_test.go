@@ -22,7 +22,7 @@ func TestTimesAtTheirEdges(t *testing.T) {
 		play func(w *world)
 	}{
 		{"fail-safe for ever serves what is stale", func(w *world) {
-			opts := []client.CallOption{client.WithTTL(time.Minute), client.WithFailSafe(forEver)}
+			opts := []client.CallOption{client.WithTTL(time.Minute), client.AdjustPolicy(func(p *client.Policy) { p.FailSafe = forEver })}
 			w.must("k", returns("v"), opts...)
 			time.Sleep(24 * time.Hour)
 			if v := w.must("k", bad, opts...); v != "v" {
@@ -30,7 +30,7 @@ func TestTimesAtTheirEdges(t *testing.T) {
 			}
 		}},
 		{"stale-while-revalidate for ever serves what is stale", func(w *world) {
-			opts := []client.CallOption{client.WithTTL(time.Minute), client.WithStaleWhileRevalidate(forEver)}
+			opts := []client.CallOption{client.WithTTL(time.Minute), client.AdjustPolicy(func(p *client.Policy) { p.StaleWhileRevalidate = forEver })}
 			w.must("k", returns("v"), opts...)
 			time.Sleep(24 * time.Hour)
 			if v := w.must("k", takes(time.Second, "w"), opts...); v != "v" {
@@ -43,7 +43,7 @@ func TestTimesAtTheirEdges(t *testing.T) {
 		}},
 		{"what is kept for longer than a service takes is stored all the same", func(w *world) {
 			for i, o := range []client.CallOption{
-				client.WithKeep(forEver), client.WithFailSafe(60 * 24 * time.Hour), client.WithStaleWhileRevalidate(client.LongestKeep),
+				client.AdjustPolicy(func(p *client.Policy) { p.Keep = forEver }), client.AdjustPolicy(func(p *client.Policy) { p.FailSafe = 60 * 24 * time.Hour }), client.AdjustPolicy(func(p *client.Policy) { p.StaleWhileRevalidate = client.LongestKeep }),
 			} {
 				key := fmt.Sprint("k", i)
 				w.must(key, returns("v"), client.WithTTL(20*24*time.Hour), o)
@@ -56,7 +56,7 @@ func TestTimesAtTheirEdges(t *testing.T) {
 			loads := 0
 			load := func(context.Context) (string, error) { loads++; return "v", nil }
 			for _, opt := range []client.CallOption{
-				client.WithTTL(0), client.WithPolicy(client.Default.WithTTL(0)), client.WithPolicy(client.Policy{}.WithTTL(0)),
+				client.WithTTL(0), client.WithPolicy(client.Default().WithTTL(0)), client.WithPolicy(client.Policy{}.WithTTL(0)),
 			} {
 				w.must("k", load, opt)
 				w.must("k", load, opt)
@@ -77,7 +77,7 @@ func TestTimesAtTheirEdges(t *testing.T) {
 			loads := 0
 			none := func(context.Context) (string, error) { loads++; return "", client.ErrNotFound }
 			for range 3 {
-				if _, err := client.GetOrSet(w.Context(), w.client, "k", none, client.WithTTL(0), client.WithNotFoundTTL(time.Minute)); !errors.Is(err, client.ErrNotFound) {
+				if _, err := client.GetOrSet(w.Context(), w.client, "k", none, client.WithTTL(0), client.AdjustPolicy(func(p *client.Policy) { p.NotFoundTTL = time.Minute })); !errors.Is(err, client.ErrNotFound) {
 					w.Error(err)
 				}
 			}
@@ -86,7 +86,7 @@ func TestTimesAtTheirEdges(t *testing.T) {
 			}
 		}},
 		{"refreshing eagerly, of what is fresh for years, is no reason to fail", func(w *world) {
-			w.must("k", returns("v"), client.WithTTL(60*24*time.Hour), client.WithEagerAt(0.01))
+			w.must("k", returns("v"), client.WithTTL(60*24*time.Hour), client.AdjustPolicy(func(p *client.Policy) { p.EagerAt = 0.01 }))
 		}},
 	}
 	for _, test := range tests {

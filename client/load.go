@@ -302,7 +302,7 @@ func (l *load[T]) part(ctx context.Context, from, to int) (results []loaded[T]) 
 			}
 		}
 	}()
-	parent := FillFrom(ctx)
+	parent := LoadContextFrom(ctx)
 	for i := range results {
 		results[i].prepare(parent)
 	}
@@ -326,7 +326,7 @@ func (l *load[T]) loadOne(ctx context.Context, r *loaded[T]) {
 }
 
 // loadMany calls a batch loader, in a goroutine that it may end.
-func (l *load[T]) loadMany(ctx context.Context, results []loaded[T], parent *Fill) {
+func (l *load[T]) loadMany(ctx context.Context, results []loaded[T], parent *LoadContext) {
 	batch := newBatch(l.client, l.kind.schema, parent, len(results))
 	keys := make([]string, len(results))
 	for i := range results {
@@ -358,7 +358,7 @@ func (l *load[T]) loadMany(ctx context.Context, results []loaded[T], parent *Fil
 }
 
 // observed calls the application's function, and tells how long that took.
-func (l *load[T]) observed(ctx context.Context, fill *Fill, key string, do func(context.Context) error) (took time.Duration, err error) {
+func (l *load[T]) observed(ctx context.Context, fill *LoadContext, key string, do func(context.Context) error) (took time.Duration, err error) {
 	if err := ctx.Err(); err != nil {
 		fill.seal()
 		return 0, err

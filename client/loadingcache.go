@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"iter"
 )
 
 // LoadingCache is a [Cache] that knows how to load any key of it.
@@ -21,7 +22,7 @@ func NewLoadingCache[T any](c *Client, policy Policy, load func(ctx context.Cont
 
 // Get returns the value of a key, loading it if need be. See [Cache.GetOrSet].
 func (c *LoadingCache[T]) Get(ctx context.Context, key string, opts ...CallOption) (T, error) {
-	s, outer := c.cache.with(opts), FillFrom(ctx)
+	s, outer := c.cache.with(opts), LoadContextFrom(ctx)
 	cache := c.cache.in(s.schema)
 	if hit, ok := cache.near(ctx, outer, key); ok {
 		if cache.due(s, &hit) {
@@ -42,7 +43,7 @@ func (c *LoadingCache[T]) Set(ctx context.Context, key string, value T, opts ...
 }
 
 // Remove makes the values of the keys unservable. See [Client.Remove].
-func (c *LoadingCache[T]) Remove(ctx context.Context, keys ...string) error {
+func (c *LoadingCache[T]) Remove(ctx context.Context, keys ...string) (Receipt, error) {
 	return c.cache.Remove(ctx, keys...)
 }
 
@@ -75,9 +76,24 @@ func NewBatchLoadingCache[T any](c *Client, policy Policy, load func(ctx context
 // [LoadConcurrency] at a time. A key whose loader returned an error that wraps
 // [ErrNotFound] is absent from the result.
 func (c *LoadingCache[T]) GetMany(ctx context.Context, keys []string, opts ...CallOption) (map[string]T, error) {
+	return c.bulk(ctx, opts).all(keys)
+}
+
+// Each is [LoadingCache.GetMany] for more keys than should be in memory: see
+// [Cache.Each].
+func (c *LoadingCache[T]) Each(ctx context.Context, keys iter.Seq[string], opts ...CallOption) iter.Seq2[string, Result[T]] {
+	return each(ctx, c.cache.settings.with(opts), func(ctx context.Context) *bulk[T] { return c.bulk(ctx, opts) }, keys)
+}
+
+// Warm fills in advance what is missing, or due to be loaded anew: see [Cache.Warm].
+func (c *LoadingCache[T]) Warm(ctx context.Context, keys iter.Seq[string], opts ...CallOption) (Progress, error) {
+	return warm(ctx, c.cache.settings.with(opts), func(ctx context.Context) *bulk[T] { return c.bulk(ctx, opts) }, keys)
+}
+
+func (c *LoadingCache[T]) bulk(ctx context.Context, opts []CallOption) *bulk[T] {
 	b := c.cache.bulk(ctx, loader[T]{many: c.loadMany}, opts)
 	if c.loadMany == nil {
 		b.singly = c.load
 	}
-	return b.all(keys)
+	return b
 }

@@ -28,28 +28,28 @@ var nameDoors = map[string]func(ctx context.Context, c *client.Client, key strin
 		return err
 	},
 	"LoadingCache.Get": func(ctx context.Context, c *client.Client, key string) error {
-		_, err := client.NewLoadingCache(c, client.Default, func(ctx context.Context, _ string) (string, error) { return never(ctx) }).Get(ctx, key)
+		_, err := client.NewLoadingCache(c, client.Default(), func(ctx context.Context, _ string) (string, error) { return never(ctx) }).Get(ctx, key)
 		return err
 	},
 	"Set": func(ctx context.Context, c *client.Client, key string) error {
 		return client.Set(ctx, c, key, "v")
 	},
 	"GetOrSetMany": func(ctx context.Context, c *client.Client, key string) error {
-		got, err := client.NewCache[string](c, client.Default).GetOrSetMany(ctx, []string{"good", key, "better"}, echo)
+		got, err := client.NewCache[string](c, client.Default()).GetOrSetMany(ctx, []string{"good", key, "better"}, echo)
 		return oneFailed(got, err, key)
 	},
 	"GetMany, of single keys": func(ctx context.Context, c *client.Client, key string) error {
 		one := func(_ context.Context, key string) (string, error) { return key, nil }
-		got, err := client.NewLoadingCache(c, client.Default, one).GetMany(ctx, []string{"good", key, "better"})
+		got, err := client.NewLoadingCache(c, client.Default(), one).GetMany(ctx, []string{"good", key, "better"})
 		return oneFailed(got, err, key)
 	},
 	"GetMany, of batches": func(ctx context.Context, c *client.Client, key string) error {
-		got, err := client.NewBatchLoadingCache(c, client.Default, echo).GetMany(ctx, []string{"good", key, "better"})
+		got, err := client.NewBatchLoadingCache(c, client.Default(), echo).GetMany(ctx, []string{"good", key, "better"})
 		return oneFailed(got, err, key)
 	},
 	"Each": func(ctx context.Context, c *client.Client, key string) error {
 		got, failed := map[string]string{}, &client.ManyError{Errors: map[string]error{}}
-		for k, r := range client.NewCache[string](c, client.Default).Each(ctx, slices.Values([]string{"good", key, "better"}), echo) {
+		for k, r := range client.NewCache[string](c, client.Default()).Each(ctx, slices.Values([]string{"good", key, "better"}), echo) {
 			if r.Err != nil {
 				failed.Errors[k] = r.Err
 			} else {
@@ -59,7 +59,7 @@ var nameDoors = map[string]func(ctx context.Context, c *client.Client, key strin
 		return oneFailed(got, failed, key)
 	},
 	"Warm": func(ctx context.Context, c *client.Client, key string) error {
-		p, err := client.NewCache[string](c, client.Default).Warm(ctx, slices.Values([]string{"good", key, "better"}), echo)
+		p, err := client.NewCache[string](c, client.Default()).Warm(ctx, slices.Values([]string{"good", key, "better"}), echo)
 		if p.Done != 3 || p.Failed != 1 || p.Loaded+p.Hits != 2 {
 			return fmt.Errorf("warmed %+v, %w", p, err)
 		}
@@ -82,7 +82,7 @@ var tagDoors = map[string]func(ctx context.Context, c *client.Client, tag string
 		return err
 	},
 	"GetOrSetMany": func(ctx context.Context, c *client.Client, tag string) error {
-		_, err := client.NewCache[string](c, client.Default.WithTags(tag)).GetOrSetMany(ctx, []string{"k"}, echo)
+		_, err := client.NewCache[string](c, client.Default().WithTags(tag)).GetOrSetMany(ctx, []string{"k"}, echo)
 		return err
 	},
 	"Set": func(ctx context.Context, c *client.Client, tag string) error {
@@ -94,7 +94,7 @@ var tagDoors = map[string]func(ctx context.Context, c *client.Client, tag string
 	},
 	"a loader": func(ctx context.Context, c *client.Client, tag string) error {
 		v, err := client.GetOrSet(ctx, c, "loaded", func(ctx context.Context) (string, error) {
-			client.FillFrom(ctx).AddTags(tag)
+			client.LoadContextFrom(ctx).AddTags(tag)
 			return "v", nil
 		})
 		if v != "v" || err != nil {
@@ -226,7 +226,7 @@ func TestValidatorsThatCannotBe(t *testing.T) {
 				}
 				for i, etag := range []string{"\xff", strings.Repeat("e", 256)} {
 					notStored(fmt.Sprint("k", i), "etag must be at most 255 bytes of UTF-8", func(ctx context.Context) (string, error) {
-						client.FillFrom(ctx).SetETag(etag)
+						client.LoadContextFrom(ctx).SetETag(etag)
 						return "v", nil
 					})
 				}

@@ -25,7 +25,7 @@ func newNear(c *Client, cfg config) (*near.Cache, error) {
 	}
 	return near.New(nearOwner{c}, near.Config{
 		MaxBytes: cfg.nearBytes, MaxEntries: cfg.nearEntries, Bound: cfg.bound,
-		Ahead: cfg.ahead, Random: cfg.random, Suspended: cfg.suspended,
+		Ahead: cfg.virtual.Ahead, Random: cfg.virtual.Random, Suspended: cfg.virtual.Suspended,
 	})
 }
 

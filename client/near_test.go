@@ -14,6 +14,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/internal/virtual"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/l2test"
 )
@@ -334,7 +335,7 @@ func TestNearGivesUpItsMemoryAfterASuspension(t *testing.T) {
 		}
 		time.Sleep(nearBound/3 + time.Millisecond) // by then it has looked
 		w.want(0, "k", "", "v2", false)
-	}, client.Simulated(func() float64 { return 0.5 }, func() time.Duration { return time.Duration(slept.Load()) }))
+	}, virtual.Option(virtual.Settings{Random: func() float64 { return 0.5 }, Suspended: func() time.Duration { return time.Duration(slept.Load()) }}).(client.Option))
 }
 
 func TestNearUnconfirmed(t *testing.T) {
@@ -383,10 +384,10 @@ func TestNearAsksNoMoreThanItMust(t *testing.T) {
 func TestNearByPolicy(t *testing.T) {
 	inNearWorld(t, func(w *nearWorld) {
 		w.warm(1)
-		off := client.WithPolicy(client.Default.WithNear(-1))
+		off := client.WithPolicy(client.Default().With(func(p *client.Policy) { p.Near = -1 }))
 		w.want(1, "k", "1", "1", false, off)
 		w.want(1, "k", "2", "1", false, off)
-		short := client.WithPolicy(client.Default.WithNear(10 * time.Second))
+		short := client.WithPolicy(client.Default().With(func(p *client.Policy) { p.Near = 10 * time.Second }))
 		w.want(1, "s", "1", "1", false, short)
 		time.Sleep(10*time.Second - time.Millisecond)
 		w.want(1, "s", "2", "1", true)
@@ -431,7 +432,7 @@ func TestNearKeepsNeitherOfTwoThatOverlap(t *testing.T) {
 		w.want(0, "k", "old", "old", false)
 		done := make(chan string)
 		go func() {
-			v, _, _ := client.Get[string](w.Context(), w.client[1], "k", client.WithPolicy(client.Default))
+			v, _, _ := client.Get[string](w.Context(), w.client[1], "k", client.WithPolicy(client.Default()))
 			done <- v
 		}()
 		synctest.Wait() // the answer is under way
@@ -536,8 +537,8 @@ func TestNearIngredients(t *testing.T) {
 func TestNearHitAllocatesNothing(t *testing.T) {
 	w := newNearWorld(t, node.Config{})
 	ctx := t.Context()
-	products := client.NewLoadingCache(w.client[0], client.Default, func(context.Context, string) (string, error) { return "v", nil })
-	names := client.NewCache[string](w.client[0], client.Default)
+	products := client.NewLoadingCache(w.client[0], client.Default(), func(context.Context, string) (string, error) { return "v", nil })
+	names := client.NewCache[string](w.client[0], client.Default())
 	load := func(context.Context) (string, error) { return "v", nil }
 	kept := func() bool {
 		before, _, _ := w.links[0].counts()

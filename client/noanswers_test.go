@@ -19,7 +19,9 @@ func TestPanicIsNoAnswer(t *testing.T) {
 			t.Run(with.Error()+"/"+door.name, func(t *testing.T) {
 				onStage(t, func(s *stage) {
 					s.a.door, s.b.door = door, door
-					p := policy(func(p client.Policy) client.Policy { return p.WithKeep(time.Hour).WithNotFoundTTL(time.Hour) })
+					p := policy(func(p client.Policy) client.Policy {
+						return p.With(func(p *client.Policy) { p.Keep = time.Hour; p.NotFoundTTL = time.Hour })
+					})
 					src := newOrigin("v")
 					s.a.want("v", src, p)
 					time.Sleep(2 * time.Minute)

@@ -12,14 +12,31 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/suspend"
+	"github.com/soracache/soracache/internal/virtual"
 )
 
 // DefaultTimeout is how long GetOrSet lets the service take, beyond any wait
 // for somebody else's loader, before it falls back to its own.
 const DefaultTimeout = 250 * time.Millisecond
 
-// An Option configures a client.
+// An Option configures a client: of [New] and of [Dial].
 type Option func(*config)
+
+func (o Option) dial(c *config) { o(c) }
+
+// A DialOption configures a client of [Dial]. Each [Option] is one.
+type DialOption interface{ dial(*config) }
+
+// dialOption is one that is no Option.
+type dialOption func(*config)
+
+func (o dialOption) dial(c *config) { o(c) }
+
+func init() { //nolint:gochecknoinits // package clienttest and simulations have no other way in that is not public
+	virtual.Option = func(s virtual.Settings) any {
+		return Option(func(c *config) { c.virtual = c.virtual.With(s) })
+	}
+}
 
 // config is what options say.
 type config struct {
@@ -33,9 +50,7 @@ type config struct {
 	// nearBytes or nearEntries bounds the near cache; both zero: there is none.
 	nearBytes, nearEntries int64
 	bound                  time.Duration
-	ahead                  func() time.Duration // nil: not at all
-	random                 func() float64       // see Simulated
-	suspended              func() time.Duration
+	virtual                virtual.Settings
 
 	// For Dial alone.
 	http  *http.Client
@@ -46,7 +61,7 @@ type config struct {
 	static bool
 }
 
-func newConfig(opts []Option) (config, error) {
+func newConfig[O DialOption](opts []O) (config, error) {
 	cfg := config{
 		namespace: soracache.DefaultNamespace,
 		timeout:   DefaultTimeout,
@@ -54,11 +69,10 @@ func newConfig(opts []Option) (config, error) {
 		standard:  JSON{},
 		nearBytes: DefaultNearBytes,
 		bound:     DefaultBound,
-		random:    rand.Float64,
-		suspended: suspend.Time,
+		virtual:   virtual.Settings{Random: rand.Float64, Suspended: suspend.Time},
 	}
 	for _, o := range opts {
-		o(&cfg)
+		o.dial(&cfg)
 	}
 	return cfg, cfg.validate()
 }
@@ -119,23 +133,14 @@ func NoNear() Option { return func(c *config) { c.nearBytes, c.nearEntries = 0, 
 // default is [DefaultBound].
 func Bound(b time.Duration) Option { return func(c *config) { c.bound = b } }
 
-// ClockAhead tells how far the client's clock is ahead of the real one, so that
-// tests can let values expire without waiting: clienttest uses it. What it
-// returns must never become less.
-func ClockAhead(by func() time.Duration) Option { return func(c *config) { c.ahead = by } }
-
-// Simulated replaces what a client takes from chance and from the machine, so that
-// in a simulation (testing/synctest) it does the same each time: random numbers
-// from 0 to less than 1, and for how long the machine has been suspended so far.
-// What policies leave to chance, as by Jitter, is not among it.
-func Simulated(random func() float64, suspended func() time.Duration) Option {
-	return func(c *config) { c.random, c.suspended = random, suspended }
-}
-
-// WithHooks has the client tell the hooks what it does, beside those that it was
-// given before.
-func WithHooks(h Hooks) Option {
-	return func(c *config) { c.hooks = JoinHooks(c.hooks, h) }
+// WithHooks has the client tell hooks what it does, in their order: each of them,
+// beside those that it was given before.
+func WithHooks(hooks ...Hooks) Option {
+	return func(c *config) {
+		for _, h := range hooks {
+			c.hooks = c.hooks.and(h)
+		}
+	}
 }
 
 // Logger chooses where the client reports trouble that an operator should know
@@ -233,77 +238,11 @@ func WithCodec(codec Codec) CallOption {
 	return func(s *settings) { s.codec = codec }
 }
 
-// WithKeep changes how long values are kept. See [Policy].Keep.
-func WithKeep(keep time.Duration) CallOption {
-	return changing(func(p *Policy) { p.Keep = keep })
-}
-
-// WithL1 changes the cap on a node's memory. See [Policy].L1.
-func WithL1(l1 time.Duration) CallOption { return changing(func(p *Policy) { p.L1 = l1 }) }
-
-// WithNear changes the cap on the application's memory. See [Policy].Near.
-func WithNear(near time.Duration) CallOption {
-	return changing(func(p *Policy) { p.Near = near })
-}
-
-// WithWait changes how long to wait while somebody else loads the key. See
-// [Policy].Wait.
-func WithWait(wait time.Duration) CallOption {
-	return changing(func(p *Policy) { p.Wait = wait })
-}
-
-// WithJitter changes how much of its times each value may be short of. See
-// [Policy].Jitter.
-func WithJitter(fraction float64) CallOption {
-	return changing(func(p *Policy) { p.Jitter = fraction })
-}
-
-// WithStaleWhileRevalidate changes for how long after its TTL a value is returned
-// while it is loaded anew. See [Policy].StaleWhileRevalidate.
-func WithStaleWhileRevalidate(d time.Duration) CallOption {
-	return changing(func(p *Policy) { p.StaleWhileRevalidate = d })
-}
-
-// WithFailSafe changes for how long after its TTL a value stands in for a loader
-// that fails. See [Policy].FailSafe.
-func WithFailSafe(d time.Duration) CallOption {
-	return changing(func(p *Policy) { p.FailSafe = d })
-}
-
-// WithSoftTimeout changes how long to wait for the loader if there is a stale
-// value, which there only is with a keep time. See [Policy].SoftTimeout.
-func WithSoftTimeout(d time.Duration) CallOption {
-	return changing(func(p *Policy) { p.SoftTimeout = d })
-}
-
-// WithHardTimeout changes how long to wait for the loader. See
-// [Policy].HardTimeout.
-func WithHardTimeout(d time.Duration) CallOption {
-	return changing(func(p *Policy) { p.HardTimeout = d })
-}
-
-// WithEagerAt changes after which fraction of its TTL a value is loaded anew. See
-// [Policy].EagerAt.
-func WithEagerAt(fraction float64) CallOption {
-	return changing(func(p *Policy) { p.EagerAt = fraction })
-}
-
-// WithBeta changes how early values are loaded anew. See [Policy].Beta.
-func WithBeta(beta float64) CallOption { return changing(func(p *Policy) { p.Beta = beta }) }
-
-// WithNotFoundTTL changes for how long it is remembered that something was not
-// found. See [Policy].NotFoundTTL.
-func WithNotFoundTTL(ttl time.Duration) CallOption {
-	return changing(func(p *Policy) { p.NotFoundTTL = ttl })
-}
-
-// WithMaxBytes changes how long encoded values are at most. See
-// [Policy].MaxBytes.
-func WithMaxBytes(n int) CallOption { return changing(func(p *Policy) { p.MaxBytes = n }) }
-
-// changing is an option that changes the policy.
-func changing(change func(*Policy)) CallOption {
-	return func(s *settings) { change(&s.policy) }
+// AdjustPolicy changes the policy:
+//
+//	client.AdjustPolicy(func(p *client.Policy) { p.Wait = time.Second })
+func AdjustPolicy(change func(*Policy)) CallOption {
+	return func(s *settings) { s.policy = s.policy.With(change) }
 }
 
 // ServeDecoded has what a loader returned encoded and decoded before anybody gets

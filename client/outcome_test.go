@@ -34,8 +34,8 @@ func TestReleaseSaysWhatBecameOfTheLoad(t *testing.T) {
 		"nobody to wait":    {func(ctx context.Context, cancel func()) (string, error) { cancel(); <-ctx.Done(); return "", ctx.Err() }, nil, []soracache.LoadOutcome{back}},
 		"an error all same": {func(context.Context, func()) (string, error) { return "", context.Canceled }, nil, []soracache.LoadOutcome{failed}},
 		"not to be cached": {func(ctx context.Context, _ func()) (string, error) {
-			client.FillFrom(ctx).DoNotCache()
-			client.FillFrom(ctx).For("k").DoNotCache()
+			client.LoadContextFrom(ctx).DoNotCache()
+			client.LoadContextFrom(ctx).For("k").DoNotCache()
 			return "v", nil
 		}, nil, []soracache.LoadOutcome{refused}},
 	} {
@@ -68,7 +68,7 @@ func TestReleaseSaysWhatBecameOfTheLoad(t *testing.T) {
 					defer func() { _ = cl.Close() }()
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
-					_ = get(ctx, client.NewCache[string](cl, client.Default), func(ctx context.Context) (string, error) { return c.load(ctx, cancel) })
+					_ = get(ctx, client.NewCache[string](cl, client.Default()), func(ctx context.Context) (string, error) { return c.load(ctx, cancel) })
 					time.Sleep(time.Second) // a load that nobody waits for ends
 					if got := service.Released(); !slices.Equal(got, c.want) {
 						t.Errorf("released %v, want %v", got, c.want)

@@ -30,7 +30,7 @@ func TestOwnLoadThatLosesItsLease(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inNearWorld(t, func(w *nearWorld) {
 				const own, others = time.Second, 10 * time.Second
-				policy := client.Default.WithTTL(time.Minute).WithWait(-1)
+				policy := client.Policy{TTL: time.Minute, Wait: -1}
 				policy.StaleWhileRevalidate = time.Hour
 				cache := client.NewCache[string](w.client[0], policy)
 				takes := func(d time.Duration) func() string {
@@ -47,7 +47,7 @@ func TestOwnLoadThatLosesItsLease(t *testing.T) {
 				time.Sleep(own / 10)
 				_, err := w.client[1].Remove(w.Context(), "k")
 				must(err)
-				go func() { _ = door(w.Context(), client.NewCache[string](w.client[1], client.Default), takes(others)) }()
+				go func() { _ = door(w.Context(), client.NewCache[string](w.client[1], client.Default()), takes(others)) }()
 				time.Sleep(own / 10)
 				began, ran := time.Now(), false
 				err = door(w.Context(), cache, func() string { ran = true; return "v" })
@@ -83,7 +83,7 @@ func TestOwnLoadWhoseEndIsNotHeardOf(t *testing.T) {
 		const own = time.Second
 		line := &losesWaits{Backend: w.nodes[0]}
 		w.links[0].Backend = line
-		policy := client.Default.WithTTL(time.Minute)
+		policy := client.Default().WithTTL(time.Minute)
 		policy.StaleWhileRevalidate = time.Hour
 		cache := client.NewCache[string](w.client[0], policy)
 		read := func(value string, takes time.Duration) string {

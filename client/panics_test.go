@@ -54,9 +54,11 @@ func TestPanicsLeaveNoLeases(t *testing.T) {
 			}
 		}
 	}
-	keep := policy(func(p client.Policy) client.Policy { return p.WithKeep(time.Hour) })
-	swr := policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Hour) })
-	eager := policy(func(p client.Policy) client.Policy { return p.WithEagerAt(0.5) })
+	keep := policy(func(p client.Policy) client.Policy { return p.With(func(p *client.Policy) { p.Keep = time.Hour }) })
+	swr := policy(func(p client.Policy) client.Policy {
+		return p.With(func(p *client.Policy) { p.StaleWhileRevalidate = time.Hour })
+	})
+	eager := policy(func(p client.Policy) client.Policy { return p.With(func(p *client.Policy) { p.EagerAt = 0.5 }) })
 	// late has a value that is past so much of its life.
 	late := func(s *stage, after time.Duration, opts ...client.CallOption) *origin {
 		src := newOrigin("v")
@@ -77,7 +79,7 @@ func TestPanicsLeaveNoLeases(t *testing.T) {
 			free(s, "k")
 		}},
 		{"OnMiss, under a hard timeout", func(s *stage) {
-			ask(s, hooked(s, client.Hooks{OnMiss: func(string) { metrics() }}), newOrigin("v"), client.WithHardTimeout(time.Minute))
+			ask(s, hooked(s, client.Hooks{OnMiss: func(string) { metrics() }}), newOrigin("v"), client.AdjustPolicy(func(p *client.Policy) { p.HardTimeout = time.Minute }))
 			free(s, "k")
 		}},
 		{"OnMiss, when somebody else's load has failed", func(s *stage) {
@@ -139,7 +141,7 @@ func TestPanicsLeaveNoLeases(t *testing.T) {
 	playBy(t, doors[1], []act{
 		{"OnHit of a neighbour", func(s *stage) {
 			<-s.b.getIn(s.Context(), "hit", newOrigin("v"))
-			of(s, hooked(s, client.Hooks{OnHit: func(string, soracache.Tier) { metrics() }}), []string{"a", "hit", "b"}, client.Default)
+			of(s, hooked(s, client.Hooks{OnHit: func(string, soracache.Tier) { metrics() }}), []string{"a", "hit", "b"}, client.Default())
 			free(s, "a", "b")
 		}},
 		{"OnMiss of a neighbour", func(s *stage) {
@@ -147,11 +149,11 @@ func TestPanicsLeaveNoLeases(t *testing.T) {
 				if key == "b" {
 					metrics()
 				}
-			}}), []string{"a", "b", "c"}, client.Default)
+			}}), []string{"a", "b", "c"}, client.Default())
 			free(s, "a", "b", "c")
 		}},
 		{"OnRefresh of a neighbour", func(s *stage) {
-			swr := client.Policy{TTL: time.Minute}.WithStaleWhileRevalidate(time.Hour)
+			swr := client.Policy{TTL: time.Minute}.With(func(p *client.Policy) { p.StaleWhileRevalidate = time.Hour })
 			keys := []string{"a", "b", "c"}
 			of(s, s.b.Client, keys, swr)
 			time.Sleep(2 * time.Minute)
@@ -165,7 +167,7 @@ func TestPanicsLeaveNoLeases(t *testing.T) {
 	})
 	playBy(t, doors[0], []act{
 		{"what decodes the value that is to be replaced", func(s *stage) {
-			p := client.Policy{TTL: time.Minute}.WithKeep(time.Hour)
+			p := client.Policy{TTL: time.Minute}.With(func(p *client.Policy) { p.Keep = time.Hour })
 			a, b := client.NewCache[hostile](s.a.Client, p), client.NewCache[hostile](s.b.Client, p)
 			for _, key := range []string{"k", "k2"} {
 				if err := b.Set(s.Context(), key, hostile{"panic"}); err != nil {
@@ -267,7 +269,7 @@ func TestPanicsOfHooksThatObserveNoCall(t *testing.T) {
 		var told atomic.Int64
 		c := dial(t, "http://127.0.0.1:1,http://127.0.0.1:2", client.StaticNodes(), // where nobody listens
 			client.WithHooks(client.Hooks{OnBreaker: func(string, bool) { told.Add(1); panic("metrics") }}))
-		got, err := client.NewCache[string](c, client.Default).GetOrSetMany(t.Context(), []string{"a", "b", "c", "d"}, func(_ context.Context, keys []string) (map[string]string, error) {
+		got, err := client.NewCache[string](c, client.Default()).GetOrSetMany(t.Context(), []string{"a", "b", "c", "d"}, func(_ context.Context, keys []string) (map[string]string, error) {
 			values := map[string]string{}
 			for _, k := range keys {
 				values[k] = "v"

@@ -14,12 +14,12 @@ import (
 // longer than a lease lasts, so that the death of whoever holds it is survived.
 const DefaultWait = 15 * time.Second
 
-// Policy says how long values are used, and what they depend on. It is a value:
-// the With methods return a changed copy, so presets can be shared.
+// Policy says how long values are used, and what they depend on. It is a value, made by
+// hand or from a preset: [Short], [Default], [Long].
 type Policy struct {
 	// TTL is how long a value is fresh, anywhere. Where nothing was said, in a
 	// Policy made by hand, that is [Default]'s. Whoever says zero, by WithTTL or
-	// [Fill.SetTTL], has values returned to those who called for them, and not
+	// [LoadContext.SetTTL], has values returned to those who called for them, and not
 	// stored.
 	TTL time.Duration
 	// L1 caps how long the memory of a cache node may keep a value before it
@@ -83,11 +83,12 @@ type Policy struct {
 	// background when it is read, from 0 to less than 1; zero: not before its
 	// end. One caller in the cluster does so.
 	EagerAt float64
-	// Beta, if positive, has values loaded anew in the background before their
-	// end at a random time: the earlier, the longer their loader takes, so that
-	// it is probably done in time and callers do not choose the same moment
-	// (XFetch, by Vattani and others). 1 is the usual value; more is earlier.
-	Beta float64
+	// ProbabilisticRefresh, if positive, has values loaded anew in the background before
+	// their end at a random time: the earlier, the longer their loader takes, so that
+	// it is probably done in time and callers do not choose the same moment. It is
+	// the factor called beta in XFetch (Vattani and others, "Optimal Probabilistic Cache
+	// Stampede Prevention", 2015): 1 is the usual value; more is earlier.
+	ProbabilisticRefresh float64
 	// NotFoundTTL is for how long it is remembered that the loader returned an
 	// error which wraps [ErrNotFound]. Zero means not at all.
 	NotFoundTTL time.Duration
@@ -103,18 +104,31 @@ type Policy struct {
 // failed, unless [Policy].FailSafeThrottle says otherwise.
 const DefaultFailSafeThrottle = 30 * time.Second
 
-// The presets. They are values to start from, and are not to be assigned to.
-var (
-	// Short keeps values for 5 minutes, and 1 minute in the memory of a node and in
-	// the application's own.
-	Short = Policy{TTL: 5 * time.Minute, L1: time.Minute, Near: time.Minute}
-	// Default keeps values for 30 minutes, and 5 minutes in the memory of a node and in
-	// the application's own.
-	Default = Policy{TTL: 30 * time.Minute, L1: 5 * time.Minute, Near: 5 * time.Minute}
-	// Long keeps values for 2 hours, and 15 minutes in the memory of a node and in
-	// the application's own.
-	Long = Policy{TTL: 2 * time.Hour, L1: 15 * time.Minute, Near: 15 * time.Minute}
-)
+// Short keeps values for 5 minutes, and 1 minute in the memory of a node and in
+// the application's own.
+func Short() Policy { return Policy{TTL: 5 * time.Minute, L1: time.Minute, Near: time.Minute} }
+
+// Default keeps values for 30 minutes, and 5 minutes in the memory of a node and in
+// the application's own.
+func Default() Policy {
+	return Policy{TTL: defaultTTL, L1: 5 * time.Minute, Near: 5 * time.Minute}
+}
+
+// Long keeps values for 2 hours, and 15 minutes in the memory of a node and in
+// the application's own.
+func Long() Policy { return Policy{TTL: 2 * time.Hour, L1: 15 * time.Minute, Near: 15 * time.Minute} }
+
+const defaultTTL = 30 * time.Minute
+
+// With returns a copy of the policy with a change:
+//
+//	client.Default().With(func(p *client.Policy) { p.FailSafe = time.Hour })
+func (p Policy) With(change func(*Policy)) Policy {
+	p.Tags = slices.Clip(p.Tags) // others have them, too: who appends gets their own
+	change(&p)
+	p.notStored = p.notStored && p.TTL == 0
+	return p
+}
 
 // WithTags returns the policy with these tags beside those that it has.
 func (p Policy) WithTags(tags ...string) Policy {
@@ -125,90 +139,6 @@ func (p Policy) WithTags(tags ...string) Policy {
 // WithTTL returns the policy with another TTL. Zero means not to store.
 func (p Policy) WithTTL(ttl time.Duration) Policy {
 	p.TTL, p.notStored = ttl, ttl == 0
-	return p
-}
-
-// WithL1 returns the policy with another cap on a node's memory.
-func (p Policy) WithL1(l1 time.Duration) Policy {
-	p.L1 = l1
-	return p
-}
-
-// WithNear returns the policy with another cap on the application's memory.
-func (p Policy) WithNear(near time.Duration) Policy {
-	p.Near = near
-	return p
-}
-
-// WithKeep returns the policy with another keep time.
-func (p Policy) WithKeep(keep time.Duration) Policy {
-	p.Keep = keep
-	return p
-}
-
-// WithWait returns the policy with another wait.
-func (p Policy) WithWait(wait time.Duration) Policy {
-	p.Wait = wait
-	return p
-}
-
-// WithJitter returns the policy with another jitter.
-func (p Policy) WithJitter(jitter float64) Policy {
-	p.Jitter = jitter
-	return p
-}
-
-// WithStaleWhileRevalidate returns the policy with another time during which stale values are returned while they are loaded anew.
-func (p Policy) WithStaleWhileRevalidate(d time.Duration) Policy {
-	p.StaleWhileRevalidate = d
-	return p
-}
-
-// WithFailSafe returns the policy with another time during which stale values stand in for loaders that fail.
-func (p Policy) WithFailSafe(d time.Duration) Policy {
-	p.FailSafe = d
-	return p
-}
-
-// WithFailSafeThrottle returns the policy with another time during which a loader that failed is left alone.
-func (p Policy) WithFailSafeThrottle(d time.Duration) Policy {
-	p.FailSafeThrottle = d
-	return p
-}
-
-// WithSoftTimeout returns the policy with another time to wait for the loader if there is a stale value.
-func (p Policy) WithSoftTimeout(d time.Duration) Policy {
-	p.SoftTimeout = d
-	return p
-}
-
-// WithHardTimeout returns the policy with another time to wait for the loader.
-func (p Policy) WithHardTimeout(d time.Duration) Policy {
-	p.HardTimeout = d
-	return p
-}
-
-// WithEagerAt returns the policy with another fraction of the TTL after which values are loaded anew.
-func (p Policy) WithEagerAt(fraction float64) Policy {
-	p.EagerAt = fraction
-	return p
-}
-
-// WithBeta returns the policy with another readiness to load values anew before their end.
-func (p Policy) WithBeta(beta float64) Policy {
-	p.Beta = beta
-	return p
-}
-
-// WithNotFoundTTL returns the policy with another time to remember what was not found.
-func (p Policy) WithNotFoundTTL(ttl time.Duration) Policy {
-	p.NotFoundTTL = ttl
-	return p
-}
-
-// WithMaxBytes returns the policy with another limit of encoded values.
-func (p Policy) WithMaxBytes(n int) Policy {
-	p.MaxBytes = n
 	return p
 }
 
@@ -231,8 +161,8 @@ func (p Policy) Validate() error {
 		return fmt.Errorf("%w: policy: Jitter must be 0 to 1", soracache.ErrInvalid)
 	case !(p.EagerAt >= 0 && p.EagerAt < 1):
 		return fmt.Errorf("%w: policy: EagerAt must be 0 to less than 1", soracache.ErrInvalid)
-	case !(p.Beta >= 0 && p.Beta <= 1000):
-		return fmt.Errorf("%w: policy: Beta must be 0 to 1000", soracache.ErrInvalid)
+	case !(p.ProbabilisticRefresh >= 0 && p.ProbabilisticRefresh <= 1000):
+		return fmt.Errorf("%w: policy: ProbabilisticRefresh must be 0 to 1000", soracache.ErrInvalid)
 	case p.MaxBytes < 0:
 		return fmt.Errorf("%w: policy: negative MaxBytes", soracache.ErrInvalid)
 	}
@@ -256,7 +186,7 @@ func (p Policy) changed(before, after Policy) Policy {
 // ttl is how long a value is fresh.
 func (p *Policy) ttl() time.Duration {
 	if p.TTL == 0 {
-		return Default.TTL
+		return defaultTTL
 	}
 	return p.TTL
 }

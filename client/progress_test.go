@@ -27,7 +27,7 @@ var doors = []door{
 	}},
 	{"GetOrSetMany", func(ctx context.Context, c *client.Client, key string, load func(context.Context) (string, error), opts ...client.CallOption) (string, error) {
 		missing := client.ErrNotFound
-		values, err := client.NewCache[string](c, client.Default).GetOrSetMany(ctx, []string{key}, func(ctx context.Context, _ []string) (map[string]string, error) {
+		values, err := client.NewCache[string](c, client.Default()).GetOrSetMany(ctx, []string{key}, func(ctx context.Context, _ []string) (map[string]string, error) {
 			v, err := load(ctx)
 			if errors.Is(err, client.ErrNotFound) {
 				missing = err
@@ -199,7 +199,7 @@ func TestLoaderThatWaitsForItself(t *testing.T) {
 	for _, door := range doors {
 		t.Run(door.name, func(t *testing.T) {
 			onStage(t, func(s *stage) {
-				w := &web{stage: s, door: door, asks: map[string]string{"a": "a"}, fresh: true, opts: []client.CallOption{client.WithWait(2 * time.Second)}}
+				w := &web{stage: s, door: door, asks: map[string]string{"a": "a"}, fresh: true, opts: []client.CallOption{client.AdjustPolicy(func(p *client.Policy) { p.Wait = 2 * time.Second })}}
 				start := time.Now()
 				all := []<-chan result{w.start("a")}
 				time.Sleep(time.Second / 2)
@@ -225,7 +225,7 @@ func TestLoadersThatWaitForEachOtherUntold(t *testing.T) {
 	for _, door := range doors {
 		t.Run(door.name, func(t *testing.T) {
 			onStage(t, func(s *stage) {
-				w := &web{stage: s, door: door, asks: map[string]string{"a": "b", "b": "a"}, fresh: true, opts: []client.CallOption{client.WithWait(2 * time.Second)}}
+				w := &web{stage: s, door: door, asks: map[string]string{"a": "b", "b": "a"}, fresh: true, opts: []client.CallOption{client.AdjustPolicy(func(p *client.Policy) { p.Wait = 2 * time.Second })}}
 				start := time.Now()
 				for _, ch := range []<-chan result{w.start("a"), w.start("b")} {
 					if r := <-ch; !errors.Is(r.err, client.ErrWait) {
@@ -258,7 +258,7 @@ func TestWaitInAProcessEnds(t *testing.T) {
 				first := get(s.a, src)
 				synctest.Wait()
 				start := time.Now()
-				r := <-get(s.a, src, client.WithWait(3*time.Second))
+				r := <-get(s.a, src, client.AdjustPolicy(func(p *client.Policy) { p.Wait = 3 * time.Second }))
 				if !errors.Is(r.err, client.ErrWait) || time.Since(start) != 3*time.Second {
 					s.Errorf("got %v after %s", r, time.Since(start))
 				}
@@ -268,7 +268,9 @@ func TestWaitInAProcessEnds(t *testing.T) {
 				s.wantCalls(src, 1)
 			}},
 			{door.name + ": the wait is over, and fail-safe allows the old value: that", func(s *stage) {
-				safe := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour).WithWait(3 * time.Second) })
+				safe := policy(func(p client.Policy) client.Policy {
+					return p.With(func(p *client.Policy) { p.FailSafe = time.Hour; p.Wait = 3 * time.Second })
+				})
 				src := newOrigin("old")
 				<-get(s.a, src, safe)
 				time.Sleep(2 * time.Minute)
@@ -287,7 +289,7 @@ func TestWaitInAProcessEnds(t *testing.T) {
 			{door.name + ": a policy that does not wait for others shares a load of its process", func(s *stage) {
 				src := newOrigin("v")
 				src.slow(time.Second)
-				first, second := get(s.a, src, client.WithWait(-1)), get(s.a, src, client.WithWait(-1))
+				first, second := get(s.a, src, client.AdjustPolicy(func(p *client.Policy) { p.Wait = -1 })), get(s.a, src, client.AdjustPolicy(func(p *client.Policy) { p.Wait = -1 }))
 				for _, ch := range []<-chan result{first, second} {
 					if r := <-ch; r.value != "v" || r.err != nil {
 						s.Errorf("got %v", r)
@@ -305,10 +307,10 @@ func TestWaitInAProcessEnds(t *testing.T) {
 							return
 						}
 						time.Sleep(time.Second)
-						inner <- <-get(s.a, src, client.WithWait(3*time.Second))
+						inner <- <-get(s.a, src, client.AdjustPolicy(func(p *client.Policy) { p.Wait = 3 * time.Second }))
 					}
 				})
-				hard := client.WithHardTimeout(500 * time.Millisecond)
+				hard := client.AdjustPolicy(func(p *client.Policy) { p.HardTimeout = 500 * time.Millisecond })
 				if r := <-get(s.a, src, hard); !errors.Is(r.err, context.DeadlineExceeded) {
 					s.Errorf("got %v", r)
 				}
@@ -326,7 +328,7 @@ func TestWaitInAProcessEnds(t *testing.T) {
 				_, err := client.GetOrSet(s.Context(), s.a.Client, "k", func(context.Context) (int, error) {
 					s.Error("a second load")
 					return 1, nil
-				}, client.WithWait(3*time.Second))
+				}, client.AdjustPolicy(func(p *client.Policy) { p.Wait = 3 * time.Second }))
 				if !errors.Is(err, client.ErrWait) {
 					s.Errorf("got %v", err)
 				}
@@ -427,7 +429,7 @@ func TestOneLoadForTheCallersOfAMoment(t *testing.T) {
 			}},
 			{door.name + ": not to be stored", func(s *stage) {
 				src := newOrigin("v")
-				src.with = func(ctx context.Context) { client.FillFrom(ctx).DoNotCache() }
+				src.with = func(ctx context.Context) { client.LoadContextFrom(ctx).DoNotCache() }
 				share(s, src)
 			}},
 		})

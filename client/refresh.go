@@ -63,10 +63,10 @@ const farthest = 37
 // most and without asking chance: what is farther from its end is left alone. It
 // is zero if values are never refreshed early.
 func (p *Policy) eager(pace *pace) time.Duration {
-	if p.EagerAt == 0 && p.Beta == 0 {
+	if p.EagerAt == 0 && p.ProbabilisticRefresh == 0 {
 		return 0
 	}
-	return max(p.eagerAt(), time.Duration(farthest*p.Beta*pace.average()))
+	return max(p.eagerAt(), time.Duration(farthest*p.ProbabilisticRefresh*pace.average()))
 }
 
 // eagerAt is how long before the end of the TTL every value is refreshed.
@@ -81,9 +81,9 @@ func (p *Policy) eagerAt() time.Duration {
 // that is read now.
 func (p *Policy) refreshWithin(pace *pace) time.Duration {
 	within := p.eagerAt()
-	if p.Beta > 0 {
+	if p.ProbabilisticRefresh > 0 {
 		drawn := -math.Log(1 - rand.Float64()) //nolint:gosec // spread, not secrecy
-		within = max(within, time.Duration(drawn*p.Beta*pace.average()))
+		within = max(within, time.Duration(drawn*p.ProbabilisticRefresh*pace.average()))
 	}
 	return min(within, LongestKeep) // no service takes much more
 }
@@ -124,7 +124,7 @@ func leaveAlone(within time.Duration) time.Duration { return min(within/4, time.
 // due tells whether a near hit is so close to its end that it may be due for a refresh.
 // Most hits pay for nothing else of eager refreshing.
 func (c *Cache[T]) due(s *settings, hit *near.Hit[T]) bool {
-	return (s.policy.EagerAt > 0 || s.policy.Beta > 0) && hit.FreshFor < s.policy.eager(c.pace)
+	return (s.policy.EagerAt > 0 || s.policy.ProbabilisticRefresh > 0) && hit.FreshFor < s.policy.eager(c.pace)
 }
 
 // refreshSoon has a value refreshed in the background that was found near, if
@@ -318,7 +318,7 @@ func (r *run[T]) inBackground(ctx context.Context, key string, do func(context.C
 	if !c.background.take() {
 		return false
 	}
-	ctx = flight.NewRun(context.WithValue(context.WithoutCancel(ctx), fillKey{}, (*Fill)(nil)))
+	ctx = flight.NewRun(context.WithValue(context.WithoutCancel(ctx), fillKey{}, (*LoadContext)(nil)))
 	ctx, leave, err := c.enter(ctx)
 	if err != nil {
 		c.background.free()
@@ -347,7 +347,7 @@ func (o *observer) survive(key string) {
 // service has.
 func (c *call[T]) refreshWithin(key string) time.Duration {
 	p := &c.settings.policy
-	if p.EagerAt == 0 && p.Beta == 0 || c.kind.refreshes.quiet.has(key, c.client.now()) || c.kind.failing.has(key, c.client.now()) {
+	if p.EagerAt == 0 && p.ProbabilisticRefresh == 0 || c.kind.refreshes.quiet.has(key, c.client.now()) || c.kind.failing.has(key, c.client.now()) {
 		return 0
 	}
 	return p.refreshWithin(c.pace)

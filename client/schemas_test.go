@@ -64,8 +64,8 @@ func TestSchemasSideBySide(t *testing.T) {
 			t.Run(door+"/"+tiers, func(t *testing.T) {
 				onStage(t, func(s *stage) {
 					askV1, askV2 := gates[orderV1]()[door], gates[orderV2]()[door]
-					v1 := client.NewCache[orderV1](s.a.Client, client.Default, client.WithSchema("order/1"))
-					v2 := client.NewCache[orderV2](s.b.Client, client.Default, client.WithSchema("order/2"))
+					v1 := client.NewCache[orderV1](s.a.Client, client.Default(), client.WithSchema("order/1"))
+					v2 := client.NewCache[orderV2](s.b.Client, client.Default(), client.WithSchema("order/2"))
 					var loads [2]atomic.Int64
 					for i := range calls {
 						key := fmt.Sprint("order:", i%keys)
@@ -108,7 +108,8 @@ func TestInvalidationsAreOfAllSchemas(t *testing.T) {
 	for what, invalidate := range map[string]func(s *stage) error{
 		"a key": func(s *stage) error { _, err := s.a.Remove(s.Context(), "k"); return err },
 		"a key, by a cache": func(s *stage) error {
-			return client.NewCache[string](s.a.Client, client.Default, client.WithSchema("another")).Remove(s.Context(), "k")
+			_, err := client.NewCache[string](s.a.Client, client.Default(), client.WithSchema("another")).Remove(s.Context(), "k")
+			return err
 		},
 		"a tag":      func(s *stage) error { _, err := s.a.InvalidateTags(s.Context(), "t"); return err },
 		"everything": func(s *stage) error { _, err := s.a.Clear(s.Context()); return err },
@@ -160,7 +161,7 @@ func TestSchemasInOneProcess(t *testing.T) {
 		t.Run(door, func(t *testing.T) {
 			onStage(t, func(s *stage) {
 				cache := func(schema string) *client.Cache[string] {
-					return client.NewCache[string](s.a.Client, client.Default, client.WithSchema(schema))
+					return client.NewCache[string](s.a.Client, client.Default(), client.WithSchema(schema))
 				}
 				gone := make(chan struct{})
 				slow := func(ctx context.Context) (string, error) {
@@ -212,7 +213,7 @@ func TestSchemasInOneProcess(t *testing.T) {
 // callers (refreshes, renewals, releases) is done in it, too.
 func TestSchemaOfACall(t *testing.T) {
 	onStage(t, func(s *stage) {
-		ctx, c := s.Context(), client.NewCache[string](s.a.Client, client.Default, client.WithSchema("own"))
+		ctx, c := s.Context(), client.NewCache[string](s.a.Client, client.Default(), client.WithSchema("own"))
 		get := func(want string, opts ...client.CallOption) {
 			s.Helper()
 			if v, found, err := c.Get(ctx, "k", opts...); err != nil || v != want || found != (want != "") {
@@ -232,7 +233,7 @@ func TestSchemaOfACall(t *testing.T) {
 		get("own")
 		get("other", other)
 		get("", client.WithSchema(""))
-		loading := client.NewLoadingCache(s.b.Client, client.Default, func(context.Context, string) (string, error) { return "loaded", nil }, client.WithSchema("own"))
+		loading := client.NewLoadingCache(s.b.Client, client.Default(), func(context.Context, string) (string, error) { return "loaded", nil }, client.WithSchema("own"))
 		if v, err := loading.Get(ctx, "k"); err != nil || v != "own" {
 			s.Errorf("%q, %v", v, err)
 		}
@@ -251,7 +252,9 @@ func TestSchemaOfACall(t *testing.T) {
 	})
 	onStage(t, func(s *stage) {
 		src := newOrigin("old")
-		opts := []client.CallOption{client.WithSchema("s"), policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Hour) })}
+		opts := []client.CallOption{client.WithSchema("s"), policy(func(p client.Policy) client.Policy {
+			return p.With(func(p *client.Policy) { p.StaleWhileRevalidate = time.Hour })
+		})}
 		s.a.want("old", src, opts...)
 		time.Sleep(2 * time.Minute)
 		src.becomes("new")
@@ -284,7 +287,7 @@ func TestSchemaOfACall(t *testing.T) {
 func TestSchemasThatAreNone(t *testing.T) {
 	onStage(t, func(s *stage) {
 		for _, schema := range []string{"\xff", "a\x00b", "a\nb", strings.Repeat("s", soracache.MaxSchemaBytes+1)} {
-			c := client.NewCache[string](s.a.Client, client.Default, client.WithSchema(schema))
+			c := client.NewCache[string](s.a.Client, client.Default(), client.WithSchema(schema))
 			_, err := c.GetOrSet(s.Context(), "k", returns("v"))
 			_, many := c.GetOrSetMany(s.Context(), []string{"k"}, func(context.Context, []string) (map[string]string, error) { return nil, nil })
 			_, _, get := c.Get(s.Context(), "k")
@@ -320,7 +323,7 @@ func TestSchemasOverTheWire(t *testing.T) {
 					}
 				}
 				keys := []string{"m1", "m2", "m3"}
-				values, err := client.NewCache[string](c, client.Default, client.WithSchema(schema)).GetOrSetMany(t.Context(), keys,
+				values, err := client.NewCache[string](c, client.Default(), client.WithSchema(schema)).GetOrSetMany(t.Context(), keys,
 					func(_ context.Context, missing []string) (map[string]string, error) {
 						values := map[string]string{}
 						for _, key := range missing {

@@ -49,7 +49,9 @@ func policy(change func(p client.Policy) client.Policy) client.CallOption {
 }
 
 func TestStaleWhileRevalidate(t *testing.T) {
-	swr := policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Hour).WithTags("t") })
+	swr := policy(func(p client.Policy) client.Policy {
+		return p.With(func(p *client.Policy) { p.StaleWhileRevalidate = time.Hour }).WithTags("t")
+	})
 	playAll(t, []act{
 		{"past its TTL: stale at once, loaded behind it, fresh on the next call", func(s *stage) {
 			src := newOrigin("old")
@@ -81,7 +83,7 @@ func TestStaleWhileRevalidate(t *testing.T) {
 		}},
 		{"past the time for stale values, and kept: the caller waits for the loader", func(s *stage) {
 			p := policy(func(p client.Policy) client.Policy {
-				return p.WithStaleWhileRevalidate(time.Minute).WithKeep(time.Hour)
+				return p.With(func(p *client.Policy) { p.StaleWhileRevalidate = time.Minute; p.Keep = time.Hour })
 			})
 			src := newOrigin("old")
 			s.a.want("old", src, p)
@@ -225,11 +227,13 @@ func must[T, R any](v T, _ R) T { return v }
 
 func TestTimeouts(t *testing.T) {
 	soft := policy(func(p client.Policy) client.Policy {
-		return p.WithKeep(time.Hour).WithSoftTimeout(time.Second).WithTags("t")
+		return p.With(func(p *client.Policy) { p.Keep = time.Hour; p.SoftTimeout = time.Second }).WithTags("t")
 	})
-	hard := policy(func(p client.Policy) client.Policy { return p.WithHardTimeout(2 * time.Second) })
+	hard := policy(func(p client.Policy) client.Policy {
+		return p.With(func(p *client.Policy) { p.HardTimeout = 2 * time.Second })
+	})
 	both := policy(func(p client.Policy) client.Policy {
-		return p.WithHardTimeout(2 * time.Second).WithFailSafe(time.Hour).WithTags("t")
+		return p.With(func(p *client.Policy) { p.HardTimeout = 2 * time.Second; p.FailSafe = time.Hour }).WithTags("t")
 	})
 	playAll(t, []act{
 		{"loader slower than the soft timeout, stale value kept: stale now, fresh on the next call", func(s *stage) {
@@ -282,7 +286,9 @@ func TestTimeouts(t *testing.T) {
 			}
 		}},
 		{"slow, and then it fails: stale, and the loader is left alone", func(s *stage) {
-			p := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour).WithSoftTimeout(time.Second) })
+			p := policy(func(p client.Policy) client.Policy {
+				return p.With(func(p *client.Policy) { p.FailSafe = time.Hour; p.SoftTimeout = time.Second })
+			})
 			src := newOrigin("old")
 			s.a.want("old", src, p)
 			time.Sleep(2 * time.Minute)
@@ -435,7 +441,9 @@ func TestTimeouts(t *testing.T) {
 }
 
 func TestFailSafe(t *testing.T) {
-	safe := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour).WithTags("t") })
+	safe := policy(func(p client.Policy) client.Policy {
+		return p.With(func(p *client.Policy) { p.FailSafe = time.Hour }).WithTags("t")
+	})
 	playAll(t, []act{
 		{"the loader fails, stale value kept: stale", func(s *stage) {
 			src := newOrigin("old")
@@ -473,7 +481,9 @@ func TestFailSafe(t *testing.T) {
 			s.wantCalls(src, 3)
 		}},
 		{"a policy that does not leave a loader alone", func(s *stage) {
-			p := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour).WithFailSafeThrottle(-1) })
+			p := policy(func(p client.Policy) client.Policy {
+				return p.With(func(p *client.Policy) { p.FailSafe = time.Hour; p.FailSafeThrottle = -1 })
+			})
 			src := newOrigin("old")
 			s.a.want("old", src, p)
 			time.Sleep(2 * time.Minute)
@@ -543,7 +553,9 @@ func TestFailSafe(t *testing.T) {
 			s.a.wantStale(client.StaleServiceDown)
 		}},
 		{"past the time that fail-safe allows, and kept: the error", func(s *stage) {
-			p := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Minute).WithKeep(time.Hour) })
+			p := policy(func(p client.Policy) client.Policy {
+				return p.With(func(p *client.Policy) { p.FailSafe = time.Minute; p.Keep = time.Hour })
+			})
 			src := newOrigin("old")
 			s.a.want("old", src, p)
 			time.Sleep(2*time.Minute + time.Second)
@@ -551,7 +563,7 @@ func TestFailSafe(t *testing.T) {
 			s.a.wantErr(errBoom, src, p)
 		}},
 		{"kept, and no fail-safe: the error", func(s *stage) {
-			p := policy(func(p client.Policy) client.Policy { return p.WithKeep(time.Hour) })
+			p := policy(func(p client.Policy) client.Policy { return p.With(func(p *client.Policy) { p.Keep = time.Hour }) })
 			src := newOrigin("old")
 			s.a.want("old", src, p)
 			time.Sleep(2 * time.Minute)
@@ -649,7 +661,7 @@ func TestFailSafe(t *testing.T) {
 		}},
 		{"the store is down, the loader fails, no fail-safe: nobody asks for what is not confirmed", func(s *stage) {
 			src := newOrigin("old")
-			s.a.want("old", src, policy(func(p client.Policy) client.Policy { return p.WithKeep(time.Hour) }))
+			s.a.want("old", src, policy(func(p client.Policy) client.Policy { return p.With(func(p *client.Policy) { p.Keep = time.Hour }) }))
 			s.store.down.Store(true)
 			time.Sleep(2 * time.Minute)
 			src.fails(errBoom)
@@ -663,7 +675,9 @@ func TestFailSafe(t *testing.T) {
 
 func TestEagerRefresh(t *testing.T) {
 	// With a minute's TTL: in the last 15 seconds.
-	eager := policy(func(p client.Policy) client.Policy { return p.WithEagerAt(0.75).WithTags("t") })
+	eager := policy(func(p client.Policy) client.Policy {
+		return p.With(func(p *client.Policy) { p.EagerAt = 0.75 }).WithTags("t")
+	})
 	playAll(t, []act{
 		{"read late in its TTL: the value at once, loaded anew behind it", func(s *stage) {
 			src := newOrigin("old")
@@ -747,7 +761,7 @@ func TestEagerRefresh(t *testing.T) {
 		{"the loader set a TTL shorter than the policy knows: the value is not refreshed all the time", func(s *stage) {
 			src := newOrigin("v")
 			src.set(func(src *origin) {
-				src.with = func(ctx context.Context) { client.FillFrom(ctx).SetTTL(10 * time.Second) }
+				src.with = func(ctx context.Context) { client.LoadContextFrom(ctx).SetTTL(10 * time.Second) }
 			})
 			s.a.want("v", src, eager)
 			for range 7 {
@@ -773,7 +787,7 @@ func TestEagerRefresh(t *testing.T) {
 			s.b.want("after", src, eager)
 		}},
 		{"by chance: a loader of a second and a high Beta is refreshed long before the end, and only once", func(s *stage) {
-			cache := client.NewCache[string](s.a.Client, client.Policy{TTL: time.Hour, Beta: 1000})
+			cache := client.NewCache[string](s.a.Client, client.Policy{TTL: time.Hour, ProbabilisticRefresh: 1000})
 			src := newOrigin("old")
 			src.slow(time.Second)
 			get := func() string {
@@ -797,7 +811,7 @@ func TestEagerRefresh(t *testing.T) {
 			}
 		}},
 		{"by chance: a loader that takes no time is not refreshed early", func(s *stage) {
-			cache := client.NewCache[string](s.a.Client, client.Policy{TTL: time.Hour, Beta: 1})
+			cache := client.NewCache[string](s.a.Client, client.Policy{TTL: time.Hour, ProbabilisticRefresh: 1})
 			src := newOrigin("v")
 			for range 3000 {
 				if _, err := cache.GetOrSet(s.Context(), "k", src.load); err != nil {
@@ -811,7 +825,9 @@ func TestEagerRefresh(t *testing.T) {
 }
 
 func TestKeptErrors(t *testing.T) {
-	negative := policy(func(p client.Policy) client.Policy { return p.WithNotFoundTTL(10 * time.Second).WithTags("t") })
+	negative := policy(func(p client.Policy) client.Policy {
+		return p.With(func(p *client.Policy) { p.NotFoundTTL = 10 * time.Second }).WithTags("t")
+	})
 	missing := fmt.Errorf("no such row: %w", client.ErrNotFound)
 	playAll(t, []act{
 		{"not found: remembered in every tier, for its own TTL", func(s *stage) {
@@ -908,7 +924,7 @@ func TestKeptErrors(t *testing.T) {
 			s.a.want("v", src)
 		}},
 		{"an error that is to be kept, where fail-safe allows an older value: the value, and the error is not kept", func(s *stage) {
-			p := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour) })
+			p := policy(func(p client.Policy) client.Policy { return p.With(func(p *client.Policy) { p.FailSafe = time.Hour }) })
 			src := newOrigin("old")
 			s.a.want("old", src, p)
 			time.Sleep(2 * time.Minute)
@@ -929,7 +945,9 @@ func TestKeptErrors(t *testing.T) {
 }
 
 func TestConditionalRefresh(t *testing.T) {
-	p := policy(func(p client.Policy) client.Policy { return p.WithKeep(time.Hour).WithTags("t") })
+	p := policy(func(p client.Policy) client.Policy {
+		return p.With(func(p *client.Policy) { p.Keep = time.Hour }).WithTags("t")
+	})
 	// A source that has an etag, and answers by it.
 	conditional := func(s *stage, src *origin, etag string) {
 		src.with = func(ctx context.Context) {
@@ -939,11 +957,11 @@ func TestConditionalRefresh(t *testing.T) {
 			}
 			src.mu.Lock()
 			defer src.mu.Unlock()
-			client.FillFrom(ctx).AddTags("found")
+			client.LoadContextFrom(ctx).AddTags("found")
 			if ok && was == etag && prev == src.value {
 				return
 			}
-			client.FillFrom(ctx).SetETag(etag)
+			client.LoadContextFrom(ctx).SetETag(etag)
 		}
 	}
 	playBy(t, doors[0], []act{
@@ -957,7 +975,7 @@ func TestConditionalRefresh(t *testing.T) {
 					if prev, etag, ok := client.Previous[string](ctx); prev != "v" || etag != "e1" || !ok {
 						s.Errorf("before: %q, %q, %t", prev, etag, ok)
 					}
-					client.FillFrom(ctx).AddTags("more")
+					client.LoadContextFrom(ctx).AddTags("more")
 				}
 				src.value, src.err = "", fmt.Errorf("304: %w", client.ErrNotModified)
 			})
@@ -996,7 +1014,9 @@ func TestConditionalRefresh(t *testing.T) {
 			s.a.want("new", newOrigin("new"), p)
 		}},
 		{"not modified, behind a stale value", func(s *stage) {
-			swr := policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Hour) })
+			swr := policy(func(p client.Policy) client.Policy {
+				return p.With(func(p *client.Policy) { p.StaleWhileRevalidate = time.Hour })
+			})
 			s.a.want("v", newOrigin("v"), swr)
 			time.Sleep(2 * time.Minute)
 			src := newUnmodified()
@@ -1012,7 +1032,7 @@ func TestConditionalRefresh(t *testing.T) {
 			s.a.want("v", src, p)
 			time.Sleep(2 * time.Minute)
 			src.becomes("w")
-			src.set(func(src *origin) { src.with = func(ctx context.Context) { client.FillFrom(ctx).SetETag("e2") } })
+			src.set(func(src *origin) { src.with = func(ctx context.Context) { client.LoadContextFrom(ctx).SetETag("e2") } })
 			s.a.want("w", src, p)
 			if e := s.explain("k"); !slices.Equal(e.Tags, []string{"t"}) {
 				s.Errorf("stored with tags %v", e.Tags)
@@ -1028,15 +1048,17 @@ func newUnmodified() *origin {
 }
 
 func TestWhatLoadersAndCallsDecide(t *testing.T) {
-	says := func(say func(f *client.Fill)) *origin {
+	says := func(say func(f *client.LoadContext)) *origin {
 		src := newOrigin("v")
-		src.with = func(ctx context.Context) { say(client.FillFrom(ctx)) }
+		src.with = func(ctx context.Context) { say(client.LoadContextFrom(ctx)) }
 		return src
 	}
 	playAll(t, []act{
 		{"the loader shortens the TTL, and the keep time follows", func(s *stage) {
-			p := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Minute) })
-			s.a.want("v", says(func(f *client.Fill) { f.SetTTL(10 * time.Second) }), p)
+			p := policy(func(p client.Policy) client.Policy {
+				return p.With(func(p *client.Policy) { p.FailSafe = time.Minute })
+			})
+			s.a.want("v", says(func(f *client.LoadContext) { f.SetTTL(10 * time.Second) }), p)
 			if e := s.explain("k"); e.FreshFor != 10*time.Second || e.KeepFor != 70*time.Second {
 				s.Errorf("fresh for %s, kept for %s", e.FreshFor, e.KeepFor)
 			}
@@ -1045,22 +1067,22 @@ func TestWhatLoadersAndCallsDecide(t *testing.T) {
 			s.a.wantStale()
 		}},
 		{"the loader keeps a value for longer", func(s *stage) {
-			s.a.want("v", says(func(f *client.Fill) { f.SetKeep(time.Hour) }))
+			s.a.want("v", says(func(f *client.LoadContext) { f.AdjustPolicy(func(p *client.Policy) { p.Keep = time.Hour }) }))
 			if e := s.explain("k"); e.KeepFor != time.Hour {
 				s.Errorf("kept for %s", e.KeepFor)
 			}
 		}},
 		{"the loader keeps a value out of the near cache", func(s *stage) {
-			src := says(func(f *client.Fill) { f.SetNear(-1) })
+			src := says(func(f *client.LoadContext) { f.AdjustPolicy(func(p *client.Policy) { p.Near = -1 }) })
 			s.a.want("v", src)
 			before := s.a.track.reads.Load()
-			s.a.want("v", src, client.WithNear(-1))
+			s.a.want("v", src, client.AdjustPolicy(func(p *client.Policy) { p.Near = -1 }))
 			if s.a.track.reads.Load() == before {
 				s.Error("found near")
 			}
 		}},
 		{"the loader keeps a value out of the node's memory", func(s *stage) {
-			s.a.want("v", says(func(f *client.Fill) { f.SetL1(time.Second) }))
+			s.a.want("v", says(func(f *client.LoadContext) { f.AdjustPolicy(func(p *client.Policy) { p.L1 = time.Second }) }))
 			time.Sleep(2 * time.Second)
 			e, err := s.node.Explain(s.Context(), soracache.DefaultNamespace, "k")
 			if err != nil || e.L1.Live || !e.L2.Live {
@@ -1068,16 +1090,16 @@ func TestWhatLoadersAndCallsDecide(t *testing.T) {
 			}
 		}},
 		{"the loader changes anything in the policy", func(s *stage) {
-			s.a.want("v", says(func(f *client.Fill) {
-				f.Change(func(p client.Policy) client.Policy { return p.WithTTL(time.Hour).WithTags("late") })
+			s.a.want("v", says(func(f *client.LoadContext) {
+				f.AdjustPolicy(func(p *client.Policy) { *p = p.WithTTL(time.Hour).WithTags("late") })
 			}))
 			if e := s.explain("k"); e.FreshFor != time.Hour || !slices.Equal(e.Tags, []string{"late"}) {
 				s.Errorf("fresh for %s, tags %v", e.FreshFor, e.Tags)
 			}
 		}},
 		{"the loader changes the policy into nonsense: the value is returned and not kept", func(s *stage) {
-			s.a.want("v", says(func(f *client.Fill) {
-				f.Change(func(p client.Policy) client.Policy { return p.WithTTL(-1) })
+			s.a.want("v", says(func(f *client.LoadContext) {
+				f.AdjustPolicy(func(p *client.Policy) { *p = p.WithTTL(-1) })
 			}))
 			if s.explain("k").Present || len(s.a.told.notStored) != 1 || !errors.Is(s.a.told.notStored[0], soracache.ErrInvalid) {
 				s.Errorf("told of %v", s.a.told.notStored)
@@ -1087,7 +1109,7 @@ func TestWhatLoadersAndCallsDecide(t *testing.T) {
 			src := newOrigin("v")
 			src.with = func(ctx context.Context) {
 				_, _ = client.GetOrSet(ctx, s.a.Client, "part", returns("p"), client.WithTags("part"))
-				client.FillFrom(ctx).Change(func(client.Policy) client.Policy { return client.Short })
+				client.LoadContextFrom(ctx).AdjustPolicy(func(p *client.Policy) { *p = client.Short() })
 			}
 			s.a.want("v", src, client.WithTags("gone"))
 			if e := s.explain("k"); !slices.Equal(e.Tags, []string{"part"}) {
@@ -1109,7 +1131,7 @@ func TestWhatLoadersAndCallsDecide(t *testing.T) {
 			s.b.want("3", newOrigin("?"))
 		}},
 		{"a value longer than the policy allows: returned and not kept", func(s *stage) {
-			p := client.WithMaxBytes(3)
+			p := client.AdjustPolicy(func(p *client.Policy) { p.MaxBytes = 3 })
 			s.a.want("long", newOrigin("long"), p)
 			if s.explain("k").Present || s.leased("k") || len(s.a.told.notStored) != 1 || !errors.Is(s.a.told.notStored[0], soracache.ErrTooLarge) {
 				s.Errorf("told of %v", s.a.told.notStored)
@@ -1120,19 +1142,19 @@ func TestWhatLoadersAndCallsDecide(t *testing.T) {
 		{"values stored together do not expire together", func(s *stage) {
 			src := newOrigin("v")
 			for i := range 100 {
-				<-s.a.getIn(s.Context(), strconv.Itoa(i), src, client.WithTTL(time.Minute), client.WithJitter(0.5))
+				<-s.a.getIn(s.Context(), strconv.Itoa(i), src, client.WithTTL(time.Minute), client.AdjustPolicy(func(p *client.Policy) { p.Jitter = 0.5 }))
 			}
 			time.Sleep(45 * time.Second)
 			loads := src.count()
 			for i := range 100 {
-				<-s.a.getIn(s.Context(), strconv.Itoa(i), src, client.WithTTL(time.Minute), client.WithJitter(0.5))
+				<-s.a.getIn(s.Context(), strconv.Itoa(i), src, client.WithTTL(time.Minute), client.AdjustPolicy(func(p *client.Policy) { p.Jitter = 0.5 }))
 			}
 			if n := src.count() - loads; n < 20 || n > 80 {
 				s.Errorf("%d of 100 expired after three quarters of their TTL", n)
 			}
 		}},
 		{"each caller has a copy of its own", func(s *stage) {
-			cache := client.NewCache[[]int](s.a.Client, client.Default, client.CloneWith(slices.Clone[[]int]))
+			cache := client.NewCache[[]int](s.a.Client, client.Default(), client.CloneWith(slices.Clone[[]int]))
 			for range 3 {
 				v, err := cache.GetOrSet(s.Context(), "k", func(context.Context) ([]int, error) { return []int{1, 2}, nil })
 				if err != nil || !slices.Equal(v, []int{1, 2}) {
@@ -1159,9 +1181,9 @@ func TestWhatLoadersAndCallsDecide(t *testing.T) {
 		}},
 		{"a policy that can never be right is said at once", func(s *stage) {
 			for _, wrong := range []client.CallOption{
-				client.WithTTL(-1), client.WithL1(-1), client.WithKeep(-1), client.WithJitter(1.1), client.WithStaleWhileRevalidate(-1),
-				client.WithFailSafe(-1), client.WithSoftTimeout(-1), client.WithHardTimeout(-1), client.WithEagerAt(1),
-				client.WithBeta(-1), client.WithNotFoundTTL(-1), client.WithMaxBytes(-1),
+				client.WithTTL(-1), client.AdjustPolicy(func(p *client.Policy) { p.L1 = -1 }), client.AdjustPolicy(func(p *client.Policy) { p.Keep = -1 }), client.AdjustPolicy(func(p *client.Policy) { p.Jitter = 1.1 }), client.AdjustPolicy(func(p *client.Policy) { p.StaleWhileRevalidate = -1 }),
+				client.AdjustPolicy(func(p *client.Policy) { p.FailSafe = -1 }), client.AdjustPolicy(func(p *client.Policy) { p.SoftTimeout = -1 }), client.AdjustPolicy(func(p *client.Policy) { p.HardTimeout = -1 }), client.AdjustPolicy(func(p *client.Policy) { p.EagerAt = 1 }),
+				client.AdjustPolicy(func(p *client.Policy) { p.ProbabilisticRefresh = -1 }), client.AdjustPolicy(func(p *client.Policy) { p.NotFoundTTL = -1 }), client.AdjustPolicy(func(p *client.Policy) { p.MaxBytes = -1 }),
 			} {
 				s.a.wantErr(soracache.ErrInvalid, newOrigin("v"), wrong)
 			}
@@ -1214,7 +1236,9 @@ func TestDishesAndIngredients(t *testing.T) {
 			}
 		}},
 		{"a dish refreshed behind its stale value: its ingredients are asked for anew, and their tags are its own", func(s *stage) {
-			swr := policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Hour) })
+			swr := policy(func(p client.Policy) client.Policy {
+				return p.With(func(p *client.Policy) { p.StaleWhileRevalidate = time.Hour })
+			})
 			s.a.want("dish", dishOf(s, "milk"), swr)
 			time.Sleep(2 * time.Minute)
 			s.a.want("dish", dishOf(s, "flour"), swr)
@@ -1223,7 +1247,9 @@ func TestDishesAndIngredients(t *testing.T) {
 			}
 		}},
 		{"a stale ingredient that is being refreshed behind: the dish is not kept, and cooked anew", func(s *stage) {
-			swr := policy(func(p client.Policy) client.Policy { return p.WithStaleWhileRevalidate(time.Hour) })
+			swr := policy(func(p client.Policy) client.Policy {
+				return p.With(func(p *client.Policy) { p.StaleWhileRevalidate = time.Hour })
+			})
 			part := newOrigin("old")
 			dish := newOrigin("dish")
 			dish.with = func(ctx context.Context) { _, _ = client.GetOrSet(ctx, s.a.Client, "part", part.load, swr) }
@@ -1242,7 +1268,7 @@ func TestDishesAndIngredients(t *testing.T) {
 			}
 		}},
 		{"no node answers for a moment, and an ingredient's near copy stands in: the dish is not kept", func(s *stage) {
-			safe := policy(func(p client.Policy) client.Policy { return p.WithFailSafe(time.Hour) })
+			safe := policy(func(p client.Policy) client.Policy { return p.With(func(p *client.Policy) { p.FailSafe = time.Hour }) })
 			part := newOrigin("old")
 			dish := newOrigin("dish")
 			<-s.a.getIn(s.Context(), "part", part, safe)
@@ -1277,7 +1303,7 @@ func TestDishesAndIngredients(t *testing.T) {
 func TestNearHitOfAnEagerPolicyAllocatesNothing(t *testing.T) {
 	onStage(t, func(s *stage) {
 		load := func(context.Context, string) (string, error) { return "v", nil }
-		cache := client.NewLoadingCache(s.a.Client, client.Policy{TTL: time.Hour, EagerAt: 0.9, Beta: 1}, load)
+		cache := client.NewLoadingCache(s.a.Client, client.Policy{TTL: time.Hour, EagerAt: 0.9, ProbabilisticRefresh: 1}, load)
 		get := func() {
 			if _, err := cache.Get(s.Context(), "k"); err != nil {
 				s.Error(err)

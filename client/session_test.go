@@ -79,7 +79,7 @@ func TestStampOfAnotherEpochLeadsNobodyBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	values := NewCache[[]byte](c, Default, WithCodec(Raw{}))
+	values := NewCache[[]byte](c, Default(), WithCodec(Raw{}))
 	read := func(ctx context.Context, name string) {
 		v, _, err := values.Get(ctx, "k")
 		if string(v) != "new" || err != nil {

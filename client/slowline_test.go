@@ -204,7 +204,7 @@ func TestShortDeadlinesLeaveNoLeases(t *testing.T) {
 	srv := clienttest.NewServer(t)
 	c := dial(t, srv.URL(), client.NoNear())
 	const keys = 100
-	many := client.NewCache[string](c, client.Default)
+	many := client.NewCache[string](c, client.Default())
 	never := func(ctx context.Context) (string, error) { <-ctx.Done(); return "", ctx.Err() }
 	var callers sync.WaitGroup
 	for i := range 400 {

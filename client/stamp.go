@@ -164,7 +164,7 @@ func withStampHeader(ctx context.Context, h http.Header, parse func(string) (Sta
 // the client itself has seen so much: that, what the context carries, and what
 // the lease reflects under which the calling loader runs.
 func (c *Client) least(ctx context.Context, seen soracache.Stamps) soracache.Stamps {
-	if fill := FillFrom(ctx); fill != nil && fill.leased && fill.client == c {
+	if fill := LoadContextFrom(ctx); fill != nil && fill.leased && fill.client == c {
 		seen = both(seen, fill.stamp)
 	}
 	if carrier := carrierFrom(ctx); carrier != nil {

@@ -16,7 +16,7 @@ type loaded[T any] struct {
 	*item[T]
 	load *load[T]
 	at   int // which of the load's keys it is
-	fill *Fill
+	fill *LoadContext
 	o    outcome[T]
 	err  error
 	// deposit is what the lease is to be completed with, if it is.
@@ -28,9 +28,9 @@ type loaded[T any] struct {
 
 // prepare readies the fill that the loader gets. The lease was given before, so what the
 // loader reads is compared with the lease's stamp.
-func (r *loaded[T]) prepare(parent *Fill) {
+func (r *loaded[T]) prepare(parent *LoadContext) {
 	l, there := r.load, r.there
-	r.fill = &Fill{client: l.client, schema: l.kind.schema, key: r.key, parent: parent, policy: l.settings.policy}
+	r.fill = &LoadContext{client: l.client, schema: l.kind.schema, key: r.key, parent: parent, policy: l.settings.policy}
 	if !r.leased {
 		return
 	}
@@ -109,7 +109,7 @@ func (c *call[T]) decodedBack(value T) (T, encoded) {
 
 // valueDeposit makes of a value what is to be stored, or tells the hooks why it is
 // not. That it fails, or comes too late, changes nothing for the callers.
-func (c *call[T]) valueDeposit(fill *Fill, value T, e encoded) *deposit[T] {
+func (c *call[T]) valueDeposit(fill *LoadContext, value T, e encoded) *deposit[T] {
 	policy, etag, refused := fill.verdict()
 	if refused == nil && policy.notStored {
 		refused = errDoNotCache
@@ -135,7 +135,7 @@ func (c *call[T]) valueDeposit(fill *Fill, value T, e encoded) *deposit[T] {
 }
 
 // markerDeposit does the same with an error.
-func (c *call[T]) markerDeposit(fill *Fill, m marker) *deposit[T] {
+func (c *call[T]) markerDeposit(fill *LoadContext, m marker) *deposit[T] {
 	policy, _, refused := fill.verdict()
 	if refused != nil {
 		c.client.observer.notStored(fill.key, refused)

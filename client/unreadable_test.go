@@ -58,7 +58,7 @@ func (s *stage) wantFills(want uint64) {
 // invalidated for it.
 func TestUnreadableValues(t *testing.T) {
 	one, two := version("one", unchanged), version("two", unchanged)
-	notNear := func(p client.Policy) client.Policy { return p.WithNear(-1) }
+	notNear := func(p client.Policy) client.Policy { return p.With(func(p *client.Policy) { p.Near = -1 }) }
 	oneFar, twoFar := version("one", notNear), version("two", notNear)
 	playAll(t, []act{
 		{"loaded and replaced at once; who had the former value near still has it", func(s *stage) {
@@ -169,7 +169,12 @@ func TestUnreadableValues(t *testing.T) {
 		}},
 		{"past its TTL: no stale value, also for fail-safe; replaced as any stale value is", func(s *stage) {
 			keep := func(p client.Policy) client.Policy {
-				return p.WithFailSafe(time.Hour).WithStaleWhileRevalidate(time.Hour).WithFailSafeThrottle(-1).WithNear(-1)
+				return p.With(func(p *client.Policy) {
+					p.FailSafe = time.Hour
+					p.StaleWhileRevalidate = time.Hour
+					p.FailSafeThrottle = -1
+					p.Near = -1
+				})
 			}
 			a, b := version("one", keep), version("two", keep)
 			s.a.want("v1", newOrigin("v1"), a...)
@@ -183,13 +188,17 @@ func TestUnreadableValues(t *testing.T) {
 			s.b.wantStale()
 			src.slow(0)
 			// Past its TTL it is replaced however short ago that happened before.
-			s.a.want("v1", newOrigin("v1"), version("one", func(p client.Policy) client.Policy { return p.WithTTL(time.Second).WithKeep(time.Hour) })...)
+			s.a.want("v1", newOrigin("v1"), version("one", func(p client.Policy) client.Policy {
+				return p.WithTTL(time.Second).With(func(p *client.Policy) { p.Keep = time.Hour })
+			})...)
 			time.Sleep(2 * time.Second)
 			s.b.want("v2", src, twoFar...)
 			s.wantFills(4)
 		}},
 		{"refreshed early: no lease is used for more than one replacement in 10 s", func(s *stage) {
-			eager := func(p client.Policy) client.Policy { return p.WithEagerAt(0.01).WithNear(-1) }
+			eager := func(p client.Policy) client.Policy {
+				return p.With(func(p *client.Policy) { p.EagerAt = 0.01; p.Near = -1 })
+			}
 			a, b := version("one", eager), version("two", eager)
 			src := newOrigin("v")
 			s.a.want("v", src, a...)
@@ -386,7 +395,7 @@ func TestWarmLeavesUnreadableValues(t *testing.T) {
 		}
 		time.Sleep(2 * time.Minute)
 		s.wantFills(1)
-		s.a.want("v1", newOrigin("v1"), version("one", func(p client.Policy) client.Policy { return p.WithKeep(time.Hour) })...)
+		s.a.want("v1", newOrigin("v1"), version("one", func(p client.Policy) client.Policy { return p.With(func(p *client.Policy) { p.Keep = time.Hour }) })...)
 		time.Sleep(2 * time.Minute)
 		p, err = cache.Warm(s.Context(), slices.Values([]string{"k"}), load)
 		if p.Done != 1 || p.Stored != 1 || err != nil {

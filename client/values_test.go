@@ -118,7 +118,7 @@ func TestServeDecodedWithoutStoring(t *testing.T) {
 			}
 		}
 		get(client.WithTTL(0))
-		get(client.WithMaxBytes(3))
+		get(client.AdjustPolicy(func(p *client.Policy) { p.MaxBytes = 3 }))
 		s.cut()
 		get()
 	})
@@ -129,7 +129,7 @@ type hidden struct{ By fmt.Stringer }
 
 func TestServeDecodedOfWhatCannotBe(t *testing.T) {
 	byDoors(t, func(s *stage, many bool) {
-		cache := client.NewCache[hidden](s.a.Client, client.Default, client.ServeDecoded())
+		cache := client.NewCache[hidden](s.a.Client, client.Default(), client.ServeDecoded())
 		for range 2 {
 			v, err := callBy(s.Context(), many, cache, func() (hidden, error) { return hidden{time.Second}, nil })
 			if v.By != time.Second || err != nil {
@@ -139,7 +139,7 @@ func TestServeDecodedOfWhatCannotBe(t *testing.T) {
 		if s.explain("k").Present || len(s.a.told.notStored) != 2 {
 			s.Errorf("stored: %t; told of %v", s.explain("k").Present, s.a.told.notStored)
 		}
-		never := client.NewCache[func()](s.a.Client, client.Default, client.ServeDecoded())
+		never := client.NewCache[func()](s.a.Client, client.Default(), client.ServeDecoded())
 		if f, err := callBy(s.Context(), many, never, func() (func(), error) { return func() {}, nil }); f == nil || err != nil {
 			s.Errorf("got no function: %v", err)
 		}
@@ -153,7 +153,7 @@ func TestValueThatNobodyCanDecode(t *testing.T) {
 		loads := 0
 		for range 100 {
 			for _, p := range []*process{s.a, s.b} {
-				if v, err := askBy(s.Context(), many, client.NewCache[hidden](p.Client, client.Default), hidden{time.Second}, &loads); v.By != time.Second || err != nil {
+				if v, err := askBy(s.Context(), many, client.NewCache[hidden](p.Client, client.Default()), hidden{time.Second}, &loads); v.By != time.Second || err != nil {
 					s.Errorf("got %v, %v", v, err)
 				}
 			}
@@ -175,7 +175,7 @@ type (
 // Whoever asks for one type never gets the other's value, where that can be known.
 func TestTwoTypesUnderOneKey(t *testing.T) {
 	byDoors(t, func(s *stage, many bool) {
-		lamps, invoices := client.NewCache[lamp](s.a.Client, client.Default), client.NewCache[invoice](s.a.Client, client.Default)
+		lamps, invoices := client.NewCache[lamp](s.a.Client, client.Default()), client.NewCache[invoice](s.a.Client, client.Default())
 		var callers sync.WaitGroup
 		for i := range 100 {
 			callers.Go(func() {
@@ -210,16 +210,16 @@ func TestTypesThatDecodeFromEachOther(t *testing.T) {
 		loads := 0
 		get := func(opts ...client.CallOption) sofa {
 			s.Helper()
-			v, err := askBy(s.Context(), many, client.NewCache[sofa](s.b.Client, client.Default, opts...), sofa{2, 3}, &loads)
+			v, err := askBy(s.Context(), many, client.NewCache[sofa](s.b.Client, client.Default(), opts...), sofa{2, 3}, &loads)
 			if err != nil {
 				s.Error(err)
 			}
 			return v
 		}
-		if _, err := askBy(s.Context(), many, client.NewCache[lamp](s.a.Client, client.Default), lamp{1, 60}, new(int)); err != nil {
+		if _, err := askBy(s.Context(), many, client.NewCache[lamp](s.a.Client, client.Default()), lamp{1, 60}, new(int)); err != nil {
 			s.Fatal(err)
 		}
-		if v := get(client.WithNear(-1)); v != (sofa{1, 0}) || loads != 0 {
+		if v := get(client.AdjustPolicy(func(p *client.Policy) { p.Near = -1 })); v != (sofa{1, 0}) || loads != 0 {
 			s.Errorf("got %v after %d loads", v, loads)
 		}
 		if v := get(strict); v != (sofa{2, 3}) || loads != 1 {
@@ -272,7 +272,7 @@ func TestNullIsNoStruct(t *testing.T) {
 			s.Fatal(err)
 		}
 		loads := 0
-		v, err := askBy(s.Context(), many, client.NewCache[lamp](s.b.Client, client.Default), lamp{1, 60}, &loads)
+		v, err := askBy(s.Context(), many, client.NewCache[lamp](s.b.Client, client.Default()), lamp{1, 60}, &loads)
 		if v.ID != 1 || err != nil || loads != 1 {
 			s.Errorf("got %v, %v after %d loads", v, err, loads)
 		}

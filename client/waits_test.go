@@ -47,7 +47,7 @@ func TestWaitAboveWhatTheServiceAllows(t *testing.T) {
 					if tt.shared {
 						want = "b's"
 					}
-					r := <-s.a.get(here, client.WithWait(tt.wait))
+					r := <-s.a.get(here, client.AdjustPolicy(func(p *client.Policy) { p.Wait = tt.wait }))
 					if took := time.Since(start); r.err != nil || r.value != want || took != tt.after {
 						s.Errorf("got %v after %s, want %q after %s", r, took, want, tt.after)
 					}
@@ -122,7 +122,7 @@ func (l limited) Write(ctx context.Context, req soracache.WriteRequest) ([]sorac
 func TestTimesAboveWhatTheServiceAllowsAreTold(t *testing.T) {
 	for name, opts := range map[string][]client.CallOption{
 		"TTL":  {client.WithTTL(2 * time.Hour)},
-		"keep": {client.WithTTL(time.Minute), client.WithFailSafe(2 * time.Hour)},
+		"keep": {client.WithTTL(time.Minute), client.AdjustPolicy(func(p *client.Policy) { p.FailSafe = 2 * time.Hour })},
 	} {
 		for _, door := range doors {
 			t.Run(name+"/"+door.name, func(t *testing.T) {
@@ -164,7 +164,7 @@ func TestNobodyWaitsForLongerThanItsOwnPolicySays(t *testing.T) {
 		onStage(t, func(s *stage) {
 			ask := func(load func(context.Context) (string, error), wait time.Duration) func(context.Context, int) (string, error) {
 				return func(ctx context.Context, i int) (string, error) {
-					return door(i).ask(ctx, s.a.Client, "k", load, client.WithWait(wait))
+					return door(i).ask(ctx, s.a.Client, "k", load, client.AdjustPolicy(func(p *client.Policy) { p.Wait = wait }))
 				}
 			}
 			elsewhere := newOrigin("elsewhere")
@@ -210,9 +210,9 @@ func TestHardTimeoutBesideAShorterWait(t *testing.T) {
 			_ = s.b.get(elsewhere)
 			synctest.Wait()
 			began := time.Now()
-			come(unstored, client.WithWait(-1))
-			come(here, client.WithHardTimeout(12*time.Second)) // begins the next, behind the first
-			come(here, client.WithWait(3*time.Second))
+			come(unstored, client.AdjustPolicy(func(p *client.Policy) { p.Wait = -1 }))
+			come(here, client.AdjustPolicy(func(p *client.Policy) { p.HardTimeout = 12 * time.Second })) // begins the next, behind the first
+			come(here, client.AdjustPolicy(func(p *client.Policy) { p.Wait = 3 * time.Second }))
 			all.all.Wait()
 			for i, want := range []string{"unstored", "here", "here"} {
 				if r := all.results[i]; r.value != want || r.err != nil {
@@ -247,12 +247,14 @@ func TestWhoAsksOnceMoreHasWaited(t *testing.T) {
 				own.with = func(ctx context.Context) { _, _, _ = client.Get[string](ctx, foreign, "x") }
 				_ = s.b.get(elsewhere)
 				synctest.Wait()
-				go func() { _, _ = door.ask(s.Context(), s.a.Client, "k", first.load, client.WithWait(-1)) }()
+				go func() {
+					_, _ = door.ask(s.Context(), s.a.Client, "k", first.load, client.AdjustPolicy(func(p *client.Policy) { p.Wait = -1 }))
+				}()
 				synctest.Wait()
 				began := time.Now()
 				ctx := visitor(s.T, s.b.Client, "other")
 				const wait = 5 * time.Second
-				v, err := door.ask(ctx, s.a.Client, "k", own.load, client.WithWait(wait))
+				v, err := door.ask(ctx, s.a.Client, "k", own.load, client.AdjustPolicy(func(p *client.Policy) { p.Wait = wait }))
 				s.wantCalls(own, 2)
 				if took := time.Since(began); v != "own" || err != nil || took != wait+2*time.Second {
 					s.Errorf("got %q, %v after %s", v, err, took)

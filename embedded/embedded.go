@@ -4,7 +4,7 @@
 //
 //	n, err := embedded.Open(ctx, embedded.Config{Redis: "redis://10.0.0.9"})
 //	c, err := n.Client(client.Namespace("shop"))
-//	products := client.NewCache[[]Product](c, client.Default.WithTags("products"))
+//	products := client.NewCache[[]Product](c, client.Default().WithTags("products"))
 //
 // Nodes of applications and of soracached over one Redis are one cluster: they
 // share entries, leases and invalidations, and hear each other by gossip.

@@ -270,7 +270,7 @@ func TestMixedFleet(t *testing.T) {
 	together(t, 2, n)
 
 	inProcess := connect(t, n)
-	remote, err := client.Dial(url, client.Namespace("shop"), client.NoNear(), client.Timeout(time.Minute))
+	remote, err := client.Dial([]string{url}, client.Namespace("shop"), client.NoNear(), client.Timeout(time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func Example() {
 	}
 	defer func() { _ = c.Close() }()
 
-	featured := client.NewCache[[]Product](c, client.Default.WithTags("products"))
+	featured := client.NewCache[[]Product](c, client.Default().WithTags("products"))
 	load := func(context.Context) ([]Product, error) {
 		fmt.Println("loading")
 		return []Product{{ID: 42, Price: 30}}, nil

@@ -189,8 +189,8 @@ func newStage(t *testing.T, redisAddr, url string, process, size int) *stage {
 	s.rueidis = must(rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{redisAddr}, DisableCache: true}))
 	s.tracked = must(rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{redisAddr}}))
 	s.goredis = redis.NewClient(&redis.Options{Addr: redisAddr, PoolSize: 128})
-	s.remote = must(client.Dial(url, client.Logger(nil), client.NoNear(), client.Timeout(10*time.Second), client.Namespace("peers-"+strconv.Itoa(size))))
-	s.near = must(client.Dial(url, client.Logger(nil), client.Timeout(10*time.Second), client.Namespace("peers-"+strconv.Itoa(size))))
+	s.remote = must(client.Dial([]string{url}, client.Logger(nil), client.NoNear(), client.Timeout(10*time.Second), client.Namespace("peers-"+strconv.Itoa(size))))
+	s.near = must(client.Dial([]string{url}, client.Logger(nil), client.Timeout(10*time.Second), client.Namespace("peers-"+strconv.Itoa(size))))
 	t.Cleanup(func() {
 		s.rueidis.Close()
 		s.tracked.Close()
@@ -200,9 +200,9 @@ func newStage(t *testing.T, redisAddr, url string, process, size int) *stage {
 	})
 	s.redis = processOf(t, s.goredis)
 	load := func(context.Context, string) ([]byte, error) { return make([]byte, size), nil }
-	s.remoteCache = client.NewLoadingCache(s.remote, client.Default, load)
-	s.nearOnly = client.NewLoadingCache(s.near, client.Default, load)
-	s.plain = client.NewCache[[]byte](s.remote, client.Default)
+	s.remoteCache = client.NewLoadingCache(s.remote, client.Default(), load)
+	s.nearOnly = client.NewLoadingCache(s.near, client.Default(), load)
+	s.plain = client.NewCache[[]byte](s.remote, client.Default())
 	for _, k := range s.names {
 		if err := s.goredis.Set(t.Context(), k, make([]byte, size), time.Hour).Err(); err != nil {
 			t.Fatal(err)

@@ -33,15 +33,17 @@ func TestAdvance(t *testing.T) {
 		for _, over := range []string{"in process", "over HTTP"} {
 			t.Run(fmt.Sprintf("near %v %s", near, over), func(t *testing.T) {
 				srv := clienttest.NewServer(t)
-				var opts []client.Option
+				tier := client.NearBytes(client.DefaultNearBytes)
 				if !near {
-					opts = append(opts, client.NoNear())
+					tier = client.NoNear()
 				}
-				c := srv.Client
+				var c *client.Client
 				if over == "over HTTP" {
-					c = srv.Dial
+					c = srv.Dial(tier)
+				} else {
+					c = srv.Client(tier)
 				}
-				cache := counting(c(opts...), client.Default.WithTTL(time.Hour).WithL1(time.Hour))
+				cache := counting(c, client.Policy{TTL: time.Hour, L1: time.Hour})
 				get(t, cache, "k", 1)
 				get(t, cache, "k", 1)
 				srv.Clock.Advance(time.Hour - time.Minute)
@@ -61,7 +63,7 @@ func TestAdvance(t *testing.T) {
 func TestTwoClients(t *testing.T) {
 	srv := clienttest.NewServer(t)
 	writer, reader := srv.Client(), srv.Client(client.NoNear())
-	cache := counting(reader, client.Default.WithTags("numbers"))
+	cache := counting(reader, client.Default().WithTags("numbers"))
 	get(t, cache, "k", 1)
 	if _, err := writer.InvalidateTags(t.Context(), "numbers"); err != nil {
 		t.Fatal(err)
@@ -72,7 +74,7 @@ func TestTwoClients(t *testing.T) {
 // In a bubble all time is virtual, waits and leases too.
 func TestInBubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cache := counting(clienttest.New(t), client.Default.WithTTL(time.Hour))
+		cache := counting(clienttest.New(t), client.Default().WithTTL(time.Hour))
 		get(t, cache, "k", 1)
 		time.Sleep(59 * time.Minute)
 		get(t, cache, "k", 1)
@@ -85,7 +87,7 @@ func TestInBubble(t *testing.T) {
 func TestStale(t *testing.T) {
 	srv := clienttest.NewServer(t)
 	c := srv.Client(client.NoNear())
-	policy := client.Default.WithTTL(time.Minute).WithKeep(time.Hour)
+	policy := client.Policy{TTL: time.Minute, Keep: time.Hour}
 	cache := client.NewCache[string](c, policy)
 	load := func(v string) func(context.Context) (string, error) {
 		return func(context.Context) (string, error) { return v, nil }
@@ -108,17 +110,17 @@ func TestFaults(t *testing.T) {
 	for _, over := range []string{"in process", "over HTTP"} {
 		t.Run(over, func(t *testing.T) {
 			srv := clienttest.NewServer(t)
-			c := srv.Client
 			if over == "over HTTP" {
-				c = srv.Dial
+				faults(t, srv, srv.Dial(client.NoNear()))
+			} else {
+				faults(t, srv, srv.Client(client.NoNear()))
 			}
-			faults(t, srv, c(client.NoNear()))
 		})
 	}
 }
 
 func faults(t *testing.T, srv *clienttest.Server, c *client.Client) {
-	cache := counting(c, client.Default)
+	cache := counting(c, client.Default())
 	srv.Faults.Down()
 	get(t, cache, "k", 1)
 	get(t, cache, "k", 2) // nothing could be stored
@@ -147,7 +149,7 @@ func faults(t *testing.T, srv *clienttest.Server, c *client.Client) {
 func TestFailNext(t *testing.T) {
 	srv := clienttest.NewServer(t)
 	c := srv.Client(client.NoNear())
-	cache := counting(c, client.Default)
+	cache := counting(c, client.Default())
 	srv.Faults.FailNext(1, clienttest.Reads)
 	get(t, cache, "k", 1)
 	get(t, cache, "k", 2)
@@ -169,7 +171,7 @@ func TestFailNext(t *testing.T) {
 func TestSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := clienttest.NewServer(t)
-		cache := counting(srv.Client(client.NoNear(), client.Timeout(time.Second)), client.Default)
+		cache := counting(srv.Client(client.NoNear(), client.Timeout(time.Second)), client.Default())
 		srv.Faults.Slow(10 * time.Second)
 		get(t, cache, "k", 1) // patience has an end
 		if n := srv.Recorder.Count(clienttest.FailOpen, "k"); n != 1 {
@@ -188,7 +190,7 @@ func TestSlow(t *testing.T) {
 func TestWatchBreaks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := clienttest.NewServer(t)
-		cache := counting(srv.Client(), client.Default)
+		cache := counting(srv.Client(), client.Default())
 		get(t, cache, "warm", 1)
 		synctest.Wait() // the watch stands
 		get(t, cache, "k", 2)
@@ -206,7 +208,7 @@ func TestWatchBreaks(t *testing.T) {
 func TestEvents(t *testing.T) {
 	srv := clienttest.NewServer(t)
 	c := srv.Client(client.NoNear())
-	cache := counting(c, client.Default)
+	cache := counting(c, client.Default())
 	get(t, cache, "k", 1)
 	get(t, cache, "k", 1)
 	if _, err := c.Invalidate(t.Context(), client.Invalidation{Keys: []string{"k"}, Tags: []string{"tag"}, All: true}); err != nil {

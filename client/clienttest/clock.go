@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/internal/virtual"
 )
 
 // Clock is a clock that goes as the real one does, and can be put forward. It
@@ -29,6 +30,9 @@ func (c *Clock) Advance(d time.Duration) {
 
 // Option has a client keep this clock's time, if it was not made by the
 // [Server] whose clock it is.
-func (c *Clock) Option() client.Option { return client.ClockAhead(c.ahead) }
+func (c *Clock) Option() client.Option {
+	option, _ := virtual.Option(virtual.Settings{Ahead: c.ahead}).(client.Option) // it is nothing else
+	return option
+}
 
 func (c *Clock) ahead() time.Duration { return time.Duration(c.offset.Load()) }

@@ -37,7 +37,7 @@ func ExampleNew() {
 	defer t.end()
 
 	c := clienttest.New(t)
-	products := client.NewLoadingCache(c, client.Default, loadProduct)
+	products := client.NewLoadingCache(c, client.Default(), loadProduct)
 	for range 2 {
 		p, err := products.Get(context.Background(), "product:42")
 		fmt.Println(p, err)
@@ -55,7 +55,7 @@ func ExampleClock_Advance() {
 	ctx := context.Background()
 
 	srv := clienttest.NewServer(t)
-	products := client.NewLoadingCache(srv.Client(), client.Default.WithTTL(time.Hour), loadProduct)
+	products := client.NewLoadingCache(srv.Client(), client.Default().WithTTL(time.Hour), loadProduct)
 	_, _ = products.Get(ctx, "product:42")
 	srv.Clock.Advance(59 * time.Minute)
 	_, _ = products.Get(ctx, "product:42")
@@ -76,7 +76,7 @@ func ExampleRecorder() {
 
 	srv := clienttest.NewServer(t)
 	c := srv.Client()
-	products := client.NewLoadingCache(c, client.Default.WithTags("products"), loadProduct)
+	products := client.NewLoadingCache(c, client.Default().WithTags("products"), loadProduct)
 	_, _ = products.Get(ctx, "product:42")
 	_, _ = products.Get(ctx, "product:42")
 	changePrices := func() { _, _ = c.InvalidateTags(ctx, "products") }
@@ -99,7 +99,7 @@ func ExampleFaults_Down() {
 	ctx := context.Background()
 
 	srv := clienttest.NewServer(t)
-	products := client.NewLoadingCache(srv.Client(), client.Default, loadProduct)
+	products := client.NewLoadingCache(srv.Client(), client.Default(), loadProduct)
 	srv.Faults.Down()
 	p, err := products.Get(ctx, "product:42") // goes to the source
 	fmt.Println(p, err)

@@ -74,7 +74,7 @@ type Recorder struct {
 
 // NewRecorder returns an empty recorder, for a client that no [Server] made:
 //
-//	c, err := client.Dial(url, client.WithHooks(rec.Hooks()))
+//	c, err := client.Dial([]string{url}, client.WithHooks(rec.Hooks()))
 func NewRecorder() *Recorder { return &Recorder{} }
 
 // Hooks are what a client is to be given.

@@ -75,7 +75,7 @@ func NewServer(t T) *Server {
 // clients are as several processes: each has a near cache of its own.
 func (s *Server) Client(opts ...client.Option) *client.Client {
 	s.t.Helper()
-	c, err := client.New(&faulty{Checked: node.Checked{Node: s.node}, faults: s.Faults}, s.options(opts)...)
+	c, err := client.New(&faulty{Checked: node.Checked{Node: s.node}, faults: s.Faults}, s.with(opts)...)
 	if err != nil {
 		s.t.Fatalf("clienttest: %v", err)
 	}
@@ -85,9 +85,13 @@ func (s *Server) Client(opts ...client.Option) *client.Client {
 
 // Dial returns a client that reaches the server over HTTP, as one in production
 // does, and ends with the test. It does not work in a bubble of testing/synctest.
-func (s *Server) Dial(opts ...client.Option) *client.Client {
+func (s *Server) Dial(opts ...client.DialOption) *client.Client {
 	s.t.Helper()
-	c, err := client.Dial(s.URL(), s.options(opts)...)
+	all := make([]client.DialOption, 0, len(opts)+3)
+	for _, o := range s.with(nil) {
+		all = append(all, o)
+	}
+	c, err := client.Dial([]string{s.URL()}, append(all, opts...)...)
 	if err != nil {
 		s.t.Fatalf("clienttest: %v", err)
 	}
@@ -95,10 +99,10 @@ func (s *Server) Dial(opts ...client.Option) *client.Client {
 	return c
 }
 
-func (s *Server) options(opts []client.Option) []client.Option {
+func (s *Server) with(opts []client.Option) []client.Option {
 	return append([]client.Option{
 		client.Logger(logger(s.t)),
-		client.ClockAhead(s.Clock.ahead),
+		s.Clock.Option(),
 		client.WithHooks(s.Recorder.Hooks()),
 	}, opts...)
 }

@@ -1,7 +1,7 @@
 // Package otelsoracache gives a client's hooks to OpenTelemetry, as metrics and
 // spans:
 //
-//	c, err := client.Dial(url, client.WithHooks(otelsoracache.Hooks()))
+//	c, err := client.Dial([]string{url}, client.WithHooks(otelsoracache.Hooks()))
 //
 // It knows the OpenTelemetry API alone; which SDK and exporter there are is the
 // application's to choose. Without any, the hooks do next to nothing.

@@ -235,7 +235,7 @@ func TestDependencies(t *testing.T) {
 }
 
 func ExampleHooks() {
-	c, err := client.Dial("http://127.0.0.1:7070", client.WithHooks(otelsoracache.Hooks()))
+	c, err := client.Dial([]string{"http://127.0.0.1:7070"}, client.WithHooks(otelsoracache.Hooks()))
 	if err != nil {
 		panic(err)
 	}

@@ -3,8 +3,8 @@
 // An application that commits a change and then invalidates may die in between,
 // and the cache goes on serving what the change has made wrong. Here the
 // invalidation is a row that is inserted in the transaction of the change
-// ([Box.Invalidate]): both are committed, or neither is. A relay ([Box.Run], and
-// [Box.Flush] for those who want to wait) reads committed rows, invalidates what
+// ([Outbox.Invalidate]): both are committed, or neither is. A relay ([Outbox.Run], and
+// [Outbox.Flush] for those who want to wait) reads committed rows, invalidates what
 // they name, and only then deletes them. Whatever dies in between, the rows are
 // still there for the next relay, in this process or in another.
 //

@@ -30,7 +30,7 @@ const (
 	DefaultRetryMost  = 10 * time.Second
 )
 
-// ErrSetAside is in what [Box.Flush] returns if a row that it met was set aside.
+// ErrSetAside is in what [Outbox.Flush] returns if a row that it met was set aside.
 var ErrSetAside = errors.New("set aside")
 
 // Invalidator is what a relay needs of a [*client.Client].
@@ -155,9 +155,9 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{soracache.ErrInvalid}, args...)...)
 }
 
-// Box is an outbox: a table and a relay of it. It is safe for concurrent use.
+// Outbox is an outbox: a table and a relay of it. It is safe for concurrent use.
 // It holds no resources of its own, so there is nothing to close.
-type Box struct {
+type Outbox struct {
 	cache Invalidator
 	cfg   Config
 	sql   statements
@@ -176,13 +176,13 @@ type Box struct {
 }
 
 // New returns the outbox in a database. The table must exist by the time that
-// the box is used: see [Box.Schema].
-func New(cache Invalidator, cfg Config) (*Box, error) {
+// the box is used: see [Outbox.Schema].
+func New(cache Invalidator, cfg Config) (*Outbox, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
 	}
 	cfg = cfg.withDefaults()
-	return &Box{
+	return &Outbox{
 		cache:  cache,
 		cfg:    cfg,
 		sql:    newStatements(cfg.Dialect, cfg.Table, cfg.Batch),
@@ -193,12 +193,12 @@ func New(cache Invalidator, cfg Config) (*Box, error) {
 
 // Invalidate has what is named become unservable if the transaction commits, and
 // only then. Nothing is sent until a relay sees the committed row: call
-// [Box.Flush] after the commit to wait for that, or [Box.Nudge] to have it done
+// [Outbox.Flush] after the commit to wait for that, or [Outbox.Nudge] to have it done
 // soon, also if the commit returned an error, for it may have happened.
 //
 // What could never be relayed is refused here with [soracache.ErrInvalid], while
 // the application can still roll back.
-func (b *Box) Invalidate(ctx context.Context, tx Tx, what client.Invalidation) error {
+func (b *Outbox) Invalidate(ctx context.Context, tx Tx, what client.Invalidation) error {
 	if _, outside := tx.(*sql.DB); outside {
 		return fmt.Errorf("outbox: %w: a database is no transaction: the row would be committed by itself", soracache.ErrInvalid)
 	}
@@ -214,7 +214,7 @@ func (b *Box) Invalidate(ctx context.Context, tx Tx, what client.Invalidation) e
 
 // Nudge has Run look for rows now. It never blocks, and may be called any number
 // of times.
-func (b *Box) Nudge() {
+func (b *Outbox) Nudge() {
 	select {
 	case b.nudged <- struct{}{}:
 	default: // Run is to look anyway
@@ -222,11 +222,11 @@ func (b *Box) Nudge() {
 }
 
 // Schema returns the statements that make the table, each by itself: for a
-// migration, or for [Box.Create].
-func (b *Box) Schema() []string { return b.sql.schema }
+// migration, or for [Outbox.Create].
+func (b *Outbox) Schema() []string { return b.sql.schema }
 
 // Create makes the table if it is not there.
-func (b *Box) Create(ctx context.Context) error {
+func (b *Outbox) Create(ctx context.Context) error {
 	for _, statement := range b.sql.schema {
 		if _, err := b.cfg.DB.ExecContext(ctx, statement); err != nil {
 			return fmt.Errorf("outbox: create: %w", err)
@@ -239,7 +239,7 @@ func (b *Box) Create(ctx context.Context) error {
 type Backlog struct {
 	// Waiting are to be relayed.
 	Waiting int64
-	// SetAside can never be relayed as they are: see [Box.Restore].
+	// SetAside can never be relayed as they are: see [Outbox.Restore].
 	SetAside int64
 	// Foreign are of a format that this version does not know. A relay of the
 	// version that wrote them will relay them.
@@ -247,7 +247,7 @@ type Backlog struct {
 }
 
 // Backlog counts the rows, for a metric or a test.
-func (b *Box) Backlog(ctx context.Context) (Backlog, error) {
+func (b *Outbox) Backlog(ctx context.Context) (Backlog, error) {
 	counts, err := b.count(ctx)
 	if err != nil {
 		return Backlog{}, fmt.Errorf("outbox: %w", err)
@@ -259,7 +259,7 @@ func (b *Box) Backlog(ctx context.Context) (Backlog, error) {
 // are named, and returns how many it gave back. That is of use once the reason is
 // gone, which the column error tells: a service with narrower limits than the one
 // before it, say.
-func (b *Box) Restore(ctx context.Context, ids ...int64) (int64, error) {
+func (b *Outbox) Restore(ctx context.Context, ids ...int64) (int64, error) {
 	restored, err := b.restore(ctx, ids)
 	if err != nil {
 		return 0, fmt.Errorf("outbox: restore: %w", err)

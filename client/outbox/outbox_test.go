@@ -32,7 +32,7 @@ type world struct {
 	rows  *fakeDB
 	db    *sql.DB
 	cache *fakeCache
-	box   *outbox.Box
+	box   *outbox.Outbox
 	log   *bytes.Buffer
 	heard heard
 }
@@ -53,7 +53,7 @@ func newWorld(t *testing.T, changes ...func(*outbox.Config)) *world {
 }
 
 // another returns one more outbox on the table, as another process has it.
-func (w *world) another(changes ...func(*outbox.Config)) *outbox.Box {
+func (w *world) another(changes ...func(*outbox.Config)) *outbox.Outbox {
 	cfg := outbox.Config{
 		DB: w.db, Dialect: outbox.Postgres, Logger: slog.New(slog.NewTextHandler(w.log, nil)),
 		Hooks: outbox.Hooks{

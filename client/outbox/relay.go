@@ -15,7 +15,7 @@ import (
 // it of, and every now and then whatever else there is. What fails is tried
 // again, for as long as it takes. Run it in each process of the application: any
 // one of them relays what the others leave behind.
-func (b *Box) Run(ctx context.Context) {
+func (b *Outbox) Run(ctx context.Context) {
 	for failures := 0; ctx.Err() == nil; {
 		err := b.drain(ctx, false)
 		switch {
@@ -42,7 +42,7 @@ func (b *Box) Run(ctx context.Context) {
 }
 
 // rest waits, unless it is nudged.
-func (b *Box) rest(ctx context.Context, d time.Duration, nudged <-chan struct{}) {
+func (b *Outbox) rest(ctx context.Context, d time.Duration, nudged <-chan struct{}) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -53,7 +53,7 @@ func (b *Box) rest(ctx context.Context, d time.Duration, nudged <-chan struct{})
 }
 
 // backoff is how long to wait after so many failures in a row.
-func (b *Box) backoff(failures int) time.Duration {
+func (b *Outbox) backoff(failures int) time.Duration {
 	wait := b.cfg.RetryMost
 	if doublings := failures - 1; doublings < 30 && b.cfg.RetryFirst<<doublings < wait {
 		wait = b.cfg.RetryFirst << doublings
@@ -75,7 +75,7 @@ func jitter(d time.Duration) time.Duration {
 //
 // Call it after the commit, not within the transaction. Callers that come at the
 // same time share the work.
-func (b *Box) Flush(ctx context.Context) error {
+func (b *Outbox) Flush(ctx context.Context) error {
 	_, err := b.flushes.Do(ctx, "", func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, b.drain(ctx, true)
 	})
@@ -88,7 +88,7 @@ func (b *Box) Flush(ctx context.Context) error {
 // drain relays batch after batch until it has seen the end of the table or, if it
 // is told to, until all that was committed when it began is done: rows may come
 // in faster than they are relayed.
-func (b *Box) drain(ctx context.Context, bounded bool) error {
+func (b *Outbox) drain(ctx context.Context, bounded bool) error {
 	var until int64
 	var aside error
 	for first := true; ; first = false {
@@ -126,7 +126,7 @@ type progress struct {
 
 // batch relays the oldest rows. Whatever ends it, no row is gone that was not
 // relayed: first the invalidation, then the deletion.
-func (b *Box) batch(ctx context.Context) (done progress, err error) {
+func (b *Outbox) batch(ctx context.Context) (done progress, err error) {
 	select {
 	case b.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -161,7 +161,7 @@ func (b *Box) batch(ctx context.Context) (done progress, err error) {
 
 // relay invalidates what a run of rows names, and then deletes the rows. A row of
 // which the service refuses a part is set aside; the rest of it is in force.
-func (b *Box) relay(ctx context.Context, r *run, done *progress) error {
+func (b *Outbox) relay(ctx context.Context, r *run, done *progress) error {
 	refused := map[soracache.Target]error{}
 	for left := r.targets; len(left) > 0; {
 		now := left[:min(len(left), b.cfg.Targets)]
@@ -199,7 +199,7 @@ func (b *Box) relay(ctx context.Context, r *run, done *progress) error {
 //
 // Only one error says that trying again is of no use. What is merely too much at
 // a time is halved; and who may not invalidate today may be allowed to tomorrow.
-func (b *Box) invalidate(ctx context.Context, r *run, targets []soracache.Target, refused map[soracache.Target]error) error {
+func (b *Outbox) invalidate(ctx context.Context, r *run, targets []soracache.Target, refused map[soracache.Target]error) error {
 	_, err := b.cache.Invalidate(ctx, r.invalidation(targets))
 	hopeless := errors.Is(err, soracache.ErrInvalid)
 	switch {
@@ -219,7 +219,7 @@ func (b *Box) invalidate(ctx context.Context, r *run, targets []soracache.Target
 }
 
 // setAside keeps a row from being tried again.
-func (b *Box) setAside(ctx context.Context, bad faulty, done *progress) error {
+func (b *Outbox) setAside(ctx context.Context, bad faulty, done *progress) error {
 	mine, err := b.aside(ctx, bad.id, bad.reason)
 	if err != nil {
 		return err

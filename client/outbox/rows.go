@@ -16,7 +16,7 @@ type row struct {
 // A row that is not committed yet must never be seen: it would be relayed before
 // its commit, and deleted. Postgres and SQLite never show one; MySQL does to a
 // connection that is set to READ UNCOMMITTED, so the level is asked for.
-func (b *Box) read(ctx context.Context) ([]row, error) {
+func (b *Outbox) read(ctx context.Context) ([]row, error) {
 	if b.cfg.Dialect == SQLite {
 		return scan(b.cfg.DB.QueryContext(ctx, b.sql.read))
 	}
@@ -45,21 +45,21 @@ func scan(from *sql.Rows, err error) ([]row, error) {
 }
 
 // newest returns the largest id of all rows that are committed.
-func (b *Box) newest(ctx context.Context) (id int64, err error) {
+func (b *Outbox) newest(ctx context.Context) (id int64, err error) {
 	err = b.cfg.DB.QueryRowContext(ctx, b.sql.newest).Scan(&id)
 	return id, err
 }
 
 // remove deletes rows by their ids. That some are gone already is in order:
 // another relay was there.
-func (b *Box) remove(ctx context.Context, ids []any) error {
+func (b *Outbox) remove(ctx context.Context, ids []any) error {
 	_, err := b.cfg.DB.ExecContext(ctx, b.sql.remove(len(ids)), ids...)
 	return err
 }
 
 // aside keeps a row from being relayed, with the reason. It reports whether this
 // was the relay that did it.
-func (b *Box) aside(ctx context.Context, id int64, reason error) (bool, error) {
+func (b *Outbox) aside(ctx context.Context, id int64, reason error) (bool, error) {
 	result, err := b.cfg.DB.ExecContext(ctx, b.sql.aside, plain(reason), id)
 	if err != nil {
 		return false, err
@@ -68,7 +68,7 @@ func (b *Box) aside(ctx context.Context, id int64, reason error) (bool, error) {
 	return changed > 0, err
 }
 
-func (b *Box) restore(ctx context.Context, ids []int64) (int64, error) {
+func (b *Outbox) restore(ctx context.Context, ids []int64) (int64, error) {
 	args := make([]any, len(ids))
 	for i, id := range ids {
 		args[i] = id
@@ -80,7 +80,7 @@ func (b *Box) restore(ctx context.Context, ids []int64) (int64, error) {
 	return result.RowsAffected()
 }
 
-func (b *Box) count(ctx context.Context) (counts Backlog, err error) {
+func (b *Outbox) count(ctx context.Context) (counts Backlog, err error) {
 	rows, err := b.cfg.DB.QueryContext(ctx, b.sql.count)
 	if err != nil {
 		return counts, err

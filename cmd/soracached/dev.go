@@ -395,7 +395,7 @@ func (d *dev) welcome() {
 	call(at(2), "Invalidate", `{"namespace":"shop","tags":["t"]}`)
 	call(at(0), "Get", `{"namespace":"shop","key":"k"}`)
 	fmt.Fprintf(&b, "  soracached members --server %s\n  soracached stats --cluster --server %s\n", at(0), at(0))
-	fmt.Fprintf(&b, "\nin Go:\n  client.Dial(%q, client.Namespace(\"shop\"))\n", strings.Join(urls, ","))
+	fmt.Fprintf(&b, "\nin Go:\n  client.Dial(%#v, client.Namespace(\"shop\"))\n", urls)
 	b.WriteString("\nCtrl-C ends all of it")
 	if d.cmd.Restart {
 		b.WriteString("; kill -9 a node to see it come back")

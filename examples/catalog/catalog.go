@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -66,10 +67,10 @@ type counts struct {
 	hitsNear, hitsL1, hitsL2, misses, superseded, failOpen atomic.Int64
 }
 
-func newCatalog(ctx context.Context, db *database, cacheURL string, most patience, opts ...client.Option) (*catalog, error) {
+func newCatalog(ctx context.Context, db *database, cacheURL string, most patience, opts ...client.DialOption) (*catalog, error) {
 	a := &catalog{db: db, most: most}
 	// Dial does not connect: the application starts with or without the cache.
-	c, err := client.Dial(cacheURL, append(opts, client.Namespace("catalog"), client.Timeout(most.cache), client.WithHooks(client.Hooks{
+	c, err := client.Dial(strings.Split(cacheURL, ","), append(opts, client.Namespace("catalog"), client.Timeout(most.cache), client.WithHooks(client.Hooks{
 		OnHit: func(_ string, tier soracache.Tier) {
 			switch tier {
 			case soracache.TierNear:
@@ -88,9 +89,9 @@ func newCatalog(ctx context.Context, db *database, cacheURL string, most patienc
 		return nil, err
 	}
 	a.cache = c
-	a.products = client.NewCache[Product](c, client.Default.WithWait(most.wait))
-	a.featured = client.NewCache[List](c, client.Long.WithWait(most.wait).WithTags(tagProducts))
-	a.searches = client.NewCache[List](c, client.Short.WithWait(most.wait).WithTags(tagProducts))
+	a.products = client.NewCache[Product](c, client.Default().With(func(p *client.Policy) { p.Wait = most.wait }))
+	a.featured = client.NewCache[List](c, client.Long().With(func(p *client.Policy) { p.Wait = most.wait }).WithTags(tagProducts))
+	a.searches = client.NewCache[List](c, client.Short().With(func(p *client.Policy) { p.Wait = most.wait }).WithTags(tagProducts))
 	if a.debts, err = startDebts(ctx, db, c, most.pay); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -109,7 +110,7 @@ func (a *catalog) Product(ctx context.Context, id int64) (Product, error) {
 		a.counts.product.Add(1)
 		p, err := timed(ctx, func() (Product, error) { return a.db.product(ctx, id) })
 		// The category is known only now that the product was read.
-		client.FillFrom(ctx).AddTags(tagProduct(id), tagCategory(p.Category))
+		client.LoadContextFrom(ctx).AddTags(tagProduct(id), tagCategory(p.Category))
 		return p, err
 	})
 }
@@ -120,7 +121,7 @@ func (a *catalog) Featured(ctx context.Context, tag string) (List, error) {
 	return read(ctx, a, a.featured, key, func(ctx context.Context) (List, error) {
 		a.counts.featured.Add(1)
 		l, err := timed(ctx, func() (List, error) { return a.db.featured(ctx, tag) })
-		client.FillFrom(ctx).AddTags(l.tags()...)
+		client.LoadContextFrom(ctx).AddTags(l.tags()...)
 		return l, err
 	})
 }
@@ -131,8 +132,8 @@ func (a *catalog) Search(ctx context.Context, category string, maxPrice int64) (
 	return read(ctx, a, a.searches, key, func(ctx context.Context) (List, error) {
 		a.counts.search.Add(1)
 		l, err := timed(ctx, func() (List, error) { return a.db.search(ctx, category, maxPrice) })
-		client.FillFrom(ctx).AddTags(tagCategory(category))
-		client.FillFrom(ctx).AddTags(l.tags()...)
+		client.LoadContextFrom(ctx).AddTags(tagCategory(category))
+		client.LoadContextFrom(ctx).AddTags(l.tags()...)
 		return l, err
 	})
 }

@@ -120,7 +120,7 @@ func unhurried() patience {
 	return patience{request: time.Minute, wait: 40 * time.Second, pay: 20 * time.Second, cache: 10 * time.Second}
 }
 
-func openShop(t *testing.T, db, cache string, most patience, opts ...client.Option) *shop {
+func openShop(t *testing.T, db, cache string, most patience, opts ...client.DialOption) *shop {
 	t.Helper()
 	s := &shop{t: t}
 	var err error
@@ -429,12 +429,12 @@ type elsewhere struct {
 
 func keepElsewhere(t *testing.T, n *node) elsewhere {
 	t.Helper()
-	c, err := client.Dial("http://"+n.address, client.Namespace("elsewhere"), client.Timeout(10*time.Second))
+	c, err := client.Dial([]string{"http://" + n.address}, client.Namespace("elsewhere"), client.Timeout(10*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	cache := client.NewCache[string](c, client.Default.WithTags(tagProducts))
+	cache := client.NewCache[string](c, client.Default().WithTags(tagProducts))
 	if _, err := cache.GetOrSet(context.Background(), "k", func(context.Context) (string, error) { return "v", nil }); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 
 	_ "modernc.org/sqlite" // the driver "sqlite", in pure Go
 
@@ -18,25 +19,25 @@ import (
 type shop struct {
 	db     *sql.DB
 	cache  *client.Client
-	box    *outbox.Box
+	box    *outbox.Outbox
 	prices *client.Cache[int64]
 }
 
 // products is how many there are, with ids from 1.
 const products = 20
 
-func openShop(ctx context.Context, file, cacheURL string, opts ...client.Option) (*shop, error) {
+func openShop(ctx context.Context, file, cacheURL string, opts ...client.DialOption) (*shop, error) {
 	// A writer waits for another one, and who begins to read after a commit sees it.
 	options := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)"}, "_txlock": {"immediate"}}
 	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?"+options.Encode())
 	if err != nil {
 		return nil, err
 	}
-	c, err := client.Dial(cacheURL, append([]client.Option{client.Namespace("shop")}, opts...)...)
+	c, err := client.Dial(strings.Split(cacheURL, ","), append([]client.DialOption{client.Namespace("shop")}, opts...)...)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	s := &shop{db: db, cache: c, prices: client.NewCache[int64](c, client.Default)}
+	s := &shop{db: db, cache: c, prices: client.NewCache[int64](c, client.Default())}
 	s.box, err = outbox.New(c, outbox.Config{DB: db, Dialect: outbox.SQLite})
 	if err == nil {
 		err = s.create(ctx)

@@ -79,7 +79,7 @@ func serve(t *testing.T) string {
 	}
 }
 
-func open(t *testing.T, file, cache string, opts ...client.Option) *shop {
+func open(t *testing.T, file, cache string, opts ...client.DialOption) *shop {
 	t.Helper()
 	s, err := openShop(t.Context(), file, cache, opts...)
 	if err != nil {

@@ -180,7 +180,7 @@ func TestIncompleteInvalidation(t *testing.T) {
 func TestIncompleteInvalidationByTheClient(t *testing.T) {
 	t.Parallel()
 	s := serve(t, server.Config{}, incompleteNode(), server.Hooks{})
-	c, err := client.Dial(s.url)
+	c, err := client.Dial([]string{s.url})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +223,7 @@ func TestStragglers(t *testing.T) {
 	if got := s.post(t, "Invalidate", inval("acknowledge", true)); got.status != 200 || !strings.Contains(got.body, `"stragglers":["b-1"]`) {
 		t.Errorf("JSON: %d %s", got.status, got.body)
 	}
-	c, err := client.Dial(s.url)
+	c, err := client.Dial([]string{s.url})
 	if err != nil {
 		t.Fatal(err)
 	}

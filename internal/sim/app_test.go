@@ -9,6 +9,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/internal/virtual"
 )
 
 // app is a process of an application: one client (client.Client as it is, with
@@ -122,13 +123,14 @@ func (w *world) newApp(x *chaos, l *workload, seed uint64) *app {
 	}
 	// No two timers are to fire at one moment.
 	a.bound = w.cfg.AppBound + time.Duration(100*a.number+w.rng.IntN(90))
+	simulated, _ := virtual.Option(virtual.Settings{Random: a.random, Suspended: func() time.Duration { return 0 }}).(client.Option)
 	c, err := client.New(a,
 		client.Namespace(namespace),
 		client.Bound(a.bound),
 		client.Timeout(w.cfg.AppTimeout),
 		client.Logger(nil),
 		client.NearEntries(1<<10),
-		client.Simulated(a.random, func() time.Duration { return 0 }),
+		simulated,
 	)
 	if err != nil {
 		w.t.Fatalf("client: %v", err)

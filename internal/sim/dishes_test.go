@@ -95,13 +95,13 @@ func (a *app) load(ctx context.Context, key string, policy client.Policy) (strin
 		return "", err
 	}
 	if len(l.parts) == 0 {
-		client.FillFrom(ctx).AddTags(l.value.tags...)
+		client.LoadContextFrom(ctx).AddTags(l.value.tags...)
 	}
 	if l.fails {
 		return "", errSource
 	}
 	if l.unstorable {
-		client.FillFrom(ctx).DoNotCache()
+		client.LoadContextFrom(ctx).DoNotCache()
 	}
 	l.done = true
 	return string(l.value.value()), nil

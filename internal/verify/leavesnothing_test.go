@@ -145,7 +145,7 @@ func TestValueThatMayNotBeStoredHoldsNobodyUp(t *testing.T) {
 	for name, herd := range map[string]func(h *herd, ctx context.Context) []got{
 		"one key": func(h *herd, ctx context.Context) []got {
 			return h.ask(ctx, 5, same, func(ctx context.Context) (string, error) {
-				client.FillFrom(ctx).DoNotCache()
+				client.LoadContextFrom(ctx).DoNotCache()
 				time.Sleep(200 * time.Millisecond)
 				return "v", nil
 			})
@@ -154,7 +154,7 @@ func TestValueThatMayNotBeStoredHoldsNobodyUp(t *testing.T) {
 			return h.ask(ctx, 5, same, func(context.Context) (string, error) {
 				time.Sleep(200 * time.Millisecond)
 				return "v", nil
-			}, client.WithMaxBytes(1))
+			}, client.AdjustPolicy(func(p *client.Policy) { p.MaxBytes = 1 }))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -215,7 +215,7 @@ func TestStoreWithoutRoomHoldsNobodyUp(t *testing.T) {
 		model := l2test.NewModel(l2test.ModelConfig{})
 		h := newHerd(t, model, 2, 4)
 		for i := range 5 {
-			if err := client.Set(t.Context(), h.each[0].Client, fmt.Sprint("stale", i), "old", client.WithTTL(time.Second), client.WithFailSafe(time.Hour)); err != nil {
+			if err := client.Set(t.Context(), h.each[0].Client, fmt.Sprint("stale", i), "old", client.WithTTL(time.Second), client.AdjustPolicy(func(p *client.Policy) { p.FailSafe = time.Hour })); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -230,7 +230,7 @@ func TestStoreWithoutRoomHoldsNobodyUp(t *testing.T) {
 			"cold":  func(_, caller int) string { return fmt.Sprint("cold", caller) },
 			"stale": func(_, caller int) string { return fmt.Sprint("stale", caller) }, // which nobody refreshes
 		} {
-			all := h.ask(t.Context(), 5, of, load, client.WithFailSafe(time.Hour))
+			all := h.ask(t.Context(), 5, of, load, client.AdjustPolicy(func(p *client.Policy) { p.FailSafe = time.Hour }))
 			for i, g := range all {
 				if g.err != nil || g.value != "v" {
 					t.Errorf("%s, caller %d: %q, %v", key, i, g.value, g.err)
@@ -350,14 +350,14 @@ func TestRefusedFillLeavesNoLease(t *testing.T) {
 func TestLongerThanTheServiceKeeps(t *testing.T) {
 	url := startServer(t, "--max-ttl", "1h", "--l2", "embedded:"+t.TempDir())
 	var why []error
-	c, err := client.Dial(url, client.NoNear(), client.Logger(nil), client.WithHooks(client.Hooks{
+	c, err := client.Dial([]string{url}, client.NoNear(), client.Logger(nil), client.WithHooks(client.Hooks{
 		OnNotStored: func(_ string, err error) { why = append(why, err) },
 	}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	many := client.NewCache[string](c, client.Default, client.WithTTL(30*24*time.Hour), client.WithEagerAt(0.5))
+	many := client.NewCache[string](c, client.Default(), client.WithTTL(30*24*time.Hour), client.AdjustPolicy(func(p *client.Policy) { p.EagerAt = 0.5 }))
 	const calls = 2
 	began := time.Now()
 	for range calls {

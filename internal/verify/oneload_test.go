@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -54,11 +55,11 @@ func clientProcess(arg string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
-	var opts []client.Option
+	var opts []client.DialOption
 	if j.Timeout > 0 {
 		opts = append(opts, client.Timeout(j.Timeout))
 	}
-	c, err := client.Dial(j.URL, opts...)
+	c, err := client.Dial(strings.Split(j.URL, ","), opts...)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -57,11 +58,11 @@ type traffic struct {
 	why    map[string]int
 }
 
-func newTraffic(t *testing.T, f fleet, clients int, bound time.Duration, opts ...client.Option) *traffic {
+func newTraffic(t *testing.T, f fleet, clients int, bound time.Duration, opts ...client.DialOption) *traffic {
 	t.Helper()
 	tr := &traffic{t: t, bound: bound, why: map[string]int{}, pause: func() { time.Sleep(time.Millisecond) }, rest: 20 * time.Millisecond}
 	for range clients {
-		c, err := client.Dial(f.urls(), append(opts, client.Logger(nil), client.WithHooks(client.Hooks{
+		c, err := client.Dial(strings.Split(f.urls(), ","), append(opts, client.Logger(nil), client.WithHooks(client.Hooks{
 			OnHit:      func(_ string, tier soracache.Tier) { tr.hits[tier].Add(1) },
 			OnFailOpen: func(string, error) { tr.extra("without the service") },
 			OnNotStored: func(_ string, why error) {

@@ -54,7 +54,7 @@ const benchKeys = 10_000
 // a node which is a process of its own.
 func BenchmarkRemoteHit(b *testing.B) {
 	url := startServer(b)
-	backend, end, err := cluster.Dial(cluster.Config{URLs: url, Log: quiet()})
+	backend, end, err := cluster.Dial(cluster.Config{URLs: []string{url}, Log: quiet()})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -33,8 +33,8 @@ const (
 
 // Config says how a cluster is reached.
 type Config struct {
-	// URLs are where the cluster is found, separated by commas.
-	URLs string
+	// URLs are where the cluster is found; at least one.
+	URLs []string
 	// HTTP is the client that all nodes are reached through; nil: one of its own,
 	// configured by TLS, which may be nil too.
 	HTTP    *http.Client
@@ -52,7 +52,10 @@ type Config struct {
 // node fails is logged.
 func Dial(cfg Config) (_ soracache.Backend, end func(), err error) {
 	var seeds []string
-	for raw := range strings.SplitSeq(cfg.URLs, ",") {
+	if len(cfg.URLs) == 0 {
+		return nil, nil, fmt.Errorf("%w: no URL", soracache.ErrInvalid)
+	}
+	for _, raw := range cfg.URLs {
 		seed, err := rpc.ParseURL(raw)
 		if err != nil {
 			return nil, nil, err

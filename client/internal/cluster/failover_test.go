@@ -115,7 +115,7 @@ func (n *wireNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // twoNodes returns a client of two nodes, the one that it prefers, and the
 // other.
-func twoNodes(t *testing.T, opts ...client.Option) (c *client.Client, preferred, other *wireNode) {
+func twoNodes(t *testing.T, opts ...client.DialOption) (c *client.Client, preferred, other *wireNode) {
 	t.Helper()
 	preferred, other = startWireNode(t), startWireNode(t)
 	c = dial(t, "http://"+preferred.addr+", http://"+other.addr, append(opts, client.Timeout(5*time.Second), client.StaticNodes())...)

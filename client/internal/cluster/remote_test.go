@@ -100,9 +100,9 @@ func handler(s *scripted) http.Handler {
 	return mux
 }
 
-func dial(t *testing.T, url string, opts ...client.Option) *client.Client {
+func dial(t *testing.T, url string, opts ...client.DialOption) *client.Client {
 	t.Helper()
-	c, err := client.Dial(url, append([]client.Option{client.Logger(nil)}, opts...)...)
+	c, err := client.Dial(strings.Split(url, ","), append([]client.DialOption{client.Logger(nil)}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -612,7 +612,7 @@ func TestURLs(t *testing.T) {
 		"http://a:7070,b:7070":             false,
 		"http://127.0.0.1:7070\x00trailer": false,
 	} {
-		c, err := client.Dial(url)
+		c, err := client.Dial(strings.Split(url, ","))
 		if (err == nil) != ok || err != nil && !errors.Is(err, soracache.ErrInvalid) {
 			t.Errorf("%q: %v", url, err)
 		}
@@ -626,16 +626,16 @@ func TestURLs(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	for name, opt := range map[string]client.Option{
+	for name, opt := range map[string]client.DialOption{
 		"namespace": client.Namespace("Shop!"),
 		"timeout":   client.Timeout(0),
-		"transport": func() client.Option { return client.TLSConfig(&tls.Config{MinVersion: tls.VersionTLS13}) }(),
+		"transport": func() client.DialOption { return client.TLSConfig(&tls.Config{MinVersion: tls.VersionTLS13}) }(),
 	} {
-		opts := []client.Option{opt}
+		opts := []client.DialOption{opt}
 		if name == "transport" {
 			opts = append(opts, client.HTTPClient(http.DefaultClient))
 		}
-		if _, err := client.Dial("http://127.0.0.1:1", opts...); !errors.Is(err, soracache.ErrInvalid) {
+		if _, err := client.Dial([]string{"http://127.0.0.1:1"}, opts...); !errors.Is(err, soracache.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -678,7 +678,7 @@ func TestMinStampsOfABatch(t *testing.T) {
 // reach returns the backend that a client has for a URL.
 func reach(t *testing.T, url string, token rpc.Token, onBreaker func(string, bool)) soracache.Backend {
 	t.Helper()
-	b, end, err := cluster.Dial(cluster.Config{URLs: url, Token: token, Log: quiet(), OnBreaker: onBreaker})
+	b, end, err := cluster.Dial(cluster.Config{URLs: []string{url}, Token: token, Log: quiet(), OnBreaker: onBreaker})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -176,7 +176,7 @@ func TestEachAndWarm(t *testing.T) {
 		}},
 		{"a loading cache of batches gets one and many", func(w *manyWorld) {
 			w.source.lacks = []string{"x"}
-			cache := client.NewBatchLoadingCache(w.client[0], client.Default, w.source.load)
+			cache := client.NewBatchLoadingCache(w.client[0], client.Default(), w.source.load)
 			if v, err := cache.Get(w.Context(), "a"); v != "a" || err != nil {
 				w.Error(v, err)
 			}
@@ -191,7 +191,7 @@ func TestEachAndWarm(t *testing.T) {
 		{"a loading cache of single keys gets many, and a dish among them may read its ingredient among them", func(w *manyWorld) {
 			var loads atomic.Int64
 			var cache *client.LoadingCache[string]
-			cache = client.NewLoadingCache(w.client[0], client.Default, func(ctx context.Context, key string) (string, error) {
+			cache = client.NewLoadingCache(w.client[0], client.Default(), func(ctx context.Context, key string) (string, error) {
 				loads.Add(1)
 				switch {
 				case key == "x":
@@ -220,7 +220,7 @@ func TestEachAndWarm(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { tt.play(newManyWorld(t, client.Default.WithTTL(time.Minute).WithKeep(time.Hour))) })
+			synctest.Test(t, func(t *testing.T) { tt.play(newManyWorld(t, client.Policy{TTL: time.Minute, Keep: time.Hour})) })
 		})
 	}
 }
@@ -228,7 +228,7 @@ func TestEachAndWarm(t *testing.T) {
 // Equal keys are copied from what was found, and not from the copy that was given away.
 func TestEachCopiesWhatNobodyHasChanged(t *testing.T) {
 	onStage(t, func(s *stage) {
-		cache := client.NewCache[[]int](s.a.Client, client.Default, client.CloneWith(slices.Clone[[]int]))
+		cache := client.NewCache[[]int](s.a.Client, client.Default(), client.CloneWith(slices.Clone[[]int]))
 		load := func(context.Context, []string) (map[string][]int, error) { return map[string][]int{"a": {1}}, nil }
 		for range 2 {
 			n := 0

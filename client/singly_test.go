@@ -40,7 +40,7 @@ func TestManySingleKeysWaitOnce(t *testing.T) {
 					_ = other.getIn(s.Context(), keys[i], src)
 				}
 				synctest.Wait()
-				cache := client.NewLoadingCache(s.a.Client, client.Default.WithWait(3*time.Second), func(context.Context, string) (string, error) {
+				cache := client.NewLoadingCache(s.a.Client, client.Default().With(func(p *client.Policy) { p.Wait = 3 * time.Second }), func(context.Context, string) (string, error) {
 					time.Sleep(tt.ownTakes)
 					return "mine", nil
 				})
@@ -66,7 +66,7 @@ func TestManySingleKeysOwnLoadsAreNoWait(t *testing.T) {
 		src.slow(12 * time.Second)
 		theirs := s.b.getIn(s.Context(), "k4", src)
 		synctest.Wait()
-		cache := client.NewLoadingCache(s.a.Client, client.Default.WithWait(3*time.Second), func(context.Context, string) (string, error) {
+		cache := client.NewLoadingCache(s.a.Client, client.Default().With(func(p *client.Policy) { p.Wait = 3 * time.Second }), func(context.Context, string) (string, error) {
 			time.Sleep(10 * time.Second)
 			return "mine", nil
 		})
@@ -121,7 +121,7 @@ func TestManyWaitForAHungServiceOnce(t *testing.T) {
 				h := &hangs{Backend: s.node}
 				h.reads.Store(!tt.later)
 				s.a.track.Backend = h
-				cache := client.NewLoadingCache(s.a.Client, client.Default.WithFailSafe(time.Hour), func(context.Context, string) (string, error) {
+				cache := client.NewLoadingCache(s.a.Client, client.Default().With(func(p *client.Policy) { p.FailSafe = time.Hour }), func(context.Context, string) (string, error) {
 					h.reads.Store(true)
 					if tt.fails {
 						return "", errBoom
@@ -156,10 +156,10 @@ func TestManyWaitForHungFillsOnce(t *testing.T) {
 		make func(c *client.Client, load func(string) (string, error), opts ...client.CallOption) *cache
 	}{
 		{"one key at a time", nil, client.DefaultTimeout, func(c *client.Client, load func(string) (string, error), opts ...client.CallOption) *cache {
-			return client.NewLoadingCache(c, client.Default, func(_ context.Context, key string) (string, error) { return load(key) }, opts...)
+			return client.NewLoadingCache(c, client.Default(), func(_ context.Context, key string) (string, error) { return load(key) }, opts...)
 		}},
 		{"parts of one key", []client.CallOption{client.LoadBatch(1)}, client.DefaultTimeout, func(c *client.Client, load func(string) (string, error), opts ...client.CallOption) *cache {
-			return client.NewBatchLoadingCache(c, client.Default, func(_ context.Context, keys []string) (map[string]string, error) {
+			return client.NewBatchLoadingCache(c, client.Default(), func(_ context.Context, keys []string) (map[string]string, error) {
 				v, err := load(keys[0])
 				return map[string]string{keys[0]: v}, err
 			}, opts...)

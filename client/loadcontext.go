@@ -10,23 +10,23 @@ import (
 	"github.com/soracache/soracache/internal/flight"
 )
 
-// Fill is what a loader may say about the value that it is loading. A loader
-// gets its own from [FillFrom]. What is said after the loader has returned has
-// no effect. A nil Fill takes everything and does nothing.
+// LoadContext is what a loader may say about the value that it is loading. A loader
+// gets its own from [LoadContextFrom]. What is said after the loader has returned has
+// no effect. A nil LoadContext takes everything and does nothing.
 //
 // A loader that itself reads from the same client needs to say nothing: what
 // it reads is proven at least as new as the lease that it loads under, and the
 // tags of what it reads become tags of what it loads.
-type Fill struct {
+type LoadContext struct {
 	client *Client
 	schema string
 	key    string
 	// parent is the fill inside whose loader this one was asked for.
-	parent *Fill
+	parent *LoadContext
 	// parts are, in a batch loader, the fills of its keys. This one then stands for
 	// all of them: what is said to it is passed on. It has no key of its own, and
-	// its stamp has what any of theirs reflects. See [Fill.For].
-	parts map[string]*Fill
+	// its stamp has what any of theirs reflects. See [LoadContext.For].
+	parts map[string]*LoadContext
 	// leased tells whether the value can be stored at all, and stamp is then
 	// the lease's: how much of the ledger the value is known to reflect.
 	leased bool
@@ -57,55 +57,40 @@ type Fill struct {
 
 type fillKey struct{}
 
-// FillFrom returns the fill of the loader that was called with ctx, or nil
+// LoadContextFrom returns the fill of the loader that was called with ctx, or nil
 // outside of a loader.
-func FillFrom(ctx context.Context) *Fill {
-	f, _ := ctx.Value(fillKey{}).(*Fill)
+func LoadContextFrom(ctx context.Context) *LoadContext {
+	f, _ := ctx.Value(fillKey{}).(*LoadContext)
 	return f
 }
 
 // AddTags adds tags to the value, beside those of its policy.
-func (f *Fill) AddTags(tags ...string) {
-	f.change(func(f *Fill) { f.tags = slices.Concat(f.tags, tags) })
+func (f *LoadContext) AddTags(tags ...string) {
+	f.change(func(f *LoadContext) { f.tags = slices.Concat(f.tags, tags) })
 }
 
 // SetTTL changes how long the value is fresh. Zero or less means not to store
 // it, unless a later call says otherwise.
-func (f *Fill) SetTTL(ttl time.Duration) {
-	f.change(func(f *Fill) { f.policy, f.ttlSet = f.policy.WithTTL(max(ttl, 0)), true })
-}
-
-// SetKeep changes how long the value is kept at all. See [Policy].Keep.
-func (f *Fill) SetKeep(keep time.Duration) {
-	f.change(func(f *Fill) { f.policy = f.policy.WithKeep(keep) })
-}
-
-// SetNear changes the cap on the application's memory. See [Policy].Near.
-func (f *Fill) SetNear(near time.Duration) {
-	f.change(func(f *Fill) { f.policy = f.policy.WithNear(near) })
-}
-
-// SetL1 changes the cap on a node's memory. See [Policy].L1.
-func (f *Fill) SetL1(l1 time.Duration) {
-	f.change(func(f *Fill) { f.policy = f.policy.WithL1(l1) })
+func (f *LoadContext) SetTTL(ttl time.Duration) {
+	f.change(func(f *LoadContext) { f.policy, f.ttlSet = f.policy.WithTTL(max(ttl, 0)), true })
 }
 
 // SetETag stores a validator of the source beside the value, for the next
 // loader to get from [Previous]. It has at most 255 bytes of UTF-8: with any other the
 // value is not stored.
-func (f *Fill) SetETag(etag string) {
-	f.change(func(f *Fill) { f.etag = etag })
+func (f *LoadContext) SetETag(etag string) {
+	f.change(func(f *LoadContext) { f.etag = etag })
 }
 
-// Change changes the policy under which the value is stored. How long to wait
+// AdjustPolicy changes the policy under which the value is stored. How long to wait
 // for the loader is decided already, and tags that were found while loading
 // stay. If the result can never be right, the value is not stored.
-func (f *Fill) Change(change func(Policy) Policy) {
+func (f *LoadContext) AdjustPolicy(change func(*Policy)) {
 	if f == nil {
 		return
 	}
 	for _, part := range f.parts {
-		part.Change(change)
+		part.AdjustPolicy(change)
 	}
 	f.mu.Lock()
 	before, sealed := f.policy, f.sealed
@@ -113,8 +98,7 @@ func (f *Fill) Change(change func(Policy) Policy) {
 	if sealed {
 		return
 	}
-	before.Tags = slices.Clip(before.Tags) // others have them, too: who appends gets their own
-	after := change(before)                // which may read from the cache, and so tell this fill
+	after := before.With(change) // which may read from the cache, and so tell this fill
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.sealed {
@@ -124,13 +108,13 @@ func (f *Fill) Change(change func(Policy) Policy) {
 
 // DoNotCache lets the value be returned to its callers and not be stored, whatever
 // else is said.
-func (f *Fill) DoNotCache() {
-	f.change(func(f *Fill) { f.doNotCache = true })
+func (f *LoadContext) DoNotCache() {
+	f.change(func(f *LoadContext) { f.doNotCache = true })
 }
 
 // change runs do under the lock, unless the loader has returned. In a batch
 // loader it does so for every key.
-func (f *Fill) change(do func(*Fill)) {
+func (f *LoadContext) change(do func(*LoadContext)) {
 	if f == nil {
 		return
 	}
@@ -145,7 +129,7 @@ func (f *Fill) change(do func(*Fill)) {
 }
 
 // seal ends what the loader can say.
-func (f *Fill) seal() {
+func (f *LoadContext) seal() {
 	f.sealParts()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -154,7 +138,7 @@ func (f *Fill) seal() {
 
 // verdict is what the loader said: the policy to store the value under with all
 // of its tags, and its etag, or the reason not to store it.
-func (f *Fill) verdict() (policy Policy, etag string, refused error) {
+func (f *LoadContext) verdict() (policy Policy, etag string, refused error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	policy = f.policy.WithTags(f.tags...)
@@ -169,7 +153,7 @@ func (f *Fill) verdict() (policy Policy, etag string, refused error) {
 
 // loads tells whether this fill, or one that it is nested in, is loading the
 // key in the schema at this moment.
-func (f *Fill) loads(c *Client, schema, key string) bool {
+func (f *LoadContext) loads(c *Client, schema, key string) bool {
 	for ; f != nil; f = f.parent {
 		if f.client == c && f.schema == schema && f.has(key) && !f.ended() {
 			return true
@@ -178,7 +162,7 @@ func (f *Fill) loads(c *Client, schema, key string) bool {
 	return false
 }
 
-func (f *Fill) ended() bool {
+func (f *LoadContext) ended() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.sealed
@@ -187,12 +171,12 @@ func (f *Fill) ended() bool {
 // leftBehind returns the context, and the fill, of a call that is made within another:
 // none of a loader that has returned, whose context somebody goes on with. Nothing of it
 // waits for the call.
-func leftBehind(ctx context.Context) (context.Context, *Fill) {
-	outer := FillFrom(ctx)
+func leftBehind(ctx context.Context) (context.Context, *LoadContext) {
+	outer := LoadContextFrom(ctx)
 	if outer == nil || !outer.ended() {
 		return ctx, outer
 	}
-	return flight.Outside(context.WithValue(ctx, fillKey{}, (*Fill)(nil))), nil
+	return flight.Outside(context.WithValue(ctx, fillKey{}, (*LoadContext)(nil))), nil
 }
 
 // ingredient is what a reader inside a loader passes on to what it loads.
@@ -213,12 +197,12 @@ type ingredient struct {
 // tags it now has, and one before it the ingredient does not survive. An
 // ingredient of another namespace or partition has no such proof, because an
 // invalidation reaches ledgers one after the other.
-func (f *Fill) absorb(c *Client, in ingredient) {
+func (f *LoadContext) absorb(c *Client, in ingredient) {
 	if f != nil && f.parts != nil {
 		f.gather(c, in)
 		return
 	}
-	f.change(func(f *Fill) {
+	f.change(func(f *LoadContext) {
 		f.tags = soracache.NormalizeTags(slices.Concat(f.tags, in.tags))
 		if f.client == c { // or they would speak of other ledgers
 			f.proofs = append(f.proofs, in.proofs...)
@@ -237,7 +221,7 @@ func (f *Fill) absorb(c *Client, in ingredient) {
 }
 
 // exceeds tells whether the lease reflects anything that the proof does not.
-func (f *Fill) exceeds(proof soracache.Stamps) bool {
+func (f *LoadContext) exceeds(proof soracache.Stamps) bool {
 	for _, p := range proof {
 		own, _ := f.stamp.At(p.Partition) // of another partition: no epoch at all
 		if own.Epoch != p.Stamp.Epoch || own.Position > p.Stamp.Position {
@@ -248,14 +232,14 @@ func (f *Fill) exceeds(proof soracache.Stamps) bool {
 }
 
 // pure tells whether the loader was given nothing by a cache.
-func (f *Fill) pure() bool {
+func (f *LoadContext) pure() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.taint == nil && len(f.proofs) == 0
 }
 
 // asIngredient is what the value brings into a loader further out.
-func (f *Fill) asIngredient() ingredient {
+func (f *LoadContext) asIngredient() ingredient {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	in := ingredient{tags: soracache.NormalizeTags(slices.Concat(f.policy.Tags, f.tags)), proofs: f.proofs, taint: f.taint}

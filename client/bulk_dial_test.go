@@ -17,14 +17,14 @@ import (
 func TestGetOrSetManyOverTheWire(t *testing.T) {
 	s := clienttest.NewServer(t)
 	src := &source{during: func(ctx context.Context) error {
-		client.FillFrom(ctx).For("0007").AddTags("\xff")
-		client.FillFrom(ctx).For("0008").AddTags(strings.Repeat("t", 300))
+		client.LoadContextFrom(ctx).For("0007").AddTags("\xff")
+		client.LoadContextFrom(ctx).For("0008").AddTags(strings.Repeat("t", 300))
 		return nil
 	}}
 	long := strings.Repeat("k", 2000)
 	keys := append(numberedKeys(2000), "", long, "\xff")
 	for range 2 { // each by another process
-		values, err := client.NewCache[string](s.Dial(client.Timeout(10*time.Second)), client.Default).GetOrSetMany(t.Context(), keys, src.load)
+		values, err := client.NewCache[string](s.Dial(client.Timeout(10*time.Second)), client.Default()).GetOrSetMany(t.Context(), keys, src.load)
 		var many *client.ManyError
 		if len(values) != 2000 || !errors.As(err, &many) || len(many.Errors) != 3 {
 			t.Fatalf("%d values, %v", len(values), err)

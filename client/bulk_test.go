@@ -224,7 +224,7 @@ func numberedKeys(n int) []string {
 
 // Every row is a user's sentence, played in virtual time over a real node.
 func TestGetOrSetMany(t *testing.T) {
-	policy := client.Default.WithTTL(time.Minute)
+	policy := client.Default().WithTTL(time.Minute)
 	tests := []struct {
 		name   string
 		policy client.Policy
@@ -323,7 +323,7 @@ func TestGetOrSetMany(t *testing.T) {
 			}
 			both.Wait()
 		}},
-		{"whoever was loading our key dies: its lease runs out, and we load it", policy.WithWait(30 * time.Second), func(w *manyWorld) {
+		{"whoever was loading our key dies: its lease runs out, and we load it", policy.With(func(p *client.Policy) { p.Wait = 30 * time.Second }), func(w *manyWorld) {
 			results, err := w.lanes[1].Backend.Get(w.Context(), soracache.GetRequest{Namespace: "default", Reads: []soracache.Read{{Key: "a", Lease: true}}})
 			if err != nil || results[0].Lease == (soracache.Lease{}) {
 				w.Fatal(results, err)
@@ -334,7 +334,7 @@ func TestGetOrSetMany(t *testing.T) {
 			}
 			w.must(1, "a", "a=a")
 		}},
-		{"whoever is loading our key takes too long: we load it too, and do not store it", policy.WithWait(2 * time.Second), func(w *manyWorld) {
+		{"whoever is loading our key takes too long: we load it too, and do not store it", policy.With(func(p *client.Policy) { p.Wait = 2 * time.Second }), func(w *manyWorld) {
 			slow := &source{takes: 10 * time.Second, version: "-slow"}
 			var other sync.WaitGroup
 			other.Go(func() { _, _ = w.cache[1].GetOrSetMany(w.Context(), []string{"a"}, slow.load) })
@@ -368,7 +368,7 @@ func TestGetOrSetMany(t *testing.T) {
 			w.wantFailed(err, errBoom, "b")
 			w.must(1, "a", "a=1")
 		}},
-		{"100 cached ids due for refresh plus 2 new when the batch source fails: 100 values, 2 errors", policy.WithFailSafe(time.Hour), func(w *manyWorld) {
+		{"100 cached ids due for refresh plus 2 new when the batch source fails: 100 values, 2 errors", policy.With(func(p *client.Policy) { p.FailSafe = time.Hour }), func(w *manyWorld) {
 			keys := numberedKeys(102)
 			if _, err := w.cache[0].GetOrSetMany(w.Context(), keys[:100], w.source.load); err != nil {
 				w.Fatal(err)
@@ -381,7 +381,7 @@ func TestGetOrSetMany(t *testing.T) {
 			}
 			w.wantFailed(err, errBoom, keys[100:]...)
 		}},
-		{"fail-safe after an invalidation: the invalidated one fails, its neighbours are served", policy.WithFailSafe(time.Hour), func(w *manyWorld) {
+		{"fail-safe after an invalidation: the invalidated one fails, its neighbours are served", policy.With(func(p *client.Policy) { p.FailSafe = time.Hour }), func(w *manyWorld) {
 			w.must(0, "a b", "a=a b=b")
 			time.Sleep(2 * time.Minute)
 			w.source.during = func(ctx context.Context) error {
@@ -394,7 +394,7 @@ func TestGetOrSetMany(t *testing.T) {
 			}
 			w.wantFailed(err, errBoom, "a")
 		}},
-		{"the loader of stale values failed a moment ago: it is left alone, and new keys are loaded", policy.WithFailSafe(time.Hour), func(w *manyWorld) {
+		{"the loader of stale values failed a moment ago: it is left alone, and new keys are loaded", policy.With(func(p *client.Policy) { p.FailSafe = time.Hour }), func(w *manyWorld) {
 			w.must(0, "a", "a=a")
 			time.Sleep(2 * time.Minute)
 			w.source.fails = errBoom
@@ -404,7 +404,7 @@ func TestGetOrSetMany(t *testing.T) {
 			time.Sleep(time.Minute)
 			w.must(0, "a b", "a=a-new b=b-new")
 		}},
-		{"stale values while they are loaded anew: they come at once, from one call in the background", policy.WithStaleWhileRevalidate(time.Hour), func(w *manyWorld) {
+		{"stale values while they are loaded anew: they come at once, from one call in the background", policy.With(func(p *client.Policy) { p.StaleWhileRevalidate = time.Hour }), func(w *manyWorld) {
 			w.must(0, "a b", "a=a b=b")
 			time.Sleep(2 * time.Minute)
 			w.source.takes, w.source.version = time.Second, "-new"
@@ -420,7 +420,7 @@ func TestGetOrSetMany(t *testing.T) {
 				w.Errorf("loaded %v", w.source.calls)
 			}
 		}},
-		{"an invalidation during a background refresh: only the other value is stored", policy.WithStaleWhileRevalidate(time.Hour), func(w *manyWorld) {
+		{"an invalidation during a background refresh: only the other value is stored", policy.With(func(p *client.Policy) { p.StaleWhileRevalidate = time.Hour }), func(w *manyWorld) {
 			w.must(0, "a b", "a=a b=b")
 			time.Sleep(2 * time.Minute)
 			w.source.version = "-old"
@@ -430,7 +430,7 @@ func TestGetOrSetMany(t *testing.T) {
 			w.source.during, w.source.version = nil, "-new"
 			w.must(0, "a b", "a=a-new b=b-old")
 		}},
-		{"values close to their end are refreshed by one call in the background", policy.WithEagerAt(0.5), func(w *manyWorld) {
+		{"values close to their end are refreshed by one call in the background", policy.With(func(p *client.Policy) { p.EagerAt = 0.5 }), func(w *manyWorld) {
 			w.must(0, "a b", "a=a b=b")
 			time.Sleep(40 * time.Second)
 			w.source.version = "-new"
@@ -441,7 +441,7 @@ func TestGetOrSetMany(t *testing.T) {
 				w.Errorf("loaded %v", w.source.calls)
 			}
 		}},
-		{"the loader is slower than the soft timeout: the old values now, the new ones next time", policy.WithFailSafe(time.Hour).WithSoftTimeout(100 * time.Millisecond), func(w *manyWorld) {
+		{"the loader is slower than the soft timeout: the old values now, the new ones next time", policy.With(func(p *client.Policy) { p.FailSafe = time.Hour; p.SoftTimeout = 100 * time.Millisecond }), func(w *manyWorld) {
 			w.must(0, "a b", "a=a b=b")
 			time.Sleep(2 * time.Minute)
 			w.source.takes, w.source.version = time.Second, "-new"
@@ -453,7 +453,7 @@ func TestGetOrSetMany(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			w.must(0, "a b", "a=a-new b=b-new")
 		}},
-		{"the loader is slower than the hard timeout: an error, and the values are there next time", policy.WithHardTimeout(100 * time.Millisecond), func(w *manyWorld) {
+		{"the loader is slower than the hard timeout: an error, and the values are there next time", policy.With(func(p *client.Policy) { p.HardTimeout = 100 * time.Millisecond }), func(w *manyWorld) {
 			w.source.takes = time.Second
 			_, err := w.get(0, "a b")
 			w.wantFailed(err, context.DeadlineExceeded, "a", "b")
@@ -469,7 +469,7 @@ func TestGetOrSetMany(t *testing.T) {
 			w.source.lacks = nil
 			w.must(1, "a x", "a=a x=x")
 		}},
-		{"ids that do not exist are remembered as such for a while", policy.WithNotFoundTTL(10 * time.Second), func(w *manyWorld) {
+		{"ids that do not exist are remembered as such for a while", policy.With(func(p *client.Policy) { p.NotFoundTTL = 10 * time.Second }), func(w *manyWorld) {
 			w.source.lacks = []string{"x", "y"}
 			w.must(0, "a x y", "a=a")
 			w.source.lacks = nil
@@ -511,7 +511,7 @@ func TestGetOrSetMany(t *testing.T) {
 		{"the loader panics: its keys have the panic, nobody else hangs", policy, func(w *manyWorld) {
 			_, err := w.cache[0].GetOrSetMany(w.Context(), []string{"a", "b"}, func(context.Context, []string) (map[string]string, error) { panic("ouch") })
 			var p *client.PanicError
-			if !errors.As(err, &p) || p.Value != "ouch" || !strings.Contains(string(p.Stack), "many_test.go") {
+			if !errors.As(err, &p) || p.Value != "ouch" || !strings.Contains(string(p.Stack), "bulk_test.go") {
 				w.Errorf("got %v", err)
 			}
 			start := time.Now()
@@ -522,7 +522,7 @@ func TestGetOrSetMany(t *testing.T) {
 		}},
 		{"a key and a tag are invalidated during the load: only what they name is not stored", policy, func(w *manyWorld) {
 			w.source.during = func(ctx context.Context) error {
-				client.FillFrom(ctx).For("c").AddTags("third")
+				client.LoadContextFrom(ctx).For("c").AddTags("third")
 				_, err := w.client[1].Invalidate(ctx, client.Invalidation{Keys: []string{"a"}, Tags: []string{"third"}})
 				return err
 			}
@@ -530,7 +530,7 @@ func TestGetOrSetMany(t *testing.T) {
 			w.source.during, w.source.version = nil, "-new"
 			w.must(1, "a b c", "a=a-new b=b c=c-new")
 		}},
-		{"a loader that takes longer than a lease keeps its leases", policy.WithWait(time.Minute), func(w *manyWorld) {
+		{"a loader that takes longer than a lease keeps its leases", policy.With(func(p *client.Policy) { p.Wait = time.Minute }), func(w *manyWorld) {
 			w.source.takes = 25 * time.Second
 			var both sync.WaitGroup
 			both.Go(func() { w.must(0, "a b", "a=a b=b") })
@@ -541,7 +541,7 @@ func TestGetOrSetMany(t *testing.T) {
 		}},
 		{"what the loader says holds for the batch, and what it says of one key for that one", policy, func(w *manyWorld) {
 			w.source.during = func(ctx context.Context) error {
-				fill := client.FillFrom(ctx)
+				fill := client.LoadContextFrom(ctx)
 				fill.AddTags("all")
 				fill.SetTTL(10 * time.Second)
 				fill.For("b").SetTTL(20 * time.Second)
@@ -657,7 +657,7 @@ func TestGetOrSetMany(t *testing.T) {
 			w.source.takes = 0
 			w.must(1, "a b", "a=a b=b")
 		}},
-		{"a policy that can never be right is an error", policy.WithJitter(2), func(w *manyWorld) {
+		{"a policy that can never be right is an error", policy.With(func(p *client.Policy) { p.Jitter = 2 }), func(w *manyWorld) {
 			if _, err := w.get(0, "a"); !errors.Is(err, soracache.ErrInvalid) {
 				w.Error(err)
 			}
@@ -699,9 +699,9 @@ func TestErrorsOfBatchLoaders(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newManyWorld(t, client.Default, client.NoNear())
+				w := newManyWorld(t, client.Default(), client.NoNear())
 				load := func(context.Context, []string) (map[string]string, error) { return tt.found, tt.err }
-				cache := client.NewBatchLoadingCache(w.client[0], client.Default.WithNotFoundTTL(time.Hour), load)
+				cache := client.NewBatchLoadingCache(w.client[0], client.Default().With(func(p *client.Policy) { p.NotFoundTTL = time.Hour }), load)
 				for range 2 { // what failed is not remembered
 					values, err := cache.GetMany(w.Context(), []string{"a", "b"})
 					if got := listed(values); got != tt.want {
@@ -717,8 +717,8 @@ func TestErrorsOfBatchLoaders(t *testing.T) {
 		})
 	}
 	t.Run("one key alone", func(t *testing.T) {
-		w := newManyWorld(t, client.Default)
-		cache := client.NewBatchLoadingCache(w.client[0], client.Default, func(context.Context, []string) (map[string]string, error) {
+		w := newManyWorld(t, client.Default())
+		cache := client.NewBatchLoadingCache(w.client[0], client.Default(), func(context.Context, []string) (map[string]string, error) {
 			return nil, of(map[string]error{"row:a": client.ErrNotFound, "row:b": errBoom})
 		})
 		if v, err := cache.Get(t.Context(), "a"); !errors.Is(err, errBoom) || errors.Is(err, client.ErrNotFound) {
@@ -727,9 +727,9 @@ func TestErrorsOfBatchLoaders(t *testing.T) {
 	})
 	t.Run("loaders in a circle hand on what they are told", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			w := newManyWorld(t, client.Default)
+			w := newManyWorld(t, client.Default())
 			var cache *client.LoadingCache[string]
-			cache = client.NewBatchLoadingCache(w.client[0], client.Default, func(ctx context.Context, keys []string) (map[string]string, error) {
+			cache = client.NewBatchLoadingCache(w.client[0], client.Default(), func(ctx context.Context, keys []string) (map[string]string, error) {
 				time.Sleep(time.Millisecond)
 				_, err := cache.GetMany(ctx, map[string][]string{"a": {"b", "c"}, "b": {"c", "d"}, "c": {"d", "a"}, "d": {"a"}}[keys[0]])
 				return nil, err
@@ -748,7 +748,7 @@ func TestErrorsOfBatchLoaders(t *testing.T) {
 
 // With a near cache, which most clients have.
 func TestGetOrSetManyNear(t *testing.T) {
-	policy := client.Default.WithTTL(time.Minute)
+	policy := client.Default().WithTTL(time.Minute)
 	tests := []struct {
 		name   string
 		policy client.Policy
@@ -770,12 +770,12 @@ func TestGetOrSetManyNear(t *testing.T) {
 		{"what is near is gone with its invalidation, its neighbours stay", policy, func(w *manyWorld) {
 			w.must(0, "a b", "a=a b=b")
 			w.source.version = "-new"
-			if err := w.cache[0].Remove(w.Context(), "a"); err != nil {
+			if _, err := w.cache[0].Remove(w.Context(), "a"); err != nil {
 				w.Fatal(err)
 			}
 			w.must(0, "a b", "a=a-new b=b")
 		}},
-		{"that there is no such thing is known near, too", policy.WithNotFoundTTL(time.Minute), func(w *manyWorld) {
+		{"that there is no such thing is known near, too", policy.With(func(p *client.Policy) { p.NotFoundTTL = time.Minute }), func(w *manyWorld) {
 			w.source.lacks = []string{"x"}
 			w.must(0, "a x", "a=a")
 			gets := w.lanes[0].gets
@@ -784,7 +784,7 @@ func TestGetOrSetManyNear(t *testing.T) {
 				w.Error("it was asked for again")
 			}
 		}},
-		{"near values close to their end are refreshed by one call in the background", policy.WithEagerAt(0.5), func(w *manyWorld) {
+		{"near values close to their end are refreshed by one call in the background", policy.With(func(p *client.Policy) { p.EagerAt = 0.5 }), func(w *manyWorld) {
 			w.must(0, "a b", "a=a b=b")
 			time.Sleep(29 * time.Second)
 			w.must(0, "a b", "a=a b=b")
@@ -797,7 +797,7 @@ func TestGetOrSetManyNear(t *testing.T) {
 				w.Errorf("loaded %v", w.source.calls)
 			}
 		}},
-		{"the service is down and the loader fails: near values stand in, whatever has none fails", policy.WithFailSafe(time.Hour), func(w *manyWorld) {
+		{"the service is down and the loader fails: near values stand in, whatever has none fails", policy.With(func(p *client.Policy) { p.FailSafe = time.Hour }), func(w *manyWorld) {
 			w.must(0, "a b", "a=a b=b")
 			time.Sleep(2 * time.Minute)
 			w.lanes[0].set(func(l *lane) { l.down = soracache.ErrUnavailable })
@@ -820,8 +820,8 @@ func TestGetOrSetManyNear(t *testing.T) {
 				values["list"][0] = "scribbled"
 			}
 		}},
-		{"a source that says not modified keeps the values that it was shown", policy.WithKeep(time.Hour), func(w *manyWorld) {
-			w.source.during = func(ctx context.Context) error { client.FillFrom(ctx).For("a").SetETag("v1"); return nil }
+		{"a source that says not modified keeps the values that it was shown", policy.With(func(p *client.Policy) { p.Keep = time.Hour }), func(w *manyWorld) {
+			w.source.during = func(ctx context.Context) error { client.LoadContextFrom(ctx).For("a").SetETag("v1"); return nil }
 			w.must(0, "a b", "a=a b=b")
 			time.Sleep(2 * time.Minute)
 			values, err := w.cache[0].GetOrSetMany(w.Context(), []string{"a", "b"}, func(ctx context.Context, _ []string) (map[string]string, error) {
@@ -857,7 +857,7 @@ func ExampleCache_GetOrSetMany() {
 	ctx := context.Background()
 	c := shop()
 	defer func() { _ = c.Close() }()
-	names := client.NewCache[string](c, client.Default.WithTags("products"))
+	names := client.NewCache[string](c, client.Default().WithTags("products"))
 
 	// As from SELECT id, name FROM products WHERE id IN (…): what does not exist is
 	// not in the result.
@@ -889,7 +889,7 @@ func TestGetManyOfALoaderOfSingleKeysRefreshesEarly(t *testing.T) {
 		var mu sync.Mutex
 		loads, running, most := map[string]int{}, 0, 0
 		var cache *client.LoadingCache[string]
-		cache = client.NewLoadingCache(s.a.Client, client.Policy{TTL: time.Minute}.WithEagerAt(0.5), func(ctx context.Context, key string) (string, error) {
+		cache = client.NewLoadingCache(s.a.Client, client.Policy{TTL: time.Minute}.With(func(p *client.Policy) { p.EagerAt = 0.5 }), func(ctx context.Context, key string) (string, error) {
 			mu.Lock()
 			loads[key]++
 			n := loads[key]
