@@ -462,22 +462,20 @@ func (d *dev) keep(ctx context.Context, n *devNode) error {
 
 // end drains all nodes at once, then ends Redis and removes its folder.
 func (d *dev) end() error {
-	var failed error
+	failures := make([]error, len(d.nodes))
 	var ending sync.WaitGroup
-	var mu sync.Mutex // guards failed
-	for _, n := range d.nodes {
+	for i, n := range d.nodes {
 		if n.process == nil {
 			continue
 		}
 		ending.Go(func() {
 			if err := n.process.end(devGrace); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				failed = errors.Join(failed, fmt.Errorf("%s: %w", n.name, err))
+				failures[i] = fmt.Errorf("%s: %w", n.name, err)
 			}
 		})
 	}
 	ending.Wait()
+	failed := errors.Join(failures...)
 	if d.own != nil {
 		_ = d.own.end(devGrace) // it keeps nothing
 	}
