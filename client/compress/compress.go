@@ -1,7 +1,7 @@
 // Package compress makes the values of a cache smaller: it wraps a [client.Codec],
 // and compresses what that one encodes.
 //
-//	products := client.NewCache[Product](c, client.Default,
+//	products := client.NewCache[Product](c, client.Default(),
 //		client.WithCodec(compress.Zstd(client.JSON{}, compress.Options{})))
 //
 // Compress before you encrypt, because what is encrypted cannot be made smaller:

@@ -374,7 +374,7 @@ func TestInACache(t *testing.T) {
 	load := func(context.Context) (product, error) { loads++; return value, nil }
 	get := func(cl *client.Client, opts ...client.CallOption) {
 		t.Helper()
-		if got, err := client.NewCache[product](cl, client.Default, opts...).GetOrSet(t.Context(), "k", load); got != value || err != nil {
+		if got, err := client.NewCache[product](cl, client.Default(), opts...).GetOrSet(t.Context(), "k", load); got != value || err != nil {
 			t.Errorf("got product %d, %v", got.ID, err)
 		}
 	}

@@ -26,7 +26,7 @@ func ExampleZstd() {
 		return slices.Repeat([]product{{7, "a lamp"}, {8, "a desk"}}, 50), nil
 	}
 	for range 2 { // two processes
-		lists := client.NewCache[[]product](srv.Client(), client.Default, client.WithCodec(codec))
+		lists := client.NewCache[[]product](srv.Client(), client.Default(), client.WithCodec(codec))
 		list, err := lists.GetOrSet(ctx, "list:offers", load)
 		fmt.Println(len(list), "products", err)
 	}

@@ -5,7 +5,7 @@
 //		encrypt.Key{ID: "2026-10", Secret: october}, // encrypts
 //		encrypt.Key{ID: "2026-07", Secret: july},    // still decrypts
 //	)
-//	orders := client.NewCache[Order](c, client.Default,
+//	orders := client.NewCache[Order](c, client.Default(),
 //		client.WithCodec(encrypt.AESGCM(client.JSON{}, keys)))
 //
 // Compress before you encrypt: encrypt.AESGCM(compress.Zstd(codec, options), keys).

@@ -348,7 +348,7 @@ func newProcess(t *testing.T, service soracache.Backend, c client.Codec, opts ..
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cl.Close() })
-	p.Cache = client.NewCache[product](cl, client.Default, client.WithCodec(c))
+	p.Cache = client.NewCache[product](cl, client.Default(), client.WithCodec(c))
 	return p
 }
 

@@ -29,7 +29,7 @@ func ExampleAESGCM() {
 		panic(err)
 	}
 	codec := encrypt.AESGCM(client.JSON{}, keys)
-	products := client.NewCache[product](c, client.Default, client.WithCodec(codec))
+	products := client.NewCache[product](c, client.Default(), client.WithCodec(codec))
 	read := func() {
 		p, err := products.GetOrSet(ctx, "product:7", func(context.Context) (product, error) {
 			fmt.Print("loads ")
