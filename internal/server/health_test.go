@@ -18,13 +18,13 @@ import (
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/server"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // masters is a store of two parts, named by their addresses, each of which can
 // hang.
 type masters struct {
-	*l2test.Model
+	*l2model.Model
 	mu    sync.Mutex
 	hangs map[string]bool
 }
@@ -198,7 +198,7 @@ func TestReadinessSaysWhy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := &probed{T: t, store: &masters{Model: l2test.NewModel(l2test.ModelConfig{})}}
+				p := &probed{T: t, store: &masters{Model: l2model.New(l2model.Config{})}}
 				var err error
 				if p.node, err = node.New(node.Config{Store: p.store, Partitions: func(string) int { return 2 }}); err != nil {
 					t.Fatal(err)

@@ -1,6 +1,7 @@
-package l2test
+package l2model
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -37,6 +38,16 @@ func (s step) settle() {
 	if len(due) > 0 {
 		s.append(sortedTargets(due))
 	}
+}
+
+// sortedTargets returns the targets by kind and name, each once: what is recorded must
+// not depend on the order of a map.
+func sortedTargets(targets []soracache.Target) []soracache.Target {
+	s := slices.Clone(targets)
+	slices.SortFunc(s, func(a, b soracache.Target) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
+	return slices.Compact(s)
 }
 
 // keepSettling notes that targets settle. The number of those that do is

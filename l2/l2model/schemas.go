@@ -1,4 +1,4 @@
-package l2test
+package l2model
 
 import (
 	"slices"

@@ -1,4 +1,4 @@
-package l2test
+package l2model
 
 import (
 	"time"
@@ -36,4 +36,38 @@ func (m *Model) Value(at l2.Partition, key string) []byte {
 		return nil
 	}
 	return e.Value
+}
+
+// Latest is the stamp of the latest record of a target. Its position is zero if the
+// ledger knows none, and all of it is if there is no ledger. Like Holder, it is no step
+// of the partition.
+func (m *Model) Latest(at l2.Partition, target soracache.Target) soracache.Stamp {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.partitions[place{at.Namespace, at.Index}]
+	if p == nil || p.ledger == nil {
+		return soracache.Stamp{}
+	}
+	latest := soracache.Stamp{Epoch: p.ledger.epoch}
+	switch target.Kind {
+	case soracache.TargetAll:
+		latest.Position = p.ledger.cleared
+	case soracache.TargetKey:
+		latest.Position = p.ledger.keys.latest[target.Name]
+	case soracache.TargetTag:
+		latest.Position = p.ledger.tags.latest[target.Name]
+	}
+	return latest
+}
+
+// Settling is how many targets of a partition settle. Like Holder, it is no step of the
+// partition.
+func (m *Model) Settling(at l2.Partition) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.partitions[place{at.Namespace, at.Index}]
+	if p == nil {
+		return 0
+	}
+	return len(p.settling)
 }
