@@ -4,6 +4,7 @@
 package stores
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -29,7 +30,7 @@ type Config struct {
 	// folder, and what follows here.
 	Redis    redis.Config
 	Embedded embedded.Config
-	// Timeout is how long to wait for the store, and Logger is told what an operator
+	// Timeout is how long to wait for the store (default 2 s), and Logger is told what an operator
 	// should know; nil means nobody is.
 	Timeout time.Duration
 	Logger  *slog.Logger
@@ -85,7 +86,7 @@ func Open(ctx context.Context, c Config) (l2.Store, error) {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	scheme := c.scheme()
-	store, err := scheme.Open(ctx, c.URL, l2.OpenOptions{Timeout: c.Timeout, Logger: logger})
+	store, err := scheme.Open(ctx, c.URL, l2.OpenOptions{Timeout: cmp.Or(c.Timeout, redis.DefaultTimeout), Logger: logger})
 	if err == nil && store == nil {
 		err = fmt.Errorf("%w: the scheme %s opened nothing", soracache.ErrUnavailable, scheme.Name)
 	}
