@@ -106,6 +106,26 @@ func positionText(p uint64) string {
 	return fmt.Sprintf("%d (%s)", p, at.UTC().Format("2006-01-02T15:04:05.000Z"))
 }
 
+// storeText tells what the second tier is, and of each of its parts whether it answers.
+// A node of an earlier version says nothing of it.
+func storeText(s *soracachev1.StoreStatus) string {
+	var parts []string
+	for _, part := range s.GetParts() {
+		state := "unreachable"
+		if part.GetReachable() {
+			state = "reachable"
+		}
+		parts = append(parts, strings.TrimSpace(clean(part.GetName())+" "+state+" for "+short(part.GetStateFor())))
+	}
+	switch {
+	case s == nil:
+		return ""
+	case len(parts) == 0:
+		parts = []string{"nothing was asked of it"}
+	}
+	return clean(s.GetScheme()) + ": " + strings.Join(parts, ", ")
+}
+
 // statsCmd prints the running totals.
 type statsCmd struct {
 	Cluster bool
@@ -137,6 +157,7 @@ func (c *statsCmd) Run(ctx context.Context, con *console) error {
 	}
 	rows := [][2]string{
 		{"node", clean(answer.GetNode())}, {"version", clean(answer.GetVersion())}, {"uptime", short(answer.GetUptime())},
+		{"store", storeText(answer.GetStore())},
 	}
 	for _, total := range slices.Sorted(maps.Keys(answer.GetTotals())) {
 		rows = append(rows, [2]string{total, number(answer.GetTotals()[total])})

@@ -192,7 +192,7 @@ func summable(total string) bool {
 
 // printCluster writes the nodes under numbers, and their totals in columns.
 func (c *console) printCluster(answers []answered) error {
-	nodes := [][]string{{"", "NAME", "RPC", "VERSION", "UPTIME"}}
+	nodes := [][]string{{"", "NAME", "RPC", "VERSION", "UPTIME", "STORE"}}
 	heads := []string{"TOTAL", "SUM"}
 	names := map[string]struct{}{}
 	for i, a := range answers {
@@ -206,7 +206,7 @@ func (c *console) printCluster(answers []answered) error {
 		case a.stats == nil:
 			row = append(row, "not asked: "+name(a.member.GetState()))
 		default:
-			row = append(row, orDash(a.stats.GetVersion()), short(a.stats.GetUptime()))
+			row = append(row, orDash(a.stats.GetVersion()), short(a.stats.GetUptime()), orDash(storeSummary(a.stats.GetStore())))
 			heads = append(heads, label)
 		}
 		nodes = append(nodes, row)
@@ -243,6 +243,24 @@ func (c *console) printCluster(answers []answered) error {
 		return err
 	}
 	return c.columns(rows)
+}
+
+// storeSummary is storeText in few words: how many of its parts do not answer.
+func storeSummary(s *soracachev1.StoreStatus) string {
+	unreachable := 0
+	for _, part := range s.GetParts() {
+		if !part.GetReachable() {
+			unreachable++
+		}
+	}
+	switch n := len(s.GetParts()); {
+	case unreachable == 0:
+		return clean(s.GetScheme())
+	case n == 1:
+		return clean(s.GetScheme()) + ": unreachable"
+	default:
+		return fmt.Sprintf("%s: %d of %d parts unreachable", clean(s.GetScheme()), unreachable, n)
+	}
 }
 
 // printClusterJSON writes members and totals in the form of the contract, each

@@ -88,6 +88,10 @@ func (f *fakeNode) Stats(context.Context, *soracachev1.StatsRequest) (*soracache
 	return &soracachev1.StatsResponse{
 		Node: "host:7070", Version: "v1.2.3", Uptime: durationpb.New(90 * time.Minute),
 		Totals: map[string]float64{"hits_l2": 12, "hits_l1": 1e9, "l1_bytes": 0.5},
+		Store: &soracachev1.StoreStatus{Scheme: "redis+cluster", Parts: []*soracachev1.StoreStatus_Part{
+			{Name: "10.0.0.1:6379", Reachable: true, StateFor: durationpb.New(time.Hour)},
+			{Name: "10.0.0.2:6379", StateFor: durationpb.New(1500 * time.Millisecond)},
+		}},
 	}, f.fail
 }
 

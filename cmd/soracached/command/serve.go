@@ -211,7 +211,7 @@ func (c *serveCmd) serveNode(
 		metrics.WatchGossip(cl.member.Stats)
 	}
 	serverConfig := c.serverConfig()
-	serverConfig.Budget = cfg.Budget
+	serverConfig.Budget, serverConfig.StoreScheme = cfg.Budget, store.scheme
 	serverConfig.Name, serverConfig.Advertise = cfg.Name, c.advertised(listener.Addr())
 	srv, err := server.New(serverConfig, n, server.Hooks{
 		Log: log, Began: metrics.Began, Ended: metrics.Ended, Metrics: metrics.Handler(log), Totals: metrics.Totals,
