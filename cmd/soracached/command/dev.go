@@ -296,7 +296,7 @@ func pings(ctx context.Context, address string) bool {
 // before that is not started again: something is wrong with it.
 func (d *dev) await(ctx context.Context) error {
 	for _, n := range d.nodes {
-		if err := d.poll(ctx, n.name+" is not ready: is there a Redis at "+withoutPassword(d.store)+"?", func() bool { return isReady(ctx, n.url()) }); err != nil {
+		if err := d.poll(ctx, n.name+" is not ready: does "+where(d.store)+" answer?", func() bool { return isReady(ctx, n.url()) }); err != nil {
 			return err
 		}
 	}
@@ -384,11 +384,11 @@ func alive(ctx context.Context, url string) int {
 // welcome tells what there is, and how to try it.
 func (d *dev) welcome() {
 	var b strings.Builder
-	where := withoutPassword(d.store)
+	over := where(d.store)
 	if d.own != nil {
-		where += fmt.Sprintf(" (pid %d, which keeps nothing)", d.own.pid())
+		over += fmt.Sprintf(" (pid %d, which keeps nothing)", d.own.pid())
 	}
-	fmt.Fprintf(&b, "%d nodes over %s\n\n", len(d.nodes), where)
+	fmt.Fprintf(&b, "%d nodes over %s\n\n", len(d.nodes), over)
 	var urls []string
 	for _, n := range d.nodes {
 		fmt.Fprintf(&b, "  %s  %s  pid %d\n", n.name, n.url(), n.process.pid())
