@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -147,7 +148,7 @@ func TestPageQuotesThis(t *testing.T) {
 	blocks := regexp.MustCompile("(?s)<!-- ([a-z/_.]+) -->\n```go\n(.*?)```").FindAllSubmatch(page, -1)
 	for _, block := range blocks {
 		code, err := os.ReadFile(filepath.Join(root, string(block[1])))
-		if err != nil || !strings.Contains(string(code), string(block[2])) {
+		if err != nil || !bytes.Contains(code, block[2]) {
 			t.Errorf("%s (%v) has nothing such as\n%s", block[1], err, block[2])
 		}
 	}

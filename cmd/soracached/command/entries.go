@@ -195,10 +195,10 @@ type invalidating struct {
 	Settle time.Duration
 }
 
-func (c *invalidating) declare(o *options) {
+func (i *invalidating) declare(o *options) {
 	call := o.perCall()
-	call.yes(&c.Ack, "ack", "Return only once no node can serve the old values any more, and name the nodes that had to be waited out")
-	call.duration(&c.Settle, "settle", "", "How far the source may lag, such as a replica that loaders read from: what they compute within that time is returned and not kept (1m at most)")
+	call.yes(&i.Ack, "ack", "Return only once no node can serve the old values any more, and name the nodes that had to be waited out")
+	call.duration(&i.Settle, "settle", "", "How far the source may lag, such as a replica that loaders read from: what they compute within that time is returned and not kept (1m at most)")
 }
 
 // Run invalidates the keys.
@@ -325,7 +325,8 @@ func (c *keysCmd) Run(ctx context.Context, con *console) error {
 	all := &soracachev1.ListKeysResponse{NextPageToken: c.PageToken}
 	for count := 0; ; {
 		page, err := node.cache.ListKeys(ctx, &soracachev1.ListKeysRequest{
-			Namespace: c.Namespace, Tag: c.Tag, PageSize: int32(min(c.PageSize, math.MaxInt32)), PageToken: all.GetNextPageToken(),
+			Namespace: c.Namespace, Tag: c.Tag, PageToken: all.GetNextPageToken(),
+			PageSize: int32(min(max(c.PageSize, -1), math.MaxInt32)), //nolint:gosec // within what it can be; the node refuses -1
 		})
 		if err != nil {
 			return err

@@ -29,15 +29,15 @@ type remote struct {
 	JSON       bool
 }
 
-func (c *remote) declare(o *options) {
-	o.text(&c.Server, "server", "http://127.0.0.1:7070", "URL", "The node")
-	o.text(&c.Token, "token", "", "TEXT", "Access token (other users can see a command line: prefer the environment or --token-file)")
-	o.text(&c.TokenFile, "token-file", "", "FILE", "File that holds the access token")
-	o.text(&c.CA, "ca", "", "FILE", "Authorities to trust for https, in PEM (the system's)")
-	o.text(&c.ClientCert, "client-cert", "", "FILE", "Client certificate, in PEM")
-	o.text(&c.ClientKey, "client-key", "", "FILE", "Key of the client certificate, in PEM")
-	o.duration(&c.Timeout, "timeout", "10s", "How long to wait for an answer")
-	o.yes(&c.JSON, "json", "Print the answer as JSON, in the form of the service's contract")
+func (r *remote) declare(o *options) {
+	o.text(&r.Server, "server", "http://127.0.0.1:7070", "URL", "The node")
+	o.text(&r.Token, "token", "", "TEXT", "Access token (other users can see a command line: prefer the environment or --token-file)")
+	o.text(&r.TokenFile, "token-file", "", "FILE", "File that holds the access token")
+	o.text(&r.CA, "ca", "", "FILE", "Authorities to trust for https, in PEM (the system's)")
+	o.text(&r.ClientCert, "client-cert", "", "FILE", "Client certificate, in PEM")
+	o.text(&r.ClientKey, "client-key", "", "FILE", "Key of the client certificate, in PEM")
+	o.duration(&r.Timeout, "timeout", "10s", "How long to wait for an answer")
+	o.yes(&r.JSON, "json", "Print the answer as JSON, in the form of the service's contract")
 }
 
 // namespace is the option of the commands that work in one.
