@@ -10,6 +10,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/near"
+	"github.com/soracache/soracache/client/internal/pacing"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -104,7 +105,7 @@ func (b *bulk[T]) run(ctx context.Context, keys []string) {
 	if len(rest) == 0 {
 		return
 	}
-	inside, leave, err := b.client.enter(ctx)
+	inside, leave, err := b.client.life.Enter(ctx)
 	if err != nil {
 		for _, key := range rest {
 			b.failed[key] = err
@@ -139,8 +140,8 @@ func (b *bulk[T]) nearest(ctx context.Context, keys []string) (rest []string) {
 		b.client.observer.hit(key, soracache.TierNear)
 		carryHit(ctx, b.client, &hit)
 		b.take(ctx, key, nearOutcome(&hit), nil)
-		if p := &b.settings.policy; hit.FreshFor < p.eager(b.pace) {
-			if w := p.refreshWithin(b.pace); hit.FreshFor <= w {
+		if p := &b.settings.policy; hit.FreshFor < p.eager(b.took) {
+			if w := p.refreshWithin(b.took); hit.FreshFor <= w {
 				due, within = append(due, &item[T]{key: key}), append(within, w)
 			}
 		}
@@ -189,14 +190,14 @@ func (b *bulk[T]) loadSingly(ctx context.Context, keys []string) {
 	for i := range errs {
 		errs[i] = ErrGoexit // unless it returns
 	}
-	own := new(stopwatch)
+	own := new(pacing.Stopwatch)
 	atOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
 		r := b.one(keys[i], func(ctx context.Context, key string) (T, error) {
-			defer own.run()()
+			defer own.Run()()
 			return b.singly(ctx, key)
 		})
 		// What is waited for one key counts for the next ones. What is loaded does not.
-		r.came, r.retried, r.key.unanswered = b.came.Add(own.time()), true, unanswered[keys[i]]
+		r.came, r.retried, r.key.unanswered = b.came.Add(own.Time()), true, unanswered[keys[i]]
 		outcomes[i], errs[i] = r.share(ctx)
 	})
 	for i, key := range keys {
@@ -239,7 +240,7 @@ func (b *bulk[T]) peek(ctx context.Context, keys []string) (rest []string, unans
 			unanswered[key] = answer.Err
 		case answer.Err == nil:
 			// What cannot be read is told when it is asked for once more.
-			if there := b.decoded(key, answer, false); there != nil && there.fresh() && answer.FreshFor > b.settings.policy.eager(b.pace) {
+			if there := b.decoded(key, answer, false); there != nil && there.fresh() && answer.FreshFor > b.settings.policy.eager(b.took) {
 				near.Keep(asked[i], there.value, keptFrom(answer, &b.settings.policy))
 				b.take(ctx, key, b.serve(key, there, StaleRefreshing), nil)
 				continue
@@ -270,7 +271,7 @@ func (b *bulk[T]) take(ctx context.Context, key string, o outcome[T], err error)
 		b.failed[key] = fmt.Errorf("client: %w: %q", ErrCycle, key)
 		return
 	case err != nil:
-		b.failed[key] = b.client.blame(ctx, err)
+		b.failed[key] = b.client.life.WrapClosed(ctx, err)
 		return
 	}
 	b.found[key] = o

@@ -6,6 +6,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/near"
+	"github.com/soracache/soracache/client/internal/pacing"
 )
 
 // Cache is a typed view of a client's namespace under one policy. It holds
@@ -18,7 +19,7 @@ type Cache[T any] struct {
 	client   *Client
 	settings settings
 	kind     *kind[T]
-	pace     *pace
+	took     *pacing.LoadTime
 }
 
 // NewCache returns a cache of values of type T. Options hold for every call of
@@ -29,14 +30,14 @@ func NewCache[T any](c *Client, policy Policy, opts ...CallOption) *Cache[T] {
 		client:   c,
 		settings: s,
 		kind:     kindOf[T](c, s.schema),
-		pace:     new(pace),
+		took:     new(pacing.LoadTime),
 	}
 }
 
 // once is a cache for a single use.
 func once[T any](c *Client) *Cache[T] {
 	cache := NewCache[T](c, Default())
-	cache.pace = &cache.kind.pace
+	cache.took = &cache.kind.took
 	return cache
 }
 
@@ -92,8 +93,8 @@ func (c *Cache[T]) in(schema string) *Cache[T] {
 	}
 	other := *c
 	other.settings.schema, other.kind = schema, kindOf[T](c.client, schema)
-	if c.pace == &c.kind.pace {
-		other.pace = &other.kind.pace
+	if c.took == &c.kind.took {
+		other.took = &other.kind.took
 	}
 	return &other
 }

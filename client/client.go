@@ -14,8 +14,9 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/batches"
-	"github.com/soracache/soracache/client/internal/deadline"
+	"github.com/soracache/soracache/client/internal/lifetime"
 	"github.com/soracache/soracache/client/internal/near"
+	"github.com/soracache/soracache/client/internal/pacing"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -23,13 +24,6 @@ import (
 const (
 	// writeTimeout bounds writes and invalidations.
 	writeTimeout = 10 * time.Second
-	// closeTimeout bounds how long Close waits for loaders that were told to end, and
-	// for fills that were cut off.
-	closeTimeout = 2 * time.Second
-	// closeFills bounds how long Close waits for what is stored behind callers: as
-	// long as the most of it takes at the least progress that it has to make, and a
-	// little.
-	closeFills = maxFillsBehind/deadline.Bytes*deadline.Within + 6*time.Second
 	// longestTimeout is for ever, and leaves room for what is added to it.
 	longestTimeout = math.MaxInt64 / 2
 )
@@ -49,17 +43,15 @@ type Client struct {
 	ahead        func() time.Duration // of the real clock; nil: not at all
 	holder       uint64               // whose leases are this client's; random
 	// background bounds the loaders that nobody waits for.
-	background slots
-	// short bounds what is done behind callers and is soon over, and storing counts
-	// the bytes of values that are stored behind them.
-	short   slots
-	storing atomic.Int64
+	background *pacing.Slots
+	// life is what goes on in it.
+	life *lifetime.Lifetime
 	// loads holds the *loads of each schema.
 	loads sync.Map
 	// replaced are the keys of which an entry that could not be read was replaced of
 	// late.
-	replaced pauses
-	waits    waits
+	replaced pacing.Cooldowns
+	waits    pacing.Waits
 
 	// kinds holds a *kind[T] for each reflect.Type T and schema that there is a cache
 	// of, by kindKey.
@@ -67,19 +59,6 @@ type Client struct {
 	spaces atomic.Uint32 // the last space given to a kind
 	// partitions is how many the namespace has; zero until an answer has told.
 	partitions atomic.Uint32
-
-	// closing ends when Close is called, and with it all that is in progress.
-	closing context.Context
-	end     context.CancelFunc
-	// mu guards closed, and that nothing joins running after it is set.
-	mu      sync.RWMutex
-	closed  bool
-	running sync.WaitGroup
-	// filling are those of them that store values behind their callers. They outlast
-	// closing, and are cut off by cut, which ends cutting.
-	filling sync.WaitGroup
-	cutting context.Context
-	cut     context.CancelFunc
 }
 
 // New returns a client of any backend, such as a cache node in the same
@@ -101,15 +80,15 @@ func newClient(backend soracache.Backend, closeBackend func(), cfg config) (*Cli
 		observer:     observer{hooks: cfg.hooks, log: cfg.log},
 		codecs:       newCodecs(cfg.standard, cfg.known),
 		ahead:        cfg.virtual.Ahead,
+		background:   pacing.NewSlots(maxBackground),
 		holder:       rand.Uint64(), //nolint:gosec // to be told from others, not a secret
 	}
+	c.life = lifetime.New(c.observer.surviveBehind)
 	var err error
 	if c.near, err = newNear(c, cfg); err != nil {
 		closeBackend()
 		return nil, fmt.Errorf("client: near cache: %w", err)
 	}
-	c.closing, c.end = context.WithCancel(context.Background())
-	c.cutting, c.cut = context.WithCancel(context.Background())
 	return c, nil
 }
 
@@ -212,149 +191,21 @@ func (c *Client) Clear(ctx context.Context) (Receipt, error) {
 // their leases are handed back, if the service can be told; a loader goes on, and its
 // lease runs out.
 func (c *Client) Close() error {
-	c.mu.Lock()
-	first := !c.closed
-	c.closed = true
-	c.mu.Unlock()
-	if !first {
-		return nil
-	}
-	began := time.Now()
-	c.end()
-	over, stored := make(chan struct{}), make(chan struct{})
-	go func() {
-		c.running.Wait()
-		close(over)
-	}()
-	go func() {
-		c.filling.Wait()
-		close(stored)
-	}()
-	defer c.closeBackend()
-	defer c.near.Close()
-	defer c.cut()
-	lost := c.endFills(stored)
-	moment := min(max(c.timeout, deadline.Within), closeTimeout) // for what comes after a fill
-	if doneWithin(max(closeTimeout-time.Since(began), moment), over) {
-		return lost
-	}
-	return errors.Join(lost, errors.New("client: closed beside calls that did not end, such as of a loader that does not heed its context"))
-}
-
-// endFills waits for what is being stored behind callers, and cuts off what takes too
-// long.
-func (c *Client) endFills(stored <-chan struct{}) error {
-	if doneWithin(closeFills, stored) {
-		return nil
-	}
-	bytes := c.storing.Load()
-	c.cut()
-	leases := "were handed back, if the service could be told"
-	if !doneWithin(closeTimeout, stored) {
-		leases = "run out"
-	}
-	return fmt.Errorf("client: closed before values of %d bytes were stored, which took longer than %s: they are not, and their leases %s", bytes, closeFills, leases)
-}
-
-// doneWithin tells whether something is done within so long.
-func doneWithin(limit time.Duration, done <-chan struct{}) bool {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case <-done:
-		return true
-	case <-timer.C:
-		return false
-	}
-}
-
-// enter begins something that Close has to end and to wait for. The context it
-// returns ends with the client; leave must be called.
-func (c *Client) enter(ctx context.Context) (_ context.Context, leave func(), err error) {
-	if err := c.admit(); err != nil {
-		return nil, nil, err
-	}
-	ctx, end := c.bound(ctx)
-	return ctx, func() {
-		end()
-		c.leave()
-	}, nil
-}
-
-// admit begins something that Close has to wait for. It ends with leave.
-func (c *Client) admit() error {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if c.closed {
-		return ErrClosed
-	}
-	c.running.Add(1)
-	return nil
-}
-
-func (c *Client) leave() { c.running.Done() }
-
-// admitFill does the same for what is stored behind its caller. It ends with
-// leaveFill.
-func (c *Client) admitFill() error {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if c.closed {
-		return ErrClosed
-	}
-	c.running.Add(1)
-	c.filling.Add(1)
-	return nil
-}
-
-func (c *Client) leaveFill() {
-	c.filling.Done()
-	c.running.Done()
-}
-
-// bound returns a context that ends with the client too.
-func (c *Client) bound(ctx context.Context) (_ context.Context, end func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	if c.closing.Err() != nil {
-		cancel(ErrClosed)
-		return ctx, func() {}
-	}
-	stop := context.AfterFunc(c.closing, func() { cancel(ErrClosed) })
-	return ctx, func() {
-		stop()
-		cancel(nil)
-	}
-}
-
-// inBackground runs something that ends with the client.
-func (c *Client) inBackground(do func(context.Context)) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if !c.closed {
-		c.running.Go(func() { do(c.closing) })
-	}
-}
-
-// blame says that an error is the client's end, if it is. The contexts of what is
-// in progress end one after the other, so one that is not over yet may not know.
-func (c *Client) blame(ctx context.Context, err error) error {
-	ended := context.Cause(ctx) == ErrClosed || //nolint:errorlint // set by bound, never wrapped
-		c.closing.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(ctx.Err(), context.Canceled))
-	if err != nil && !errors.Is(err, ErrClosed) && ended {
-		return fmt.Errorf("%w: %w", ErrClosed, err)
-	}
-	return err
+	return c.life.Close(c.timeout, func() {
+		c.near.Close()
+		c.closeBackend()
+	})
 }
 
 // within runs one request to the backend, no longer than limit.
 func (c *Client) within(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
-	if err := c.admit(); err != nil {
+	if err := c.life.Admit(); err != nil {
 		return err
 	}
-	defer c.leave()
-	limited := c.limited(ctx, limit)
+	defer c.life.Leave()
+	limited := c.life.Limited(ctx, limit)
 	defer limited.End()
-	return c.blame(limited, do(limited))
+	return c.life.WrapClosed(limited, do(limited))
 }
 
 // read asks the backend for one key, and learns from the answer. That this is a
@@ -542,12 +393,14 @@ type kind[T any] struct {
 	flights [shareWays]flight.Group[outcome[T]]
 	// demands are what the callers carry who share them.
 	demands demands
-	// refreshes are their loads ahead of time.
-	refreshes refreshes
+	// refreshing are the keys that are being loaded ahead of time, and fresh those that are
+	// fresh enough, or in somebody else's care.
+	refreshing pacing.Busy
+	fresh      pacing.Cooldowns
 	// failing are the keys whose loader failed of late.
-	failing pauses
-	// pace is how long the loaders take that belong to no cache.
-	pace pace
+	failing pacing.Cooldowns
+	// took is how long the loaders take that belong to no cache.
+	took pacing.LoadTime
 }
 
 type kindKey struct {
@@ -563,10 +416,18 @@ func kindOf[T any](c *Client, schema string) *kind[T] {
 		all, _ := shared.(*loads) // nothing else is in there
 		made := &kind[T]{schema: schema, loads: all, space: c.spaces.Add(1)}
 		for i := range made.flights {
-			made.flights[i].Closing = c.closing.Done()
+			made.flights[i].Closing = c.life.Closing()
 		}
 		k, _ = c.kinds.LoadOrStore(key, made)
 	}
 	kind, _ := k.(*kind[T]) // under T there is no other
 	return kind
+}
+
+// now is the time on the client's clock.
+func (c *Client) now() time.Time {
+	if c.ahead != nil {
+		return time.Now().Add(c.ahead())
+	}
+	return time.Now()
 }

@@ -6,7 +6,7 @@ import (
 	"runtime/debug"
 
 	"github.com/soracache/soracache"
-	"github.com/soracache/soracache/client/internal/cluster"
+	"github.com/soracache/soracache/client/internal/lifetime"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -14,7 +14,7 @@ import (
 // of package soracache. Test with errors.Is.
 var (
 	// ErrClosed is what calls get once the client is closed.
-	ErrClosed = cluster.ErrClosed
+	ErrClosed = lifetime.ErrClosed
 	// ErrCycle is what a loader gets that asks, under its own context, for the key
 	// that it is loading, or for one whose loader waits for it: by itself, or by way
 	// of further loaders. It gets that at once, and nobody else does: what its load

@@ -217,7 +217,7 @@ func (l *leases) release(limit time.Duration, which ...int) (inTime bool) {
 		}
 	}
 	l.mu.Unlock()
-	return len(writes) == 0 || l.client.behind(limit, func(limit time.Duration) {
+	return len(writes) == 0 || l.client.life.Behind(l.client.timeout, limit, func(limit time.Duration) {
 		beside := time.Duration(len(writes)-1) * 10 * time.Millisecond // they are one request each
 		l.client.writeMany(l.detached, limit+beside, writes, nil)
 	})

@@ -147,7 +147,7 @@ func (r *run[T]) lose(ctx context.Context, items []*item[T], err error) {
 func (r *run[T]) giveUp(ctx context.Context, items []*item[T], err error) {
 	for _, it := range items {
 		if !it.over {
-			it.end(outcome[T]{}, r.client.blame(ctx, err))
+			it.end(outcome[T]{}, r.client.life.WrapClosed(ctx, err))
 		}
 	}
 }
@@ -192,7 +192,7 @@ func (l *load[T]) here(ctx context.Context) []loaded[T] {
 // begin runs the loader in goroutines of their own. It ends with the client, and
 // with its callers unless it is let go.
 func (l *load[T]) begin(callers context.Context) error {
-	ctx, leave, err := l.client.enter(context.WithoutCancel(callers))
+	ctx, leave, err := l.client.life.Enter(context.WithoutCancel(callers))
 	if err != nil {
 		l.run.hold(callers, l.items, soracache.LoadHandedBack).end(l.patience())
 		return err
@@ -248,17 +248,17 @@ func (l *load[T]) drop(waited bool) {
 // letGo has a load go on for which nobody waits any more, unless too much of the
 // kind is running.
 func (l *load[T]) letGo() bool {
-	if !l.client.background.take() {
+	if !l.client.background.Take() {
 		return false
 	}
 	if !l.untie() { // its callers have gone, and it has been told
-		l.client.background.free()
+		l.client.background.Free()
 		return false
 	}
 	l.adrift.Store(true)
 	limit := time.AfterFunc(maxHold, l.cancel)
 	go func() {
-		defer l.client.background.free()
+		defer l.client.background.Free()
 		defer limit.Stop()
 		l.each(func(r *loaded[T]) {
 			if r.err != nil && !errors.Is(r.err, context.Canceled) {
@@ -373,7 +373,7 @@ func (l *load[T]) observed(ctx context.Context, fill *LoadContext, key string, d
 		}
 		fill.seal()
 		if took = time.Since(start); err == nil {
-			l.pace.note(took)
+			l.took.Note(took)
 		}
 		if !returned && err == ErrGoexit && key != "" { //nolint:errorlint // itself
 			l.client.observer.loaded(key, took, err)

@@ -50,7 +50,7 @@ func (o nearOwner) Read(ctx context.Context, key string) {
 
 func (o nearOwner) Observe(shown, seen soracache.Stamps) { o.client.session.observe(shown, seen) }
 func (o nearOwner) Seen() soracache.Stamps               { return o.client.session.stamps() }
-func (o nearOwner) Begin(do func(context.Context))       { o.client.inBackground(do) }
+func (o nearOwner) Begin(do func(context.Context))       { o.client.life.Begin(do) }
 func (o nearOwner) Reset()                               { o.client.observer.nearReset() }
 func (o nearOwner) Refuses(err error) bool               { return refusal(err) }
 

@@ -8,6 +8,8 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/batches"
+	"github.com/soracache/soracache/client/internal/deadline"
+	"github.com/soracache/soracache/client/internal/lifetime"
 	"github.com/soracache/soracache/client/internal/near"
 )
 
@@ -24,7 +26,7 @@ func (c *Client) readMany(ctx context.Context, limit time.Duration, reads []sora
 		asked = make([]*near.Inflight, len(reads))
 	}
 	inRequests(len(reads), func(from, to int) error {
-		ctx := detached(ctx, limit)
+		ctx := lifetime.Detached(ctx, limit)
 		defer ctx.End()
 		return c.readPart(ctx, reads[from:to], asked[from:to], results[from:to], accept)
 	}, func(i int, err error) { results[i].Err = err })
@@ -150,4 +152,12 @@ func endAll(asked []*near.Inflight) {
 	for _, a := range asked {
 		a.End()
 	}
+}
+
+// toWrite limits the time of writes of one kind, which go on when the client is closed.
+func (c *Client) toWrite(ctx context.Context, limit time.Duration, op soracache.WriteOp) *deadline.Context {
+	if op == soracache.OpFill {
+		return c.life.Filling(ctx, limit)
+	}
+	return lifetime.Detached(ctx, limit)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/near"
+	"github.com/soracache/soracache/client/internal/pacing"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -14,7 +15,7 @@ import (
 type call[T any] struct {
 	client   *Client
 	kind     *kind[T]
-	pace     *pace
+	took     *pacing.LoadTime
 	settings *settings // not changed
 	load     loader[T]
 	// due is when the callers have to have an answer, for knowing how long the
@@ -34,7 +35,7 @@ type loader[T any] struct {
 }
 
 func (c *Cache[T]) call(ctx context.Context, s *settings, load loader[T]) call[T] {
-	return call[T]{client: c.client, kind: c.kind, pace: c.pace, settings: s, load: load, due: dueOf(ctx), came: time.Now(), inside: flight.RunOf(ctx)}
+	return call[T]{client: c.client, kind: c.kind, took: c.took, settings: s, load: load, due: dueOf(ctx), came: time.Now(), inside: flight.RunOf(ctx)}
 }
 
 func (c *call[T]) patience() time.Duration { return c.due.patience(c.client.timeout) }
@@ -207,7 +208,7 @@ func (r *run[T]) ask(ctx context.Context, items []*item[T], wait time.Duration, 
 // so a service that hangs never costs the whole wait.
 func (r *run[T]) askOnce(ctx context.Context, items []*item[T], wait time.Duration, end time.Time) gaveUp {
 	if len(items) == 1 {
-		limited := r.client.limited(ctx, wait+r.patience())
+		limited := r.client.life.Limited(ctx, wait+r.patience())
 		defer limited.End()
 		return r.askForOne(limited, items[0], wait, end)
 	}
@@ -264,7 +265,7 @@ func (r *run[T]) askForOne(ctx context.Context, it *item[T], wait time.Duration,
 
 // answered takes in an answer about a key.
 func (r *run[T]) answered(it *item[T], answer soracache.ReadResult, asked *near.Inflight, wait time.Duration) {
-	if r.client.waits.refused(wait, answer.Err) {
+	if r.client.waits.Refused(wait, answer.Err) {
 		it.next = stepWait
 		return
 	}

@@ -23,13 +23,13 @@ func (p *Policy) revalidates(freshFor time.Duration) bool {
 
 // pause has the loader of a key left alone for a while.
 func (c *call[T]) pause(key string) {
-	c.kind.failing.add(key, c.client.now(), c.settings.policy.throttle())
+	c.kind.failing.Add(key, c.client.now(), c.settings.policy.throttle())
 }
 
 // throttling tells whether the loader of a key is to be left alone, if there is a value.
 func (c *call[T]) throttling(key string) bool {
 	p := &c.settings.policy
-	return max(p.FailSafe, p.StaleWhileRevalidate) > 0 && c.kind.failing.has(key, c.client.now())
+	return max(p.FailSafe, p.StaleWhileRevalidate) > 0 && c.kind.failing.Has(key, c.client.now())
 }
 
 // spare takes values that nobody can confirm in place of loaders that are to be left
@@ -76,7 +76,7 @@ func (r *run[T]) rescue(ctx context.Context, lost []*item[T], why StaleReason) {
 		hope := it.there != nil && p.allows(it.there.freshFor) || it.down && p.FailSafe > 0
 		switch {
 		case ctx.Err() != nil, !hope:
-			it.end(outcome[T]{}, r.client.blame(ctx, it.err))
+			it.end(outcome[T]{}, r.client.life.WrapClosed(ctx, it.err))
 		case it.down && r.takeNearby(ctx, it):
 		default:
 			hoped = append(hoped, it)
@@ -93,7 +93,7 @@ func (r *run[T]) rescue(ctx context.Context, lost []*item[T], why StaleReason) {
 			}
 		case it.unknown && (r.takeNearby(ctx, it) || r.takeInHand(it)):
 		default:
-			it.end(outcome[T]{}, r.client.blame(ctx, it.err))
+			it.end(outcome[T]{}, r.client.life.WrapClosed(ctx, it.err))
 		}
 	}
 }

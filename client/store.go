@@ -74,7 +74,7 @@ func (r *loaded[T]) settle(value T, err error) {
 		r.deposit = l.valueDeposit(r.fill, value, data)
 	}
 	if err == nil || missing {
-		l.kind.failing.end(r.key)
+		l.kind.failing.End(r.key)
 	}
 	r.o.ingredient, r.o.pure = r.fill.asIngredient(), r.fill.pure()
 }
@@ -162,7 +162,7 @@ func (r *loaded[T]) filled(asked *near.Inflight, result soracache.WriteResult) {
 		return
 	}
 	if r.replaces {
-		l.client.replaced.add(l.name(r.key), l.client.now(), replaceEvery)
+		l.client.replaced.Add(l.name(r.key), l.client.now(), replaceEvery)
 	}
 	near.Keep(asked, d.value, near.Kept{
 		Entry: d.entry, Stamps: result.Stamp, Most: d.policy.Near,
@@ -170,7 +170,7 @@ func (r *loaded[T]) filled(asked *near.Inflight, result soracache.WriteResult) {
 	})
 	if at := l.settings.policy.EagerAt; at > 0 && d.lifetime.TTL < l.settings.policy.ttl() {
 		// Of what the policy does not tell others cannot know.
-		l.kind.refreshes.quiet.add(r.key, l.client.now(), time.Duration(at*float64(d.lifetime.TTL)))
+		l.kind.fresh.Add(r.key, l.client.now(), time.Duration(at*float64(d.lifetime.TTL)))
 	}
 }
 
@@ -225,7 +225,7 @@ func (l *load[T]) store(results []loaded[T]) {
 	if bytes >= deadline.Bytes || most == 0 {
 		l.holders.Add(1)
 		stored := make([]bool, len(deposits))
-		done, ok := l.client.fillBehind(bytes, func() {
+		done, ok := l.client.life.FillBehind(bytes, func() {
 			defer l.drop(false)
 			l.complete(deposits, stored, l.client.timeout, true)
 		})

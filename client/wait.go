@@ -46,7 +46,7 @@ func (r *run[T]) await(ctx context.Context, others []*item[T], waited time.Durat
 	end := began
 	for idle := 0; len(others) > 0 && idle < maxWaits; {
 		end = r.waitUntil(began, waited, others)
-		wait := r.client.waits.most(min(time.Until(end), atOnceFor(len(others))))
+		wait := r.client.waits.Most(min(time.Until(end), atOnceFor(len(others))))
 		if wait <= 0 && !later || r.hurried(ctx) && time.Until(end) > r.patience() {
 			break
 		}
@@ -67,7 +67,7 @@ func (r *run[T]) await(ctx context.Context, others []*item[T], waited time.Durat
 		if later = false; why == hurried {
 			break
 		}
-		if len(others) == before && time.Since(asked) < wait/2 && r.client.waits.most(wait) == wait {
+		if len(others) == before && time.Since(asked) < wait/2 && r.client.waits.Most(wait) == wait {
 			idle++ // the service does not wait, or drains
 		}
 	}
