@@ -11,6 +11,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/client/internal/pacing"
+	"github.com/soracache/soracache/client/internal/service"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -73,7 +74,7 @@ func (c *Cache[T]) bulk(ctx context.Context, load loader[T], opts []CallOption) 
 	c = c.in(s.schema)
 	ctx, outer := leftBehind(ctx)
 	b := &bulk[T]{call: c.call(ctx, &s, load), caller: ctx, outer: outer, found: make(map[string]outcome[T]), failed: make(map[string]error)}
-	b.silence = new(silence)
+	b.silence = new(service.Silence)
 	return b
 }
 
@@ -126,7 +127,7 @@ func (b *bulk[T]) run(ctx context.Context, keys []string) {
 func (b *bulk[T]) nearest(ctx context.Context, keys []string) (rest []string) {
 	var due []*item[T]
 	var within []time.Duration
-	known := b.client.known(ctx)
+	known := b.client.service.Known(ctx)
 	for _, key := range keys {
 		if b.outer.loads(b.client, b.kind.schema, key) {
 			b.failed[key] = fmt.Errorf("client: %w: %q", ErrCycle, key)
@@ -162,7 +163,7 @@ func (b *bulk[T]) refreshNear(ctx context.Context, items []*item[T], within []ti
 		return
 	}
 	r.refreshNear(ctx, items, within, func(ctx context.Context, items []*item[T], within []time.Duration) {
-		atOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(items), func(i int) {
+		service.AtOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(items), func(i int) {
 			defer b.client.observer.survive(items[i].key)
 			own := b.one(items[i].key, b.singly)
 			own.due = due{}
@@ -191,7 +192,7 @@ func (b *bulk[T]) loadSingly(ctx context.Context, keys []string) {
 		errs[i] = ErrGoexit // unless it returns
 	}
 	own := new(pacing.Stopwatch)
-	atOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
+	service.AtOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
 		r := b.one(keys[i], func(ctx context.Context, key string) (T, error) {
 			defer own.Run()()
 			return b.singly(ctx, key)
@@ -209,7 +210,7 @@ func (b *bulk[T]) loadSingly(ctx context.Context, keys []string) {
 // and nobody shares a run that nobody wants the value of.
 func (b *bulk[T]) warmSingly(ctx context.Context, keys []string) {
 	parts := make([]*bulk[T], len(keys))
-	atOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
+	service.AtOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
 		parts[i] = &bulk[T]{call: b.one(keys[i], b.singly).call, warming: true, found: make(map[string]outcome[T]), failed: make(map[string]error)}
 		parts[i].shareAll(ctx, keys[i:i+1])
 	})
@@ -228,15 +229,15 @@ func (b *bulk[T]) peek(ctx context.Context, keys []string) (rest []string, unans
 		reads[i] = soracache.Read{Key: key, Schema: b.kind.schema}
 		asked[i] = b.client.near.Begin(b.kind.space, key)
 	}
-	defer endAll(asked)
+	defer service.EndAll(asked)
 	began, limit := time.Now(), b.patience()
-	answers := b.client.readMany(ctx, limit, reads, asked, false)
+	answers := b.client.service.ReadMany(ctx, limit, reads, asked, false)
 	b.noteSilence(ctx, answers, began, limit)
 	unanswered = make(map[string]error)
 	for i, key := range keys {
 		answer := &answers[i]
 		switch {
-		case answer.Err != nil && !refusal(answer.Err):
+		case answer.Err != nil && !service.Refused(answer.Err):
 			unanswered[key] = answer.Err
 		case answer.Err == nil:
 			// What cannot be read is told when it is asked for once more.

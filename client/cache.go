@@ -105,7 +105,7 @@ func (c *Cache[T]) near(ctx context.Context, outer *LoadContext, key string) (hi
 	if ctx.Err() != nil {
 		return hit, false
 	}
-	hit, ok = near.Find[T](c.client.near, c.kind.space, key, c.client.known(ctx))
+	hit, ok = near.Find[T](c.client.near, c.kind.space, key, c.client.service.Known(ctx))
 	if !ok || !hit.Fresh {
 		return hit, false
 	}
@@ -184,10 +184,10 @@ func (c *Cache[T]) get(ctx context.Context, key string, s *settings) (o outcome[
 	if err := s.readable(); err != nil {
 		return o, false, err
 	}
-	err = c.client.within(ctx, dueOf(ctx).patience(c.client.timeout), func(ctx context.Context) error {
+	err = c.client.service.Within(ctx, dueOf(ctx).patience(c.client.timeout), func(ctx context.Context) error {
 		asked := c.client.near.Begin(c.kind.space, key)
 		defer asked.End()
-		read, err := c.client.read(ctx, soracache.Read{Key: key, Schema: s.schema}, asked)
+		read, err := c.client.service.Read(ctx, soracache.Read{Key: key, Schema: s.schema}, asked)
 		if err != nil {
 			return err
 		}
@@ -239,8 +239,8 @@ func (c *Cache[T]) set(ctx context.Context, key string, value T, s settings) err
 	if err != nil {
 		return err
 	}
-	return c.client.within(ctx, writeTimeout, func(ctx context.Context) error {
-		result, err := c.client.write(ctx, soracache.Write{Op: soracache.OpPut, Key: key, Schema: s.schema, Entry: entry, Lifetime: s.policy.lifetime()}, nil)
+	return c.client.service.Within(ctx, writeTimeout, func(ctx context.Context) error {
+		result, err := c.client.service.Write(ctx, soracache.Write{Op: soracache.OpPut, Key: key, Schema: s.schema, Entry: entry, Lifetime: s.policy.lifetime()}, nil)
 		// If it failed, it may have happened all the same.
 		c.client.near.Refuse([]soracache.Target{soracache.Key(key)}, result.Stamp)
 		return err

@@ -13,10 +13,10 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
-	"github.com/soracache/soracache/client/internal/batches"
 	"github.com/soracache/soracache/client/internal/lifetime"
 	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/client/internal/pacing"
+	"github.com/soracache/soracache/client/internal/service"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -32,16 +32,14 @@ const (
 // for each namespace and keep it: what it has seen, and the loads in progress,
 // are shared through it.
 type Client struct {
-	backend      soracache.Backend
 	closeBackend func()
 	namespace    string
 	timeout      time.Duration
 	observer     observer
 	codecs       codecs
-	session      session
 	near         *near.Cache          // nil: there is none
 	ahead        func() time.Duration // of the real clock; nil: not at all
-	holder       uint64               // whose leases are this client's; random
+	service      *service.Service
 	// background bounds the loaders that nobody waits for.
 	background *pacing.Slots
 	// life is what goes on in it.
@@ -51,14 +49,11 @@ type Client struct {
 	// replaced are the keys of which an entry that could not be read was replaced of
 	// late.
 	replaced pacing.Cooldowns
-	waits    pacing.Waits
 
 	// kinds holds a *kind[T] for each reflect.Type T and schema that there is a cache
 	// of, by kindKey.
 	kinds  sync.Map
 	spaces atomic.Uint32 // the last space given to a kind
-	// partitions is how many the namespace has; zero until an answer has told.
-	partitions atomic.Uint32
 }
 
 // New returns a client of any backend, such as a cache node in the same
@@ -73,7 +68,6 @@ func New(backend soracache.Backend, opts ...Option) (*Client, error) {
 
 func newClient(backend soracache.Backend, closeBackend func(), cfg config) (*Client, error) {
 	c := &Client{
-		backend:      backend,
 		closeBackend: closeBackend,
 		namespace:    cfg.namespace,
 		timeout:      min(cfg.timeout, longestTimeout),
@@ -81,14 +75,19 @@ func newClient(backend soracache.Backend, closeBackend func(), cfg config) (*Cli
 		codecs:       newCodecs(cfg.standard, cfg.known),
 		ahead:        cfg.virtual.Ahead,
 		background:   pacing.NewSlots(maxBackground),
-		holder:       rand.Uint64(), //nolint:gosec // to be told from others, not a secret
 	}
 	c.life = lifetime.New(c.observer.surviveBehind)
+	c.service = service.New(service.Config{
+		Backend: backend, Namespace: c.namespace, Timeout: c.timeout, Life: c.life, Carrier: carrying{c.namespace, c},
+		Holder: rand.Uint64(), //nolint:gosec // to be told from others, not a secret
+		Reset:  c.observer.nearReset,
+	})
 	var err error
-	if c.near, err = newNear(c, cfg); err != nil {
+	if c.near, err = newNear(c.service, cfg); err != nil {
 		closeBackend()
 		return nil, fmt.Errorf("client: near cache: %w", err)
 	}
+	c.service.Near = c.near
 	return c, nil
 }
 
@@ -197,109 +196,6 @@ func (c *Client) Close() error {
 	})
 }
 
-// within runs one request to the backend, no longer than limit.
-func (c *Client) within(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
-	if err := c.life.Admit(); err != nil {
-		return err
-	}
-	defer c.life.Leave()
-	limited := c.life.Limited(ctx, limit)
-	defer limited.End()
-	return c.life.WrapClosed(limited, do(limited))
-}
-
-// read asks the backend for one key, and learns from the answer. That this is a
-// batch of one is the backend's to change: whatever comes here at the same time
-// may travel together.
-func (c *Client) read(ctx context.Context, read soracache.Read, asked *near.Inflight) (soracache.ReadResult, error) {
-	results, seen, err := c.get(ctx, []soracache.Read{read}, false)
-	if err != nil {
-		return soracache.ReadResult{}, err
-	}
-	r := &results[0]
-	c.learnRead(ctx, seen, r, asked)
-	return *r, r.Err
-}
-
-// get makes one request for reads, under all that the client has seen, which it
-// returns as well.
-func (c *Client) get(ctx context.Context, reads []soracache.Read, accept bool) (results []soracache.ReadResult, seen soracache.Stamps, err error) {
-	seen = c.session.stamps()
-	for i := range reads {
-		reads[i].Holder = c.holder
-	}
-	req := soracache.GetRequest{Namespace: c.namespace, Reads: reads, MinStamp: c.least(ctx, seen), AcceptUnconfirmed: accept}
-	c.demandApart(&req)
-	results, err = c.backend.Get(ctx, req)
-	if err == nil && len(results) != len(reads) {
-		err = batches.Miscounted(len(results), len(reads))
-	}
-	return results, seen, err
-}
-
-// demandApart has each read ask for what was seen of its own partition alone, once
-// it is known which that is.
-func (c *Client) demandApart(req *soracache.GetRequest) {
-	partitions := int(c.partitions.Load())
-	if partitions <= 1 || len(req.MinStamp) == 0 {
-		return
-	}
-	for i := range req.Reads {
-		r := &req.Reads[i]
-		r.MinStamp = req.MinStamp.Of(soracache.PartitionOf(r.Key, partitions))
-	}
-	req.MinStamp = nil
-}
-
-// learnRead takes in what an answer to a read shows, when the client had seen so
-// much as it asked. Of an answer with a lease the stamp is the lease's, and
-// confirms nothing.
-func (c *Client) learnRead(ctx context.Context, seen soracache.Stamps, r *soracache.ReadResult, asked *near.Inflight) {
-	if r.Err != nil {
-		return
-	}
-	if n := uint32(r.Partitions); n > 0 && n != c.partitions.Load() {
-		c.partitions.Store(n)
-	}
-	c.session.observe(seen, r.Stamp)
-	c.carry(ctx, r.Stamp)
-	if r.Lease == (soracache.Lease{}) && !r.Unconfirmed {
-		asked.Confirm(r.Stamp, r.Age)
-	}
-}
-
-// write has the backend do one write, and learns from the answer.
-func (c *Client) write(ctx context.Context, w soracache.Write, asked *near.Inflight) (soracache.WriteResult, error) {
-	results, seen, err := c.put(ctx, []soracache.Write{w})
-	if err != nil {
-		return soracache.WriteResult{}, err
-	}
-	r := &results[0]
-	c.learnWrite(ctx, seen, r, asked)
-	return *r, r.Err
-}
-
-// put makes one request for writes, and returns what the client had seen before.
-func (c *Client) put(ctx context.Context, writes []soracache.Write) (results []soracache.WriteResult, seen soracache.Stamps, err error) {
-	seen = c.session.stamps()
-	results, err = c.backend.Write(ctx, soracache.WriteRequest{Namespace: c.namespace, Writes: writes})
-	if err == nil && len(results) != len(writes) {
-		err = batches.Miscounted(len(results), len(writes))
-	}
-	return results, seen, err
-}
-
-// learnWrite takes in what the answer to a write shows, which was done after all that
-// the client had seen when it asked.
-func (c *Client) learnWrite(ctx context.Context, seen soracache.Stamps, r *soracache.WriteResult, asked *near.Inflight) {
-	if r.Err != nil {
-		return
-	}
-	c.session.observe(seen, r.Stamp)
-	c.carry(ctx, r.Stamp)
-	asked.Confirm(r.Stamp, 0)
-}
-
 // MostAtOnce is how many names an invalidation records in one step, unless the
 // service takes fewer in one request.
 const MostAtOnce = 1000
@@ -322,7 +218,7 @@ func (c *Client) invalidate(ctx context.Context, req soracache.InvalidateRequest
 		}
 		part := req
 		part.Targets = rest[:min(most, len(rest))]
-		stamp, stragglers, err := c.invalidateAtOnce(ctx, limit, part)
+		stamp, stragglers, err := c.service.Invalidate(ctx, limit, part)
 		if n := len(part.Targets); n > 1 && errors.Is(err, soracache.ErrTooLarge) {
 			most = n / 2
 			continue
@@ -359,27 +255,6 @@ func oneOf(errs []error) error {
 		return nil
 	}
 	return errs[0]
-}
-
-func (c *Client) invalidateAtOnce(ctx context.Context, limit time.Duration, req soracache.InvalidateRequest) (stamp soracache.Stamps, stragglers []string, err error) {
-	asked, seen := c.near.BeginAll(), c.session.stamps()
-	err = c.within(ctx, limit, func(ctx context.Context) error {
-		result, err := c.backend.Invalidate(ctx, req)
-		var incomplete *soracache.IncompleteError
-		switch {
-		case err == nil:
-			asked.Confirm(result.Stamp, 0)
-		case errors.As(err, &incomplete):
-			result.Stamp = incomplete.Stamp
-		}
-		// If it failed, it may have been recorded all the same.
-		c.near.Refuse(req.Targets, result.Stamp)
-		c.session.observe(seen, result.Stamp)
-		c.carry(ctx, result.Stamp)
-		stamp, stragglers = result.Stamp, result.Stragglers
-		return err
-	})
-	return stamp, stragglers, err
 }
 
 // kind is what all caches of one type have in common, in one schema.

@@ -107,14 +107,3 @@ func whyNoLease(read *soracache.ReadResult) error {
 	}
 	return fmt.Errorf("no lease was to be had: %s", read.Refusal)
 }
-
-// refusal tells whether the service answered with an error that asking again
-// would not change.
-func refusal(err error) bool {
-	return errors.Is(err, soracache.ErrInvalid) ||
-		errors.Is(err, soracache.ErrTooLarge) ||
-		errors.Is(err, soracache.ErrStoreFull) ||
-		errors.Is(err, soracache.ErrUnauthenticated) ||
-		errors.Is(err, soracache.ErrPermissionDenied) ||
-		errors.Is(err, soracache.ErrUnimplemented)
-}

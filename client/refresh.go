@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/lease"
 	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/client/internal/pacing"
+	"github.com/soracache/soracache/client/internal/service"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -110,8 +112,8 @@ func (r *run[T]) refreshDue(ctx context.Context, items []*item[T], within []time
 		reads[i] = soracache.Read{Key: it.key, Schema: r.kind.schema, Lease: true, RefreshWithin: within[i]}
 		asked[i] = r.client.near.Begin(r.kind.space, it.key)
 	}
-	defer endAll(asked)
-	answers := r.client.readMany(ctx, r.patience(), reads, asked, false)
+	defer service.EndAll(asked)
+	answers := r.client.service.ReadMany(ctx, r.patience(), reads, asked, false)
 	for i, it := range items {
 		it.owed, it.asked, it.answer = answers[i].Lease, reads[i], answers[i]
 	}
@@ -262,7 +264,7 @@ func (r *run[T]) inBackground(ctx context.Context, key string, do func(context.C
 		defer c.background.Free()
 		defer leave()
 		defer c.observer.survive(key)
-		ctx, cancel := context.WithTimeout(ctx, maxHold)
+		ctx, cancel := context.WithTimeout(ctx, lease.Most)
 		defer cancel()
 		do(ctx)
 	}()

@@ -8,6 +8,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/client/internal/pacing"
+	"github.com/soracache/soracache/client/internal/service"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -25,7 +26,7 @@ type call[T any] struct {
 	// inside is the run that the first of them is inside of, if any.
 	inside *flight.Run
 	// silence is what the call knows of a service that does not answer.
-	silence *silence
+	silence *service.Silence
 }
 
 // loader is the application's function: for one key, or for many.
@@ -162,7 +163,7 @@ func (r *run[T]) join(ctx context.Context, items []*item[T], joined bool) contex
 		r.carried = r.client.carriedBy(ctx, r.way, all)
 		ctx = r.carried.in(ctx)
 	}
-	r.admits = r.client.carriedMore(ctx) == nil
+	r.admits = r.client.service.CarriedMore(ctx) == nil
 	return ctx
 }
 
@@ -220,9 +221,9 @@ func (r *run[T]) askOnce(ctx context.Context, items []*item[T], wait time.Durati
 	for i, it := range items {
 		reads[i], asked[i] = it.asked, r.client.near.Begin(r.kind.space, it.key)
 	}
-	defer endAll(asked)
+	defer service.EndAll(asked)
 	began := time.Now()
-	answers := r.client.readMany(ctx, wait+r.patience(), reads, asked, false)
+	answers := r.client.service.ReadMany(ctx, wait+r.patience(), reads, asked, false)
 	r.noteSilence(ctx, answers, began, wait+r.patience())
 	for i := range answers {
 		items[i].owed = answers[i].Lease
@@ -236,7 +237,7 @@ func (r *run[T]) askOnce(ctx context.Context, items []*item[T], wait time.Durati
 // askForOne does so with one key, within the time of the context, which is for nothing
 // else.
 func (r *run[T]) askForOne(ctx context.Context, it *item[T], wait time.Duration, end time.Time) (why gaveUp) {
-	if err := cmp.Or(it.unanswered, r.silence.known()); err != nil {
+	if err := cmp.Or(it.unanswered, r.silence.Known()); err != nil {
 		it.asked.Lease = true
 		r.answered(it, soracache.ReadResult{Err: err}, nil, 0)
 		return persevered
@@ -252,10 +253,10 @@ func (r *run[T]) askForOne(ctx context.Context, it *item[T], wait time.Duration,
 			return why
 		}
 	} else {
-		answer, err = r.client.read(ctx, it.asked, asked)
+		answer, err = r.client.service.Read(ctx, it.asked, asked)
 	}
 	it.owed = answer.Lease
-	r.silence.heard(ctx, r.patience(), err)
+	r.silence.Heard(ctx, r.patience(), err)
 	if err != nil {
 		answer = soracache.ReadResult{Err: err}
 	}
@@ -265,7 +266,7 @@ func (r *run[T]) askForOne(ctx context.Context, it *item[T], wait time.Duration,
 
 // answered takes in an answer about a key.
 func (r *run[T]) answered(it *item[T], answer soracache.ReadResult, asked *near.Inflight, wait time.Duration) {
-	if r.client.waits.Refused(wait, answer.Err) {
+	if r.client.service.Waits.Refused(wait, answer.Err) {
 		it.next = stepWait
 		return
 	}
@@ -304,7 +305,7 @@ func (r *run[T]) handBack(ctx context.Context, items []*item[T], which func(*ite
 		}
 	}
 	if len(owed) > 0 {
-		r.hold(ctx, owed, soracache.LoadHandedBack).end(r.patience())
+		r.hold(ctx, owed, soracache.LoadHandedBack).End(r.patience())
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // whatever stamps they carry: see demands. That the key does not exist is an outcome,
 // with an error and what it depends on.
 func (r *run[T]) share(ctx context.Context) (outcome[T], error) {
-	more := r.client.carriedMore(ctx)
+	more := r.client.service.CarriedMore(ctx)
 	defer r.kind.demands.add(r.key.key, StampFrom(ctx))()
 	o, part, err := r.shareBy(ctx, more)
 	for part != flight.Led && err == nil {
@@ -31,7 +31,7 @@ func (r *run[T]) share(ctx context.Context) (outcome[T], error) {
 		o, part, err = r.shareBy(ctx, more)
 	}
 	for _, proof := range o.proofs {
-		r.client.carry(ctx, proof)
+		r.client.service.Carrier.Carry(ctx, proof)
 	}
 	return o, err
 }
@@ -131,7 +131,7 @@ func (b *bulk[T]) shareAll(ctx context.Context, keys []string) {
 			defer b.kind.demands.add(key, carried)()
 		}
 	}
-	more := b.client.carriedMore(ctx)
+	more := b.client.service.CarriedMore(ctx)
 	for way := sharePlain; len(keys) > 0; way++ {
 		b.retried = false
 		again, behind := b.shareOnce(ctx, keys, way, more)
@@ -173,7 +173,7 @@ func (b *bulk[T]) shareOnce(ctx context.Context, keys []string, way int, more so
 			return
 		}
 		for _, proof := range o.proofs {
-			b.client.carry(ctx, proof)
+			b.client.service.Carrier.Carry(ctx, proof)
 		}
 		switch _, tired := err.(*flight.WaitError); { //nolint:errorlint // not one that a loader returned
 		case tired:

@@ -11,7 +11,6 @@ import (
 	"sync"
 
 	"github.com/soracache/soracache"
-	"github.com/soracache/soracache/client/internal/near"
 )
 
 // Stamp says how much of one or more namespaces somebody has seen. Whoever is
@@ -160,67 +159,33 @@ func withStampHeader(ctx context.Context, h http.Header, parse func(string) (Sta
 	return WithStamp(ctx, all)
 }
 
-// least returns what an answer must reflect for a request of this context, when
-// the client itself has seen so much: that, what the context carries, and what
-// the lease reflects under which the calling loader runs.
-func (c *Client) least(ctx context.Context, seen soracache.Stamps) soracache.Stamps {
-	if fill := LoadContextFrom(ctx); fill != nil && fill.leased && fill.client == c {
-		seen = both(seen, fill.stamp)
-	}
-	if carrier := carrierFrom(ctx); carrier != nil {
-		carrier.mu.Lock()
-		carried := carrier.stamp.In(c.namespace)
-		carrier.mu.Unlock()
-		seen = both(seen, carried)
-	}
-	return seen
+// carrying is what contexts carry of a client's namespace.
+type carrying struct {
+	namespace string
+	client    *Client
 }
 
-// both returns stamps that reflect what was seen and something else. Where these are of
-// two epochs, it is not known which of them is over: then that is an epoch that no
-// ledger has, so that the store answers, and no memory that may still be in either.
-func both(seen, other soracache.Stamps) soracache.Stamps {
-	merged := seen.Merge(other)
-	for i := range merged {
-		at, ok := seen.At(merged[i].Partition)
-		switch {
-		case !ok || at.Epoch == merged[i].Stamp.Epoch:
-		case at.Epoch&noEpoch != 0:
-			merged[i].Stamp = at
-		default:
-			merged[i].Stamp = soracache.Stamp{Epoch: noEpoch, Position: 1}
-		}
-	}
-	return merged
-}
-
-// known is what a value has to reflect that is near.
-func (c *Client) known(ctx context.Context) near.Demand {
-	seen := c.session.stamps()
-	return near.Demand{Seen: seen, Least: c.least(ctx, seen)}
-}
-
-// carriedMore returns what the context carries, if that is more than the client
-// itself has seen.
-func (c *Client) carriedMore(ctx context.Context) soracache.Stamps {
+// Carried is what a context carries.
+func (c carrying) Carried(ctx context.Context) soracache.Stamps {
 	carrier := carrierFrom(ctx)
 	if carrier == nil {
 		return nil
 	}
 	carrier.mu.Lock()
-	carried := carrier.stamp.In(c.namespace)
-	carrier.mu.Unlock()
-	seen := c.session.stamps()
-	for _, p := range carried {
-		if at, _ := seen.At(p.Partition); at.Epoch != p.Stamp.Epoch || at.Position < p.Stamp.Position {
-			return carried
-		}
+	defer carrier.mu.Unlock()
+	return carrier.stamp.In(c.namespace)
+}
+
+// Leased is what the lease reflects under which the loader runs that a context belongs to.
+func (c carrying) Leased(ctx context.Context) soracache.Stamps {
+	if fill := LoadContextFrom(ctx); fill != nil && fill.leased && fill.client == c.client {
+		return fill.stamp
 	}
 	return nil
 }
 
-// carry lets the context carry what was seen under it.
-func (c *Client) carry(ctx context.Context, seen soracache.Stamps) {
+// Carry has a context carry what was seen under it.
+func (c carrying) Carry(ctx context.Context, seen soracache.Stamps) {
 	carrier := carrierFrom(ctx)
 	if carrier == nil || len(seen) == 0 {
 		return

@@ -7,6 +7,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/deadline"
+	"github.com/soracache/soracache/client/internal/lease"
 	"github.com/soracache/soracache/client/internal/near"
 )
 
@@ -217,11 +218,11 @@ func (l *load[T]) store(results []loaded[T]) {
 			rest = append(rest, r.at)
 		}
 	}
-	l.silence.late(!l.leases.release(l.silence.storing(l.patience()), rest...))
+	l.silence.Late(!l.leases.Release(l.silence.Storing(l.patience()), rest...))
 	if len(deposits) == 0 {
 		return
 	}
-	most := l.silence.storing(l.patience())
+	most := l.silence.Storing(l.patience())
 	if bytes >= deadline.Bytes || most == 0 {
 		l.holders.Add(1)
 		stored := make([]bool, len(deposits))
@@ -238,7 +239,7 @@ func (l *load[T]) store(results []loaded[T]) {
 					r.o.stored = stored[i]
 				}
 			case <-time.After(most): // whoever is told that it is not stored need not care
-				l.silence.late(true)
+				l.silence.Late(true)
 			}
 			return
 		}
@@ -252,16 +253,19 @@ func (l *load[T]) store(results []loaded[T]) {
 
 // complete stores deposits, in so much time.
 func (l *load[T]) complete(deposits []*loaded[T], stored []bool, limit time.Duration, behind bool) {
-	fills, asked := make([]fill, len(deposits)), make([]*near.Inflight, len(deposits))
+	fills := make([]lease.Fill, len(deposits))
 	for i, r := range deposits {
-		asked[i] = l.client.near.Begin(l.kind.space, r.key)
-		fills[i] = fill{at: r.at, entry: r.deposit.entry, lifetime: r.deposit.lifetime, asked: asked[i]}
+		fills[i] = lease.Fill{At: r.at, Entry: r.deposit.entry, Lifetime: r.deposit.lifetime, Asked: l.client.near.Begin(l.kind.space, r.key)}
 	}
-	defer endAll(asked)
-	results, inTime := l.leases.fill(limit, l.silence.storing(l.patience()), behind, fills)
-	l.silence.late(!inTime)
+	defer func() {
+		for i := range fills {
+			fills[i].Asked.End()
+		}
+	}()
+	results, inTime := l.leases.Fill(limit, l.silence.Storing(l.patience()), behind, fills)
+	l.silence.Late(!inTime)
 	for i, r := range deposits {
 		stored[i] = results[i].Err == nil && results[i].Stored
-		r.filled(asked[i], results[i])
+		r.filled(fills[i].Asked, results[i])
 	}
 }

@@ -25,16 +25,16 @@ type Owner interface {
 	// Watch and Head are those of the service, for the owner's namespace.
 	Watch(ctx context.Context, from soracache.Stamps, deliver func([]soracache.WatchItem) error) error
 	Head(ctx context.Context) (soracache.HeadResult, error)
-	// Read reads a key, for what the answer tells of its partition.
-	Read(ctx context.Context, key string)
+	// Touch reads a key, for what the answer tells of its partition.
+	Touch(ctx context.Context, key string)
 	// Observe is told the stamps that a watch has shown to whoever was where it began,
 	// and Seen returns what the owner has seen.
 	Observe(shown, seen soracache.Stamps)
 	Seen() soracache.Stamps
 	// Begin runs something until the owner is closed.
 	Begin(do func(context.Context))
-	// Reset is told that what was kept is lost, or a part of it.
-	Reset()
+	// Restarted is told that what was kept is lost, or a part of it.
+	Restarted()
 	// Refuses tells whether an error is one that asking again would not change.
 	Refuses(err error) bool
 }
