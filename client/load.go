@@ -162,14 +162,14 @@ type load[T any] struct {
 	leases *lease.Set
 	// holders is how many need the leases: see drop.
 	holders atomic.Int32
-	// adrift is set once the callers have been answered, and the loader goes on.
-	adrift atomic.Bool
+	// detached is set once the callers have been answered, and the loader goes on.
+	detached atomic.Bool
 	// done receives what became of the keys of each call, and has room for all of
 	// them. finished is closed when no more will come.
 	done     chan []loaded[T]
 	finished chan struct{}
-	// untie lets the loader go on when its callers have gone, and cancel ends it.
-	untie  func() bool
+	// detach lets the loader go on when its callers have gone, and cancel ends it.
+	detach  func() bool
 	cancel context.CancelFunc
 }
 
@@ -178,7 +178,7 @@ func (r *run[T]) newLoad(items []*item[T]) *load[T] {
 }
 
 func (l *load[T]) patience() time.Duration {
-	if l.adrift.Load() {
+	if l.detached.Load() {
 		return l.client.timeout
 	}
 	return l.call.patience()
@@ -200,7 +200,7 @@ func (l *load[T]) begin(callers context.Context) error {
 		return err
 	}
 	ctx, l.cancel = context.WithCancel(ctx)
-	l.untie = context.AfterFunc(callers, l.cancel)
+	l.detach = context.AfterFunc(callers, l.cancel)
 	l.hold(ctx)
 	size := min(cmp.Or(l.settings.many.batch, len(l.items)), len(l.items))
 	parts := (len(l.items) + size - 1) / size
@@ -253,11 +253,11 @@ func (l *load[T]) letGo() bool {
 	if !l.client.background.Take() {
 		return false
 	}
-	if !l.untie() { // its callers have gone, and it has been told
+	if !l.detach() { // its callers have gone, and it has been told
 		l.client.background.Free()
 		return false
 	}
-	l.adrift.Store(true)
+	l.detached.Store(true)
 	limit := time.AfterFunc(lease.Most, l.cancel)
 	go func() {
 		defer l.client.background.Free()
