@@ -17,6 +17,7 @@ import (
 	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/client/internal/pacing"
 	"github.com/soracache/soracache/client/internal/service"
+	"github.com/soracache/soracache/client/stamps"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -128,8 +129,8 @@ func (i Invalidation) targets() []soracache.Target {
 // Receipt proves that an invalidation was recorded.
 type Receipt struct {
 	// Stamp is where it is recorded. The client that got the receipt needs not
-	// look at it: its own reads already reflect it. See [WithStamp] for others.
-	Stamp Stamp
+	// look at it: its own reads already reflect it. See package stamps for others.
+	Stamp stamps.Stamp
 	// Stragglers names the nodes that did not acknowledge an invalidation which
 	// asked for it, and were waited out: they serve nothing from memory until
 	// they have caught up.
@@ -223,7 +224,7 @@ func (c *Client) invalidate(ctx context.Context, req soracache.InvalidateRequest
 			most = n / 2
 			continue
 		}
-		receipt.Stamp = receipt.Stamp.Merge(stampOf(c.namespace, stamp))
+		receipt.Stamp = receipt.Stamp.Merge(stamps.Of(c.namespace, stamp))
 		receipt.Stragglers = append(receipt.Stragglers, stragglers...)
 		var incomplete *soracache.IncompleteError
 		if recorded := errors.As(err, &incomplete); err == nil || recorded {

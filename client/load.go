@@ -169,7 +169,7 @@ type load[T any] struct {
 	done     chan []loaded[T]
 	finished chan struct{}
 	// detach lets the loader go on when its callers have gone, and cancel ends it.
-	detach  func() bool
+	detach func() bool
 	cancel context.CancelFunc
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/near"
+	"github.com/soracache/soracache/client/stamps"
 )
 
 // The defaults of the near cache.
@@ -44,7 +45,7 @@ func nearOutcome[T any](h *near.Hit[T]) outcome[T] {
 
 // carryHit lets the context carry what a near hit has shown.
 func carryHit[T any](ctx context.Context, c *Client, h *near.Hit[T]) {
-	if carrierFrom(ctx) != nil {
+	if stamps.Gathers(ctx) {
 		c.service.Carrier.Carry(ctx, h.Stamps())
 	}
 }

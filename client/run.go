@@ -9,6 +9,7 @@ import (
 	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/client/internal/pacing"
 	"github.com/soracache/soracache/client/internal/service"
+	"github.com/soracache/soracache/client/stamps"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -46,10 +47,11 @@ func (c *call[T]) patience() time.Duration { return c.due.patience(c.client.time
 // It belongs to one goroutine. What may outlast it, a [load], changes nothing of it.
 type run[T any] struct {
 	call[T]
-	// way is how the callers came to share it, and carried what they carry together;
+	// way is how the callers came to share it, and carried has a context carry what they do
+	// together;
 	// nil: there is one caller.
 	way     int
-	carried *carrier
+	carried func(context.Context) context.Context
 	// retried means that its caller has shared another run before, or has waited for
 	// other keys of its call. joined means that its callers have waited for its turn, and
 	// that the first of them may have gone.
@@ -156,12 +158,12 @@ func (r *run[T]) join(ctx context.Context, items []*item[T], joined bool) contex
 		r.due = due(at)
 	}
 	if r.joined = joined; joined {
-		var all Stamp
+		var all stamps.Stamp
 		for _, it := range items {
 			all = all.Merge(r.kind.demands.merged(it.key))
 		}
-		r.carried = r.client.carriedBy(ctx, r.way, all)
-		ctx = r.carried.in(ctx)
+		r.carried = func(ctx context.Context) context.Context { return r.client.carriedBy(ctx, r.way, all) }
+		ctx = r.carried(ctx)
 	}
 	r.admits = r.client.service.CarriedMore(ctx) == nil
 	return ctx

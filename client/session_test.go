@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/stamps"
 )
 
 // twoLives is a service of which one node is in an epoch that the ledger has left, and
@@ -49,7 +50,7 @@ func TestStampOfAnotherEpochLeadsNobodyBack(t *testing.T) {
 		}
 	}
 	read(t.Context(), "first")
-	read(WithStamp(t.Context(), stampOf("shop", at(1))), "under the stamp")
+	read(stamps.With(t.Context(), stamps.Of("shop", at(1))), "under the stamp")
 	read(t.Context(), "afterwards")
 	if got := c.service.Seen(); !slices.Equal(got, at(2)) {
 		t.Errorf("it knows %v", got)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/stamps"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -15,7 +16,7 @@ import (
 // with an error and what it depends on.
 func (r *run[T]) share(ctx context.Context) (outcome[T], error) {
 	more := r.client.service.CarriedMore(ctx)
-	defer r.kind.demands.add(r.key.key, StampFrom(ctx))()
+	defer r.kind.demands.add(r.key.key, stamps.From(ctx))()
 	o, part, err := r.shareBy(ctx, more)
 	for part != flight.Led && err == nil {
 		behind := !o.reflects(more) && r.way < shareOneStamp
@@ -111,7 +112,10 @@ func (r *run[T]) lead(ctx context.Context) (o outcome[T], rest func(context.Cont
 	leader := ctx
 	return o, func(ctx context.Context) (outcome[T], error) {
 		defer r.client.life.Leave()
-		ctx, end := r.client.life.Bound(r.carried.in(ctx))
+		if r.carried != nil {
+			ctx = r.carried(ctx)
+		}
+		ctx, end := r.client.life.Bound(ctx)
 		defer end()
 		if it.down && leader.Err() != nil {
 			it.next = stepAsk // whoever asked has gone, and says nothing about the service
@@ -126,7 +130,7 @@ func (r *run[T]) lead(ctx context.Context) (o outcome[T], rest func(context.Cont
 // they carry: see demands. Those that are begun in a moment, and that nobody else is
 // about to find or load, are served together.
 func (b *bulk[T]) shareAll(ctx context.Context, keys []string) {
-	if carried := StampFrom(ctx); !carried.IsZero() {
+	if carried := stamps.From(ctx); !carried.IsZero() {
 		for _, key := range keys {
 			defer b.kind.demands.add(key, carried)()
 		}

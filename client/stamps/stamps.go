@@ -1,4 +1,6 @@
-package client
+// Package stamps lets whoever has seen something tell others, so that they are answered
+// with nothing older: in a request's context, in a header, in a cookie.
+package stamps
 
 import (
 	"context"
@@ -23,39 +25,39 @@ type Stamp struct {
 	spaces map[string]soracache.Stamps
 }
 
-// stampOf returns the stamp of one namespace.
-func stampOf(namespace string, s soracache.Stamps) Stamp {
-	if len(s) == 0 {
+// Of returns the stamp of one namespace.
+func Of(namespace string, seen soracache.Stamps) Stamp {
+	if len(seen) == 0 {
 		return Stamp{}
 	}
-	return Stamp{map[string]soracache.Stamps{namespace: s}}
+	return Stamp{map[string]soracache.Stamps{namespace: seen}}
 }
 
-// ParseStamp reads the form that String writes. What it could not have written
+// Parse reads the form that String writes. What it could not have written
 // gives an error that wraps [soracache.ErrInvalid].
-func ParseStamp(text string) (Stamp, error) {
+func Parse(text string) (Stamp, error) {
 	if text == "" {
 		return Stamp{}, nil
 	}
 	if len(text) > maxStampText {
-		return Stamp{}, fmt.Errorf("client: %w: a stamp of %d bytes", soracache.ErrInvalid, len(text))
+		return Stamp{}, fmt.Errorf("stamps: %w: a stamp of %d bytes", soracache.ErrInvalid, len(text))
 	}
 	s := Stamp{map[string]soracache.Stamps{}}
 	for part := range strings.SplitSeq(text, ",") {
 		namespace, encoded, _ := strings.Cut(part, "=")
 		if err := soracache.CheckNamespace(namespace); err != nil {
-			return Stamp{}, fmt.Errorf("client: stamp: %w", err)
+			return Stamp{}, fmt.Errorf("stamps: stamp: %w", err)
 		}
 		raw, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
 		if err != nil {
-			return Stamp{}, fmt.Errorf("client: %w: malformed stamp", soracache.ErrInvalid)
+			return Stamp{}, fmt.Errorf("stamps: %w: malformed stamp", soracache.ErrInvalid)
 		}
 		stamps, err := soracache.DecodeStamps(raw)
 		if err != nil {
-			return Stamp{}, fmt.Errorf("client: %w", err)
+			return Stamp{}, fmt.Errorf("stamps: %w", err)
 		}
 		if s.spaces[namespace] = stamps; len(stamps) == 0 {
-			return Stamp{}, fmt.Errorf("client: %w: malformed stamp", soracache.ErrInvalid)
+			return Stamp{}, fmt.Errorf("stamps: %w: malformed stamp", soracache.ErrInvalid)
 		}
 	}
 	return s, nil
@@ -106,17 +108,17 @@ func carrierFrom(ctx context.Context) *carrier {
 	return c
 }
 
-// WithStamp returns a context that carries a stamp: what is read under it, by any
+// With returns a context that carries a stamp: what is read under it, by any
 // client of the stamp's namespaces, reflects at least that. The context also
-// gathers what is seen under it, by reads and by invalidations, for [StampFrom]
+// gathers what is seen under it, by reads and by invalidations, for [From]
 // to return. The zero Stamp makes it do only that.
-func WithStamp(ctx context.Context, s Stamp) context.Context {
-	return context.WithValue(ctx, carrierKey{}, &carrier{stamp: StampFrom(ctx).Merge(s)})
+func With(ctx context.Context, s Stamp) context.Context {
+	return context.WithValue(ctx, carrierKey{}, &carrier{stamp: From(ctx).Merge(s)})
 }
 
-// StampFrom returns what was seen under a context that [WithStamp] returned,
+// From returns what was seen under a context that [With] returned,
 // beside the stamp that it was given. Hand it to who is to see no less.
-func StampFrom(ctx context.Context) Stamp {
+func From(ctx context.Context) Stamp {
 	c := carrierFrom(ctx)
 	if c == nil {
 		return Stamp{}
@@ -126,71 +128,65 @@ func StampFrom(ctx context.Context) Stamp {
 	return c.stamp
 }
 
-// StampHeader is the header in which stamps travel over HTTP.
-const StampHeader = "Soracache-Stamp"
+// Header is the header in which stamps travel over HTTP.
+const Header = "Soracache-Stamp"
 
-// SetStampHeader writes what StampFrom returns into the header of a request or
+// SetHeader writes what From returns into the header of a request or
 // an answer, unless that is nothing.
-func SetStampHeader(ctx context.Context, h http.Header) {
-	if s := StampFrom(ctx); !s.IsZero() {
-		h.Set(StampHeader, s.String())
+func SetHeader(ctx context.Context, h http.Header) {
+	if s := From(ctx); !s.IsZero() {
+		h.Set(Header, s.String())
 	}
 }
 
-// WithStampHeader is [WithStamp] with the stamp that a header brought, or with all
+// WithHeader is [With] with the stamp that a header brought, or with all
 // of them if it came several times. A header that is none, or malformed, counts as
 // having seen nothing.
 //
 // It is for headers that others of the same application have set. What comes from
-// outside may have been made up: see [StampKeys].
-func WithStampHeader(ctx context.Context, h http.Header) context.Context {
-	return withStampHeader(ctx, h, ParseStamp)
+// outside may have been made up: see [Keys].
+func WithHeader(ctx context.Context, h http.Header) context.Context {
+	return withHeader(ctx, h, Parse)
 }
 
-func withStampHeader(ctx context.Context, h http.Header, parse func(string) (Stamp, error)) context.Context {
+func withHeader(ctx context.Context, h http.Header, parse func(string) (Stamp, error)) context.Context {
 	var all Stamp
-	for _, value := range h.Values(StampHeader) {
+	for _, value := range h.Values(Header) {
 		s, err := parse(value)
 		if err != nil {
-			return WithStamp(ctx, Stamp{})
+			return With(ctx, Stamp{})
 		}
 		all = all.Merge(s)
 	}
-	return WithStamp(ctx, all)
+	return With(ctx, all)
 }
 
-// carrying is what contexts carry of a client's namespace.
-type carrying struct {
-	namespace string
-	client    *Client
-}
-
-// Carried is what a context carries.
-func (c carrying) Carried(ctx context.Context) soracache.Stamps {
-	carrier := carrierFrom(ctx)
-	if carrier == nil {
-		return nil
+// Without returns the stamp but for one namespace.
+func (s Stamp) Without(namespace string) Stamp {
+	if _, ok := s.spaces[namespace]; !ok {
+		return s
 	}
-	carrier.mu.Lock()
-	defer carrier.mu.Unlock()
-	return carrier.stamp.In(c.namespace)
+	others := maps.Clone(s.spaces)
+	delete(others, namespace)
+	return Stamp{others}
 }
 
-// Leased is what the lease reflects under which the loader runs that a context belongs to.
-func (c carrying) Leased(ctx context.Context) soracache.Stamps {
-	if fill := LoadContextFrom(ctx); fill != nil && fill.leased && fill.client == c.client {
-		return fill.stamp
-	}
-	return nil
+// Only returns a context that carries a stamp in place of what it carried, and gathers
+// what is seen under it apart from that.
+func Only(ctx context.Context, s Stamp) context.Context {
+	return context.WithValue(ctx, carrierKey{}, &carrier{stamp: s})
 }
 
-// Carry has a context carry what was seen under it.
-func (c carrying) Carry(ctx context.Context, seen soracache.Stamps) {
-	carrier := carrierFrom(ctx)
-	if carrier == nil || len(seen) == 0 {
+// Gathers tells whether a context gathers what is seen under it.
+func Gathers(ctx context.Context) bool { return carrierFrom(ctx) != nil }
+
+// Note has a context gather what was seen of a namespace, if it gathers anything.
+func Note(ctx context.Context, namespace string, seen soracache.Stamps) {
+	c := carrierFrom(ctx)
+	if c == nil || len(seen) == 0 {
 		return
 	}
-	carrier.mu.Lock()
-	defer carrier.mu.Unlock()
-	carrier.stamp = carrier.stamp.Merge(stampOf(c.namespace, seen))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stamp = c.stamp.Merge(Of(namespace, seen))
 }
