@@ -48,7 +48,7 @@ type batchingNode struct {
 	orphans   []orphan
 	releasing bool
 	lingering int
-	detached   map[*detachedRequest]struct{} // under way
+	detached  map[*detachedRequest]struct{} // under way
 	running   sync.WaitGroup
 }
 
