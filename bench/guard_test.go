@@ -13,7 +13,7 @@ import (
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // price is what an operation costs.
@@ -96,7 +96,7 @@ func guarded(t *testing.T, test func(*testing.T, *meter, *client.Client), opts .
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := new(meter)
-		n := newNode(t, meteredStore{l2test.NewModel(l2test.ModelConfig{}), m})
+		n := newNode(t, meteredStore{l2model.New(l2model.Config{}), m})
 		c, err := client.New(metered{n, m}, append([]client.Option{client.Logger(nil)}, opts...)...)
 		if err != nil {
 			t.Fatal(err)
@@ -239,7 +239,7 @@ func TestStampede(t *testing.T) {
 func TestBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := new(meter)
-		n := newNode(t, meteredStore{l2test.NewModel(l2test.ModelConfig{}), m})
+		n := newNode(t, meteredStore{l2model.New(l2model.Config{}), m})
 		reads := make([]soracache.Read, 256)
 		for i := range reads {
 			reads[i] = soracache.Read{Key: fmt.Sprint("key:", i)}
@@ -257,7 +257,7 @@ func TestBatch(t *testing.T) {
 // What a hit in a node's memory allocates does not depend on what is hit.
 func TestNodeHitAllocations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := newNode(t, l2test.NewModel(l2test.ModelConfig{}))
+		n := newNode(t, l2model.New(l2model.Config{}))
 		ctx := t.Context()
 		_, err := n.Write(ctx, soracache.WriteRequest{Namespace: "default", Writes: []soracache.Write{{
 			Op: soracache.OpPut, Key: "key", Entry: soracache.Entry{Value: make([]byte, 1<<20), Tags: []string{"a", "b", "c"}},

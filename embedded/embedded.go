@@ -2,7 +2,7 @@
 // memory, the same second tier, the same gossip with other nodes and the same
 // client as with soracached, and no server.
 //
-//	n, err := embedded.Open(ctx, embedded.Config{Redis: "redis://10.0.0.9"})
+//	n, err := embedded.Open(ctx, embedded.Config{Store: "redis://10.0.0.9"})
 //	c, err := n.Client(client.Namespace("shop"))
 //	products := client.NewCache[[]Product](c, client.Default().WithTags("products"))
 //
@@ -29,6 +29,7 @@ import (
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/internal/capability"
 	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/internal/stores"
 	"github.com/soracache/soracache/invalidation/gossip"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/embedded"
@@ -43,26 +44,33 @@ const (
 	leaveTimeout = 5 * time.Second
 )
 
-// Config says what a node is made of. Either Redis or Dir must be given; zero
-// means the default everywhere else.
+// Config says what a node is made of. Store must be given; zero means the default
+// everywhere else.
 type Config struct {
-	// Redis is the URL of the second tier, if it is Redis:
-	// redis://[user:password@]host[:port][/db], redis+cluster://host,host,
-	// redis+sentinel://host,host/master, or the same with rediss for TLS. It need
-	// not be there yet: a node that cannot reach it has loaders run.
-	Redis string
-	// RedisTLS is for rediss (default: the system's authorities, no client
-	// certificate). With a URL of redis it is refused.
-	RedisTLS *tls.Config
+	// Store is the URL of the second tier, as for soracached's --l2:
+	//
+	//	redis://[user:password@]host[:port][/db]
+	//	redis+cluster://host,host
+	//	redis+sentinel://host,host/master
+	//	embedded:DIR
+	//
+	// or one of Schemes. With rediss in place of redis, TLS is spoken. A Redis need
+	// not be there yet: a node that cannot reach it has loaders run. An embedded store
+	// is a file in a folder, of this process alone: one process at a time can have it,
+	// and what is cached outlives the process.
+	Store string
+	// Schemes are kinds of store of one's own, besides those (docs/stores.md).
+	Schemes []l2.Scheme
+	// StoreTLS is for rediss (default: the system's authorities, no client
+	// certificate). With another store it is refused.
+	StoreTLS *tls.Config
 	// KeyPrefix is what every key in Redis begins with (default "sora:"). Nodes
 	// that are to share what they hold have the same.
 	KeyPrefix string
-
-	// Dir is the folder of the second tier, if it is a file of this process alone.
-	// What is cached outlives the process. One process at a time can have it.
-	Dir string
-	// DirMaxBytes is the room of that file (default 1 GiB).
-	DirMaxBytes int64
+	// StoreMaxBytes is the room of an embedded store (default 1 GiB).
+	StoreMaxBytes int64
+	// StoreTimeout is how long to wait for the second tier (default 2 s).
+	StoreTimeout time.Duration
 
 	// L1MaxBytes is the room in memory (default 256 MiB).
 	L1MaxBytes int64
@@ -73,8 +81,6 @@ type Config struct {
 	// that left nothing: the loader failed, or its value may not be stored (default
 	// 3 s, at most 1 min; negative: everybody always waits).
 	HitForMiss time.Duration
-	// StoreTimeout is how long to wait for the second tier (default 2 s).
-	StoreTimeout time.Duration
 	// Partitions is how many a namespace has (default 1), except those of
 	// NamespacePartitions. It belongs to the namespace, so all nodes must be told
 	// the same: one that was told another refuses the namespace, and is not ready.
@@ -96,7 +102,7 @@ type Config struct {
 }
 
 // Gossip is how a node takes part in a cluster. Its members must be other nodes
-// over the same Redis.
+// over the same store.
 type Gossip struct {
 	// Listen is the address, for UDP and TCP, on which others are heard, such as
 	// 10.0.0.7:7946. Port 0 takes a free one. Empty means no gossip.
@@ -119,19 +125,18 @@ type Gossip struct {
 // Validate reports the first field that is not usable. It touches no network and
 // no file.
 func (c Config) Validate() error {
+	redisStore, folder := stores.IsRedis(c.Store), stores.IsEmbedded(c.Store)
 	switch {
-	case c.Redis == "" && c.Dir == "":
-		return invalid("neither Redis nor Dir is given: a cache needs a second tier")
-	case c.Redis != "" && c.Dir != "":
-		return invalid("both Redis and Dir are given: which is the second tier?")
-	case c.Redis == "" && (c.RedisTLS != nil || c.KeyPrefix != ""):
-		return invalid("RedisTLS and KeyPrefix are for Redis")
-	case c.Dir == "" && c.DirMaxBytes != 0:
-		return invalid("DirMaxBytes is for Dir: Redis has its own maxmemory")
-	case c.DirMaxBytes < 0:
-		return invalid("DirMaxBytes must not be negative")
-	case c.Dir != "" && c.Gossip.Listen != "":
-		return invalid("gossip is for nodes that share Redis: nobody else has the second tier in Dir")
+	case c.Store == "":
+		return invalid("Store is not given: a cache needs a second tier")
+	case !redisStore && (c.StoreTLS != nil || c.KeyPrefix != ""):
+		return invalid("StoreTLS and KeyPrefix are for Redis")
+	case !folder && c.StoreMaxBytes != 0:
+		return invalid("StoreMaxBytes is for an embedded store: others bound themselves, such as Redis by maxmemory")
+	case c.StoreMaxBytes < 0:
+		return invalid("StoreMaxBytes must not be negative")
+	case folder && c.Gossip.Listen != "":
+		return invalid("gossip is for nodes that share a store: nobody else has one that is embedded")
 	case c.Gossip.Listen == "" && (c.Gossip.Advertise != "" || c.Gossip.Cluster != "" || len(c.Gossip.Join) > 0 || len(c.Gossip.Keys) > 0):
 		return invalid("gossip needs an address to listen on")
 	}
@@ -155,10 +160,7 @@ func (c Config) validatePartitions() error {
 
 // validateParts asks those that the parts are made by.
 func (c Config) validateParts() error {
-	var errs []error
-	if c.Redis != "" {
-		errs = append(errs, c.redis(nil).Validate())
-	}
+	errs := []error{c.store(nil).Validate()}
 	if c.Gossip.Listen != "" {
 		if err := c.gossip("name", nil).Validate(); err != nil {
 			errs = append(errs, fmt.Errorf("%w: %w", soracache.ErrInvalid, err))
@@ -190,7 +192,7 @@ type Node struct {
 }
 
 // Open starts a node. The context bounds opening alone. A Redis that is not there
-// is no error, and a Dir that another process holds is one.
+// is no error, and an embedded store that another process holds is one.
 func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("embedded: %w", err)
@@ -208,7 +210,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 
 // open makes the parts, from the store up. Close ends those that there are.
 func (n *Node) open(ctx context.Context, cfg Config) (err error) {
-	if n.store, err = cfg.openStore(ctx, n.log); err != nil {
+	if n.store, err = stores.Open(ctx, cfg.store(n.log)); err != nil {
 		return err
 	}
 	name := gossip.UniqueName(cfg.name())
@@ -243,15 +245,6 @@ func (n *Node) Backend() soracache.Backend { return n.backend }
 // Ready reports whether the node can do its work, which means most of all that its
 // second tier answers.
 func (n *Node) Ready(ctx context.Context) error { return n.node.Ready(ctx) }
-
-// Members returns the nodes that this one knows of by gossip, itself among them:
-// none without gossip.
-func (n *Node) Members() []gossip.Member {
-	if n.member == nil {
-		return nil
-	}
-	return n.member.Members()
-}
 
 // GossipAddress is where the node hears others, as they would join it: empty
 // without gossip.
@@ -301,23 +294,11 @@ func (n *Node) end() error {
 	return errors.Join(errs...)
 }
 
-func (c Config) openStore(ctx context.Context, log *slog.Logger) (l2.Store, error) {
-	if c.Redis != "" {
-		return stored(redis.Open(ctx, c.redis(log)))
+func (c Config) store(log *slog.Logger) stores.Config {
+	return stores.Config{
+		URL: c.Store, Schemes: c.Schemes, Timeout: c.StoreTimeout, Logger: log,
+		Redis: redis.Config{Prefix: c.KeyPrefix, TLS: c.StoreTLS}, Embedded: embedded.Config{MaxBytes: c.StoreMaxBytes},
 	}
-	return stored(embedded.Open(embedded.Config{Dir: c.Dir, MaxBytes: c.DirMaxBytes, Logger: log}))
-}
-
-// stored keeps a nil pointer from becoming a store that is not nil.
-func stored[S l2.Store](store S, err error) (l2.Store, error) {
-	if err != nil {
-		return nil, err
-	}
-	return store, nil
-}
-
-func (c Config) redis(log *slog.Logger) redis.Config {
-	return redis.Config{URL: c.Redis, Prefix: c.KeyPrefix, TLS: c.RedisTLS, Timeout: c.StoreTimeout, Logger: log}
 }
 
 // gossip leaves out the RPC address: the node serves none, so no client is ever

@@ -25,7 +25,8 @@ import (
 	"github.com/soracache/soracache/embedded"
 	"github.com/soracache/soracache/internal/proctest"
 	"github.com/soracache/soracache/internal/redistest"
-	"github.com/soracache/soracache/invalidation/gossip"
+	"github.com/soracache/soracache/l2"
+	"github.com/soracache/soracache/l2/l2model"
 	"github.com/soracache/soracache/l2/redis"
 )
 
@@ -109,7 +110,7 @@ func (s *source) change(t *testing.T, at, seenBy *client.Client) {
 // ofCluster is a node over Redis that hears those at some addresses.
 func ofCluster(server *redistest.Server, prefix string, join ...string) embedded.Config {
 	return embedded.Config{
-		Redis: server.URL(), KeyPrefix: prefix, Partitions: 2,
+		Store: server.URL(), KeyPrefix: prefix, Partitions: 2,
 		// Longer than the test: what one node knows of the other, it has been told.
 		Bound:  time.Minute,
 		Gossip: embedded.Gossip{Listen: "127.0.0.1:0", Join: join},
@@ -122,7 +123,7 @@ func together(t *testing.T, want int, nodes ...*embedded.Node) {
 		redistest.Eventually(t, 20*time.Second, fmt.Sprintf("%d members", want), func() bool {
 			alive := 0
 			for _, m := range n.Members() {
-				if m.State == gossip.StateAlive {
+				if m.State == embedded.MemberAlive {
 					alive++
 				}
 			}
@@ -160,11 +161,11 @@ func TestTwoNodesOverRedis(t *testing.T) {
 }
 
 // What the embedded store holds outlives the process.
-func TestRestartKeepsWhatIsInDir(t *testing.T) {
+func TestRestartKeepsWhatIsStored(t *testing.T) {
 	dir := t.TempDir()
 	var s source
 	for range 3 {
-		n, err := embedded.Open(t.Context(), embedded.Config{Dir: dir, Logger: slog.New(slog.DiscardHandler)})
+		n, err := embedded.Open(t.Context(), embedded.Config{Store: "embedded:" + dir, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,13 +180,45 @@ func TestRestartKeepsWhatIsInDir(t *testing.T) {
 	}
 }
 
+// Nodes over a store of one's own share what it holds, as over a Redis. It is told where
+// it is, how long it is waited for, and whom to tell what an operator should know.
+func TestStoreOfOnesOwn(t *testing.T) {
+	shared := l2model.New(l2model.Config{})
+	log := slog.New(slog.DiscardHandler)
+	var urls []string
+	own := l2.Scheme{Name: "own+memory", Open: func(_ context.Context, url string, o l2.OpenOptions) (l2.Store, error) {
+		urls = append(urls, url)
+		if o.Timeout != time.Minute || o.Logger != log {
+			t.Errorf("opened with %+v", o)
+		}
+		return shared, nil
+	}}
+	var s source
+	for i := range 2 {
+		c := connect(t, open(t, embedded.Config{
+			Store: "own+memory://somewhere", Schemes: []l2.Scheme{own}, StoreTimeout: time.Minute, Logger: log,
+		}))
+		s.expect(t, c, 0, 1)
+		if len(urls) != i+1 || urls[i] != "own+memory://somewhere" {
+			t.Errorf("opened %q", urls)
+		}
+	}
+
+	for name, opened := range map[string]error{"an error": soracache.ErrUnavailable, "nothing": nil} {
+		own.Open = func(context.Context, string, l2.OpenOptions) (l2.Store, error) { return nil, opened }
+		if _, err := embedded.Open(t.Context(), embedded.Config{Store: "own+memory:", Schemes: []l2.Scheme{own}}); !errors.Is(err, soracache.ErrUnavailable) {
+			t.Errorf("a scheme that opens %s: %v", name, err)
+		}
+	}
+}
+
 // A directory belongs to one process, and to one node in it.
-func TestDirIsTaken(t *testing.T) {
+func TestFolderIsTaken(t *testing.T) {
 	dir := t.TempDir()
-	open(t, embedded.Config{Dir: dir})
+	open(t, embedded.Config{Store: "embedded:" + dir})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if n, err := embedded.Open(ctx, embedded.Config{Dir: dir}); err == nil {
+	if n, err := embedded.Open(ctx, embedded.Config{Store: "embedded:" + dir}); err == nil {
 		t.Error("opened it twice", n.Close())
 	}
 }
@@ -193,7 +226,7 @@ func TestDirIsTaken(t *testing.T) {
 // Without its second tier, a node has loaders run. It starts before Redis does.
 func TestRedisIsDown(t *testing.T) {
 	port := redistest.FreePort(t)
-	n := open(t, embedded.Config{Redis: fmt.Sprintf("redis://127.0.0.1:%d", port)})
+	n := open(t, embedded.Config{Store: fmt.Sprintf("redis://127.0.0.1:%d", port)})
 	var s source
 	s.expect(t, connect(t, n), 0, 1)
 	if err := n.Ready(t.Context()); err == nil {
@@ -202,7 +235,7 @@ func TestRedisIsDown(t *testing.T) {
 }
 
 func TestAfterClose(t *testing.T) {
-	n := open(t, embedded.Config{Dir: t.TempDir()})
+	n := open(t, embedded.Config{Store: "embedded:" + t.TempDir()})
 	c := connect(t, n)
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
@@ -219,7 +252,7 @@ func TestAfterClose(t *testing.T) {
 func TestCloseLetsReadsEnd(t *testing.T) {
 	server, proxy := redistest.Shared(t), redistest.NewProxy(t)
 	cfg := embedded.Config{
-		Redis: "redis://" + proxy.Front(server.Addr), KeyPrefix: "ending:", StoreTimeout: time.Minute, Limits: soracache.DefaultLimits(),
+		Store: "redis://" + proxy.Front(server.Addr), KeyPrefix: "ending:", StoreTimeout: time.Minute, Limits: soracache.DefaultLimits(),
 	}
 	cfg.Limits.Batch = 3000
 	n := open(t, cfg)
@@ -333,7 +366,7 @@ func web() *http.Client {
 
 // What soracached would refuse at its door is refused here as well.
 func TestRequestsAreChecked(t *testing.T) {
-	b := open(t, embedded.Config{Dir: t.TempDir(), Limits: limits()}).Backend()
+	b := open(t, embedded.Config{Store: "embedded:" + t.TempDir(), Limits: limits()}).Backend()
 	ctx, long := t.Context(), strings.Repeat("k", 11)
 	reads, err := b.Get(ctx, soracache.GetRequest{Reads: []soracache.Read{
 		{Key: "a"}, {Key: ""}, {Key: long}, {Key: "\xff"}, {Key: "b", Wait: -1}, {Key: "c"},
@@ -393,31 +426,39 @@ func limits() soracache.Limits {
 
 func TestConfig(t *testing.T) {
 	gossiping := embedded.Gossip{Listen: "127.0.0.1:0"}
+	own := l2.Scheme{Name: "own", Open: func(context.Context, string, l2.OpenOptions) (l2.Store, error) { return nil, nil }}
 	for name, tt := range map[string]struct {
 		cfg embedded.Config
 		ok  bool
 	}{
-		"Redis":                      {embedded.Config{Redis: "redis://a"}, true},
-		"a directory":                {embedded.Config{Dir: "d"}, true},
-		"a cluster":                  {embedded.Config{Redis: "redis+cluster://a,b", Gossip: gossiping, Partitions: 16}, true},
+		"Redis":                      {embedded.Config{Store: "redis://a"}, true},
+		"a directory":                {embedded.Config{Store: "embedded:d"}, true},
+		"a cluster":                  {embedded.Config{Store: "redis+cluster://a,b", Gossip: gossiping, Partitions: 16}, true},
 		"nothing":                    {embedded.Config{}, false},
-		"both":                       {embedded.Config{Redis: "redis://a", Dir: "d"}, false},
-		"no URL":                     {embedded.Config{Redis: "10.0.0.1"}, false},
-		"a prefix for a directory":   {embedded.Config{Dir: "d", KeyPrefix: "p:"}, false},
-		"TLS for Redis in clear":     {embedded.Config{Redis: "redis://a", RedisTLS: &tls.Config{}}, false},
-		"TLS for a cluster in clear": {embedded.Config{Redis: "redis+cluster://a", RedisTLS: &tls.Config{}}, false},
-		"TLS":                        {embedded.Config{Redis: "rediss://a", RedisTLS: &tls.Config{}}, true},
-		"TLS to sentinels":           {embedded.Config{Redis: "rediss+sentinel://a/m", RedisTLS: &tls.Config{}}, true},
-		"a cluster without gossip":   {embedded.Config{Redis: "redis://a", Gossip: embedded.Gossip{Cluster: "c"}}, false},
-		"room for Redis":             {embedded.Config{Redis: "redis://a", DirMaxBytes: 1}, false},
-		"gossip about a directory":   {embedded.Config{Dir: "d", Gossip: gossiping}, false},
-		"join without listening":     {embedded.Config{Redis: "redis://a", Gossip: embedded.Gossip{Join: []string{"b"}}}, false},
-		"plaintext off loopback":     {embedded.Config{Redis: "redis://a", Gossip: embedded.Gossip{Listen: "10.0.0.1:1"}}, false},
-		"plaintext that is allowed":  {embedded.Config{Redis: "redis://a", Gossip: embedded.Gossip{Listen: "10.0.0.1:1", AllowPlaintext: true}}, true},
-		"too many partitions":        {embedded.Config{Dir: "d", Partitions: soracache.MaxPartitions + 1}, false},
-		"partitions of no namespace": {embedded.Config{Dir: "d", NamespacePartitions: map[string]int{"A": 1}}, false},
-		"a bound of nothing":         {embedded.Config{Dir: "d", Bound: time.Microsecond}, false},
-		"negative memory":            {embedded.Config{Dir: "d", L1MaxBytes: -1}, false},
+		"a store of no kind":         {embedded.Config{Store: "mysql://a"}, false},
+		"a scheme of one's own":      {embedded.Config{Store: "own:a", Schemes: []l2.Scheme{own}}, true},
+		"a cluster over one's own":   {embedded.Config{Store: "own:a", Schemes: []l2.Scheme{own}, Gossip: gossiping}, true},
+		"a scheme that is ours":      {embedded.Config{Store: "redis://a", Schemes: []l2.Scheme{{Name: "redis", Open: own.Open}}}, false},
+		"a scheme given twice":       {embedded.Config{Store: "own:a", Schemes: []l2.Scheme{own, own}}, false},
+		"a scheme of no name":        {embedded.Config{Store: "redis://a", Schemes: []l2.Scheme{{Name: "O", Open: own.Open}}}, false},
+		"a scheme that is not open":  {embedded.Config{Store: "own:a", Schemes: []l2.Scheme{{Name: "own"}}}, false},
+		"a prefix for one's own":     {embedded.Config{Store: "own:a", Schemes: []l2.Scheme{own}, KeyPrefix: "p:"}, false},
+		"no URL":                     {embedded.Config{Store: "10.0.0.1"}, false},
+		"a prefix for a directory":   {embedded.Config{Store: "embedded:d", KeyPrefix: "p:"}, false},
+		"TLS for Redis in clear":     {embedded.Config{Store: "redis://a", StoreTLS: &tls.Config{}}, false},
+		"TLS for a cluster in clear": {embedded.Config{Store: "redis+cluster://a", StoreTLS: &tls.Config{}}, false},
+		"TLS":                        {embedded.Config{Store: "rediss://a", StoreTLS: &tls.Config{}}, true},
+		"TLS to sentinels":           {embedded.Config{Store: "rediss+sentinel://a/m", StoreTLS: &tls.Config{}}, true},
+		"a cluster without gossip":   {embedded.Config{Store: "redis://a", Gossip: embedded.Gossip{Cluster: "c"}}, false},
+		"room for Redis":             {embedded.Config{Store: "redis://a", StoreMaxBytes: 1}, false},
+		"gossip about a directory":   {embedded.Config{Store: "embedded:d", Gossip: gossiping}, false},
+		"join without listening":     {embedded.Config{Store: "redis://a", Gossip: embedded.Gossip{Join: []string{"b"}}}, false},
+		"plaintext off loopback":     {embedded.Config{Store: "redis://a", Gossip: embedded.Gossip{Listen: "10.0.0.1:1"}}, false},
+		"plaintext that is allowed":  {embedded.Config{Store: "redis://a", Gossip: embedded.Gossip{Listen: "10.0.0.1:1", AllowPlaintext: true}}, true},
+		"too many partitions":        {embedded.Config{Store: "embedded:d", Partitions: soracache.MaxPartitions + 1}, false},
+		"partitions of no namespace": {embedded.Config{Store: "embedded:d", NamespacePartitions: map[string]int{"A": 1}}, false},
+		"a bound of nothing":         {embedded.Config{Store: "embedded:d", Bound: time.Microsecond}, false},
+		"negative memory":            {embedded.Config{Store: "embedded:d", L1MaxBytes: -1}, false},
 	} {
 		if err := tt.cfg.Validate(); (err == nil) != tt.ok || (err != nil && !errors.Is(err, soracache.ErrInvalid)) {
 			t.Errorf("%s: %v", name, err)

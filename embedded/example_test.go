@@ -22,7 +22,7 @@ func Example() {
 		panic(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	n, err := embedded.Open(ctx, embedded.Config{Dir: dir})
+	n, err := embedded.Open(ctx, embedded.Config{Store: "embedded:" + dir})
 	if err != nil {
 		panic(err)
 	}
@@ -59,7 +59,7 @@ func Example() {
 // each other of invalidations. There is nothing to see here without a Redis.
 func ExampleOpen() {
 	n, err := embedded.Open(context.Background(), embedded.Config{
-		Redis:      "redis://cache:secret@10.0.0.9:6379",
+		Store:      "redis://cache:secret@10.0.0.9:6379",
 		L1MaxBytes: 512 << 20,
 		Gossip: embedded.Gossip{
 			Listen: "10.0.0.7:7946",

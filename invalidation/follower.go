@@ -5,6 +5,9 @@
 // It is pure: it owns no goroutine, reads no clock but the one it is given, and
 // sends nothing. A node and a near cache use it alike, and a simulation runs
 // it unchanged. It must not know how answers travel or where entries are kept.
+//
+// It is part of soracache and no promise to anybody else: whatever it exports may
+// change or go in any release (docs/architecture.md, "What is public").
 package invalidation
 
 import (

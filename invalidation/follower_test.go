@@ -12,7 +12,7 @@ import (
 	"github.com/soracache/soracache/internal/racetest"
 	"github.com/soracache/soracache/invalidation"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 const bound = time.Second
@@ -21,14 +21,14 @@ const bound = time.Second
 type world struct {
 	t     *testing.T
 	clock time.Duration
-	store *l2test.Model
+	store *l2model.Model
 	part  l2.Partition
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{t: t, part: l2.Partition{Namespace: "n", Count: 1}}
 	rng := rand.New(rand.NewPCG(seed, 1))
-	w.store = l2test.NewModel(l2test.ModelConfig{
+	w.store = l2model.New(l2model.Config{
 		Now:    func() time.Time { return time.UnixMicro(1_700_000_000_000_000).Add(w.clock) },
 		Random: rng.Uint64,
 	})

@@ -7,4 +7,7 @@
 // more than the limit; a value is found under the whole key that it was put
 // under and no other; and every method may be called at any time, Close
 // included. DESIGN.md tells how, and what it costs.
+//
+// It is part of soracache and no promise to anybody else: whatever it exports may
+// change or go in any release (docs/architecture.md, "What is public").
 package l1

@@ -6,8 +6,9 @@
 // step in the store and one round trip, and the store judges its own entries:
 // it returns only what is live at the head that it reports.
 //
-// The package knows no engine. l2/redis and l2/embedded implement Store;
-// l2/l2test holds the model and the suite on which all of them must agree.
+// The package knows no engine. l2/redis and l2/embedded implement Store, and so
+// does the model in l2/l2model; l2/l2test holds the suite on which all of them must
+// agree. docs/stores.md says what a store of one's own has to do.
 package l2
 
 import (

@@ -8,6 +8,9 @@
 // two of milliseconds, the largest not above an eighth of the entry's keep
 // time, so that a tag whose entries are kept equally long has at most 17
 // buckets at a time.
+//
+// It is part of soracache and no promise to anybody else: whatever it exports may
+// change or go in any release (docs/architecture.md, "What is public").
 package tags
 
 import (

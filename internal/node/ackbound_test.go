@@ -9,7 +9,7 @@ import (
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/invalidation"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // patientPeers are members of which nothing is known but the longest bound.
@@ -25,7 +25,7 @@ func (patientPeers) Left(string) bool                 { return false }
 func TestWhoIsNotKnownIsWaitedOutByTheLongestBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const longest = 3 * time.Second
-		model := l2test.NewModel(l2test.ModelConfig{})
+		model := l2model.New(l2model.Config{})
 		n, err := node.New(node.Config{Store: model, Peers: patientPeers(longest), Bound: 100 * time.Millisecond, L1MaxBytes: 1 << 20})
 		if err != nil {
 			t.Fatal(err)

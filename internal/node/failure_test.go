@@ -15,7 +15,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // hungStore hangs until ctx ends while hung.
@@ -70,9 +70,9 @@ func (s *hungStore) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.Sinc
 	return s.Store.Since(ctx, reqs)
 }
 
-func rig(t *testing.T, f func(n *node.Node, s *hungStore, m *l2test.Model)) {
+func rig(t *testing.T, f func(n *node.Node, s *hungStore, m *l2model.Model)) {
 	bubble(t, func(t *testing.T) {
-		m := l2test.NewModel(l2test.ModelConfig{})
+		m := l2model.New(l2model.Config{})
 		s := &hungStore{Store: m}
 		n, err := node.New(node.Config{Store: s, L1MaxBytes: 4 << 20})
 		if err != nil {
@@ -100,7 +100,7 @@ func rd(k string) soracache.GetRequest {
 // Readers that have collected behind a store that hangs are answered when it is
 // known to be down, not one trip after the other.
 func TestQueueBehindAHungStoreIsAnsweredTogether(t *testing.T) {
-	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2model.Model) {
 		ctx := context.Background()
 		one(t, n, ctx, rd("warm"))
 		s.set(func(s *hungStore) { s.hungReads = true; s.hungSince = true })
@@ -124,7 +124,7 @@ func TestQueueBehindAHungStoreIsAnsweredTogether(t *testing.T) {
 }
 
 func TestCancelledCallersSayNothingOfTheStore(t *testing.T) {
-	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2model.Model) {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		for range 2 {
@@ -137,7 +137,7 @@ func TestCancelledCallersSayNothingOfTheStore(t *testing.T) {
 }
 
 func TestIdlePartitionForgetsThatTheStoreWasDown(t *testing.T) {
-	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2model.Model) {
 		ctx := context.Background()
 		one(t, n, ctx, rd("k"))
 		s.set(func(s *hungStore) { s.failReads = true; s.hungSince = true })
@@ -154,7 +154,7 @@ func TestIdlePartitionForgetsThatTheStoreWasDown(t *testing.T) {
 }
 
 func TestFreshCopyIsServedWhenNobodyCanRefreshIt(t *testing.T) {
-	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2model.Model) {
 		ctx := context.Background()
 		l := one(t, n, ctx, rd("k")).Lease
 		_, err := n.Write(ctx, soracache.WriteRequest{Writes: []soracache.Write{{Op: soracache.OpFill, Key: "k", Lease: l, Entry: soracache.Entry{Value: []byte("v")}, Lifetime: soracache.Lifetime{TTL: time.Minute, Keep: time.Hour}}}})
@@ -228,7 +228,7 @@ func (s *slowFill) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.Write
 // that it took their place in memory.)
 func TestLateAnswerToAFillDoesNotReplaceAFresherFill(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		slow := &slowFill{Store: l2test.NewModel(l2test.ModelConfig{}), hold: make(chan struct{})}
+		slow := &slowFill{Store: l2model.New(l2model.Config{}), hold: make(chan struct{})}
 		n, err := node.New(node.Config{Store: slow, L1MaxBytes: 4 << 20})
 		if err != nil {
 			t.Fatal(err)
@@ -285,9 +285,9 @@ func (s *slowInvalidate) Invalidate(ctx context.Context, reqs []l2.InvalidateReq
 
 // heldInvalidations starts a node over a store that holds invalidations back until the
 // channel is closed.
-func heldInvalidations(t *testing.T) (*cluster, *l2test.Model, *slowInvalidate) {
+func heldInvalidations(t *testing.T) (*cluster, *l2model.Model, *slowInvalidate) {
 	t.Helper()
-	model := l2test.NewModel(l2test.ModelConfig{})
+	model := l2model.New(l2model.Config{})
 	store := &slowInvalidate{Store: &slowStore{Store: model, latency: time.Millisecond}, hold: make(chan struct{})}
 	n, err := node.New(node.Config{Store: store, Bound: bound, L1MaxBytes: 4 << 20})
 	if err != nil {
@@ -396,7 +396,7 @@ func TestInvalidationInAnEpochThatWasLeft(t *testing.T) {
 	for _, acknowledge := range []bool{false, true} {
 		bubble(t, func(t *testing.T) {
 			s := &failedOver{
-				Store: l2test.NewModel(l2test.ModelConfig{}), next: l2test.NewModel(l2test.ModelConfig{}), hold: make(chan struct{}),
+				Store: l2model.New(l2model.Config{}), next: l2model.New(l2model.Config{}), hold: make(chan struct{}),
 			}
 			n, err := node.New(node.Config{Store: s, Bound: bound, L1MaxBytes: 4 << 20})
 			if err != nil {
@@ -437,7 +437,7 @@ func (inapt) Since(_ context.Context, reqs []l2.SinceRequest) []l2.SinceAnswer {
 // What the store refuses says nothing of the node.
 func TestNodeIsReadyWhateverItsStoreRefuses(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		n, err := node.New(node.Config{Store: inapt{l2test.NewModel(l2test.ModelConfig{})}})
+		n, err := node.New(node.Config{Store: inapt{l2model.New(l2model.Config{})}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -455,7 +455,7 @@ func TestNodeIsReadyWhateverItsStoreRefuses(t *testing.T) {
 }
 
 func TestLeaseOfAReadThatTimedOutIsHandedBack(t *testing.T) {
-	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2model.Model) {
 		ctx := context.Background()
 		one(t, n, ctx, rd("warm"))
 		s.set(func(s *hungStore) { s.hungReads = true; s.afterExec = true })
@@ -473,7 +473,7 @@ func TestLeaseOfAReadThatTimedOutIsHandedBack(t *testing.T) {
 }
 
 func TestBatchOfAThousandIsOneRoundTrip(t *testing.T) {
-	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2model.Model) {
 		var req soracache.GetRequest
 		for i := range 1000 {
 			req.Reads = append(req.Reads, soracache.Read{Key: strconv.Itoa(i)})
@@ -537,7 +537,7 @@ func TestWriteLeavesTheRequestAlone(t *testing.T) {
 }
 
 func TestFirstInvalidationAsksForNothingElse(t *testing.T) {
-	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2model.Model) {
 		if _, err := n.Invalidate(context.Background(), soracache.InvalidateRequest{Targets: []soracache.Target{soracache.Key("k")}}); err != nil {
 			t.Fatal(err)
 		}
@@ -572,7 +572,7 @@ func TestLongestDurations(t *testing.T) {
 }
 
 func TestNoLeaseForReadersThatLeft(t *testing.T) {
-	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2model.Model) {
 		bg := context.Background()
 		s.set(func(s *hungStore) { s.hungReads = true })
 		go func() { _, _ = n.Get(bg, soracache.GetRequest{Reads: []soracache.Read{{Key: "a"}}}) }()
@@ -599,7 +599,7 @@ func TestNoLeaseForReadersThatLeft(t *testing.T) {
 }
 
 func TestPanicOfTheStoreIsAnError(t *testing.T) {
-	rig(t, func(n *node.Node, s *hungStore, _ *l2test.Model) {
+	rig(t, func(n *node.Node, s *hungStore, _ *l2model.Model) {
 		s.set(func(s *hungStore) { s.panics = true })
 		if r := one(t, n, context.Background(), rd("k")); !errors.Is(r.Err, soracache.ErrUnavailable) {
 			t.Errorf("got %+v", r)
@@ -613,7 +613,7 @@ func TestPanicOfTheStoreIsAnError(t *testing.T) {
 
 func TestCloseHandsBackLeases(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		m := l2test.NewModel(l2test.ModelConfig{})
+		m := l2model.New(l2model.Config{})
 		s := &hungStore{Store: m, hungReads: true, afterExec: true}
 		n, err := node.New(node.Config{Store: s, L1MaxBytes: 4 << 20})
 		if err != nil {
@@ -641,7 +641,7 @@ func TestSuspendedMachineGivesUpItsMemory(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var slept atomic.Int64
 		n, err := node.New(node.Config{
-			Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 4 << 20,
+			Store: l2model.New(l2model.Config{}), L1MaxBytes: 4 << 20,
 			Suspended: func() time.Duration { return time.Duration(slept.Load()) },
 		})
 		if err != nil {
@@ -668,7 +668,7 @@ func TestSuspendedMachineGivesUpItsMemory(t *testing.T) {
 
 func TestNamespacesAreBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 4 << 20, MaxPartitions: 3})
+		n, err := node.New(node.Config{Store: l2model.New(l2model.Config{}), L1MaxBytes: 4 << 20, MaxPartitions: 3})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -719,7 +719,7 @@ func TestNamespacesAreBounded(t *testing.T) {
 // Whoever tries names does not push out those that are in use.
 func TestNamesTriedPushOutEachOther(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 4 << 20, MaxPartitions: 64, MeterEvery: -1})
+		n, err := node.New(node.Config{Store: l2model.New(l2model.Config{}), L1MaxBytes: 4 << 20, MaxPartitions: 64, MeterEvery: -1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -749,7 +749,7 @@ func TestNamesTriedPushOutEachOther(t *testing.T) {
 // A store that is slower than a short bound confirms nothing, and is not down.
 func TestSlowStoreIsNotDown(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &slowStore{Store: l2test.NewModel(l2test.ModelConfig{}), latency: 300 * time.Millisecond}
+		s := &slowStore{Store: l2model.New(l2model.Config{}), latency: 300 * time.Millisecond}
 		n, err := node.New(node.Config{Store: s, L1MaxBytes: 4 << 20, Bound: 100 * time.Millisecond})
 		if err != nil {
 			t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/invalidation"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // fanned is a node with a namespace that is watched by hand: what waits for a
@@ -26,7 +26,7 @@ type fanned struct {
 
 func fanOut(t *testing.T, watches, queue int) *fanned {
 	t.Helper()
-	n, err := New(Config{Store: l2test.NewModel(l2test.ModelConfig{}), Bound: time.Minute, WatchQueue: queue})
+	n, err := New(Config{Store: l2model.New(l2model.Config{}), Bound: time.Minute, WatchQueue: queue})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +238,7 @@ func TestLateResetMovesNoWatcherBack(t *testing.T) {
 // for that, and all that waits for it with it.
 func BenchmarkFollowerWhileWatched(b *testing.B) {
 	const watchers = 10_000
-	n, err := New(Config{Store: l2test.NewModel(l2test.ModelConfig{}), Bound: time.Minute})
+	n, err := New(Config{Store: l2model.New(l2model.Config{}), Bound: time.Minute})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/node"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // state fails the test unless a read says this of its wish for a lease.
@@ -235,7 +235,7 @@ func TestFlightOfAHolderThatLeft(t *testing.T) {
 // Where the store has no room, nobody waits. The node says so once, and is ready.
 func TestStoreWithoutRoom(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		model, log := l2test.NewModel(l2test.ModelConfig{}), new(bytes.Buffer)
+		model, log := l2model.New(l2model.Config{}), new(bytes.Buffer)
 		n, err := node.New(node.Config{Store: model, Bound: bound, L1MaxBytes: 4 << 20, Logger: slog.New(slog.NewTextHandler(log, nil))})
 		if err != nil {
 			t.Fatal(err)

@@ -201,6 +201,7 @@ type Node struct {
 	// registration is what makes the store remember that this node follows.
 	registration l2.Registration
 	parts        *parts   // of the store
+	ping         ping     // of the store as a whole
 	acks         acks     // of invalidations of this node's
 	fullness     fullness // of the store
 	meter        meter    // how stale hits in L1 were
@@ -587,7 +588,7 @@ func (n *Node) Ready(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.silence())
 	defer cancel()
-	return n.cfg.Store.Ping(ctx)
+	return n.ping.note(n.cfg.Store.Ping(ctx), n.now())
 }
 
 // Silent names the parts of the store, such as masters of a Redis Cluster, that

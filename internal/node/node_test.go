@@ -15,7 +15,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 const bound = 300 * time.Millisecond
@@ -78,7 +78,7 @@ func (s *slowStore) stall() (release func()) {
 // cluster is a number of nodes over one model, in a bubble of virtual time.
 type cluster struct {
 	t     *testing.T
-	model *l2test.Model
+	model *l2model.Model
 	store *slowStore
 	nodes []*node.Node
 }
@@ -101,7 +101,7 @@ func bubble(t *testing.T, test func(t *testing.T)) {
 func inBubble(t *testing.T, nodes int, test func(c *cluster)) {
 	t.Helper()
 	bubble(t, func(t *testing.T) {
-		c := &cluster{t: t, model: l2test.NewModel(l2test.ModelConfig{})}
+		c := &cluster{t: t, model: l2model.New(l2model.Config{})}
 		c.store = &slowStore{Store: c.model, latency: time.Millisecond}
 		for range nodes {
 			n, err := node.New(node.Config{Store: c.store, Bound: bound, L1MaxBytes: 4 << 20})
@@ -802,7 +802,7 @@ func TestExplain(t *testing.T) {
 
 func TestListKeysPagesOverPartitions(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), Partitions: func(string) int { return 4 }})
+		n, err := node.New(node.Config{Store: l2model.New(l2model.Config{}), Partitions: func(string) int { return 4 }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -850,7 +850,7 @@ func (deadSets) ListKeys(ctx context.Context, _ l2.Partition, _, _ string, _ int
 // and others wait for their turn.
 func TestPageThatFindsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		n, err := node.New(node.Config{Store: deadSets{l2test.NewModel(l2test.ModelConfig{})}})
+		n, err := node.New(node.Config{Store: deadSets{l2model.New(l2model.Config{})}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -869,7 +869,7 @@ func TestPageThatFindsNothing(t *testing.T) {
 
 func TestTagInvalidationReachesEveryPartition(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), Partitions: func(string) int { return 8 }})
+		n, err := node.New(node.Config{Store: l2model.New(l2model.Config{}), Partitions: func(string) int { return 8 }})
 		if err != nil {
 			t.Fatal(err)
 		}

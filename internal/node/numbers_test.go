@@ -20,7 +20,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // told is a node that was told a number of partitions.
@@ -126,7 +126,7 @@ func (n *told) serves() {
 // whole: also those of its partitions of which there is no ledger yet.
 func TestNodeOfAnotherNumberIsShutOut(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		model := l2test.NewModel(l2test.ModelConfig{})
+		model := l2model.New(l2model.Config{})
 		right, wrong := startTold(t, model, 1), startTold(t, model, 4)
 		right.serves()
 		kept := soracache.Write{Op: soracache.OpPut, Key: "kept", Lifetime: soracache.Lifetime{TTL: time.Hour}} // or the ledger would end
@@ -158,7 +158,7 @@ func TestNodeOfAnotherNumberIsShutOut(t *testing.T) {
 func TestNodesOfDifferentNumbersBeginAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		for range 20 {
-			model := l2test.NewModel(l2test.ModelConfig{})
+			model := l2model.New(l2model.Config{})
 			nodes := map[int]*told{1: startTold(t, model, 1), 3: startTold(t, model, 3), 4: startTold(t, model, 4)}
 			var wg sync.WaitGroup
 			for _, n := range nodes {
@@ -185,7 +185,7 @@ func TestNodesOfDifferentNumbersBeginAtOnce(t *testing.T) {
 // not kept.
 func TestFirstUsesAskTogether(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		n := startTold(t, l2test.NewModel(l2test.ModelConfig{}), 1)
+		n := startTold(t, l2model.New(l2model.Config{}), 1)
 		n.store.latency = 100 * time.Millisecond
 		brief, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		defer cancel()
@@ -211,7 +211,7 @@ func TestFirstUsesAskTogether(t *testing.T) {
 // A number is looked up again for all namespaces together, and none is by reads.
 func TestNumbersAreLookedUpTogether(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		n := startTold(t, l2test.NewModel(l2test.ModelConfig{}), 1)
+		n := startTold(t, l2model.New(l2model.Config{}), 1)
 		get := func() {
 			for i := range 20 {
 				req := rd("k")
@@ -264,7 +264,7 @@ func TestQuestionsForNumbersAreBounded(t *testing.T) {
 		return n
 	}
 	bubble(t, func(t *testing.T) {
-		store := &silentNumbers{Store: l2test.NewModel(l2test.ModelConfig{})}
+		store := &silentNumbers{Store: l2model.New(l2model.Config{})}
 		n, err := node.New(node.Config{Store: store, Bound: bound, L1MaxBytes: 1 << 20})
 		if err != nil {
 			t.Fatal(err)
@@ -313,12 +313,12 @@ func TestQuestionsForNumbersAreBounded(t *testing.T) {
 // A restored backup, or a store that lost everything and was used by others first,
 // can have another number at any time: the node notices by its first question.
 func TestNumberThatChangesBehindTheNode(t *testing.T) {
-	for what, change := range map[string]func(m *l2test.Model){
-		"all is lost, and another begins": func(m *l2test.Model) {
+	for what, change := range map[string]func(m *l2model.Model){
+		"all is lost, and another begins": func(m *l2model.Model) {
 			m.Flush()
 			m.Partitions(context.Background(), []l2.PartitionsRequest{{Namespace: soracache.DefaultNamespace, Want: 4}})
 		},
-		"number and ledgers are lost, but one of another number": func(m *l2test.Model) {
+		"number and ledgers are lost, but one of another number": func(m *l2model.Model) {
 			m.Flush()
 			m.Since(context.Background(), []l2.SinceRequest{{Partition: l2.Partition{Namespace: soracache.DefaultNamespace, Index: 3, Count: 4}}})
 			m.LoseNumber(soracache.DefaultNamespace)
@@ -326,7 +326,7 @@ func TestNumberThatChangesBehindTheNode(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				model := l2test.NewModel(l2test.ModelConfig{})
+				model := l2model.New(l2model.Config{})
 				n := startTold(t, model, 1)
 				n.serves()
 				watched := make(chan error, 1)
@@ -437,7 +437,7 @@ func (a *ackedTrial) run(ctx context.Context, wg *sync.WaitGroup, seed uint64) {
 // what it killed, and at no time do nodes of both numbers do their work.
 func TestNothingStaleWhileTheNumberChanges(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		model := l2test.NewModel(l2test.ModelConfig{})
+		model := l2model.New(l2model.Config{})
 		a := &ackedTrial{t: t, hits: make([]atomic.Int64, 4), acked: make([]atomic.Int64, 4)}
 		of := []int{1, 1, 4, 4}
 		for _, count := range of {

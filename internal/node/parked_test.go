@@ -12,7 +12,7 @@ import (
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/proctest"
 	"github.com/soracache/soracache/internal/racetest"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // Readers who wait for one key: one of them at a time reads again, and more rarely
@@ -100,7 +100,7 @@ func TestParkedReadersAreCheap(t *testing.T) {
 		"many keys":       func(i int) (string, string) { return "n", strconv.Itoa(i) },
 		"many namespaces": func(i int) (string, string) { return strconv.Itoa(i / 2), "k" },
 	} {
-		n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 4 << 20, MeterEvery: -1})
+		n, err := node.New(node.Config{Store: l2model.New(l2model.Config{}), L1MaxBytes: 4 << 20, MeterEvery: -1})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -37,6 +37,9 @@ type part struct {
 	owing    time.Duration // since when it owes an answer; negative: it does not; guarded by mu
 	pending  int           // calls that are under way; guarded by mu
 	failures int           // in a row; guarded by mu
+	// up is since when it answers; negative: it does not, or nobody has asked. Guarded
+	// by mu.
+	up time.Duration
 	// life counts answers, so that a probe ends by the first: the next failure
 	// begins another. probing: one is under way. Guarded by mu.
 	life    uint64
@@ -63,7 +66,7 @@ func (ps *parts) named(name string) *part {
 	defer ps.mu.Unlock()
 	pt := ps.byName[name]
 	if pt == nil {
-		pt = &part{name: name, all: ps, owing: -1, answered: -1}
+		pt = &part{name: name, all: ps, owing: -1, answered: -1, up: -1}
 		ps.byName[name] = pt
 	}
 	return pt
@@ -138,6 +141,9 @@ func (pt *part) answers() {
 	now := pt.all.node.now()
 	pt.mu.Lock()
 	was := pt.failures
+	if pt.up < 0 || pt.unreachable(now) {
+		pt.up = now
+	}
 	pt.answered, pt.owing, pt.failures = now, -1, 0
 	pt.life++
 	pt.probing = false
@@ -247,7 +253,7 @@ func (pt *part) toProbe(life uint64, round int) *partition {
 	case pt.life == life && p != nil:
 		return p
 	case pt.life == life: // nobody uses it: whoever comes next finds out
-		pt.owing, pt.failures, pt.probing = -1, 0, false
+		pt.owing, pt.failures, pt.probing, pt.up = -1, 0, false, -1
 	case p != nil:
 		p.ns.unpin()
 	}

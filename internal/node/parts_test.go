@@ -16,7 +16,7 @@ import (
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/invalidation"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // condition is what the matter is with a part of a store.
@@ -45,7 +45,7 @@ type brittle struct {
 
 func newBrittle() *brittle {
 	return &brittle{
-		Store: l2test.NewModel(l2test.ModelConfig{}), part: func(l2.Partition) string { return "" },
+		Store: l2model.New(l2model.Config{}), part: func(l2.Partition) string { return "" },
 		state: map[string]condition{}, large: map[string]bool{},
 	}
 }
@@ -428,8 +428,8 @@ func TestClaimedBoundIsNobodys(t *testing.T) {
 		store l2.Store
 		most  time.Duration
 	}{
-		"by a member":   {l2test.NewModel(l2test.ModelConfig{}), bound},
-		"by a follower": {registrar{l2test.NewModel(l2test.ModelConfig{})}, l2.MaxBound},
+		"by a member":   {l2model.New(l2model.Config{}), bound},
+		"by a follower": {registrar{l2model.New(l2model.Config{})}, l2.MaxBound},
 	} {
 		bubble(t, func(t *testing.T) {
 			n, err := node.New(node.Config{Store: c.store, Bound: bound, Peers: boastful{}, L1MaxBytes: 4 << 20})

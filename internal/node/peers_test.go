@@ -16,7 +16,7 @@ import (
 	"github.com/soracache/soracache/internal/room"
 	"github.com/soracache/soracache/invalidation"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // wires join the nodes of a test: every notice takes a hop's time, and may be
@@ -76,7 +76,7 @@ func (p port) Left(member string) bool {
 func inCluster(t *testing.T, nodes int, test func(c *cluster, w *wires)) {
 	t.Helper()
 	bubble(t, func(t *testing.T) {
-		c := &cluster{t: t, model: l2test.NewModel(l2test.ModelConfig{})}
+		c := &cluster{t: t, model: l2model.New(l2model.Config{})}
 		c.store = &slowStore{Store: c.model, latency: time.Millisecond}
 		w := &wires{nodes: map[string]*node.Node{}, left: map[string]bool{}}
 		for i := range nodes {

@@ -14,7 +14,7 @@ import (
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/invalidation"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // doorway is where the work of a test is stopped, until it is let on.
@@ -93,7 +93,7 @@ func (s *doors) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAns
 // want the room.
 type crowded struct {
 	t     *testing.T
-	model *l2test.Model
+	model *l2model.Model
 	store *doors
 	node  *node.Node
 	// clock is before each look at the node's clock, recorded where a record of a
@@ -107,7 +107,7 @@ type crowded struct {
 func inACrowd(t *testing.T, test func(c *crowded)) {
 	t.Helper()
 	bubble(t, func(t *testing.T) {
-		c := &crowded{t: t, model: l2test.NewModel(l2test.ModelConfig{})}
+		c := &crowded{t: t, model: l2model.New(l2model.Config{})}
 		c.store = &doors{Store: c.model}
 		n, err := node.New(node.Config{
 			Name: "n0", Store: c.store, Bound: bound, L1MaxBytes: 4 << 20, MaxPartitions: 2, IdleAfter: 6 * time.Second, MeterEvery: -1,

@@ -8,7 +8,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // Somebody else was seen to refresh a value, and has given up since, though its
@@ -16,7 +16,7 @@ import (
 // the one to refresh it, and not only once that lease would have run out.
 func TestRefreshIsNotHiddenByACopyInMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		model := l2test.NewModel(l2test.ModelConfig{})
+		model := l2model.New(l2model.Config{})
 		n, err := node.New(node.Config{Store: model, L1MaxBytes: 1 << 20})
 		if err != nil {
 			t.Fatal(err)

@@ -8,13 +8,14 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/check"
 	"github.com/soracache/soracache/internal/node"
+	"github.com/soracache/soracache/l2/l2model"
 	"github.com/soracache/soracache/l2/l2test"
 )
 
 // The same over a source that lags, whose invalidations settle.
 func TestNothingStaleFromASourceThatLags(t *testing.T) {
 	const bound, lag = 20 * time.Millisecond, 2 * time.Millisecond
-	model := l2test.NewModel(l2test.ModelConfig{})
+	model := l2model.New(l2model.Config{})
 	var backends []soracache.Backend
 	for range 2 {
 		n, err := node.New(node.Config{
@@ -55,7 +56,7 @@ func TestNothingStaleUnderLoad(t *testing.T) {
 		{"two nodes, whose memories may lag by the bound", 2, bound},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			model := l2test.NewModel(l2test.ModelConfig{})
+			model := l2model.New(l2model.Config{})
 			var backends []soracache.Backend
 			for range c.nodes {
 				n, err := node.New(node.Config{

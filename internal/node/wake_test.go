@@ -8,7 +8,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/invalidation"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // A reader who was told that the lease is held, and hears of its end before it has
@@ -33,7 +33,7 @@ func TestNoWakeIsLostBetweenAskingAndWaiting(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n, err := New(Config{Store: l2test.NewModel(l2test.ModelConfig{})})
+				n, err := New(Config{Store: l2model.New(l2model.Config{})})
 				if err != nil {
 					t.Fatal(err)
 				}

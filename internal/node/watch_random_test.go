@@ -16,7 +16,7 @@ import (
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/invalidation"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // historian is a store that remembers what was recorded.
@@ -58,7 +58,7 @@ func (h *historian) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest)
 }
 
 // snapshot returns what makes the store fall back to what it is now.
-func (h *historian) snapshot(m *l2test.Model) (restore func()) {
+func (h *historian) snapshot(m *l2model.Model) (restore func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	back, records, took := m.Snapshot(), maps.Clone(h.records), time.Now()
@@ -295,7 +295,7 @@ const randomParts = 2
 
 func watchRandomly(t *testing.T, seed uint64) *watcher {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	model := l2test.NewModel(l2test.ModelConfig{Random: rand.New(rand.NewPCG(seed, 2)).Uint64, Retention: l2.Retention{
+	model := l2model.New(l2model.Config{Random: rand.New(rand.NewPCG(seed, 2)).Uint64, Retention: l2.Retention{
 		TagRecords: 100, KeyRecords: 300, Age: 3 * bound,
 	}})
 	h := &historian{Store: model, records: map[uint16][]soracache.Record{}}

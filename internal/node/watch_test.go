@@ -15,7 +15,7 @@ import (
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/invalidation"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // listener is a watch that runs beside a test.
@@ -145,7 +145,7 @@ func TestWatchTellsOfOnesOwnRecordsAtOnceAndOfOthersWithinTheBound(t *testing.T)
 
 func TestWatchBeginsEveryPartitionInOneCall(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), Partitions: func(string) int { return 8 }})
+		n, err := node.New(node.Config{Store: l2model.New(l2model.Config{}), Partitions: func(string) int { return 8 }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -387,7 +387,7 @@ func TestWatchKeepsThePartitionInUse(t *testing.T) {
 // A namespace with watchers is not the one that makes room for another.
 func TestWatchedNamespaceStays(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), Bound: bound, MaxPartitions: 1})
+		n, err := node.New(node.Config{Store: l2model.New(l2model.Config{}), Bound: bound, MaxPartitions: 1})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -91,11 +91,18 @@ func memberResponse(m Member) *soracachev1.Member {
 	return answer
 }
 
-func statsResponse(cfg Config, uptime time.Duration, totals map[string]float64) *soracachev1.StatsResponse {
+func statsResponse(cfg Config, uptime time.Duration, totals map[string]float64, store []node.StorePart) *soracachev1.StatsResponse {
+	status := &soracachev1.StoreStatus{Scheme: cfg.StoreScheme}
+	for _, part := range store {
+		status.Parts = append(status.Parts, &soracachev1.StoreStatus_Part{
+			Name: part.Name, Reachable: part.Reachable, StateFor: durationpb.New(part.For),
+		})
+	}
 	return &soracachev1.StatsResponse{
 		Node:    cfg.Name,
 		Version: cfg.Version,
 		Uptime:  durationpb.New(uptime),
 		Totals:  totals,
+		Store:   status,
 	}
 }

@@ -102,5 +102,5 @@ func (c clusterService) Stats(context.Context, *soracachev1.StatsRequest) (*sora
 	if c.server.hooks.Totals != nil {
 		totals = c.server.hooks.Totals()
 	}
-	return statsResponse(c.server.cfg, time.Since(c.server.started), totals), nil
+	return statsResponse(c.server.cfg, time.Since(c.server.started), totals, c.server.node.Store()), nil
 }

@@ -26,6 +26,9 @@ type Config struct {
 	AdminListen string
 	// Name and Version are what ClusterService tells of the node.
 	Name, Version string
+	// StoreScheme is how the URL of the node's second tier begins. It is told by
+	// ClusterService.Stats, and on /readyz to those with the scope admin.
+	StoreScheme string
 	// Advertise is the URL by which clients and operators reach the node. It is
 	// told by ClusterService.Members, and not used otherwise.
 	Advertise string

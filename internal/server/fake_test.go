@@ -26,6 +26,7 @@ type fakeNode struct {
 	onListKeys   func(limit int) ([]string, string, error)
 	onExplain    func(context.Context, string, string) (node.Explanation, error)
 	silent       []string
+	store        []node.StorePart
 	onReady      func(context.Context) error
 	onDrain      func(context.Context) error
 
@@ -186,6 +187,8 @@ func (f *fakeNode) Limits() soracache.Limits { return f.limits }
 func (f *fakeNode) StoreFull() bool { return f.full }
 
 func (f *fakeNode) Silent() []string { return f.silent }
+
+func (f *fakeNode) Store() []node.StorePart { return f.store }
 
 func (f *fakeNode) Ready(ctx context.Context) error {
 	if f.onReady != nil {

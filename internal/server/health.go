@@ -1,9 +1,11 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -12,6 +14,7 @@ import (
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
 
+	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/server/auth"
 	"github.com/soracache/soracache/l2"
 	rpc "github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
@@ -123,27 +126,50 @@ func (*Server) serveHealthz(w http.ResponseWriter, _ *http.Request) {
 	_, _ = fmt.Fprintln(w, "ok")
 }
 
-// serveReadyz answers whether requests are welcome.
+// serveReadyz answers whether requests are welcome. Who has the scope admin is told of
+// the store as well.
 func (s *Server) serveReadyz(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	if err := s.ready(r.Context()); err != nil {
 		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
-		return
+	} else {
+		s.writeReady(w)
 	}
+	if s.isAdmin(r) {
+		_, _ = io.WriteString(w, storeDetail(s.cfg.StoreScheme, s.node.Store()))
+	}
+}
+
+func (s *Server) writeReady(w io.Writer) {
 	if s.node.StoreFull() {
 		_, _ = fmt.Fprintln(w, "ready, but the store is full: nothing new is cached")
 	} else {
 		_, _ = fmt.Fprintln(w, "ready")
 	}
-	switch silent := s.node.Silent(); {
-	case len(silent) == 0:
-	case s.isAdmin(r):
-		_, _ = fmt.Fprintln(w, "but a part of the store does not answer: "+strings.Join(silent, ", "))
-	case len(silent) == 1:
+	switch silent := len(s.node.Silent()); silent {
+	case 0:
+	case 1:
 		_, _ = fmt.Fprintln(w, "but a part of the store does not answer")
 	default:
-		_, _ = fmt.Fprintf(w, "but %d parts of the store do not answer\n", len(silent))
+		_, _ = fmt.Fprintf(w, "but %d parts of the store do not answer\n", silent)
 	}
+}
+
+// storeDetail describes a store, one line a part.
+func storeDetail(scheme string, parts []node.StorePart) string {
+	var b strings.Builder
+	for _, part := range parts {
+		state := "unreachable"
+		if part.Reachable {
+			state = "reachable"
+		}
+		name := cmp.Or(part.Name, "all of it")
+		fmt.Fprintf(&b, "store %s, %s: %s for %v\n", scheme, name, state, part.For.Round(time.Millisecond))
+	}
+	if len(parts) == 0 {
+		fmt.Fprintf(&b, "store %s: nothing was asked of it\n", scheme)
+	}
+	return b.String()
 }
 
 // isAdmin tells whether a request shows a token with the scope admin. Without

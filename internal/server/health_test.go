@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -18,13 +19,13 @@ import (
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/server"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // masters is a store of two parts, named by their addresses, each of which can
 // hang.
 type masters struct {
-	*l2test.Model
+	*l2model.Model
 	mu    sync.Mutex
 	hangs map[string]bool
 }
@@ -142,6 +143,11 @@ func TestReadinessSaysWhy(t *testing.T) {
 	)
 	for name, act := range map[string]func(p *probed){
 		"all is well": func(p *probed) { p.want(ready, 0) },
+		"nobody uses the store": func(p *probed) {
+			if got := p.readyz("admin"); got != ready+"store own, all of it: reachable for 0s\n" {
+				p.Errorf("an operator is told %q", got)
+			}
+		},
 		"a wrong number of partitions": func(p *probed) {
 			p.store.Partitions(p.Context(), []l2.PartitionsRequest{{Namespace: "shop", Want: 3}}) // as another node does
 			p.use()
@@ -170,7 +176,10 @@ func TestReadinessSaysWhy(t *testing.T) {
 			if got := p.readyz("reader"); got != ready+silent {
 				p.Errorf("a caller without the scope is told %q", got)
 			}
-			if got := p.readyz("admin"); !strings.HasPrefix(got, ready+"but a part of the store does not answer: 10.9.8.7:7002 for ") {
+			told := regexp.MustCompile(`^` + ready + silent + `store own, 10.9.8.7:7001: reachable for \d[\d.]*s
+store own, 10.9.8.7:7002: unreachable for \d[\d.]*s
+$`)
+			if got := p.readyz("admin"); !told.MatchString(got) {
 				p.Errorf("an operator is told %q", got)
 			}
 		},
@@ -186,6 +195,9 @@ func TestReadinessSaysWhy(t *testing.T) {
 			p.store.hang(addresses...)
 			time.Sleep(3 * time.Second)
 			p.want("not ready: the store does not answer\n", 1, "10.9.8.7:7001 for ")
+			if got := p.readyz("admin"); strings.Count(got, "unreachable for") != 2 || strings.Contains(got, ": reachable") {
+				p.Errorf("an operator is told %q", got)
+			}
 		},
 		"one reason after another": func(p *probed) {
 			p.store.hang(addresses[0]) // nothing was asked of it so far
@@ -198,13 +210,13 @@ func TestReadinessSaysWhy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := &probed{T: t, store: &masters{Model: l2test.NewModel(l2test.ModelConfig{})}}
+				p := &probed{T: t, store: &masters{Model: l2model.New(l2model.Config{})}}
 				var err error
 				if p.node, err = node.New(node.Config{Store: p.store, Partitions: func(string) int { return 2 }}); err != nil {
 					t.Fatal(err)
 				}
 				tokens := tokensFile(t, "TOKEN(admin) monitor admin *", "TOKEN(reader) shop read shop")
-				p.server = newServer(t, server.Config{AuthTokens: tokens}, p.node, server.Hooks{Log: textLog(&p.log)})
+				p.server = newServer(t, server.Config{AuthTokens: tokens, StoreScheme: "own"}, p.node, server.Hooks{Log: textLog(&p.log)})
 				defer func() {
 					if err := p.node.Close(); err != nil {
 						t.Error(err)

@@ -20,6 +20,8 @@ type Node interface {
 	StoreFull() bool
 	// Silent names the parts of the store that do not answer, though others do.
 	Silent() []string
+	// Store tells of the parts of the store whether they answer, as far as that is known.
+	Store() []node.StorePart
 	// Drain ends the waits of parked readers with a miss, at once, and hands
 	// back the leases that the node holds for others.
 	Drain(ctx context.Context) error

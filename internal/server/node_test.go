@@ -12,7 +12,7 @@ import (
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/server"
 	"github.com/soracache/soracache/internal/telemetry"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 	soracachev1 "github.com/soracache/soracache/proto/soracache/v1"
 	rpc "github.com/soracache/soracache/proto/soracache/v1/soracachev1connect"
 )
@@ -26,7 +26,7 @@ func serveNode(t *testing.T, cfg server.Config) (s *service, stop func() error) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 16 << 20, Observer: metrics.Observer()})
+	n, err := node.New(node.Config{Store: l2model.New(l2model.Config{}), L1MaxBytes: 16 << 20, Observer: metrics.Observer()})
 	if err != nil {
 		t.Fatal(err)
 	}

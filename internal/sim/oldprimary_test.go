@@ -1,6 +1,6 @@
 package sim
 
-import "github.com/soracache/soracache/l2/l2test"
+import "github.com/soracache/soracache/l2/l2model"
 
 // An old primary that was cut off and still answers can mislead the nodes that
 // still reach it (docs/guarantees.md, 8). What these answer is not judged until
@@ -45,7 +45,7 @@ func (w *world) rejoin() {
 }
 
 // storeOf is what a life's calls reach, and whether that is the old primary.
-func (w *world) storeOf(b *boot) (m *l2test.Model, old bool) {
+func (w *world) storeOf(b *boot) (m *l2model.Model, old bool) {
 	if w.old != nil && b.host.misled {
 		return w.old, true
 	}
@@ -53,7 +53,7 @@ func (w *world) storeOf(b *boot) (m *l2test.Model, old bool) {
 }
 
 // misleads executes a call on the old primary, if that is what it reaches.
-func (w *world) misleads(c *call, run func(m *l2test.Model)) bool {
+func (w *world) misleads(c *call, run func(m *l2model.Model)) bool {
 	m, old := w.storeOf(c.from)
 	if !old {
 		return false

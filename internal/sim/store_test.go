@@ -10,7 +10,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // call is one call of a node to the store on its way: there, executed, and back.
@@ -259,7 +259,7 @@ func (l link) Read(ctx context.Context, reqs []l2.ReadRequest) []l2.ReadAnswer {
 	}
 	c.keys, c.what = keys, strings.Join(keys, ",")
 	c.run = func() {
-		if l.b.w.misleads(c, func(m *l2test.Model) { answers = m.Read(context.Background(), reqs) }) {
+		if l.b.w.misleads(c, func(m *l2model.Model) { answers = m.Read(context.Background(), reqs) }) {
 			return
 		}
 		answers = l.b.w.model.Read(context.Background(), reqs)
@@ -295,7 +295,7 @@ func (l link) Write(ctx context.Context, reqs []l2.WriteRequest) []l2.WriteAnswe
 	}
 	c.what = strings.Join(keys, ",")
 	c.run = func() {
-		if l.b.w.misleads(c, func(m *l2test.Model) { answers = m.Write(context.Background(), reqs) }) {
+		if l.b.w.misleads(c, func(m *l2model.Model) { answers = m.Write(context.Background(), reqs) }) {
 			l.b.w.check.wroteElsewhere(reqs, answers)
 			return
 		}
@@ -344,7 +344,7 @@ func (l link) Invalidate(ctx context.Context, reqs []l2.InvalidateRequest) []l2.
 	for i := range reqs {
 		c.rest = append(c.rest, func() {
 			var a []l2.InvalidateAnswer
-			if l.b.w.misleads(c, func(m *l2test.Model) { a = m.Invalidate(context.Background(), reqs[i:i+1]) }) {
+			if l.b.w.misleads(c, func(m *l2model.Model) { a = m.Invalidate(context.Background(), reqs[i:i+1]) }) {
 				answers = append(answers, a[0])
 				return
 			}
@@ -386,7 +386,7 @@ func (l link) Since(ctx context.Context, reqs []l2.SinceRequest) []l2.SinceAnswe
 		}
 	}
 	c.run = func() {
-		if l.b.w.misleads(c, func(m *l2test.Model) { answers = m.Since(context.Background(), reqs) }) {
+		if l.b.w.misleads(c, func(m *l2model.Model) { answers = m.Since(context.Background(), reqs) }) {
 			return
 		}
 		answers = l.b.w.model.Since(context.Background(), reqs)

@@ -15,7 +15,7 @@ import (
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/invalidation/gossip"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // namespace is the one that everything happens in.
@@ -39,7 +39,7 @@ type world struct {
 	cfg     Config
 	rng     *rand.Rand
 	began   time.Time
-	model   *l2test.Model
+	model   *l2model.Model
 	plan    plan
 	hosts   []*host
 	check   *checker
@@ -48,7 +48,7 @@ type world struct {
 	apps    []*app
 	streams int // watches so far
 	// old is a primary that was cut off, and still answers some hosts.
-	old  *l2test.Model
+	old  *l2model.Model
 	skew time.Duration // of the store's clock
 	full bool          // the store has no room
 
@@ -119,7 +119,7 @@ func newWorld(t *testing.T, seed uint64, cfg Config, keepTrace bool) *world {
 		w.trace = &trace{}
 	}
 	epochs := rand.New(rand.NewPCG(seed, 2))
-	w.model = l2test.NewModel(l2test.ModelConfig{
+	w.model = l2model.New(l2model.Config{
 		Retention: cfg.Retention, Random: epochs.Uint64, Now: func() time.Time { return time.Now().Add(w.skew) },
 	})
 	w.check = newChecker(w)

@@ -17,7 +17,7 @@ import (
 	"github.com/soracache/soracache/internal/redistest"
 	"github.com/soracache/soracache/l2"
 	"github.com/soracache/soracache/l2/embedded"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 	"github.com/soracache/soracache/l2/redis"
 )
 
@@ -70,7 +70,7 @@ type engine struct {
 func engines() []engine {
 	return []engine{
 		{"model", 2, func(testing.TB) func() l2.Store {
-			m := l2test.NewModel(l2test.ModelConfig{})
+			m := l2model.New(l2model.Config{})
 			return func() l2.Store { return m }
 		}},
 		{"embedded", 1, func(t testing.TB) func() l2.Store {

@@ -16,7 +16,7 @@ import (
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/redistest"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 	"github.com/soracache/soracache/l2/redis"
 )
 
@@ -119,7 +119,7 @@ func TestFailureReachesEverybody(t *testing.T) {
 	for name, deadline := range map[string]time.Duration{"without deadlines": time.Hour, "with deadlines of 3s": 3 * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := newHerd(t, l2test.NewModel(l2test.ModelConfig{}), 3, 20)
+				h := newHerd(t, l2model.New(l2model.Config{}), 3, 20)
 				ctx, cancel := context.WithTimeout(t.Context(), deadline)
 				defer cancel()
 				all := h.ask(ctx, 5, same, func(context.Context) (string, error) {
@@ -159,7 +159,7 @@ func TestValueThatMayNotBeStoredHoldsNobodyUp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := newHerd(t, l2test.NewModel(l2test.ModelConfig{}), 3, 20)
+				h := newHerd(t, l2model.New(l2model.Config{}), 3, 20)
 				all := herd(h, t.Context())
 				for i, g := range all {
 					if g.err != nil || g.value != "v" {
@@ -179,7 +179,7 @@ func TestValueThatMayNotBeStoredHoldsNobodyUp(t *testing.T) {
 // others, however often it asks.
 func TestFailingProcessKeepsNothingCold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHerd(t, l2test.NewModel(l2test.ModelConfig{}), 2, 2)
+		h := newHerd(t, l2model.New(l2model.Config{}), 2, 2)
 		ctx, cancel := context.WithCancel(t.Context())
 		var bad sync.WaitGroup
 		bad.Go(func() {
@@ -212,7 +212,7 @@ func TestFailingProcessKeepsNothingCold(t *testing.T) {
 // the loader's time, each process loads once, and the store is hardly asked.
 func TestStoreWithoutRoomHoldsNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		model := l2test.NewModel(l2test.ModelConfig{})
+		model := l2model.New(l2model.Config{})
 		h := newHerd(t, model, 2, 4)
 		for i := range 5 {
 			if err := client.Set(t.Context(), h.each[0].Client, fmt.Sprint("stale", i), "old", client.WithTTL(time.Second), client.AdjustPolicy(func(p *client.Policy) { p.FailSafe = time.Hour })); err != nil {

@@ -11,4 +11,7 @@
 // [Spread] is the policy, who is sent what in which packet, and runs over any
 // [Transport]; a simulation uses it without a network. [Gossip] is the member
 // of a real cluster. DESIGN.md says why it is as it is.
+//
+// It is part of soracache and no promise to anybody else: whatever it exports may
+// change or go in any release (docs/architecture.md, "What is public").
 package gossip

@@ -11,9 +11,10 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/l2"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
-// Agree does random histories to an engine and to a [Model] alike, and expects
+// Agree does random histories to an engine and to a [l2model.Model] alike, and expects
 // the same answers. Epochs and positions are each store's own choice: they are
 // compared by which of them belong together. Lifetimes are so long that no
 // time comes into it.
@@ -65,7 +66,7 @@ type agreement struct {
 	plain   bool
 	engine  Harness
 	store   l2.Store // the engine's, which a reopening replaces
-	model   *Model
+	model   *l2model.Model
 	pairs   map[l2.Partition]*pairing
 	nonces  []soracache.Lease
 	grants  []grant
@@ -105,7 +106,7 @@ func newAgreement(t *testing.T, open Open, seed uint64) *agreement {
 		schemas: rand.New(rand.NewPCG(seed, 3)),
 		engine:  h,
 		store:   h.Store,
-		model:   NewModel(ModelConfig{Now: h.Now, Random: rand.New(rand.NewPCG(seed, 2)).Uint64}),
+		model:   l2model.New(l2model.Config{Now: h.Now, Random: rand.New(rand.NewPCG(seed, 2)).Uint64}),
 		pairs:   make(map[l2.Partition]*pairing),
 	}
 	for _, at := range a.partitions() {
@@ -386,7 +387,7 @@ func (a *agreement) write() {
 		}
 		a.sameDelta("write", at, both{engine[i].Since, model[i].Since}, followers[i], e.Delta, m.Delta)
 		a.killer(at, e.SupersededBy, m.SupersededBy, engine[i].Key, engine[i].Entry.Tags)
-		a.count(m.Reason == soracache.ReasonSuperseded && len(a.model.partition(at).settling) > 0, "settling")
+		a.count(m.Reason == soracache.ReasonSuperseded && a.model.Settling(at) > 0, "settling")
 		a.count(engine[i].Op == soracache.OpFill, m.Reason.String())
 	}
 }

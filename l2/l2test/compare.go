@@ -53,24 +53,18 @@ func (a *agreement) killer(at l2.Partition, e, m soracache.Record, key string, t
 		return
 	}
 	key = soracache.KeyOf(key)
-	l := a.model.partition(at).ledger
-	if m.Epoch != l.epoch { // the same batch went on to a new epoch
+	if m.Epoch != a.model.Latest(at, soracache.Everything()).Epoch { // the same batch went on to a new epoch
 		return
 	}
 	for _, t := range e.Targets {
-		var latest soracache.Position
-		switch {
-		case t == soracache.Everything():
-			latest = l.cleared
-		case t == soracache.Key(key):
-			latest = l.keys.latest[key]
-		case t.Kind == soracache.TargetTag && slices.Contains(tags, t.Name):
-			latest = l.tags.latest[t.Name]
+		var latest soracache.Stamp
+		if t == soracache.Everything() || t == soracache.Key(key) || t.Kind == soracache.TargetTag && slices.Contains(tags, t.Name) {
+			latest = a.model.Latest(at, t)
 		}
 		if e.Position == 0 || slices.Contains(m.Targets, t) && a.pair(at, stampOf(e), stampOf(m)) {
 			continue // it settles since another epoch; or the batch went on to put the key anew
 		}
-		if latest == 0 || !a.pair(at, stampOf(e), soracache.Stamp{Epoch: l.epoch, Position: latest}) {
+		if latest.Position == 0 || !a.pair(at, stampOf(e), latest) {
 			a.disagree("the record that killed "+key, e, m)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/soracache/soracache/l2"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // fakeClock is a clock that stands still unless a test moves it.
@@ -32,10 +33,10 @@ func (c *fakeClock) Wait(d time.Duration) {
 // own.
 func openModel(t *testing.T, o Options) Harness {
 	clock := &fakeClock{now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
-	return modelHarness(t, NewModel(ModelConfig{Retention: o.Retention, Now: clock.Now}), clock)
+	return modelHarness(t, l2model.New(l2model.Config{Retention: o.Retention, Now: clock.Now}), clock)
 }
 
-func modelHarness(t *testing.T, m *Model, clock *fakeClock) Harness {
+func modelHarness(t *testing.T, m *l2model.Model, clock *fakeClock) Harness {
 	return Harness{
 		Store:    m,
 		Another:  func() l2.Store { return m },

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -35,6 +37,9 @@ type endpoint struct {
 }
 
 var defaultPorts = map[mode]string{standalone: "6379", cluster: "6379", sentinel: "26379"}
+
+// Schemes are how the URLs of Redis begin, up to the colon.
+func Schemes() []string { return slices.Sorted(maps.Keys(schemes)) }
 
 // parseURL reads the forms that [Config] documents. The hosts are taken out
 // before net/url sees the rest, because it refuses a list of them. No error

@@ -3137,7 +3137,9 @@ type StatsResponse struct {
 	Version string               `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	Uptime  *durationpb.Duration `protobuf:"bytes,3,opt,name=uptime,proto3" json:"uptime,omitempty"`
 	// Running totals by name, as on /metrics.
-	Totals        map[string]float64 `protobuf:"bytes,4,rep,name=totals,proto3" json:"totals,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	Totals map[string]float64 `protobuf:"bytes,4,rep,name=totals,proto3" json:"totals,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// The second tier, as the node finds it.
+	Store         *StoreStatus `protobuf:"bytes,5,opt,name=store,proto3" json:"store,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3200,6 +3202,71 @@ func (x *StatsResponse) GetTotals() map[string]float64 {
 	return nil
 }
 
+func (x *StatsResponse) GetStore() *StoreStatus {
+	if x != nil {
+		return x.Store
+	}
+	return nil
+}
+
+// StoreStatus is what a second tier is, and whether it answers.
+type StoreStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How its URL begins: embedded, redis, redis+cluster and so on, or the scheme of a
+	// store that this build of the node has besides.
+	Scheme string `protobuf:"bytes,1,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	// The parts that are reached, and fail, apart from each other, such as the masters of a
+	// Redis Cluster: one without a name if the store is one. Those of which nothing is known
+	// are missing.
+	Parts         []*StoreStatus_Part `protobuf:"bytes,2,rep,name=parts,proto3" json:"parts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreStatus) Reset() {
+	*x = StoreStatus{}
+	mi := &file_soracache_v1_cache_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreStatus) ProtoMessage() {}
+
+func (x *StoreStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_soracache_v1_cache_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreStatus.ProtoReflect.Descriptor instead.
+func (*StoreStatus) Descriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *StoreStatus) GetScheme() string {
+	if x != nil {
+		return x.Scheme
+	}
+	return ""
+}
+
+func (x *StoreStatus) GetParts() []*StoreStatus_Part {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
 // Copy is one tier's entry.
 type ExplainResponse_Copy struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -3224,7 +3291,7 @@ type ExplainResponse_Copy struct {
 
 func (x *ExplainResponse_Copy) Reset() {
 	*x = ExplainResponse_Copy{}
-	mi := &file_soracache_v1_cache_proto_msgTypes[36]
+	mi := &file_soracache_v1_cache_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3236,7 +3303,7 @@ func (x *ExplainResponse_Copy) String() string {
 func (*ExplainResponse_Copy) ProtoMessage() {}
 
 func (x *ExplainResponse_Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_soracache_v1_cache_proto_msgTypes[36]
+	mi := &file_soracache_v1_cache_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3341,6 +3408,68 @@ func (x *ExplainResponse_Copy) GetKind() Kind {
 		return x.Kind
 	}
 	return Kind_KIND_VALUE
+}
+
+// Part is a part of a store.
+type StoreStatus_Part struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Reachable bool                   `protobuf:"varint,2,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	// How long it has been so.
+	StateFor      *durationpb.Duration `protobuf:"bytes,3,opt,name=state_for,json=stateFor,proto3" json:"state_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreStatus_Part) Reset() {
+	*x = StoreStatus_Part{}
+	mi := &file_soracache_v1_cache_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreStatus_Part) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreStatus_Part) ProtoMessage() {}
+
+func (x *StoreStatus_Part) ProtoReflect() protoreflect.Message {
+	mi := &file_soracache_v1_cache_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreStatus_Part.ProtoReflect.Descriptor instead.
+func (*StoreStatus_Part) Descriptor() ([]byte, []int) {
+	return file_soracache_v1_cache_proto_rawDescGZIP(), []int{36, 0}
+}
+
+func (x *StoreStatus_Part) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StoreStatus_Part) GetReachable() bool {
+	if x != nil {
+		return x.Reachable
+	}
+	return false
+}
+
+func (x *StoreStatus_Part) GetStateFor() *durationpb.Duration {
+	if x != nil {
+		return x.StateFor
+	}
+	return nil
 }
 
 var File_soracache_v1_cache_proto protoreflect.FileDescriptor
@@ -3584,15 +3713,23 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x05bound\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05bound\x126\n" +
 	"\tstate_for\x18\b \x01(\v2\x19.google.protobuf.DurationR\bstateFor\x12\"\n" +
 	"\fcapabilities\x18\t \x03(\tR\fcapabilities\"\x0e\n" +
-	"\fStatsRequest\"\xec\x01\n" +
+	"\fStatsRequest\"\x9d\x02\n" +
 	"\rStatsResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x121\n" +
 	"\x06uptime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12?\n" +
-	"\x06totals\x18\x04 \x03(\v2'.soracache.v1.StatsResponse.TotalsEntryR\x06totals\x1a9\n" +
+	"\x06totals\x18\x04 \x03(\v2'.soracache.v1.StatsResponse.TotalsEntryR\x06totals\x12/\n" +
+	"\x05store\x18\x05 \x01(\v2\x19.soracache.v1.StoreStatusR\x05store\x1a9\n" +
 	"\vTotalsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01*S\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xcd\x01\n" +
+	"\vStoreStatus\x12\x16\n" +
+	"\x06scheme\x18\x01 \x01(\tR\x06scheme\x124\n" +
+	"\x05parts\x18\x02 \x03(\v2\x1e.soracache.v1.StoreStatus.PartR\x05parts\x1ap\n" +
+	"\x04Part\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\treachable\x18\x02 \x01(\bR\treachable\x126\n" +
+	"\tstate_for\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bstateFor*S\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSTATUS_MISS\x10\x01\x12\x0e\n" +
@@ -3670,7 +3807,7 @@ func file_soracache_v1_cache_proto_rawDescGZIP() []byte {
 }
 
 var file_soracache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_soracache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_soracache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_soracache_v1_cache_proto_goTypes = []any{
 	(Status)(0),                  // 0: soracache.v1.Status
 	(Tier)(0),                    // 1: soracache.v1.Tier
@@ -3716,104 +3853,109 @@ var file_soracache_v1_cache_proto_goTypes = []any{
 	(*Member)(nil),               // 41: soracache.v1.Member
 	(*StatsRequest)(nil),         // 42: soracache.v1.StatsRequest
 	(*StatsResponse)(nil),        // 43: soracache.v1.StatsResponse
-	(*ExplainResponse_Copy)(nil), // 44: soracache.v1.ExplainResponse.Copy
-	nil,                          // 45: soracache.v1.StatsResponse.TotalsEntry
-	(*durationpb.Duration)(nil),  // 46: google.protobuf.Duration
+	(*StoreStatus)(nil),          // 44: soracache.v1.StoreStatus
+	(*ExplainResponse_Copy)(nil), // 45: soracache.v1.ExplainResponse.Copy
+	nil,                          // 46: soracache.v1.StatsResponse.TotalsEntry
+	(*StoreStatus_Part)(nil),     // 47: soracache.v1.StoreStatus.Part
+	(*durationpb.Duration)(nil),  // 48: google.protobuf.Duration
 }
 var file_soracache_v1_cache_proto_depIdxs = []int32{
-	46, // 0: soracache.v1.GetRequest.wait:type_name -> google.protobuf.Duration
-	46, // 1: soracache.v1.GetRequest.refresh_within:type_name -> google.protobuf.Duration
-	46, // 2: soracache.v1.GetRequest.lease_for:type_name -> google.protobuf.Duration
+	48, // 0: soracache.v1.GetRequest.wait:type_name -> google.protobuf.Duration
+	48, // 1: soracache.v1.GetRequest.refresh_within:type_name -> google.protobuf.Duration
+	48, // 2: soracache.v1.GetRequest.lease_for:type_name -> google.protobuf.Duration
 	0,  // 3: soracache.v1.GetResponse.status:type_name -> soracache.v1.Status
-	46, // 4: soracache.v1.GetResponse.fresh_for:type_name -> google.protobuf.Duration
-	46, // 5: soracache.v1.GetResponse.keep_for:type_name -> google.protobuf.Duration
-	46, // 6: soracache.v1.GetResponse.lease_for:type_name -> google.protobuf.Duration
+	48, // 4: soracache.v1.GetResponse.fresh_for:type_name -> google.protobuf.Duration
+	48, // 5: soracache.v1.GetResponse.keep_for:type_name -> google.protobuf.Duration
+	48, // 6: soracache.v1.GetResponse.lease_for:type_name -> google.protobuf.Duration
 	1,  // 7: soracache.v1.GetResponse.tier:type_name -> soracache.v1.Tier
 	2,  // 8: soracache.v1.GetResponse.kind:type_name -> soracache.v1.Kind
 	10, // 9: soracache.v1.GetResponse.error:type_name -> soracache.v1.BatchError
-	46, // 10: soracache.v1.GetResponse.age:type_name -> google.protobuf.Duration
+	48, // 10: soracache.v1.GetResponse.age:type_name -> google.protobuf.Duration
 	4,  // 11: soracache.v1.GetResponse.lease_state:type_name -> soracache.v1.LeaseState
 	5,  // 12: soracache.v1.GetResponse.refusal:type_name -> soracache.v1.Refusal
 	5,  // 13: soracache.v1.BatchError.refusal:type_name -> soracache.v1.Refusal
 	5,  // 14: soracache.v1.Refused.refusal:type_name -> soracache.v1.Refusal
-	46, // 15: soracache.v1.BatchGetRequest.wait:type_name -> google.protobuf.Duration
-	46, // 16: soracache.v1.BatchGetRequest.refresh_within:type_name -> google.protobuf.Duration
-	46, // 17: soracache.v1.BatchGetRequest.lease_for:type_name -> google.protobuf.Duration
+	48, // 15: soracache.v1.BatchGetRequest.wait:type_name -> google.protobuf.Duration
+	48, // 16: soracache.v1.BatchGetRequest.refresh_within:type_name -> google.protobuf.Duration
+	48, // 17: soracache.v1.BatchGetRequest.lease_for:type_name -> google.protobuf.Duration
 	9,  // 18: soracache.v1.BatchGetResponse.results:type_name -> soracache.v1.GetResponse
-	46, // 19: soracache.v1.FillRequest.ttl:type_name -> google.protobuf.Duration
-	46, // 20: soracache.v1.FillRequest.keep:type_name -> google.protobuf.Duration
-	46, // 21: soracache.v1.FillRequest.l1_ttl:type_name -> google.protobuf.Duration
+	48, // 19: soracache.v1.FillRequest.ttl:type_name -> google.protobuf.Duration
+	48, // 20: soracache.v1.FillRequest.keep:type_name -> google.protobuf.Duration
+	48, // 21: soracache.v1.FillRequest.l1_ttl:type_name -> google.protobuf.Duration
 	2,  // 22: soracache.v1.FillRequest.kind:type_name -> soracache.v1.Kind
 	3,  // 23: soracache.v1.FillResponse.reason:type_name -> soracache.v1.Reason
 	10, // 24: soracache.v1.FillResponse.error:type_name -> soracache.v1.BatchError
 	14, // 25: soracache.v1.BatchFillRequest.fills:type_name -> soracache.v1.FillRequest
 	15, // 26: soracache.v1.BatchFillResponse.results:type_name -> soracache.v1.FillResponse
-	46, // 27: soracache.v1.RenewRequest.lease_for:type_name -> google.protobuf.Duration
+	48, // 27: soracache.v1.RenewRequest.lease_for:type_name -> google.protobuf.Duration
 	3,  // 28: soracache.v1.RenewResponse.reason:type_name -> soracache.v1.Reason
-	46, // 29: soracache.v1.RenewResponse.lease_for:type_name -> google.protobuf.Duration
+	48, // 29: soracache.v1.RenewResponse.lease_for:type_name -> google.protobuf.Duration
 	6,  // 30: soracache.v1.ReleaseRequest.outcome:type_name -> soracache.v1.LoadOutcome
 	3,  // 31: soracache.v1.ReleaseResponse.reason:type_name -> soracache.v1.Reason
-	46, // 32: soracache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
-	46, // 33: soracache.v1.SetRequest.keep:type_name -> google.protobuf.Duration
-	46, // 34: soracache.v1.SetRequest.l1_ttl:type_name -> google.protobuf.Duration
+	48, // 32: soracache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
+	48, // 33: soracache.v1.SetRequest.keep:type_name -> google.protobuf.Duration
+	48, // 34: soracache.v1.SetRequest.l1_ttl:type_name -> google.protobuf.Duration
 	2,  // 35: soracache.v1.SetRequest.kind:type_name -> soracache.v1.Kind
 	10, // 36: soracache.v1.SetResponse.error:type_name -> soracache.v1.BatchError
 	22, // 37: soracache.v1.BatchSetRequest.sets:type_name -> soracache.v1.SetRequest
 	23, // 38: soracache.v1.BatchSetResponse.results:type_name -> soracache.v1.SetResponse
-	46, // 39: soracache.v1.InvalidateRequest.settle:type_name -> google.protobuf.Duration
+	48, // 39: soracache.v1.InvalidateRequest.settle:type_name -> google.protobuf.Duration
 	0,  // 40: soracache.v1.ExplainResponse.status:type_name -> soracache.v1.Status
 	1,  // 41: soracache.v1.ExplainResponse.tier:type_name -> soracache.v1.Tier
-	46, // 42: soracache.v1.ExplainResponse.confirmed_ago:type_name -> google.protobuf.Duration
-	44, // 43: soracache.v1.ExplainResponse.l1:type_name -> soracache.v1.ExplainResponse.Copy
-	44, // 44: soracache.v1.ExplainResponse.l2:type_name -> soracache.v1.ExplainResponse.Copy
-	46, // 45: soracache.v1.ExplainResponse.lease_for:type_name -> google.protobuf.Duration
-	46, // 46: soracache.v1.HeadResponse.age:type_name -> google.protobuf.Duration
+	48, // 42: soracache.v1.ExplainResponse.confirmed_ago:type_name -> google.protobuf.Duration
+	45, // 43: soracache.v1.ExplainResponse.l1:type_name -> soracache.v1.ExplainResponse.Copy
+	45, // 44: soracache.v1.ExplainResponse.l2:type_name -> soracache.v1.ExplainResponse.Copy
+	48, // 45: soracache.v1.ExplainResponse.lease_for:type_name -> google.protobuf.Duration
+	48, // 46: soracache.v1.HeadResponse.age:type_name -> google.protobuf.Duration
 	37, // 47: soracache.v1.WatchResponse.items:type_name -> soracache.v1.WatchItem
 	38, // 48: soracache.v1.WatchItem.records:type_name -> soracache.v1.WatchRecord
 	41, // 49: soracache.v1.MembersResponse.members:type_name -> soracache.v1.Member
 	7,  // 50: soracache.v1.Member.state:type_name -> soracache.v1.MemberState
-	46, // 51: soracache.v1.Member.bound:type_name -> google.protobuf.Duration
-	46, // 52: soracache.v1.Member.state_for:type_name -> google.protobuf.Duration
-	46, // 53: soracache.v1.StatsResponse.uptime:type_name -> google.protobuf.Duration
-	45, // 54: soracache.v1.StatsResponse.totals:type_name -> soracache.v1.StatsResponse.TotalsEntry
-	46, // 55: soracache.v1.ExplainResponse.Copy.fresh_for:type_name -> google.protobuf.Duration
-	46, // 56: soracache.v1.ExplainResponse.Copy.keep_for:type_name -> google.protobuf.Duration
-	2,  // 57: soracache.v1.ExplainResponse.Copy.kind:type_name -> soracache.v1.Kind
-	8,  // 58: soracache.v1.CacheService.Get:input_type -> soracache.v1.GetRequest
-	12, // 59: soracache.v1.CacheService.BatchGet:input_type -> soracache.v1.BatchGetRequest
-	14, // 60: soracache.v1.CacheService.Fill:input_type -> soracache.v1.FillRequest
-	16, // 61: soracache.v1.CacheService.BatchFill:input_type -> soracache.v1.BatchFillRequest
-	18, // 62: soracache.v1.CacheService.Renew:input_type -> soracache.v1.RenewRequest
-	20, // 63: soracache.v1.CacheService.Release:input_type -> soracache.v1.ReleaseRequest
-	22, // 64: soracache.v1.CacheService.Set:input_type -> soracache.v1.SetRequest
-	24, // 65: soracache.v1.CacheService.BatchSet:input_type -> soracache.v1.BatchSetRequest
-	26, // 66: soracache.v1.CacheService.Invalidate:input_type -> soracache.v1.InvalidateRequest
-	29, // 67: soracache.v1.CacheService.ListKeys:input_type -> soracache.v1.ListKeysRequest
-	31, // 68: soracache.v1.CacheService.Explain:input_type -> soracache.v1.ExplainRequest
-	33, // 69: soracache.v1.CacheService.Head:input_type -> soracache.v1.HeadRequest
-	35, // 70: soracache.v1.CacheService.Watch:input_type -> soracache.v1.WatchRequest
-	39, // 71: soracache.v1.ClusterService.Members:input_type -> soracache.v1.MembersRequest
-	42, // 72: soracache.v1.ClusterService.Stats:input_type -> soracache.v1.StatsRequest
-	9,  // 73: soracache.v1.CacheService.Get:output_type -> soracache.v1.GetResponse
-	13, // 74: soracache.v1.CacheService.BatchGet:output_type -> soracache.v1.BatchGetResponse
-	15, // 75: soracache.v1.CacheService.Fill:output_type -> soracache.v1.FillResponse
-	17, // 76: soracache.v1.CacheService.BatchFill:output_type -> soracache.v1.BatchFillResponse
-	19, // 77: soracache.v1.CacheService.Renew:output_type -> soracache.v1.RenewResponse
-	21, // 78: soracache.v1.CacheService.Release:output_type -> soracache.v1.ReleaseResponse
-	23, // 79: soracache.v1.CacheService.Set:output_type -> soracache.v1.SetResponse
-	25, // 80: soracache.v1.CacheService.BatchSet:output_type -> soracache.v1.BatchSetResponse
-	27, // 81: soracache.v1.CacheService.Invalidate:output_type -> soracache.v1.InvalidateResponse
-	30, // 82: soracache.v1.CacheService.ListKeys:output_type -> soracache.v1.ListKeysResponse
-	32, // 83: soracache.v1.CacheService.Explain:output_type -> soracache.v1.ExplainResponse
-	34, // 84: soracache.v1.CacheService.Head:output_type -> soracache.v1.HeadResponse
-	36, // 85: soracache.v1.CacheService.Watch:output_type -> soracache.v1.WatchResponse
-	40, // 86: soracache.v1.ClusterService.Members:output_type -> soracache.v1.MembersResponse
-	43, // 87: soracache.v1.ClusterService.Stats:output_type -> soracache.v1.StatsResponse
-	73, // [73:88] is the sub-list for method output_type
-	58, // [58:73] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	48, // 51: soracache.v1.Member.bound:type_name -> google.protobuf.Duration
+	48, // 52: soracache.v1.Member.state_for:type_name -> google.protobuf.Duration
+	48, // 53: soracache.v1.StatsResponse.uptime:type_name -> google.protobuf.Duration
+	46, // 54: soracache.v1.StatsResponse.totals:type_name -> soracache.v1.StatsResponse.TotalsEntry
+	44, // 55: soracache.v1.StatsResponse.store:type_name -> soracache.v1.StoreStatus
+	47, // 56: soracache.v1.StoreStatus.parts:type_name -> soracache.v1.StoreStatus.Part
+	48, // 57: soracache.v1.ExplainResponse.Copy.fresh_for:type_name -> google.protobuf.Duration
+	48, // 58: soracache.v1.ExplainResponse.Copy.keep_for:type_name -> google.protobuf.Duration
+	2,  // 59: soracache.v1.ExplainResponse.Copy.kind:type_name -> soracache.v1.Kind
+	48, // 60: soracache.v1.StoreStatus.Part.state_for:type_name -> google.protobuf.Duration
+	8,  // 61: soracache.v1.CacheService.Get:input_type -> soracache.v1.GetRequest
+	12, // 62: soracache.v1.CacheService.BatchGet:input_type -> soracache.v1.BatchGetRequest
+	14, // 63: soracache.v1.CacheService.Fill:input_type -> soracache.v1.FillRequest
+	16, // 64: soracache.v1.CacheService.BatchFill:input_type -> soracache.v1.BatchFillRequest
+	18, // 65: soracache.v1.CacheService.Renew:input_type -> soracache.v1.RenewRequest
+	20, // 66: soracache.v1.CacheService.Release:input_type -> soracache.v1.ReleaseRequest
+	22, // 67: soracache.v1.CacheService.Set:input_type -> soracache.v1.SetRequest
+	24, // 68: soracache.v1.CacheService.BatchSet:input_type -> soracache.v1.BatchSetRequest
+	26, // 69: soracache.v1.CacheService.Invalidate:input_type -> soracache.v1.InvalidateRequest
+	29, // 70: soracache.v1.CacheService.ListKeys:input_type -> soracache.v1.ListKeysRequest
+	31, // 71: soracache.v1.CacheService.Explain:input_type -> soracache.v1.ExplainRequest
+	33, // 72: soracache.v1.CacheService.Head:input_type -> soracache.v1.HeadRequest
+	35, // 73: soracache.v1.CacheService.Watch:input_type -> soracache.v1.WatchRequest
+	39, // 74: soracache.v1.ClusterService.Members:input_type -> soracache.v1.MembersRequest
+	42, // 75: soracache.v1.ClusterService.Stats:input_type -> soracache.v1.StatsRequest
+	9,  // 76: soracache.v1.CacheService.Get:output_type -> soracache.v1.GetResponse
+	13, // 77: soracache.v1.CacheService.BatchGet:output_type -> soracache.v1.BatchGetResponse
+	15, // 78: soracache.v1.CacheService.Fill:output_type -> soracache.v1.FillResponse
+	17, // 79: soracache.v1.CacheService.BatchFill:output_type -> soracache.v1.BatchFillResponse
+	19, // 80: soracache.v1.CacheService.Renew:output_type -> soracache.v1.RenewResponse
+	21, // 81: soracache.v1.CacheService.Release:output_type -> soracache.v1.ReleaseResponse
+	23, // 82: soracache.v1.CacheService.Set:output_type -> soracache.v1.SetResponse
+	25, // 83: soracache.v1.CacheService.BatchSet:output_type -> soracache.v1.BatchSetResponse
+	27, // 84: soracache.v1.CacheService.Invalidate:output_type -> soracache.v1.InvalidateResponse
+	30, // 85: soracache.v1.CacheService.ListKeys:output_type -> soracache.v1.ListKeysResponse
+	32, // 86: soracache.v1.CacheService.Explain:output_type -> soracache.v1.ExplainResponse
+	34, // 87: soracache.v1.CacheService.Head:output_type -> soracache.v1.HeadResponse
+	36, // 88: soracache.v1.CacheService.Watch:output_type -> soracache.v1.WatchResponse
+	40, // 89: soracache.v1.ClusterService.Members:output_type -> soracache.v1.MembersResponse
+	43, // 90: soracache.v1.ClusterService.Stats:output_type -> soracache.v1.StatsResponse
+	76, // [76:91] is the sub-list for method output_type
+	61, // [61:76] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_soracache_v1_cache_proto_init() }
@@ -3827,7 +3969,7 @@ func file_soracache_v1_cache_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_soracache_v1_cache_proto_rawDesc), len(file_soracache_v1_cache_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   38,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
