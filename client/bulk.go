@@ -10,6 +10,8 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/near"
+	"github.com/soracache/soracache/client/internal/pacing"
+	"github.com/soracache/soracache/client/internal/service"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -72,7 +74,7 @@ func (c *Cache[T]) bulk(ctx context.Context, load loader[T], opts []CallOption) 
 	c = c.in(s.schema)
 	ctx, outer := leftBehind(ctx)
 	b := &bulk[T]{call: c.call(ctx, &s, load), caller: ctx, outer: outer, found: make(map[string]outcome[T]), failed: make(map[string]error)}
-	b.silence = new(silence)
+	b.silence = new(service.Silence)
 	return b
 }
 
@@ -104,7 +106,7 @@ func (b *bulk[T]) run(ctx context.Context, keys []string) {
 	if len(rest) == 0 {
 		return
 	}
-	inside, leave, err := b.client.enter(ctx)
+	inside, leave, err := b.client.life.Enter(ctx)
 	if err != nil {
 		for _, key := range rest {
 			b.failed[key] = err
@@ -125,7 +127,7 @@ func (b *bulk[T]) run(ctx context.Context, keys []string) {
 func (b *bulk[T]) nearest(ctx context.Context, keys []string) (rest []string) {
 	var due []*item[T]
 	var within []time.Duration
-	known := b.client.known(ctx)
+	known := b.client.service.Known(ctx)
 	for _, key := range keys {
 		if b.outer.loads(b.client, b.kind.schema, key) {
 			b.failed[key] = fmt.Errorf("client: %w: %q", ErrCycle, key)
@@ -139,8 +141,8 @@ func (b *bulk[T]) nearest(ctx context.Context, keys []string) (rest []string) {
 		b.client.observer.hit(key, soracache.TierNear)
 		carryHit(ctx, b.client, &hit)
 		b.take(ctx, key, nearOutcome(&hit), nil)
-		if p := &b.settings.policy; hit.FreshFor < p.eager(b.pace) {
-			if w := p.refreshWithin(b.pace); hit.FreshFor <= w {
+		if p := &b.settings.policy; hit.FreshFor < p.eager(b.took) {
+			if w := p.refreshWithin(b.took); hit.FreshFor <= w {
 				due, within = append(due, &item[T]{key: key}), append(within, w)
 			}
 		}
@@ -161,7 +163,7 @@ func (b *bulk[T]) refreshNear(ctx context.Context, items []*item[T], within []ti
 		return
 	}
 	r.refreshNear(ctx, items, within, func(ctx context.Context, items []*item[T], within []time.Duration) {
-		atOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(items), func(i int) {
+		service.AtOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(items), func(i int) {
 			defer b.client.observer.survive(items[i].key)
 			own := b.one(items[i].key, b.singly)
 			own.due = due{}
@@ -189,14 +191,14 @@ func (b *bulk[T]) loadSingly(ctx context.Context, keys []string) {
 	for i := range errs {
 		errs[i] = ErrGoexit // unless it returns
 	}
-	own := new(stopwatch)
-	atOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
+	own := new(pacing.Stopwatch)
+	service.AtOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
 		r := b.one(keys[i], func(ctx context.Context, key string) (T, error) {
-			defer own.run()()
+			defer own.Run()()
 			return b.singly(ctx, key)
 		})
 		// What is waited for one key counts for the next ones. What is loaded does not.
-		r.came, r.retried, r.key.unanswered = b.came.Add(own.time()), true, unanswered[keys[i]]
+		r.came, r.retried, r.key.unanswered = b.came.Add(own.Time()), true, unanswered[keys[i]]
 		outcomes[i], errs[i] = r.share(ctx)
 	})
 	for i, key := range keys {
@@ -208,7 +210,7 @@ func (b *bulk[T]) loadSingly(ctx context.Context, keys []string) {
 // and nobody shares a run that nobody wants the value of.
 func (b *bulk[T]) warmSingly(ctx context.Context, keys []string) {
 	parts := make([]*bulk[T], len(keys))
-	atOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
+	service.AtOnce(cmp.Or(b.settings.many.concurrency, DefaultLoadConcurrency), len(keys), func(i int) {
 		parts[i] = &bulk[T]{call: b.one(keys[i], b.singly).call, warming: true, found: make(map[string]outcome[T]), failed: make(map[string]error)}
 		parts[i].shareAll(ctx, keys[i:i+1])
 	})
@@ -227,19 +229,19 @@ func (b *bulk[T]) peek(ctx context.Context, keys []string) (rest []string, unans
 		reads[i] = soracache.Read{Key: key, Schema: b.kind.schema}
 		asked[i] = b.client.near.Begin(b.kind.space, key)
 	}
-	defer endAll(asked)
+	defer service.EndAll(asked)
 	began, limit := time.Now(), b.patience()
-	answers := b.client.readMany(ctx, limit, reads, asked, false)
+	answers := b.client.service.ReadMany(ctx, limit, reads, asked, false)
 	b.noteSilence(ctx, answers, began, limit)
 	unanswered = make(map[string]error)
 	for i, key := range keys {
 		answer := &answers[i]
 		switch {
-		case answer.Err != nil && !refusal(answer.Err):
+		case answer.Err != nil && !service.Refused(answer.Err):
 			unanswered[key] = answer.Err
 		case answer.Err == nil:
 			// What cannot be read is told when it is asked for once more.
-			if there := b.decoded(key, answer, false); there != nil && there.fresh() && answer.FreshFor > b.settings.policy.eager(b.pace) {
+			if there := b.decoded(key, answer, false); there != nil && there.fresh() && answer.FreshFor > b.settings.policy.eager(b.took) {
 				near.Keep(asked[i], there.value, keptFrom(answer, &b.settings.policy))
 				b.take(ctx, key, b.serve(key, there, StaleRefreshing), nil)
 				continue
@@ -270,7 +272,7 @@ func (b *bulk[T]) take(ctx context.Context, key string, o outcome[T], err error)
 		b.failed[key] = fmt.Errorf("client: %w: %q", ErrCycle, key)
 		return
 	case err != nil:
-		b.failed[key] = b.client.blame(ctx, err)
+		b.failed[key] = b.client.life.WrapClosed(ctx, err)
 		return
 	}
 	b.found[key] = o

@@ -6,6 +6,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/near"
+	"github.com/soracache/soracache/client/internal/pacing"
 )
 
 // Cache is a typed view of a client's namespace under one policy. It holds
@@ -18,7 +19,7 @@ type Cache[T any] struct {
 	client   *Client
 	settings settings
 	kind     *kind[T]
-	pace     *pace
+	took     *pacing.LoadTime
 }
 
 // NewCache returns a cache of values of type T. Options hold for every call of
@@ -29,14 +30,14 @@ func NewCache[T any](c *Client, policy Policy, opts ...CallOption) *Cache[T] {
 		client:   c,
 		settings: s,
 		kind:     kindOf[T](c, s.schema),
-		pace:     new(pace),
+		took:     new(pacing.LoadTime),
 	}
 }
 
 // once is a cache for a single use.
 func once[T any](c *Client) *Cache[T] {
 	cache := NewCache[T](c, Default())
-	cache.pace = &cache.kind.pace
+	cache.took = &cache.kind.took
 	return cache
 }
 
@@ -92,8 +93,8 @@ func (c *Cache[T]) in(schema string) *Cache[T] {
 	}
 	other := *c
 	other.settings.schema, other.kind = schema, kindOf[T](c.client, schema)
-	if c.pace == &c.kind.pace {
-		other.pace = &other.kind.pace
+	if c.took == &c.kind.took {
+		other.took = &other.kind.took
 	}
 	return &other
 }
@@ -104,7 +105,7 @@ func (c *Cache[T]) near(ctx context.Context, outer *LoadContext, key string) (hi
 	if ctx.Err() != nil {
 		return hit, false
 	}
-	hit, ok = near.Find[T](c.client.near, c.kind.space, key, c.client.known(ctx))
+	hit, ok = near.Find[T](c.client.near, c.kind.space, key, c.client.service.Known(ctx))
 	if !ok || !hit.Fresh {
 		return hit, false
 	}
@@ -183,10 +184,10 @@ func (c *Cache[T]) get(ctx context.Context, key string, s *settings) (o outcome[
 	if err := s.readable(); err != nil {
 		return o, false, err
 	}
-	err = c.client.within(ctx, dueOf(ctx).patience(c.client.timeout), func(ctx context.Context) error {
+	err = c.client.service.Within(ctx, dueOf(ctx).patience(c.client.timeout), func(ctx context.Context) error {
 		asked := c.client.near.Begin(c.kind.space, key)
 		defer asked.End()
-		read, err := c.client.read(ctx, soracache.Read{Key: key, Schema: s.schema}, asked)
+		read, err := c.client.service.Read(ctx, soracache.Read{Key: key, Schema: s.schema}, asked)
 		if err != nil {
 			return err
 		}
@@ -238,8 +239,8 @@ func (c *Cache[T]) set(ctx context.Context, key string, value T, s settings) err
 	if err != nil {
 		return err
 	}
-	return c.client.within(ctx, writeTimeout, func(ctx context.Context) error {
-		result, err := c.client.write(ctx, soracache.Write{Op: soracache.OpPut, Key: key, Schema: s.schema, Entry: entry, Lifetime: s.policy.lifetime()}, nil)
+	return c.client.service.Within(ctx, writeTimeout, func(ctx context.Context) error {
+		result, err := c.client.service.Write(ctx, soracache.Write{Op: soracache.OpPut, Key: key, Schema: s.schema, Entry: entry, Lifetime: s.policy.lifetime()}, nil)
 		// If it failed, it may have happened all the same.
 		c.client.near.Refuse([]soracache.Target{soracache.Key(key)}, result.Stamp)
 		return err

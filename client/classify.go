@@ -146,7 +146,7 @@ const maxQuestions = 3
 // mayReplace tells whether an entry that cannot be read may be replaced now. One
 // past its TTL always may.
 func (r *run[T]) mayReplace(it *item[T]) bool {
-	return it.answer.FreshFor <= 0 || !r.client.replaced.has(r.name(it.key), r.client.now())
+	return it.answer.FreshFor <= 0 || !r.client.replaced.Has(r.name(it.key), r.client.now())
 }
 
 // name is what the entry of a key stands under in the schema.

@@ -3,10 +3,10 @@ package client
 import (
 	"context"
 	"encoding/binary"
-	"maps"
 	"sync"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/stamps"
 )
 
 // Callers share a load whatever stamps they carry: a demand never splits one. What
@@ -33,11 +33,11 @@ type demands struct {
 
 type demand struct {
 	callers int
-	stamp   Stamp
+	stamp   stamps.Stamp
 }
 
 // add notes a caller who waits for a key, if it carries anything.
-func (d *demands) add(key string, s Stamp) (leave func()) {
+func (d *demands) add(key string, s stamps.Stamp) (leave func()) {
 	if s.IsZero() {
 		return func() {}
 	}
@@ -63,13 +63,13 @@ func (d *demands) add(key string, s Stamp) (leave func()) {
 }
 
 // merged is what those carry who wait for a key now.
-func (d *demands) merged(key string) Stamp {
+func (d *demands) merged(key string) stamps.Stamp {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if all := d.of[key]; all != nil {
 		return all.stamp
 	}
-	return Stamp{}
+	return stamps.Stamp{}
 }
 
 // The ways in which callers share a load, in the order in which they try them. Each
@@ -89,31 +89,21 @@ func sharedSuffix(way int, more soracache.Stamps) string {
 	if way != shareOneStamp {
 		return ""
 	}
-	stamps := more.Encode()
-	return string(binary.BigEndian.AppendUint32(stamps, uint32(len(stamps)))) //nolint:gosec // a few kilobytes at most
+	encoded := more.Encode()
+	return string(binary.BigEndian.AppendUint32(encoded, uint32(len(encoded)))) //nolint:gosec // a few kilobytes at most
 }
 
-// carriedBy returns what a load for several callers carries, instead of what the
-// context of the first one does: all that theirs do. Of the client's own namespace
-// that is nothing, unless it is to be asked for.
-func (c *Client) carriedBy(ctx context.Context, way int, all Stamp) *carrier {
-	if way == shareOneStamp {
-		return carrierFrom(ctx) // the same for all of them
+// carriedBy returns the context of a load for several callers, which carries all that
+// theirs do instead of what the first one's does. Of the client's own namespace that is
+// nothing, unless it is to be asked for.
+func (c *Client) carriedBy(ctx context.Context, way int, all stamps.Stamp) context.Context {
+	switch way {
+	case shareOneStamp:
+		return ctx // the same for all of them
+	case sharePlain:
+		all = all.Without(c.namespace)
 	}
-	if way == sharePlain && len(all.In(c.namespace)) > 0 {
-		others := maps.Clone(all.spaces)
-		delete(others, c.namespace)
-		all = Stamp{others}
-	}
-	return &carrier{stamp: all}
-}
-
-// in returns a context that carries it. A nil carrier changes nothing.
-func (c *carrier) in(ctx context.Context) context.Context {
-	if c == nil {
-		return ctx
-	}
-	return context.WithValue(ctx, carrierKey{}, c)
+	return stamps.Only(ctx, all)
 }
 
 // reflects tells whether an outcome will do for a caller who carries so much more
@@ -141,4 +131,28 @@ func (o *outcome[T]) reflects(more soracache.Stamps) bool {
 		}
 	}
 	return true
+}
+
+// carrying is what contexts carry of a client's namespace.
+type carrying struct {
+	namespace string
+	client    *Client
+}
+
+// Carried is what a context carries.
+func (c carrying) Carried(ctx context.Context) soracache.Stamps {
+	return stamps.From(ctx).In(c.namespace)
+}
+
+// Leased is what the lease reflects under which the loader runs that a context belongs to.
+func (c carrying) Leased(ctx context.Context) soracache.Stamps {
+	if fill := LoadContextFrom(ctx); fill != nil && fill.leased && fill.client == c.client {
+		return fill.stamp
+	}
+	return nil
+}
+
+// Carry has a context carry what was seen under it.
+func (c carrying) Carry(ctx context.Context, seen soracache.Stamps) {
+	stamps.Note(ctx, c.namespace, seen)
 }

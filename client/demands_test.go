@@ -12,6 +12,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/client/stamps"
 	"github.com/soracache/soracache/internal/node"
 )
 
@@ -27,11 +28,11 @@ func throughDoors(t *testing.T, test func(t *testing.T, door func(i int) door)) 
 // client.
 func visitor(t *testing.T, c *client.Client, tag string) context.Context {
 	t.Helper()
-	ctx := client.WithStamp(t.Context(), client.Stamp{})
+	ctx := stamps.With(t.Context(), stamps.Stamp{})
 	if _, err := c.InvalidateTags(ctx, tag); err != nil {
 		t.Fatal(err)
 	}
-	return client.WithStamp(t.Context(), client.StampFrom(ctx))
+	return stamps.With(t.Context(), stamps.From(ctx))
 }
 
 // visitors are callers of one key, each by itself.
@@ -123,7 +124,7 @@ func TestVisitorsWhoGoEndNobodysLoad(t *testing.T) {
 			for i := range 100 {
 				ctx := visitor(s.T, s.b.Client, "other")
 				if i%10 != 9 {
-					ctx = client.WithStamp(gone, client.StampFrom(ctx))
+					ctx = stamps.With(gone, stamps.From(ctx))
 				}
 				ctxs = append(ctxs, ctx)
 			}
@@ -250,7 +251,7 @@ func TestMadeUpStampSpoilsNobodysLoad(t *testing.T) {
 			opt := client.AdjustPolicy(func(p *client.Policy) { p.Near = -1 })
 			s.a.want("v", src, opt)
 			ctx := visitor(s.T, s.b.Client, "other")
-			forger := newForger(t, client.StampFrom(ctx), soracache.DefaultNamespace)
+			forger := newForger(t, stamps.From(ctx), soracache.DefaultNamespace)
 			ahead := forger.context(s.Context(), soracache.Position(time.Now().Add(soracache.MaxAhead/2).UnixMicro()))
 			var mu sync.Mutex
 			loaded := map[string]int{} // by whose loader ran

@@ -8,7 +8,7 @@
 //	receipt, err := c.InvalidateTags(ctx, "products")
 //
 // A value that a loader computes is stored under a lease that was taken before
-// the loader began, so a value that an invalidation has overtaken is returned
+// the loader began, so a value that an invalidation supersedes is returned
 // to who asked for it and not kept. One caller in the whole cluster loads a
 // key at a time; the others wait and then read. When the service cannot be
 // reached, GetOrSet runs the loader and returns its value: the cache is never a

@@ -17,6 +17,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/client/stamps"
 )
 
 // Two callers share a load; the second carries a stamp, the first does not.
@@ -40,11 +41,11 @@ func TestWhoeverJoinsALoadIsAnsweredUnderItsOwnStamp(t *testing.T) {
 		var a, b, c string
 		get(w.Context(), &a) // running
 		get(w.Context(), &b) // collecting
-		ctx := client.WithStamp(w.Context(), client.Stamp{})
+		ctx := stamps.With(w.Context(), stamps.Stamp{})
 		if _, err := w.client[0].InvalidateTags(ctx, "t"); err != nil {
 			w.Fatal(err)
 		}
-		there := client.WithStamp(w.Context(), client.StampFrom(ctx))
+		there := stamps.With(w.Context(), stamps.From(ctx))
 		get(there, &c) // joins
 		w.links[1].set(func(l *link) { l.answered = nil })
 		close(hold)
@@ -60,18 +61,18 @@ func TestNearHitsAndSharedLoadsAreGathered(t *testing.T) {
 	inNearWorld(t, func(w *nearWorld) {
 		w.warm(0, 1)
 		w.want(1, "k", "1", "1", false)
-		ctx := client.WithStamp(w.Context(), client.Stamp{})
+		ctx := stamps.With(w.Context(), stamps.Stamp{})
 		v, err := client.GetOrSet(ctx, w.client[1], "k", func(context.Context) (string, error) { return "2", nil })
 		if v != "1" || err != nil {
 			w.Error(v, err)
 		}
-		if client.StampFrom(ctx).IsZero() {
+		if stamps.From(ctx).IsZero() {
 			w.Error("a near hit is not carried")
 		}
-		ctx = client.WithStamp(w.Context(), client.Stamp{})
+		ctx = stamps.With(w.Context(), stamps.Stamp{})
 		c := client.NewCache[string](w.client[1], client.Default())
 		_, _ = c.GetOrSetMany(ctx, []string{"k"}, func(context.Context, []string) (map[string]string, error) { return nil, nil })
-		if client.StampFrom(ctx).IsZero() {
+		if stamps.From(ctx).IsZero() {
 			w.Error("a near hit of many is not carried")
 		}
 		hold := make(chan struct{})
@@ -79,7 +80,7 @@ func TestNearHitsAndSharedLoadsAreGathered(t *testing.T) {
 		var wg sync.WaitGroup
 		var ctxs []context.Context
 		for range 3 {
-			ctx := client.WithStamp(w.Context(), client.Stamp{})
+			ctx := stamps.With(w.Context(), stamps.Stamp{})
 			ctxs = append(ctxs, ctx)
 			wg.Go(func() {
 				_, _ = client.GetOrSet(ctx, w.client[1], "x", func(context.Context) (string, error) { return "2", nil }, client.AdjustPolicy(func(p *client.Policy) { p.Near = -1 }))
@@ -90,7 +91,7 @@ func TestNearHitsAndSharedLoadsAreGathered(t *testing.T) {
 		close(hold)
 		wg.Wait()
 		for i := range ctxs {
-			if client.StampFrom(ctxs[i]).IsZero() {
+			if stamps.From(ctxs[i]).IsZero() {
 				w.Errorf("caller %d of a shared load carries nothing", i)
 			}
 		}
@@ -264,18 +265,18 @@ func TestStampHeadersThatCameTwiceAreMerged(t *testing.T) {
 	inNearWorld(t, func(w *nearWorld) {
 		w.warm(0, 1)
 		h := http.Header{}
-		old := client.WithStamp(w.Context(), client.Stamp{})
+		old := stamps.With(w.Context(), stamps.Stamp{})
 		if _, err := w.client[0].InvalidateTags(old, "t"); err != nil {
 			w.Fatal(err)
 		}
 		time.Sleep(time.Millisecond)
-		ctx := client.WithStamp(w.Context(), client.Stamp{})
+		ctx := stamps.With(w.Context(), stamps.Stamp{})
 		if _, err := w.client[0].InvalidateTags(ctx, "t"); err != nil {
 			w.Fatal(err)
 		}
-		h.Add(client.StampHeader, client.StampFrom(ctx).String())
-		h.Add(client.StampHeader, client.StampFrom(old).String())
-		if got := client.StampFrom(client.WithStampHeader(w.Context(), h)); got.String() != client.StampFrom(ctx).String() {
+		h.Add(stamps.Header, stamps.From(ctx).String())
+		h.Add(stamps.Header, stamps.From(old).String())
+		if got := stamps.From(stamps.WithHeader(w.Context(), h)); got.String() != stamps.From(ctx).String() {
 			w.Error("the last counts, not the highest")
 		}
 	})
@@ -286,26 +287,26 @@ func TestHardTimeoutIsNoReasonNotToLoad(t *testing.T) {
 	inNearWorld(t, func(w *nearWorld) {
 		w.warm(0)
 		_, _ = w.client[0].InvalidateTags(w.Context(), "t")
-		ctx := client.WithStamp(w.Context(), client.Stamp{})
+		ctx := stamps.With(w.Context(), stamps.Stamp{})
 		if _, err := w.client[0].InvalidateTags(ctx, "t"); err != nil {
 			w.Fatal(err)
 		}
-		ahead := client.StampFrom(ctx).In("shop")[0]
+		ahead := stamps.From(ctx).In("shop")[0]
 		ahead.Stamp.Position += 1 << 40
 		text := "shop=" + base64.RawURLEncoding.EncodeToString(soracache.Stamps{ahead}.Encode())
-		future, err := client.ParseStamp(text)
+		future, err := stamps.Parse(text)
 		if err != nil {
 			w.Fatal(err)
 		}
 		opt := client.AdjustPolicy(func(p *client.Policy) { p.HardTimeout = time.Second })
 		c := client.NewCache[string](w.client[0], client.Default())
 		start := time.Now()
-		v, err := c.GetOrSet(client.WithStamp(w.Context(), future), "k", func(context.Context) (string, error) { return "v", nil }, opt)
+		v, err := c.GetOrSet(stamps.With(w.Context(), future), "k", func(context.Context) (string, error) { return "v", nil }, opt)
 		if v != "v" || err != nil {
 			w.Errorf("%q, %v after %s", v, err, time.Since(start))
 		}
 		start = time.Now()
-		m, err := c.GetOrSetMany(client.WithStamp(w.Context(), future), []string{"k"}, func(context.Context, []string) (map[string]string, error) {
+		m, err := c.GetOrSetMany(stamps.With(w.Context(), future), []string{"k"}, func(context.Context, []string) (map[string]string, error) {
 			return map[string]string{"k": "v"}, nil
 		}, opt)
 		if m["k"] != "v" || err != nil {

@@ -6,7 +6,7 @@ import (
 	"runtime/debug"
 
 	"github.com/soracache/soracache"
-	"github.com/soracache/soracache/client/internal/cluster"
+	"github.com/soracache/soracache/client/internal/lifetime"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -14,7 +14,7 @@ import (
 // of package soracache. Test with errors.Is.
 var (
 	// ErrClosed is what calls get once the client is closed.
-	ErrClosed = cluster.ErrClosed
+	ErrClosed = lifetime.ErrClosed
 	// ErrCycle is what a loader gets that asks, under its own context, for the key
 	// that it is loading, or for one whose loader waits for it: by itself, or by way
 	// of further loaders. It gets that at once, and nobody else does: what its load
@@ -106,15 +106,4 @@ func whyNoLease(read *soracache.ReadResult) error {
 		return errPassed
 	}
 	return fmt.Errorf("no lease was to be had: %s", read.Refusal)
-}
-
-// refusal tells whether the service answered with an error that asking again
-// would not change.
-func refusal(err error) bool {
-	return errors.Is(err, soracache.ErrInvalid) ||
-		errors.Is(err, soracache.ErrTooLarge) ||
-		errors.Is(err, soracache.ErrStoreFull) ||
-		errors.Is(err, soracache.ErrUnauthenticated) ||
-		errors.Is(err, soracache.ErrPermissionDenied) ||
-		errors.Is(err, soracache.ErrUnimplemented)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/client/clienttest"
+	"github.com/soracache/soracache/client/stamps"
 )
 
 // exampleT stands for the *testing.T that a test has.
@@ -344,7 +345,7 @@ func ExampleCache_Warm() {
 
 // One service changes something and answers; the other, which is asked next, must
 // not show what was there before.
-func ExampleWithStampHeader() {
+func Example_stampHeader() {
 	t := new(exampleT) // in a test: its *testing.T
 	defer t.end()
 	srv := clienttest.NewServer(t)
@@ -358,13 +359,13 @@ func ExampleWithStampHeader() {
 
 	// The first service, in its handler:
 	answer := http.Header{}
-	ctx := client.WithStamp(context.Background(), client.Stamp{}) // gathers what is seen
+	ctx := stamps.With(context.Background(), stamps.Stamp{}) // gathers what is seen
 	price = 35
 	_, _ = one.InvalidateTags(ctx, "prices")
-	client.SetStampHeader(ctx, answer)
+	stamps.SetHeader(ctx, answer)
 
 	// The other one, whose request has the header of that answer:
-	fmt.Println(show(client.WithStampHeader(context.Background(), answer)))
+	fmt.Println(show(stamps.WithHeader(context.Background(), answer)))
 	// Output:
 	// 30 <nil>
 	// 35 <nil>

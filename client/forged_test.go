@@ -13,6 +13,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/client/clienttest"
+	"github.com/soracache/soracache/client/stamps"
 )
 
 // forger knows a stamp of a namespace, as any visitor does, and makes others up.
@@ -21,7 +22,7 @@ type forger struct {
 	epoch     soracache.Epoch
 }
 
-func newForger(t *testing.T, seen client.Stamp, namespace string) forger {
+func newForger(t *testing.T, seen stamps.Stamp, namespace string) forger {
 	in := seen.In(namespace)
 	if len(in) == 0 {
 		t.Fatal("no stamp was seen")
@@ -31,10 +32,10 @@ func newForger(t *testing.T, seen client.Stamp, namespace string) forger {
 
 // context is that of a request with the made-up stamp in its header.
 func (f forger) context(ctx context.Context, at soracache.Position) context.Context {
-	stamps := soracache.Stamps{{Stamp: soracache.Stamp{Epoch: f.epoch, Position: at}}}
+	forged := soracache.Stamps{{Stamp: soracache.Stamp{Epoch: f.epoch, Position: at}}}
 	h := http.Header{}
-	h.Set(client.StampHeader, f.namespace+"="+base64.RawURLEncoding.EncodeToString(stamps.Encode()))
-	return client.WithStampHeader(ctx, h)
+	h.Set(stamps.Header, f.namespace+"="+base64.RawURLEncoding.EncodeToString(forged.Encode()))
+	return stamps.WithHeader(ctx, h)
 }
 
 func TestForgedStampsDoNotBypassTheCache(t *testing.T) {
@@ -42,11 +43,11 @@ func TestForgedStampsDoNotBypassTheCache(t *testing.T) {
 	cache := client.NewCache[string](s.Dial(client.Namespace("shop"), client.Timeout(5*time.Second)), client.Default())
 	loads := 0
 	load := func(context.Context) (string, error) { loads++; return "v", nil }
-	ctx := client.WithStamp(t.Context(), client.Stamp{})
+	ctx := stamps.With(t.Context(), stamps.Stamp{})
 	if _, err := cache.GetOrSet(ctx, "k", load); err != nil {
 		t.Fatal(err)
 	}
-	f := newForger(t, client.StampFrom(ctx), "shop")
+	f := newForger(t, stamps.From(ctx), "shop")
 	for i := range 100 {
 		if v, err := cache.GetOrSet(f.context(t.Context(), 1<<52-soracache.Position(i)), "k", load); v != "v" || err != nil {
 			t.Fatal(v, err)
@@ -63,13 +64,13 @@ func TestOneStampDoesNotSpoilTheBatch(t *testing.T) {
 	s := clienttest.NewServer(t)
 	cache := client.NewCache[string](s.Dial(client.Namespace("shop"), client.NoNear(), client.Timeout(5*time.Second)), client.Default())
 	const keys = 50
-	ctx := client.WithStamp(t.Context(), client.Stamp{})
+	ctx := stamps.With(t.Context(), stamps.Stamp{})
 	for i := range keys {
 		if _, err := cache.GetOrSet(ctx, fmt.Sprint("k", i), returns("v")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	f := newForger(t, client.StampFrom(ctx), "shop")
+	f := newForger(t, stamps.From(ctx), "shop")
 	var readers, forgers sync.WaitGroup
 	var missed, forged atomic.Int64
 	stop, end := context.WithCancel(t.Context())

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/lease"
+	"github.com/soracache/soracache/client/internal/service"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -147,7 +149,7 @@ func (r *run[T]) lose(ctx context.Context, items []*item[T], err error) {
 func (r *run[T]) giveUp(ctx context.Context, items []*item[T], err error) {
 	for _, it := range items {
 		if !it.over {
-			it.end(outcome[T]{}, r.client.blame(ctx, err))
+			it.end(outcome[T]{}, r.client.life.WrapClosed(ctx, err))
 		}
 	}
 }
@@ -157,17 +159,17 @@ type load[T any] struct {
 	call[T]
 	items  []*item[T] // not changed
 	run    *run[T]
-	leases *leases
+	leases *lease.Set
 	// holders is how many need the leases: see drop.
 	holders atomic.Int32
-	// adrift is set once the callers have been answered, and the loader goes on.
-	adrift atomic.Bool
+	// detached is set once the callers have been answered, and the loader goes on.
+	detached atomic.Bool
 	// done receives what became of the keys of each call, and has room for all of
 	// them. finished is closed when no more will come.
 	done     chan []loaded[T]
 	finished chan struct{}
-	// untie lets the loader go on when its callers have gone, and cancel ends it.
-	untie  func() bool
+	// detach lets the loader go on when its callers have gone, and cancel ends it.
+	detach func() bool
 	cancel context.CancelFunc
 }
 
@@ -176,7 +178,7 @@ func (r *run[T]) newLoad(items []*item[T]) *load[T] {
 }
 
 func (l *load[T]) patience() time.Duration {
-	if l.adrift.Load() {
+	if l.detached.Load() {
 		return l.client.timeout
 	}
 	return l.call.patience()
@@ -192,13 +194,13 @@ func (l *load[T]) here(ctx context.Context) []loaded[T] {
 // begin runs the loader in goroutines of their own. It ends with the client, and
 // with its callers unless it is let go.
 func (l *load[T]) begin(callers context.Context) error {
-	ctx, leave, err := l.client.enter(context.WithoutCancel(callers))
+	ctx, leave, err := l.client.life.Enter(context.WithoutCancel(callers))
 	if err != nil {
-		l.run.hold(callers, l.items, soracache.LoadHandedBack).end(l.patience())
+		l.run.hold(callers, l.items, soracache.LoadHandedBack).End(l.patience())
 		return err
 	}
 	ctx, l.cancel = context.WithCancel(ctx)
-	l.untie = context.AfterFunc(callers, l.cancel)
+	l.detach = context.AfterFunc(callers, l.cancel)
 	l.hold(ctx)
 	size := min(cmp.Or(l.settings.many.batch, len(l.items)), len(l.items))
 	parts := (len(l.items) + size - 1) / size
@@ -208,7 +210,7 @@ func (l *load[T]) begin(callers context.Context) error {
 		defer l.cancel()
 		defer close(l.finished)
 		defer l.drop(true)
-		atOnce(cmp.Or(l.settings.many.concurrency, DefaultLoadConcurrency), parts, func(i int) {
+		service.AtOnce(cmp.Or(l.settings.many.concurrency, DefaultLoadConcurrency), parts, func(i int) {
 			l.done <- l.part(ctx, i*size, min((i+1)*size, len(l.items)))
 		})
 	}()
@@ -235,9 +237,9 @@ func (l *load[T]) drop(waited bool) {
 	}
 	limit := l.client.timeout
 	if waited {
-		limit = l.silence.storing(l.patience())
+		limit = l.silence.Storing(l.patience())
 	}
-	l.silence.late(!l.leases.end(limit))
+	l.silence.Late(!l.leases.End(limit))
 	for _, it := range l.items {
 		if it.leased {
 			l.kind.loads.end(it.key)
@@ -248,17 +250,17 @@ func (l *load[T]) drop(waited bool) {
 // letGo has a load go on for which nobody waits any more, unless too much of the
 // kind is running.
 func (l *load[T]) letGo() bool {
-	if !l.client.background.take() {
+	if !l.client.background.Take() {
 		return false
 	}
-	if !l.untie() { // its callers have gone, and it has been told
-		l.client.background.free()
+	if !l.detach() { // its callers have gone, and it has been told
+		l.client.background.Free()
 		return false
 	}
-	l.adrift.Store(true)
-	limit := time.AfterFunc(maxHold, l.cancel)
+	l.detached.Store(true)
+	limit := time.AfterFunc(lease.Most, l.cancel)
 	go func() {
-		defer l.client.background.free()
+		defer l.client.background.Free()
 		defer limit.Stop()
 		l.each(func(r *loaded[T]) {
 			if r.err != nil && !errors.Is(r.err, context.Canceled) {
@@ -373,7 +375,7 @@ func (l *load[T]) observed(ctx context.Context, fill *LoadContext, key string, d
 		}
 		fill.seal()
 		if took = time.Since(start); err == nil {
-			l.pace.note(took)
+			l.took.Note(took)
 		}
 		if !returned && err == ErrGoexit && key != "" { //nolint:errorlint // itself
 			l.client.observer.loaded(key, took, err)
@@ -388,9 +390,32 @@ func (l *load[T]) observed(ctx context.Context, fill *LoadContext, key string, d
 // returned takes in what the loader returned for a key.
 func (l *load[T]) returned(ctx context.Context, r *loaded[T], value T, err error, took time.Duration) {
 	if r.leased {
-		l.leases.settle(r.at, outcomeOf(ctx, err))
+		l.leases.Settle(r.at, outcomeOf(ctx, err))
 		l.kind.loads.loaded(r.key, flight.RunOf(ctx))
 	}
 	r.settle(value, err)
 	l.client.observer.loaded(r.key, took, cmp.Or(r.err, r.o.marker))
+}
+
+// hold takes over the leases that came with answers. The outcome is what became of the
+// loads if nothing else is said.
+func (r *run[T]) hold(ctx context.Context, items []*item[T], outcome soracache.LoadOutcome) *lease.Set {
+	held := make([]lease.Lease, len(items))
+	for i, it := range items {
+		held[i] = lease.Lease{Key: it.key, ID: it.owed, For: it.answer.LeaseFor}
+		it.owed = soracache.Lease{}
+	}
+	return lease.Hold(ctx, r.client.service, r.kind.schema, held, outcome)
+}
+
+// outcomeOf is what became of a load whose loader returned so, if nothing of it is
+// stored. That everybody has gone who wanted it is no failure of the loader's.
+func outcomeOf(ctx context.Context, err error) soracache.LoadOutcome {
+	switch {
+	case err == nil || errors.Is(err, ErrNotFound):
+		return soracache.LoadNotStorable
+	case ctx.Err() != nil:
+		return soracache.LoadHandedBack
+	}
+	return soracache.LoadFailed
 }

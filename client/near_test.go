@@ -13,6 +13,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/client/stamps"
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/virtual"
 	"github.com/soracache/soracache/l2"
@@ -476,31 +477,31 @@ func TestStampsTravel(t *testing.T) {
 		w.want(0, "k", "1", "1", false, client.WithTags("t"))
 		w.want(1, "k", "2", "1", false)
 		// A request is handled by the first service, which hands its stamp on.
-		ctx := client.WithStamp(w.Context(), client.Stamp{})
+		ctx := stamps.With(w.Context(), stamps.Stamp{})
 		if _, err := w.client[0].InvalidateTags(ctx, "t"); err != nil {
 			w.Fatal(err)
 		}
 		header := http.Header{}
-		client.SetStampHeader(ctx, header)
-		there := client.WithStampHeader(w.Context(), header)
+		stamps.SetHeader(ctx, header)
+		there := stamps.WithHeader(w.Context(), header)
 		v, err := client.GetOrSet(there, w.client[1], "k", func(context.Context) (string, error) { return "2", nil })
 		if v != "2" || err != nil {
 			w.Errorf("whoever carries the stamp reads %q, %v", v, err)
 		}
-		if client.StampFrom(there).IsZero() || client.StampFrom(w.Context()).String() != "" {
-			w.Error("stamps:", client.StampFrom(there), client.StampFrom(w.Context()))
+		if stamps.From(there).IsZero() || stamps.From(w.Context()).String() != "" {
+			w.Error("stamps:", stamps.From(there), stamps.From(w.Context()))
 		}
-		back, err := client.ParseStamp(client.StampFrom(there).String())
-		if err != nil || back.String() != client.StampFrom(there).String() {
+		back, err := stamps.Parse(stamps.From(there).String())
+		if err != nil || back.String() != stamps.From(there).String() {
 			w.Errorf("%q, %v", back, err)
 		}
 	})
 	for _, bad := range []string{"shop", "shop=", "=", "SHOP=AA", "shop=AA", "shop=!!", ",", "shop=AQAAAAAAAAAAAAcAAAAAAAAAZZ__at5"} {
-		if _, err := client.ParseStamp(bad); !errors.Is(err, soracache.ErrInvalid) {
+		if _, err := stamps.Parse(bad); !errors.Is(err, soracache.ErrInvalid) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
-	if ctx := client.WithStampHeader(t.Context(), http.Header{client.StampHeader: {"garbage"}}); !client.StampFrom(ctx).IsZero() {
+	if ctx := stamps.WithHeader(t.Context(), http.Header{stamps.Header: {"garbage"}}); !stamps.From(ctx).IsZero() {
 		t.Error("garbage counts")
 	}
 }

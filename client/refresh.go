@@ -6,54 +6,19 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime/debug"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/lease"
 	"github.com/soracache/soracache/client/internal/near"
+	"github.com/soracache/soracache/client/internal/pacing"
+	"github.com/soracache/soracache/client/internal/service"
 	"github.com/soracache/soracache/internal/flight"
 )
 
 // maxBackground is how many loaders a client has running that nobody waits for.
 // Beyond that, callers wait for theirs, or leave the refreshing to others.
 const maxBackground = 256
-
-// slots are places for loaders that nobody waits for. The zero value has all of
-// them free.
-type slots struct{ taken atomic.Int64 }
-
-func (s *slots) take() bool {
-	if s.taken.Add(1) <= maxBackground {
-		return true
-	}
-	s.free()
-	return false
-}
-
-func (s *slots) free() { s.taken.Add(-1) }
-
-// pace is a moving average of how long the loaders of a cache take. The zero value
-// has seen none; a nil pace never does.
-type pace struct{ nanoseconds atomic.Int64 }
-
-func (p *pace) average() float64 {
-	if p == nil {
-		return 0
-	}
-	return float64(p.nanoseconds.Load())
-}
-
-func (p *pace) note(took time.Duration) {
-	if p == nil {
-		return
-	}
-	old := p.nanoseconds.Load()
-	if old == 0 {
-		old = int64(took)
-	}
-	p.nanoseconds.Store(max(old+(int64(took)-old)/4, 1)) // of two at once, one may be lost
-}
 
 // farthest bounds how early chance can refresh a value, in average load times: the
 // negative logarithm of a random number is never more.
@@ -62,11 +27,11 @@ const farthest = 37
 // eager is how long before the end of a value's TTL it is to be refreshed, at
 // most and without asking chance: what is farther from its end is left alone. It
 // is zero if values are never refreshed early.
-func (p *Policy) eager(pace *pace) time.Duration {
+func (p *Policy) eager(took *pacing.LoadTime) time.Duration {
 	if p.EagerAt == 0 && p.ProbabilisticRefresh == 0 {
 		return 0
 	}
-	return max(p.eagerAt(), time.Duration(farthest*p.ProbabilisticRefresh*pace.average()))
+	return max(p.eagerAt(), time.Duration(farthest*p.ProbabilisticRefresh*took.Average()))
 }
 
 // eagerAt is how long before the end of the TTL every value is refreshed.
@@ -79,42 +44,13 @@ func (p *Policy) eagerAt() time.Duration {
 
 // refreshWithin is how long before the end of its TTL a value is to be refreshed
 // that is read now.
-func (p *Policy) refreshWithin(pace *pace) time.Duration {
+func (p *Policy) refreshWithin(took *pacing.LoadTime) time.Duration {
 	within := p.eagerAt()
 	if p.ProbabilisticRefresh > 0 {
 		drawn := -math.Log(1 - rand.Float64()) //nolint:gosec // spread, not secrecy
-		within = max(within, time.Duration(drawn*p.ProbabilisticRefresh*pace.average()))
+		within = max(within, time.Duration(drawn*p.ProbabilisticRefresh*took.Average()))
 	}
 	return min(within, LongestKeep) // no service takes much more
-}
-
-// refreshes are the loads of one type that are begun by near hits.
-type refreshes struct {
-	// quiet are the keys that are fresh enough, or in somebody else's care.
-	quiet pauses
-
-	mu      sync.Mutex
-	running map[string]struct{} // guarded by mu
-}
-
-// begin makes the caller the one to refresh a key, unless there is one.
-func (r *refreshes) begin(key string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, ok := r.running[key]; ok {
-		return false
-	}
-	if r.running == nil {
-		r.running = make(map[string]struct{})
-	}
-	r.running[key] = struct{}{}
-	return true
-}
-
-func (r *refreshes) end(key string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.running, key)
 }
 
 // leaveAlone is how long a key is left alone after it was due for a refresh: somebody
@@ -124,13 +60,13 @@ func leaveAlone(within time.Duration) time.Duration { return min(within/4, time.
 // due tells whether a near hit is so close to its end that it may be due for a refresh.
 // Most hits pay for nothing else of eager refreshing.
 func (c *Cache[T]) due(s *settings, hit *near.Hit[T]) bool {
-	return (s.policy.EagerAt > 0 || s.policy.ProbabilisticRefresh > 0) && hit.FreshFor < s.policy.eager(c.pace)
+	return (s.policy.EagerAt > 0 || s.policy.ProbabilisticRefresh > 0) && hit.FreshFor < s.policy.eager(c.took)
 }
 
 // refreshSoon has a value refreshed in the background that was found near, if
 // chance says so and nobody does it already.
 func (c *Cache[T]) refreshSoon(ctx context.Context, key string, hit *near.Hit[T], load func(context.Context) (T, error), s *settings) {
-	if within := s.policy.refreshWithin(c.pace); hit.FreshFor <= within {
+	if within := s.policy.refreshWithin(c.took); hit.FreshFor <= within {
 		r := single(c.call(ctx, s, loader[T]{one: load}), key)
 		r.refreshNear(ctx, r.keys[:], []time.Duration{within}, r.refreshDue)
 	}
@@ -139,10 +75,10 @@ func (c *Cache[T]) refreshSoon(ctx context.Context, key string, hit *near.Hit[T]
 // refreshNear has values refreshed in the background that were found near and are
 // so close to their end, unless somebody does it already.
 func (r *run[T]) refreshNear(ctx context.Context, items []*item[T], within []time.Duration, refresh func(context.Context, []*item[T], []time.Duration)) {
-	now, running := r.client.now(), &r.kind.refreshes
+	now, running, fresh := r.client.now(), &r.kind.refreshing, &r.kind.fresh
 	n := 0
 	for i, it := range items {
-		if !running.quiet.has(it.key, now) && !r.kind.failing.has(it.key, now) && running.begin(it.key) {
+		if !fresh.Has(it.key, now) && !r.kind.failing.Has(it.key, now) && running.Begin(it.key) {
 			items[n], within[n] = it, within[i]
 			n++
 		}
@@ -154,15 +90,15 @@ func (r *run[T]) refreshNear(ctx context.Context, items []*item[T], within []tim
 	begun := r.inBackground(ctx, items[0].key, func(ctx context.Context) {
 		defer func() {
 			for i, it := range items {
-				running.end(it.key)
-				running.quiet.add(it.key, r.client.now(), leaveAlone(within[i]))
+				running.End(it.key)
+				fresh.Add(it.key, r.client.now(), leaveAlone(within[i]))
 			}
 		}()
 		refresh(ctx, items, within)
 	})
 	for _, it := range items {
 		if !begun {
-			running.end(it.key)
+			running.End(it.key)
 		}
 	}
 }
@@ -176,8 +112,8 @@ func (r *run[T]) refreshDue(ctx context.Context, items []*item[T], within []time
 		reads[i] = soracache.Read{Key: it.key, Schema: r.kind.schema, Lease: true, RefreshWithin: within[i]}
 		asked[i] = r.client.near.Begin(r.kind.space, it.key)
 	}
-	defer endAll(asked)
-	answers := r.client.readMany(ctx, r.patience(), reads, asked, false)
+	defer service.EndAll(asked)
+	answers := r.client.service.ReadMany(ctx, r.patience(), reads, asked, false)
 	for i, it := range items {
 		it.owed, it.asked, it.answer = answers[i].Lease, reads[i], answers[i]
 	}
@@ -247,7 +183,7 @@ func (r *run[T]) mayRefresh(it *item[T]) bool {
 	case !it.leased || it.there == nil:
 		return false
 	case it.there.fresh():
-		return p.eager(r.pace) > 0
+		return p.eager(r.took) > 0
 	}
 	return p.revalidates(it.there.freshFor)
 }
@@ -315,20 +251,20 @@ func (r *run[T]) reload(ctx context.Context, items []*item[T], why RefreshReason
 // is false if too much of the kind is running, or the client is closed.
 func (r *run[T]) inBackground(ctx context.Context, key string, do func(context.Context)) bool {
 	c := r.client
-	if !c.background.take() {
+	if !c.background.Take() {
 		return false
 	}
 	ctx = flight.NewRun(context.WithValue(context.WithoutCancel(ctx), fillKey{}, (*LoadContext)(nil)))
-	ctx, leave, err := c.enter(ctx)
+	ctx, leave, err := c.life.Enter(ctx)
 	if err != nil {
-		c.background.free()
+		c.background.Free()
 		return false
 	}
 	go func() {
-		defer c.background.free()
+		defer c.background.Free()
 		defer leave()
 		defer c.observer.survive(key)
-		ctx, cancel := context.WithTimeout(ctx, maxHold)
+		ctx, cancel := context.WithTimeout(ctx, lease.Most)
 		defer cancel()
 		do(ctx)
 	}()
@@ -343,12 +279,19 @@ func (o *observer) survive(key string) {
 	}
 }
 
+// surviveBehind is survive for what is no key's.
+func (o *observer) surviveBehind() {
+	if p := recover(); p != nil {
+		o.log.Error("soracache: a hook panicked in the background", "panic", p, "stack", string(debug.Stack()))
+	}
+}
+
 // refreshWithin is how long before its end a value is to be refreshed that the
 // service has.
 func (c *call[T]) refreshWithin(key string) time.Duration {
 	p := &c.settings.policy
-	if p.EagerAt == 0 && p.ProbabilisticRefresh == 0 || c.kind.refreshes.quiet.has(key, c.client.now()) || c.kind.failing.has(key, c.client.now()) {
+	if p.EagerAt == 0 && p.ProbabilisticRefresh == 0 || c.kind.fresh.Has(key, c.client.now()) || c.kind.failing.Has(key, c.client.now()) {
 		return 0
 	}
-	return p.refreshWithin(c.pace)
+	return p.refreshWithin(c.took)
 }

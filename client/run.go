@@ -7,6 +7,9 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/near"
+	"github.com/soracache/soracache/client/internal/pacing"
+	"github.com/soracache/soracache/client/internal/service"
+	"github.com/soracache/soracache/client/stamps"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -14,7 +17,7 @@ import (
 type call[T any] struct {
 	client   *Client
 	kind     *kind[T]
-	pace     *pace
+	took     *pacing.LoadTime
 	settings *settings // not changed
 	load     loader[T]
 	// due is when the callers have to have an answer, for knowing how long the
@@ -24,7 +27,7 @@ type call[T any] struct {
 	// inside is the run that the first of them is inside of, if any.
 	inside *flight.Run
 	// silence is what the call knows of a service that does not answer.
-	silence *silence
+	silence *service.Silence
 }
 
 // loader is the application's function: for one key, or for many.
@@ -34,7 +37,7 @@ type loader[T any] struct {
 }
 
 func (c *Cache[T]) call(ctx context.Context, s *settings, load loader[T]) call[T] {
-	return call[T]{client: c.client, kind: c.kind, pace: c.pace, settings: s, load: load, due: dueOf(ctx), came: time.Now(), inside: flight.RunOf(ctx)}
+	return call[T]{client: c.client, kind: c.kind, took: c.took, settings: s, load: load, due: dueOf(ctx), came: time.Now(), inside: flight.RunOf(ctx)}
 }
 
 func (c *call[T]) patience() time.Duration { return c.due.patience(c.client.timeout) }
@@ -44,10 +47,11 @@ func (c *call[T]) patience() time.Duration { return c.due.patience(c.client.time
 // It belongs to one goroutine. What may outlast it, a [load], changes nothing of it.
 type run[T any] struct {
 	call[T]
-	// way is how the callers came to share it, and carried what they carry together;
+	// way is how the callers came to share it, and carried has a context carry what they do
+	// together;
 	// nil: there is one caller.
 	way     int
-	carried *carrier
+	carried func(context.Context) context.Context
 	// retried means that its caller has shared another run before, or has waited for
 	// other keys of its call. joined means that its callers have waited for its turn, and
 	// that the first of them may have gone.
@@ -154,14 +158,14 @@ func (r *run[T]) join(ctx context.Context, items []*item[T], joined bool) contex
 		r.due = due(at)
 	}
 	if r.joined = joined; joined {
-		var all Stamp
+		var all stamps.Stamp
 		for _, it := range items {
 			all = all.Merge(r.kind.demands.merged(it.key))
 		}
-		r.carried = r.client.carriedBy(ctx, r.way, all)
-		ctx = r.carried.in(ctx)
+		r.carried = func(ctx context.Context) context.Context { return r.client.carriedBy(ctx, r.way, all) }
+		ctx = r.carried(ctx)
 	}
-	r.admits = r.client.carriedMore(ctx) == nil
+	r.admits = r.client.service.CarriedMore(ctx) == nil
 	return ctx
 }
 
@@ -207,7 +211,7 @@ func (r *run[T]) ask(ctx context.Context, items []*item[T], wait time.Duration, 
 // so a service that hangs never costs the whole wait.
 func (r *run[T]) askOnce(ctx context.Context, items []*item[T], wait time.Duration, end time.Time) gaveUp {
 	if len(items) == 1 {
-		limited := r.client.limited(ctx, wait+r.patience())
+		limited := r.client.life.Limited(ctx, wait+r.patience())
 		defer limited.End()
 		return r.askForOne(limited, items[0], wait, end)
 	}
@@ -219,9 +223,9 @@ func (r *run[T]) askOnce(ctx context.Context, items []*item[T], wait time.Durati
 	for i, it := range items {
 		reads[i], asked[i] = it.asked, r.client.near.Begin(r.kind.space, it.key)
 	}
-	defer endAll(asked)
+	defer service.EndAll(asked)
 	began := time.Now()
-	answers := r.client.readMany(ctx, wait+r.patience(), reads, asked, false)
+	answers := r.client.service.ReadMany(ctx, wait+r.patience(), reads, asked, false)
 	r.noteSilence(ctx, answers, began, wait+r.patience())
 	for i := range answers {
 		items[i].owed = answers[i].Lease
@@ -235,7 +239,7 @@ func (r *run[T]) askOnce(ctx context.Context, items []*item[T], wait time.Durati
 // askForOne does so with one key, within the time of the context, which is for nothing
 // else.
 func (r *run[T]) askForOne(ctx context.Context, it *item[T], wait time.Duration, end time.Time) (why gaveUp) {
-	if err := cmp.Or(it.unanswered, r.silence.known()); err != nil {
+	if err := cmp.Or(it.unanswered, r.silence.Known()); err != nil {
 		it.asked.Lease = true
 		r.answered(it, soracache.ReadResult{Err: err}, nil, 0)
 		return persevered
@@ -251,10 +255,10 @@ func (r *run[T]) askForOne(ctx context.Context, it *item[T], wait time.Duration,
 			return why
 		}
 	} else {
-		answer, err = r.client.read(ctx, it.asked, asked)
+		answer, err = r.client.service.Read(ctx, it.asked, asked)
 	}
 	it.owed = answer.Lease
-	r.silence.heard(ctx, r.patience(), err)
+	r.silence.Heard(ctx, r.patience(), err)
 	if err != nil {
 		answer = soracache.ReadResult{Err: err}
 	}
@@ -264,7 +268,7 @@ func (r *run[T]) askForOne(ctx context.Context, it *item[T], wait time.Duration,
 
 // answered takes in an answer about a key.
 func (r *run[T]) answered(it *item[T], answer soracache.ReadResult, asked *near.Inflight, wait time.Duration) {
-	if r.client.waits.refused(wait, answer.Err) {
+	if r.client.service.Waits.Refused(wait, answer.Err) {
 		it.next = stepWait
 		return
 	}
@@ -303,7 +307,7 @@ func (r *run[T]) handBack(ctx context.Context, items []*item[T], which func(*ite
 		}
 	}
 	if len(owed) > 0 {
-		r.hold(ctx, owed, soracache.LoadHandedBack).end(r.patience())
+		r.hold(ctx, owed, soracache.LoadHandedBack).End(r.patience())
 	}
 }
 

@@ -7,45 +7,8 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/stamps"
 )
-
-func TestSession(t *testing.T) {
-	type stamp = soracache.Stamp
-	at := func(partition uint16, epoch soracache.Epoch, position soracache.Position) soracache.Stamps {
-		return soracache.Stamps{{Partition: partition, Stamp: stamp{Epoch: epoch, Position: position}}}
-	}
-	tests := []struct {
-		name                          string
-		known, carried, answer, after soracache.Stamps
-	}{
-		{"the first answer", nil, nil, at(0, 1, 5), at(0, 1, 5)},
-		{"a newer answer", at(0, 1, 5), nil, at(0, 1, 6), at(0, 1, 6)},
-		{"an answer that was overtaken", at(0, 1, 6), at(0, 1, 4), at(0, 1, 5), at(0, 1, 6)},
-		{"another epoch, to a request that carried the present one", at(0, 1, 6), at(0, 1, 3), at(0, 2, 1), at(0, 2, 1)},
-		{"another epoch, to a request that carried an older one", at(0, 2, 6), at(0, 1, 9), at(0, 3, 9), at(0, noEpoch|1, 1)},
-		{"and then another, asked for before that was known", at(0, noEpoch|1, 1), at(0, 2, 6), at(0, 4, 9), at(0, noEpoch|1, 1)},
-		{"and then one that was asked for since", at(0, noEpoch|1, 1), at(0, noEpoch|1, 1), at(0, 3, 9), at(0, 3, 9)},
-		{"a late answer of an epoch that was left", at(0, 2, 6), at(0, 1, 9), at(0, 1, 10), at(0, 2, 6)},
-		{"another epoch, to a request that carried nothing", at(0, 1, 6), nil, at(0, 2, 9), at(0, noEpoch|1, 1)},
-		{"another partition", at(1, 1, 6), nil, at(0, 9, 2), append(at(0, 9, 2), at(1, 1, 6)...)},
-		{"one partition moves on and another does not", append(at(0, 1, 6), at(1, 1, 6)...), nil, append(at(0, 1, 7), at(1, 1, 5)...), append(at(0, 1, 7), at(1, 1, 6)...)},
-		{"an answer that proves nothing", at(0, 1, 6), at(0, 1, 6), nil, at(0, 1, 6)},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			var s session
-			s.seen.Store(&tt.known)
-			before := slices.Clone(tt.known)
-			s.observe(tt.carried, tt.answer)
-			if got := s.stamps(); !slices.Equal(got, tt.after) {
-				t.Errorf("knows %v, want %v", got, tt.after)
-			}
-			if !slices.Equal(tt.known, before) {
-				t.Error("changed stamps that were handed out")
-			}
-		})
-	}
-}
 
 // twoLives is a service of which one node is in an epoch that the ledger has left, and
 // answers from its memory whoever has not seen more.
@@ -87,9 +50,9 @@ func TestStampOfAnotherEpochLeadsNobodyBack(t *testing.T) {
 		}
 	}
 	read(t.Context(), "first")
-	read(WithStamp(t.Context(), stampOf("shop", at(1))), "under the stamp")
+	read(stamps.With(t.Context(), stamps.Of("shop", at(1))), "under the stamp")
 	read(t.Context(), "afterwards")
-	if got := c.session.stamps(); !slices.Equal(got, at(2)) {
+	if got := c.service.Seen(); !slices.Equal(got, at(2)) {
 		t.Errorf("it knows %v", got)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/stamps"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -14,8 +15,8 @@ import (
 // whatever stamps they carry: see demands. That the key does not exist is an outcome,
 // with an error and what it depends on.
 func (r *run[T]) share(ctx context.Context) (outcome[T], error) {
-	more := r.client.carriedMore(ctx)
-	defer r.kind.demands.add(r.key.key, StampFrom(ctx))()
+	more := r.client.service.CarriedMore(ctx)
+	defer r.kind.demands.add(r.key.key, stamps.From(ctx))()
 	o, part, err := r.shareBy(ctx, more)
 	for part != flight.Led && err == nil {
 		behind := !o.reflects(more) && r.way < shareOneStamp
@@ -31,7 +32,7 @@ func (r *run[T]) share(ctx context.Context) (outcome[T], error) {
 		o, part, err = r.shareBy(ctx, more)
 	}
 	for _, proof := range o.proofs {
-		r.client.carry(ctx, proof)
+		r.client.service.Carrier.Carry(ctx, proof)
 	}
 	return o, err
 }
@@ -58,7 +59,7 @@ func (r *run[T]) shareBy(ctx context.Context, more soracache.Stamps) (o outcome[
 	case err == flight.ErrCycle: //nolint:errorlint // itself
 		err = fmt.Errorf("client: %w: %q", ErrCycle, r.key.key)
 	case err != nil:
-		err = r.client.blame(ctx, err) // who waits is told before the load has ended
+		err = r.client.life.WrapClosed(ctx, err) // who waits is told before the load has ended
 	}
 	return o, part, err
 }
@@ -75,7 +76,7 @@ func (r *run[T]) anew(ctx context.Context) *run[T] {
 // tired is for a caller that has waited for long enough for the run of others.
 func (r *run[T]) tired(ctx context.Context, err error) (outcome[T], error) {
 	it := &r.key
-	ctx, leave, closed := r.client.enter(ctx)
+	ctx, leave, closed := r.client.life.Enter(ctx)
 	if closed != nil {
 		return outcome[T]{}, r.tooLong(it.key, err)
 	}
@@ -89,19 +90,19 @@ func (r *run[T]) tired(ctx context.Context, err error) (outcome[T], error) {
 // Otherwise the rest goes on with the answer that it got, with a context that ends
 // when all callers have gone.
 func (r *run[T]) lead(ctx context.Context) (o outcome[T], rest func(context.Context) (outcome[T], error), err error) {
-	if err := r.client.admit(); err != nil {
+	if err := r.client.life.Admit(); err != nil {
 		return o, nil, err
 	}
 	it := &r.key
 	defer func() {
 		if rest == nil {
 			r.handBack(ctx, r.keys[:], func(*item[T]) bool { return true })
-			r.client.leave()
+			r.client.life.Leave()
 		}
 	}()
 	ctx = r.join(ctx, r.keys[:], flight.RunOf(ctx) != r.inside)
 	if !r.throttling(it.key) {
-		limited := r.client.limited(ctx, r.patience())
+		limited := r.client.life.Limited(ctx, r.patience())
 		r.askForOne(limited, it, 0, time.Time{})
 		limited.End()
 		if it.over {
@@ -110,14 +111,17 @@ func (r *run[T]) lead(ctx context.Context) (o outcome[T], rest func(context.Cont
 	}
 	leader := ctx
 	return o, func(ctx context.Context) (outcome[T], error) {
-		defer r.client.leave()
-		ctx, end := r.client.bound(r.carried.in(ctx))
+		defer r.client.life.Leave()
+		if r.carried != nil {
+			ctx = r.carried(ctx)
+		}
+		ctx, end := r.client.life.Bound(ctx)
 		defer end()
 		if it.down && leader.Err() != nil {
 			it.next = stepAsk // whoever asked has gone, and says nothing about the service
 		}
 		r.findOrLoad(ctx, r.keys[:])
-		return it.o, r.client.blame(ctx, it.err)
+		return it.o, r.client.life.WrapClosed(ctx, it.err)
 	}, nil
 }
 
@@ -126,12 +130,12 @@ func (r *run[T]) lead(ctx context.Context) (o outcome[T], rest func(context.Cont
 // they carry: see demands. Those that are begun in a moment, and that nobody else is
 // about to find or load, are served together.
 func (b *bulk[T]) shareAll(ctx context.Context, keys []string) {
-	if carried := StampFrom(ctx); !carried.IsZero() {
+	if carried := stamps.From(ctx); !carried.IsZero() {
 		for _, key := range keys {
 			defer b.kind.demands.add(key, carried)()
 		}
 	}
-	more := b.client.carriedMore(ctx)
+	more := b.client.service.CarriedMore(ctx)
 	for way := sharePlain; len(keys) > 0; way++ {
 		b.retried = false
 		again, behind := b.shareOnce(ctx, keys, way, more)
@@ -173,7 +177,7 @@ func (b *bulk[T]) shareOnce(ctx context.Context, keys []string, way int, more so
 			return
 		}
 		for _, proof := range o.proofs {
-			b.client.carry(ctx, proof)
+			b.client.service.Carrier.Carry(ctx, proof)
 		}
 		switch _, tired := err.(*flight.WaitError); { //nolint:errorlint // not one that a loader returned
 		case tired:
@@ -200,7 +204,7 @@ func (b *bulk[T]) serving(way, suffix int) func(context.Context, []*flight.Turn[
 			items[i] = &item[T]{key: id[:len(id)-suffix], turn: turn}
 		}
 		ctx = r.join(ctx, items, !turns[0].Led()) // as are all of a run, or none
-		inside, leave, err := r.client.enter(ctx)
+		inside, leave, err := r.client.life.Enter(ctx)
 		if err != nil {
 			r.giveUp(ctx, items, err)
 			return

@@ -7,6 +7,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/near"
+	"github.com/soracache/soracache/client/internal/service"
 )
 
 // allows tells whether a value may be served although it is past its TTL by as
@@ -23,13 +24,13 @@ func (p *Policy) revalidates(freshFor time.Duration) bool {
 
 // pause has the loader of a key left alone for a while.
 func (c *call[T]) pause(key string) {
-	c.kind.failing.add(key, c.client.now(), c.settings.policy.throttle())
+	c.kind.failing.Add(key, c.client.now(), c.settings.policy.throttle())
 }
 
 // throttling tells whether the loader of a key is to be left alone, if there is a value.
 func (c *call[T]) throttling(key string) bool {
 	p := &c.settings.policy
-	return max(p.FailSafe, p.StaleWhileRevalidate) > 0 && c.kind.failing.has(key, c.client.now())
+	return max(p.FailSafe, p.StaleWhileRevalidate) > 0 && c.kind.failing.Has(key, c.client.now())
 }
 
 // spare takes values that nobody can confirm in place of loaders that are to be left
@@ -76,7 +77,7 @@ func (r *run[T]) rescue(ctx context.Context, lost []*item[T], why StaleReason) {
 		hope := it.there != nil && p.allows(it.there.freshFor) || it.down && p.FailSafe > 0
 		switch {
 		case ctx.Err() != nil, !hope:
-			it.end(outcome[T]{}, r.client.blame(ctx, it.err))
+			it.end(outcome[T]{}, r.client.life.WrapClosed(ctx, it.err))
 		case it.down && r.takeNearby(ctx, it):
 		default:
 			hoped = append(hoped, it)
@@ -93,7 +94,7 @@ func (r *run[T]) rescue(ctx context.Context, lost []*item[T], why StaleReason) {
 			}
 		case it.unknown && (r.takeNearby(ctx, it) || r.takeInHand(it)):
 		default:
-			it.end(outcome[T]{}, r.client.blame(ctx, it.err))
+			it.end(outcome[T]{}, r.client.life.WrapClosed(ctx, it.err))
 		}
 	}
 }
@@ -101,7 +102,7 @@ func (r *run[T]) rescue(ctx context.Context, lost []*item[T], why StaleReason) {
 // takeInHand takes the value that was there when the load began, if this client has
 // heard of nothing that came after it.
 func (r *run[T]) takeInHand(it *item[T]) bool {
-	if it.there == nil || !r.settings.policy.allows(it.there.freshFor) || r.client.session.heardMore(it.there.stamps) {
+	if it.there == nil || !r.settings.policy.allows(it.there.freshFor) || r.client.service.HeardMore(it.there.stamps) {
 		return false
 	}
 	there := *it.there // which the loader has as well
@@ -114,7 +115,7 @@ func (r *run[T]) takeInHand(it *item[T]) bool {
 // nobody confirms.
 func (r *run[T]) takeNearby(ctx context.Context, it *item[T]) bool {
 	p := &r.settings.policy
-	hit, ok := near.Find[T](r.client.near, r.kind.space, it.key, r.client.known(ctx))
+	hit, ok := near.Find[T](r.client.near, r.kind.space, it.key, r.client.service.Known(ctx))
 	if !ok || p.FailSafe == 0 || !p.allows(hit.FreshFor) {
 		return false
 	}
@@ -131,7 +132,7 @@ func (r *run[T]) again(ctx context.Context, items []*item[T], accept bool) {
 	if len(items) == 0 {
 		return
 	}
-	silent := r.silence.known() != nil
+	silent := r.silence.Known() != nil
 	reads := make([]soracache.Read, len(items))
 	for i, it := range items {
 		it.now, it.unknown = nil, silent
@@ -141,7 +142,7 @@ func (r *run[T]) again(ctx context.Context, items []*item[T], accept bool) {
 		return
 	}
 	began, limit := time.Now(), r.patience()
-	answers := r.client.readMany(ctx, limit, reads, nil, accept)
+	answers := r.client.service.ReadMany(ctx, limit, reads, nil, accept)
 	r.noteSilence(ctx, answers, began, limit)
 	for i, it := range items {
 		if it.unknown = answers[i].Err != nil; !it.unknown {
@@ -159,9 +160,9 @@ func (c *call[T]) noteSilence(ctx context.Context, answers []soracache.ReadResul
 		return
 	}
 	for i := range answers {
-		if err := answers[i].Err; err == nil || refusal(err) {
+		if err := answers[i].Err; err == nil || service.Refused(err) {
 			return
 		}
 	}
-	c.silence.unheard(answers[0].Err)
+	c.silence.Unheard(answers[0].Err)
 }

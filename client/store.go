@@ -7,6 +7,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/deadline"
+	"github.com/soracache/soracache/client/internal/lease"
 	"github.com/soracache/soracache/client/internal/near"
 )
 
@@ -74,7 +75,7 @@ func (r *loaded[T]) settle(value T, err error) {
 		r.deposit = l.valueDeposit(r.fill, value, data)
 	}
 	if err == nil || missing {
-		l.kind.failing.end(r.key)
+		l.kind.failing.End(r.key)
 	}
 	r.o.ingredient, r.o.pure = r.fill.asIngredient(), r.fill.pure()
 }
@@ -162,7 +163,7 @@ func (r *loaded[T]) filled(asked *near.Inflight, result soracache.WriteResult) {
 		return
 	}
 	if r.replaces {
-		l.client.replaced.add(l.name(r.key), l.client.now(), replaceEvery)
+		l.client.replaced.Add(l.name(r.key), l.client.now(), replaceEvery)
 	}
 	near.Keep(asked, d.value, near.Kept{
 		Entry: d.entry, Stamps: result.Stamp, Most: d.policy.Near,
@@ -170,7 +171,7 @@ func (r *loaded[T]) filled(asked *near.Inflight, result soracache.WriteResult) {
 	})
 	if at := l.settings.policy.EagerAt; at > 0 && d.lifetime.TTL < l.settings.policy.ttl() {
 		// Of what the policy does not tell others cannot know.
-		l.kind.refreshes.quiet.add(r.key, l.client.now(), time.Duration(at*float64(d.lifetime.TTL)))
+		l.kind.fresh.Add(r.key, l.client.now(), time.Duration(at*float64(d.lifetime.TTL)))
 	}
 }
 
@@ -217,15 +218,15 @@ func (l *load[T]) store(results []loaded[T]) {
 			rest = append(rest, r.at)
 		}
 	}
-	l.silence.late(!l.leases.release(l.silence.storing(l.patience()), rest...))
+	l.silence.Late(!l.leases.Release(l.silence.Storing(l.patience()), rest...))
 	if len(deposits) == 0 {
 		return
 	}
-	most := l.silence.storing(l.patience())
+	most := l.silence.Storing(l.patience())
 	if bytes >= deadline.Bytes || most == 0 {
 		l.holders.Add(1)
 		stored := make([]bool, len(deposits))
-		done, ok := l.client.fillBehind(bytes, func() {
+		done, ok := l.client.life.FillBehind(bytes, func() {
 			defer l.drop(false)
 			l.complete(deposits, stored, l.client.timeout, true)
 		})
@@ -238,7 +239,7 @@ func (l *load[T]) store(results []loaded[T]) {
 					r.o.stored = stored[i]
 				}
 			case <-time.After(most): // whoever is told that it is not stored need not care
-				l.silence.late(true)
+				l.silence.Late(true)
 			}
 			return
 		}
@@ -252,16 +253,19 @@ func (l *load[T]) store(results []loaded[T]) {
 
 // complete stores deposits, in so much time.
 func (l *load[T]) complete(deposits []*loaded[T], stored []bool, limit time.Duration, behind bool) {
-	fills, asked := make([]fill, len(deposits)), make([]*near.Inflight, len(deposits))
+	fills := make([]lease.Fill, len(deposits))
 	for i, r := range deposits {
-		asked[i] = l.client.near.Begin(l.kind.space, r.key)
-		fills[i] = fill{at: r.at, entry: r.deposit.entry, lifetime: r.deposit.lifetime, asked: asked[i]}
+		fills[i] = lease.Fill{At: r.at, Entry: r.deposit.entry, Lifetime: r.deposit.lifetime, Asked: l.client.near.Begin(l.kind.space, r.key)}
 	}
-	defer endAll(asked)
-	results, inTime := l.leases.fill(limit, l.silence.storing(l.patience()), behind, fills)
-	l.silence.late(!inTime)
+	defer func() {
+		for i := range fills {
+			fills[i].Asked.End()
+		}
+	}()
+	results, inTime := l.leases.Fill(limit, l.silence.Storing(l.patience()), behind, fills)
+	l.silence.Late(!inTime)
 	for i, r := range deposits {
 		stored[i] = results[i].Err == nil && results[i].Stored
-		r.filled(asked[i], results[i])
+		r.filled(fills[i].Asked, results[i])
 	}
 }

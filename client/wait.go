@@ -9,6 +9,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/batches"
 	"github.com/soracache/soracache/client/internal/near"
+	"github.com/soracache/soracache/client/internal/service"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -22,7 +23,7 @@ func atOnceFor(keys int) time.Duration {
 	if keys == 1 {
 		return longestWait
 	}
-	rounds := 1 + (keys-1)/(requestsAtOnce*batches.Most) // of requests
+	rounds := 1 + (keys-1)/(service.RequestsAtOnce*batches.Most) // of requests
 	return waitAtOnce / time.Duration(rounds)
 }
 
@@ -46,7 +47,7 @@ func (r *run[T]) await(ctx context.Context, others []*item[T], waited time.Durat
 	end := began
 	for idle := 0; len(others) > 0 && idle < maxWaits; {
 		end = r.waitUntil(began, waited, others)
-		wait := r.client.waits.most(min(time.Until(end), atOnceFor(len(others))))
+		wait := r.client.service.Waits.Most(min(time.Until(end), atOnceFor(len(others))))
 		if wait <= 0 && !later || r.hurried(ctx) && time.Until(end) > r.patience() {
 			break
 		}
@@ -67,7 +68,7 @@ func (r *run[T]) await(ctx context.Context, others []*item[T], waited time.Durat
 		if later = false; why == hurried {
 			break
 		}
-		if len(others) == before && time.Since(asked) < wait/2 && r.client.waits.most(wait) == wait {
+		if len(others) == before && time.Since(asked) < wait/2 && r.client.service.Waits.Most(wait) == wait {
 			idle++ // the service does not wait, or drains
 		}
 	}
@@ -198,7 +199,7 @@ func (r *run[T]) readWaiting(ctx context.Context, it *item[T], asked *near.Infli
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		answer, err = r.client.read(waiting, it.asked, asked)
+		answer, err = r.client.service.Read(waiting, it.asked, asked)
 	}()
 	var late <-chan time.Time
 	for why == persevered {

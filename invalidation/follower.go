@@ -52,7 +52,7 @@ type Follower struct {
 	cfg Config
 
 	// view is replaced as a whole, under mu, and only after the marks that it
-	// vouches for have been stored.
+	// confirms have been stored.
 	view atomic.Pointer[view]
 
 	mu sync.Mutex

@@ -98,7 +98,7 @@ func TestImpossibleRecordsOnlyMakeItAsk(t *testing.T) {
 	}
 }
 
-// Whoever has left an epoch cannot vouch for records of it: the node that
+// Whoever has left an epoch cannot confirm records of it: the node that
 // appended one may be attached to a primary that was cut off.
 func TestRecordOfALeftEpochIsNotReflected(t *testing.T) {
 	w := newWorld(t, 5)

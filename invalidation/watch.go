@@ -8,7 +8,7 @@ import (
 
 // A near cache follows a ledger at second hand. What is recorded comes by a
 // watch of some node (Push); that nothing is missing, any answer of any node
-// shows which tells how far the ledger had come (Vouch); and what may be kept
+// shows which tells how far the ledger had come (Confirm); and what may be kept
 // is up to what the answer that brought it was proven to reflect (Admit). The
 // methods of this file are for such followers; Answer, Record and Prove are for
 // those that ask the ledger itself.
@@ -37,7 +37,7 @@ func (f *Follower) Push(s Step) Outcome {
 		return Outcome{Reset: true}
 	}
 	if s.Reset && s.Applied < v.applied {
-		return f.forsake(v)
+		return f.resetTrust(v)
 	}
 	// A reset to where this follower is takes nothing away: the watch tells
 	// everything from there on.
@@ -58,12 +58,12 @@ func (f *Follower) Push(s Step) Outcome {
 	return Outcome{New: s.New}
 }
 
-// forsake gives up everything that was kept, because the ledger has not come as
+// resetTrust gives up everything that was kept, because the ledger has not come as
 // far as this follower, or cannot have issued the position where it is: a part of
 // its history is lost, and the follower need not have heard of all of that. It
 // stays where it is, so that nothing is kept which does not reflect what it did
 // hear of.
-func (f *Follower) forsake(v view) Outcome {
+func (f *Follower) resetTrust(v view) Outcome {
 	f.life++
 	f.promised = nil
 	v.wiped, v.confirmed = f.cfg.Marks.next(), never
@@ -84,11 +84,11 @@ func (f *Follower) pushEpoch(v view, s Step) Outcome {
 	return Outcome{Reset: true, Entered: v.epoch != 0}
 }
 
-// Vouch takes in what the answer to a question says: age before it was made, the
+// Confirm takes in what the answer to a question says: age before it was made, the
 // ledger held nothing beyond the stamp. It confirms the follower as of then
 // once the watch has come to the stamp, and not before: until then what lies
 // between is not known.
-func (f *Follower) Vouch(q Question, s soracache.Stamp, age time.Duration) Outcome {
+func (f *Follower) Confirm(q Question, s soracache.Stamp, age time.Duration) Outcome {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	v := *f.view.Load()

@@ -196,7 +196,7 @@ func (s *secondhand) arrive() {
 	a := s.answers[i]
 	s.answers = slices.Delete(s.answers, i, i+1)
 	if s.rng.IntN(4) > 0 {
-		s.near.Vouch(a.q, a.at, a.age)
+		s.near.Confirm(a.q, a.at, a.age)
 	}
 	if proof, ok := s.near.Admit(a.q, a.at, a.key, a.tags); ok {
 		s.admitted++

@@ -20,7 +20,7 @@ func TestResetToAnEarlierPosition(t *testing.T) {
 	at := func(p soracache.Position) soracache.Stamp { return soracache.Stamp{Epoch: 7, Position: p} }
 	admit := func(proven soracache.Position) (invalidation.Proof, bool) {
 		q := f.Ask()
-		f.Vouch(q, at(proven), 0)
+		f.Confirm(q, at(proven), 0)
 		return f.Admit(q, at(proven), "k", nil)
 	}
 	want := func(p *invalidation.Proof, want invalidation.Verdict) {
@@ -42,13 +42,13 @@ func TestResetToAnEarlierPosition(t *testing.T) {
 		t.Errorf("a reset to before: %+v", o)
 	}
 	want(&old, invalidation.Dead)
-	f.Vouch(late, at(100), 0)
+	f.Confirm(late, at(100), 0)
 	if p, ok := f.Admit(late, at(100), "k", nil); ok {
 		want(&p, invalidation.Dead)
 	}
 	for range 3 {
 		now += time.Second / 2
-		f.Vouch(f.Ask(), at(60), 0)
+		f.Confirm(f.Ask(), at(60), 0)
 		want(&old, invalidation.Dead)
 	}
 	if _, ok := admit(60); ok {
@@ -74,7 +74,7 @@ func TestResetToAnEarlierPosition(t *testing.T) {
 // What was asked before the confirmation was withdrawn confirms nothing after it:
 // the clock that its age is counted on has stood still, or the answer is of before
 // what withdrew it.
-func TestAnswerAskedBeforeAWithdrawalVouchesForNothing(t *testing.T) {
+func TestAnswerAskedBeforeAWithdrawalConfirmsNothing(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		withdraw func(*invalidation.Follower)
@@ -95,10 +95,10 @@ func TestAnswerAskedBeforeAWithdrawalVouchesForNothing(t *testing.T) {
 			f.Push(invalidation.Step{Epoch: 7, Applied: 100, Reset: true})
 			q := f.Ask()
 			c.withdraw(f)
-			if f.Vouch(q, head, 0).Confirmed || f.State().Age >= 0 {
+			if f.Confirm(q, head, 0).Confirmed || f.State().Age >= 0 {
 				t.Error("an answer from before it confirms what is kept")
 			}
-			if q = f.Ask(); !f.Vouch(q, head, 0).Confirmed {
+			if q = f.Ask(); !f.Confirm(q, head, 0).Confirmed {
 				t.Error("an answer from after it does not")
 			}
 		})

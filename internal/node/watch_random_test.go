@@ -211,7 +211,7 @@ func (w *watcher) read(n *node.Node, key, tag string) {
 		})
 		w.kept = w.kept[max(0, len(w.kept)-50):]
 	}
-	w.ledgers[at].follower.Vouch(q, stamp, rs[0].Age)
+	w.ledgers[at].follower.Confirm(q, stamp, rs[0].Age)
 }
 
 // check is the promise: what was kept before an invalidation began is not

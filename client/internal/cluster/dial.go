@@ -71,7 +71,7 @@ func Dial(cfg Config) (_ soracache.Backend, end func(), err error) {
 		h, endHTTP = rpc.HTTPClient(cfg.TLS)
 	}
 	d := newDirectory(seeds, func(url string) *member {
-		node := newBatched(rpc.New(h, url, cfg.Token))
+		node := newBatchingNode(rpc.New(h, url, cfg.Token))
 		return newMember(url, node, node.close, cfg.Log, cfg.OnBreaker)
 	}, cfg.Log)
 	d.static, d.list = cfg.Static, rpc.Members(h, cfg.Token)

@@ -23,7 +23,7 @@ func Nodes(log *slog.Logger, backends ...soracache.Backend) soracache.Backend {
 
 // Batched has concurrent requests to a backend travel together.
 func Batched(node soracache.Backend) (_ soracache.Backend, end func()) {
-	b := newBatched(node)
+	b := newBatchingNode(node)
 	return b, b.close
 }
 

@@ -27,14 +27,14 @@ const (
 	mostLingering = 512
 )
 
-// batched is a backend in front of one node, that has concurrent reads of single
+// batchingNode is a backend in front of one node, that has concurrent reads of single
 // keys travel together, and concurrent fills: see package batcher. What is a batch
 // already is sent as it is, in parts of which each is within what a node takes.
 // All else goes straight on.
 //
 // A read that waits for somebody else's lease travels alone, or all that travel
 // with it would wait as well.
-type batched struct {
+type batchingNode struct {
 	soracache.Backend // the node
 
 	reads *batcher.Batcher[question, soracache.ReadResult]
@@ -48,7 +48,7 @@ type batched struct {
 	orphans   []orphan
 	releasing bool
 	lingering int
-	errands   map[*errand]struct{} // under way
+	detached  map[*detachedRequest]struct{} // under way
 	running   sync.WaitGroup
 }
 
@@ -80,8 +80,8 @@ type orphan struct {
 	lease                  soracache.Lease
 }
 
-func newBatched(node soracache.Backend) *batched {
-	b := &batched{Backend: node}
+func newBatchingNode(node soracache.Backend) *batchingNode {
+	b := &batchingNode{Backend: node}
 	b.closing, b.end = context.WithCancel(context.Background())
 	b.reads = batcher.New(batcher.Config[question, soracache.ReadResult]{
 		One: b.getOne, Many: b.getMany, Join: joinQuestion, Orphaned: b.orphaned,
@@ -94,10 +94,10 @@ func newBatched(node soracache.Backend) *batched {
 }
 
 // close ends what is under way. Callers are to have gone.
-func (b *batched) close() {
+func (b *batchingNode) close() {
 	b.mu.Lock()
 	b.closed = true
-	for e := range b.errands {
+	for e := range b.detached {
 		e.cancel()
 	}
 	b.mu.Unlock()
@@ -110,8 +110,8 @@ func (b *batched) close() {
 // get asks the node. Where the answer may bring leases, the question goes on when
 // nobody waits for it any more, and the leases are handed back. It is for those as
 // well whose requests are given.
-func (b *batched) get(ctx context.Context, req soracache.GetRequest, also ...*batcher.Request[question, soracache.ReadResult]) (results []soracache.ReadResult, err error) {
-	e := newErrand(ctx)
+func (b *batchingNode) get(ctx context.Context, req soracache.GetRequest, also ...*batcher.Request[question, soracache.ReadResult]) (results []soracache.ReadResult, err error) {
+	e := newDetachedRequest(ctx)
 	e.tell(ctx)
 	for _, r := range also {
 		e.follow(r.Context())
@@ -135,8 +135,8 @@ func (b *batched) get(ctx context.Context, req soracache.GetRequest, also ...*ba
 }
 
 // put has the node do writes.
-func (b *batched) put(ctx context.Context, req soracache.WriteRequest, also ...*batcher.Request[completion, soracache.WriteResult]) ([]soracache.WriteResult, error) {
-	e := newErrand(ctx)
+func (b *batchingNode) put(ctx context.Context, req soracache.WriteRequest, also ...*batcher.Request[completion, soracache.WriteResult]) ([]soracache.WriteResult, error) {
+	e := newDetachedRequest(ctx)
 	for _, r := range also {
 		e.follow(r.Context())
 	}
@@ -150,10 +150,10 @@ func (b *batched) put(ctx context.Context, req soracache.WriteRequest, also ...*
 	return answers, nil
 }
 
-// send makes a call on an errand, and waits for it as long as the context lasts.
-// If something is to be done about an answer that comes too late, the errand goes
+// send makes a call as a detached request, and waits for it as long as the context lasts.
+// If something is to be done about an answer that comes too late, the request goes
 // on without its caller.
-func (b *batched) send(ctx context.Context, e *errand, call func() error, late func()) error {
+func (b *batchingNode) send(ctx context.Context, e *detachedRequest, call func() error, late func()) error {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
@@ -161,10 +161,10 @@ func (b *batched) send(ctx context.Context, e *errand, call func() error, late f
 		return batcher.Closed()
 	}
 	b.running.Add(1)
-	if b.errands == nil {
-		b.errands = make(map[*errand]struct{})
+	if b.detached == nil {
+		b.detached = make(map[*detachedRequest]struct{})
 	}
-	b.errands[e] = struct{}{}
+	b.detached[e] = struct{}{}
 	b.mu.Unlock()
 	var err error
 	go func() {
@@ -187,9 +187,9 @@ func (b *batched) send(ctx context.Context, e *errand, call func() error, late f
 	return err
 }
 
-// left notes that the caller of an errand has gone, unless that is done. It ends at
+// left notes that the caller of a detached request has gone, unless that is done. It ends at
 // once, or after some time.
-func (b *batched) left(e *errand, lingers bool) bool {
+func (b *batchingNode) left(e *detachedRequest, lingers bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !e.state.CompareAndSwap(open, abandoned) {
@@ -204,12 +204,12 @@ func (b *batched) left(e *errand, lingers bool) bool {
 	return true
 }
 
-// ended notes the end of an errand, which may have lost its caller.
-func (b *batched) ended(e *errand) {
+// ended notes the end of a detached request, which may have lost its caller.
+func (b *batchingNode) ended(e *detachedRequest) {
 	e.cancel()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.errands, e)
+	delete(b.detached, e)
 	if e.lingers != nil {
 		e.lingers.Stop()
 		b.lingering--
@@ -217,7 +217,7 @@ func (b *batched) ended(e *errand) {
 }
 
 // Get lets a read of one key travel with others.
-func (b *batched) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+func (b *batchingNode) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.ReadResult, error) {
 	switch {
 	case len(req.Reads) != 1:
 		return inParts(req.Reads, batches.Most, func(reads []soracache.Read) ([]soracache.ReadResult, error) {
@@ -245,7 +245,7 @@ func (b *batched) Get(ctx context.Context, req soracache.GetRequest) ([]soracach
 // joinQuestion lets reads travel together that ask alike.
 func joinQuestion(last, q *question) bool { return last.shape == q.shape }
 
-func (b *batched) getOne(ctx context.Context, q question) (soracache.ReadResult, error) {
+func (b *batchingNode) getOne(ctx context.Context, q question) (soracache.ReadResult, error) {
 	req := q.request(1)
 	req.MinStamp, req.Reads[0] = q.min, q.read()
 	results, err := b.get(ctx, req)
@@ -255,7 +255,7 @@ func (b *batched) getOne(ctx context.Context, q question) (soracache.ReadResult,
 	return results[0], nil
 }
 
-func (b *batched) getMany(ctx context.Context, batch []*batcher.Request[question, soracache.ReadResult]) ([]soracache.ReadResult, error) {
+func (b *batchingNode) getMany(ctx context.Context, batch []*batcher.Request[question, soracache.ReadResult]) ([]soracache.ReadResult, error) {
 	req := batch[0].Q.request(len(batch))
 	req.MinStamp = batch[0].Q.min // as a rule, all have seen the same
 	for i, r := range batch {
@@ -269,7 +269,7 @@ func (b *batched) getMany(ctx context.Context, batch []*batcher.Request[question
 
 // getApart has each read ask for what its own caller has seen. One caller's
 // demand must not become another's.
-func (b *batched) getApart(ctx context.Context, req soracache.GetRequest, batch []*batcher.Request[question, soracache.ReadResult]) ([]soracache.ReadResult, error) {
+func (b *batchingNode) getApart(ctx context.Context, req soracache.GetRequest, batch []*batcher.Request[question, soracache.ReadResult]) ([]soracache.ReadResult, error) {
 	req.MinStamp = nil
 	for i, r := range batch {
 		req.Reads[i] = r.Q.read()
@@ -296,7 +296,7 @@ func (q *question) read() soracache.Read {
 }
 
 // Write lets a fill travel with others.
-func (b *batched) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+func (b *batchingNode) Write(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
 	switch {
 	case len(req.Writes) != 1:
 		return b.writeMany(ctx, req)
@@ -329,7 +329,7 @@ func joinCompletion(last, q *completion) bool {
 	return true
 }
 
-func (b *batched) fillOne(ctx context.Context, q completion) (soracache.WriteResult, error) {
+func (b *batchingNode) fillOne(ctx context.Context, q completion) (soracache.WriteResult, error) {
 	results, err := b.put(ctx, soracache.WriteRequest{Namespace: q.namespace, Writes: []soracache.Write{q.write}})
 	if err != nil || len(results) != 1 {
 		return soracache.WriteResult{}, err
@@ -337,7 +337,7 @@ func (b *batched) fillOne(ctx context.Context, q completion) (soracache.WriteRes
 	return results[0], nil
 }
 
-func (b *batched) fillMany(ctx context.Context, batch []*batcher.Request[completion, soracache.WriteResult]) ([]soracache.WriteResult, error) {
+func (b *batchingNode) fillMany(ctx context.Context, batch []*batcher.Request[completion, soracache.WriteResult]) ([]soracache.WriteResult, error) {
 	writes := make([]soracache.Write, len(batch))
 	for i, r := range batch {
 		writes[i] = r.Q.write
@@ -347,7 +347,7 @@ func (b *batched) fillMany(ctx context.Context, batch []*batcher.Request[complet
 
 // writeMany sends a batch of writes in parts that are neither too many nor too
 // heavy, one after the other, for a batch may write a key twice.
-func (b *batched) writeMany(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
+func (b *batchingNode) writeMany(ctx context.Context, req soracache.WriteRequest) ([]soracache.WriteResult, error) {
 	var parts [][]soracache.Write
 	for rest := req.Writes; len(rest) > 0; {
 		n, bytes := 1, weight(rest[0])
@@ -411,7 +411,7 @@ func answersTo[Q, R any](part []Q, send func([]Q) ([]R, error), failed func(erro
 }
 
 // orphaned hands back the lease of an answer whose caller has gone.
-func (b *batched) orphaned(q question, r soracache.ReadResult) {
+func (b *batchingNode) orphaned(q question, r soracache.ReadResult) {
 	if r.Err != nil || r.Lease == (soracache.Lease{}) {
 		return
 	}
@@ -427,7 +427,7 @@ func (b *batched) orphaned(q question, r soracache.ReadResult) {
 	}
 }
 
-func (b *batched) releaseOrphans() {
+func (b *batchingNode) releaseOrphans() {
 	for {
 		b.mu.Lock()
 		if len(b.orphans) == 0 || b.closed {

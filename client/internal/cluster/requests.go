@@ -23,7 +23,7 @@ func (r *router) Get(ctx context.Context, req soracache.GetRequest) (results []s
 	for i := range req.Reads {
 		wait = max(wait, req.Reads[i].Wait)
 	}
-	e := effort{budgetOf(ctx, wait), always, onceIfCutOff}
+	e := retryPolicy{budgetOf(ctx, wait), always, onceIfCutOff}
 	if len(req.Reads) == 1 || len(r.members()) == 1 {
 		return r.getTogether(ctx, e, req)
 	}
@@ -54,7 +54,7 @@ func onceIfCutOff(err error) int {
 // getTogether asks for what one node is to answer, by its first key. Nearly always
 // the node that comes first is well, and answers; there is no plan for what else
 // to do until it has not.
-func (r *router) getTogether(ctx context.Context, e effort, req soracache.GetRequest) ([]soracache.ReadResult, error) {
+func (r *router) getTogether(ctx context.Context, e retryPolicy, req soracache.GetRequest) ([]soracache.ReadResult, error) {
 	if r.first == nil {
 		return r.getByPlan(ctx, e, req, turn{}, nil)
 	}
@@ -77,7 +77,7 @@ func (r *router) getTogether(ctx context.Context, e effort, req soracache.GetReq
 
 // getByPlan does so with all candidates. If one of them has failed already, its
 // turn is given.
-func (r *router) getByPlan(ctx context.Context, e effort, req soracache.GetRequest, had turn, err error) (results []soracache.ReadResult, _ error) {
+func (r *router) getByPlan(ctx context.Context, e retryPolicy, req soracache.GetRequest, had turn, err error) (results []soracache.ReadResult, _ error) {
 	key := req.Reads[0].Key
 	call := func(ctx context.Context, m soracache.Backend) (err error) {
 		results, err = m.Get(ctx, e.budget.clamp(req))
@@ -103,7 +103,7 @@ func (r *router) Write(ctx context.Context, req soracache.WriteRequest) (results
 	if len(req.Writes) == 0 {
 		return nil, nil
 	}
-	e := effort{budgetOf(ctx, 0), always, persistent}
+	e := retryPolicy{budgetOf(ctx, 0), always, persistent}
 	if slices.ContainsFunc(req.Writes, func(w soracache.Write) bool { return w.Op == soracache.OpPut }) {
 		e.again = rpc.NotBegun
 	}
@@ -161,7 +161,7 @@ func persistent(err error) int {
 // Invalidate repeats an invalidation. One that is to be acknowledged may take a
 // node as long as the caller allows.
 func (r *router) Invalidate(ctx context.Context, req soracache.InvalidateRequest) (result soracache.InvalidateResult, err error) {
-	e := effort{budgetOf(ctx, 0), always, persistent}
+	e := retryPolicy{budgetOf(ctx, 0), always, persistent}
 	if req.Acknowledge {
 		e.budget = budget{}
 	}
@@ -174,7 +174,7 @@ func (r *router) Invalidate(ctx context.Context, req soracache.InvalidateRequest
 
 // Head asks one node after the other.
 func (r *router) Head(ctx context.Context, namespace string) (result soracache.HeadResult, err error) {
-	e := effort{budgetOf(ctx, 0), always, func(error) int { return 0 }}
+	e := retryPolicy{budgetOf(ctx, 0), always, func(error) int { return 0 }}
 	err = r.each(ctx, e, r.spread, "", func(ctx context.Context, m soracache.Backend) error {
 		result, err = m.Head(ctx, namespace)
 		return err
@@ -224,15 +224,15 @@ type scattered[R any] struct {
 	err     error   // of all of it, if all of it failed
 }
 
-// leg is where one item of a batch is on its way through its candidates.
-type leg struct {
+// itemRoute is where one item of a batch is on its way through its candidates.
+type itemRoute struct {
 	order []*member
 	at    int
 	trial bool // of the first candidate
 }
 
-// stop is what goes to one node at the same time.
-type stop struct {
+// nodeBatch is the items that go to one node at the same time.
+type nodeBatch struct {
 	member      *member
 	trial, last bool
 	items       []int
@@ -242,27 +242,27 @@ type stop struct {
 // scatter splits a batch by the nodes of its items' keys, sends the parts at the
 // same time, and has the items of a part that failed move on to their next
 // nodes.
-func scatter[Q, R any](ctx context.Context, r *router, e effort, items []Q, key func(Q) string,
+func scatter[Q, R any](ctx context.Context, r *router, e retryPolicy, items []Q, key func(Q) string,
 	call func(context.Context, soracache.Backend, []Q) ([]R, error),
 ) scattered[R] {
 	s := scattered[R]{results: make([]R, len(items)), errs: make([]error, len(items)), doubts: make([]error, len(items))}
-	legs := make([]leg, len(items))
+	routes := make([]itemRoute, len(items))
 	under := make([]int, len(items)) // items that are under way
 	for i := range items {
-		legs[i].order, legs[i].trial = r.candidates(r.rank, key(items[i]))
+		routes[i].order, routes[i].trial = r.candidates(r.rank, key(items[i]))
 		under[i] = i
 	}
 	for round := 0; len(under) > 0; {
-		stops := stopsOf(legs, under)
-		visit := func(p *stop) {
-			part := make([]Q, len(p.items))
+		parts := nodeBatchesOf(routes, under)
+		send := func(p *nodeBatch) {
+			own := make([]Q, len(p.items))
 			for n, i := range p.items {
-				part[n] = items[i]
+				own[n] = items[i]
 			}
 			p.err = r.attempt(ctx, e.budget, p.member, p.last, p.trial, func(ctx context.Context, m soracache.Backend) error {
-				results, err := call(ctx, m, part)
-				if err == nil && len(results) != len(part) {
-					err = batches.Miscounted(len(results), len(part))
+				results, err := call(ctx, m, own)
+				if err == nil && len(results) != len(own) {
+					err = batches.Miscounted(len(results), len(own))
 				}
 				if err == nil {
 					for n, i := range p.items {
@@ -273,12 +273,12 @@ func scatter[Q, R any](ctx context.Context, r *router, e effort, items []Q, key 
 			})
 		}
 		var others sync.WaitGroup
-		for _, p := range stops[1:] {
-			others.Go(func() { visit(p) })
+		for _, p := range parts[1:] {
+			others.Go(func() { send(p) })
 		}
-		visit(stops[0])
+		send(parts[0])
 		others.Wait()
-		if under = s.moveOn(ctx, e, legs, stops); len(under) > 0 {
+		if under = s.moveOn(ctx, e, routes, parts); len(under) > 0 {
 			continue
 		}
 		under = s.mayBeOver(e, round)
@@ -286,8 +286,8 @@ func scatter[Q, R any](ctx context.Context, r *router, e effort, items []Q, key 
 			break
 		}
 		for _, i := range under {
-			legs[i] = leg{}
-			legs[i].order, legs[i].trial = r.candidates(r.rank, key(items[i]))
+			routes[i] = itemRoute{}
+			routes[i].order, routes[i].trial = r.candidates(r.rank, key(items[i]))
 		}
 		round++
 	}
@@ -297,7 +297,7 @@ func scatter[Q, R any](ctx context.Context, r *router, e effort, items []Q, key 
 
 // mayBeOver returns the items that failed at all nodes, and may be tried anew
 // after so many rounds.
-func (s *scattered[R]) mayBeOver(e effort, round int) (items []int) {
+func (s *scattered[R]) mayBeOver(e retryPolicy, round int) (items []int) {
 	for i, err := range s.errs {
 		if rpc.Failed(err) && e.again(err) && round < e.rounds(err) {
 			items = append(items, i)
@@ -306,28 +306,28 @@ func (s *scattered[R]) mayBeOver(e effort, round int) (items []int) {
 	return items
 }
 
-// stopsOf groups the items that are under way by the nodes that come next.
-func stopsOf(legs []leg, under []int) []*stop {
-	var stops []*stop
+// nodeBatchesOf groups the items that are under way by the nodes that come next.
+func nodeBatchesOf(routes []itemRoute, under []int) []*nodeBatch {
+	var parts []*nodeBatch
 	for _, i := range under {
-		l := &legs[i]
+		l := &routes[i]
 		m, trial := l.order[l.at], l.trial && l.at == 0
-		n := slices.IndexFunc(stops, func(p *stop) bool { return p.member == m && p.trial == trial })
+		n := slices.IndexFunc(parts, func(p *nodeBatch) bool { return p.member == m && p.trial == trial })
 		if n < 0 {
-			n = len(stops)
-			stops = append(stops, &stop{member: m, trial: trial, last: true})
+			n = len(parts)
+			parts = append(parts, &nodeBatch{member: m, trial: trial, last: true})
 		}
-		stops[n].items = append(stops[n].items, i)
-		stops[n].last = stops[n].last && l.at == len(l.order)-1
+		parts[n].items = append(parts[n].items, i)
+		parts[n].last = parts[n].last && l.at == len(l.order)-1
 	}
-	return stops
+	return parts
 }
 
 // moveOn notes how the items fared at their nodes, and returns those that go on.
-func (s *scattered[R]) moveOn(ctx context.Context, e effort, legs []leg, stops []*stop) (under []int) {
-	for _, p := range stops {
+func (s *scattered[R]) moveOn(ctx context.Context, e retryPolicy, routes []itemRoute, parts []*nodeBatch) (under []int) {
+	for _, p := range parts {
 		for _, i := range p.items {
-			l := &legs[i]
+			l := &routes[i]
 			switch {
 			case p.err == errResting: //nolint:errorlint // never wrapped
 				l.order, l.trial = slices.Concat(l.order[1:], l.order[:1]), false

@@ -161,8 +161,8 @@ func (r *router) candidates(rank func([]*member, string), key string) (order []*
 	return slices.Concat(tried, well, aside, resting, last), len(tried) > 0
 }
 
-// effort is what may be done to have a request answered.
-type effort struct {
+// retryPolicy is what may be done to have a request answered.
+type retryPolicy struct {
 	budget budget
 	// again tells whether the request may be sent to another node after an error.
 	again func(error) bool
@@ -176,14 +176,14 @@ const firstPause = 20 * time.Millisecond
 
 // each calls one member after the other until one has answered, well or badly,
 // or the error is one after which the call must not be made again.
-func (r *router) each(ctx context.Context, e effort, rank func([]*member, string), key string, call nodeCall) error {
+func (r *router) each(ctx context.Context, e retryPolicy, rank func([]*member, string), key string, call nodeCall) error {
 	order, trial := r.candidates(rank, key)
 	return r.anew(ctx, e, rank, key, call, r.inOrder(ctx, e, order, trial, call))
 }
 
 // anew has all nodes tried again, if that may help, after they failed with an
 // error.
-func (r *router) anew(ctx context.Context, e effort, rank func([]*member, string), key string, call nodeCall, err error) error {
+func (r *router) anew(ctx context.Context, e retryPolicy, rank func([]*member, string), key string, call nodeCall, err error) error {
 	for round := 0; rpc.Failed(err) && e.again(err) && round < e.rounds(err) && pause(ctx, firstPause<<(2*round)); round++ {
 		order, trial := r.candidates(rank, key)
 		err = r.inOrder(ctx, e, order, trial, call)
@@ -194,7 +194,7 @@ func (r *router) anew(ctx context.Context, e effort, rank func([]*member, string
 // nodeCall is one request, to whichever node.
 type nodeCall func(context.Context, soracache.Backend) error
 
-func (r *router) inOrder(ctx context.Context, e effort, order []*member, trial bool, call nodeCall) error {
+func (r *router) inOrder(ctx context.Context, e retryPolicy, order []*member, trial bool, call nodeCall) error {
 	for i := 0; ; i++ {
 		m, last := order[i], i == len(order)-1
 		err := r.attempt(ctx, e.budget, m, last, trial && i == 0, call)

@@ -25,16 +25,16 @@ type Owner interface {
 	// Watch and Head are those of the service, for the owner's namespace.
 	Watch(ctx context.Context, from soracache.Stamps, deliver func([]soracache.WatchItem) error) error
 	Head(ctx context.Context) (soracache.HeadResult, error)
-	// Read reads a key, for what the answer tells of its partition.
-	Read(ctx context.Context, key string)
+	// Touch reads a key, for what the answer tells of its partition.
+	Touch(ctx context.Context, key string)
 	// Observe is told the stamps that a watch has shown to whoever was where it began,
 	// and Seen returns what the owner has seen.
 	Observe(shown, seen soracache.Stamps)
 	Seen() soracache.Stamps
 	// Begin runs something until the owner is closed.
 	Begin(do func(context.Context))
-	// Reset is told that what was kept is lost, or a part of it.
-	Reset()
+	// Restarted is told that what was kept is lost, or a part of it.
+	Restarted()
 	// Refuses tells whether an error is one that asking again would not change.
 	Refuses(err error) bool
 }
@@ -242,10 +242,10 @@ type Inflight struct {
 	stripe   int // of near.inflight
 	ledger   *ledger
 	question invalidation.Question
-	// overtaken means that something else was put under the key, or removed from
+	// superseded means that something else was put under the key, or removed from
 	// there, while this one was under way. Nobody here knows which of the two
 	// is the newer; guarded by the stripe.
-	overtaken bool
+	superseded bool
 }
 
 // Begin begins something that will be sent now. End must be called.
@@ -289,7 +289,7 @@ func (a *Inflight) Confirm(stamps soracache.Stamps, age time.Duration) {
 		return
 	}
 	if s, ok := stamps.At(a.ledger.partition); ok {
-		a.ledger.follower.Vouch(a.question, s, age)
+		a.ledger.follower.Confirm(a.question, s, age)
 	}
 }
 
@@ -346,14 +346,14 @@ func (a *Inflight) put(item value) {
 	stripe := &a.near.inflight[a.stripe]
 	stripe.Lock()
 	defer stripe.Unlock()
-	if a.overtaken {
+	if a.superseded {
 		if there, ok := a.near.values.Get(a.at); ok && there.content() != item.content() {
 			a.near.values.Remove(a.at)
 		}
 		return
 	}
 	for _, other := range stripe.of[a.at] {
-		other.overtaken = other.overtaken || other != a
+		other.superseded = other.superseded || other != a
 	}
 	a.near.values.Put(a.at, item)
 }
@@ -433,7 +433,7 @@ func (q InflightAll) Confirm(stamps soracache.Stamps, age time.Duration) (behind
 		if !ok {
 			continue
 		}
-		l.follower.Vouch(q.asked[i], at, age)
+		l.follower.Confirm(q.asked[i], at, age)
 		if state := l.follower.State(); state.Epoch != at.Epoch || state.Applied < at.Position {
 			behind = true
 		}

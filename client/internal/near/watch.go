@@ -86,7 +86,7 @@ func (n *Cache) readIn(ctx context.Context, partition uint16, partitions int) {
 	for i := 0; key == "" || soracache.PartitionOf(key, partitions) != partition; i++ {
 		key = fmt.Sprint("near", i)
 	}
-	n.owner.Read(ctx, key)
+	n.owner.Touch(ctx, key)
 }
 
 // stamps returns what was followed so far.
@@ -138,7 +138,7 @@ func (n *Cache) take(item *soracache.WatchItem, first bool) error {
 		return errBadWatch
 	}
 	if o.Reset && before.Epoch != 0 {
-		n.owner.Reset()
+		n.owner.Restarted()
 	}
 	after := l.follower.State()
 	seen := soracache.Stamps{{Partition: item.Partition, Stamp: soracache.Stamp{Epoch: after.Epoch, Position: after.Seen}}}
@@ -164,7 +164,7 @@ func (n *Cache) again(ledgers []*ledger, l *ledger) *ledger {
 	l.over.Store(true)
 	l.follower.Void()
 	n.ledgers.Store(&ledgers)
-	n.owner.Reset()
+	n.owner.Restarted()
 	return anew
 }
 
@@ -176,7 +176,7 @@ func (n *Cache) giveUp(ledgers []*ledger) {
 		l.follower.Void()
 	}
 	n.values.Clear()
-	n.owner.Reset()
+	n.owner.Restarted()
 }
 
 // open begins to follow so many partitions.

@@ -1,4 +1,4 @@
-package client
+package service
 
 import (
 	"context"
@@ -8,38 +8,40 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/batches"
+	"github.com/soracache/soracache/client/internal/deadline"
+	"github.com/soracache/soracache/client/internal/lifetime"
 	"github.com/soracache/soracache/client/internal/near"
 )
 
-// requestsAtOnce is how many requests one call for many keys has under way.
-const requestsAtOnce = 4
+// RequestsAtOnce is how many requests one call for many keys has under way.
+const RequestsAtOnce = 4
 
-// readMany asks the backend for many keys, in requests that are within what it
+// ReadMany asks the backend for many keys, in requests that are within what it
 // takes, a few at a time, each no longer than limit, and learns from the answers.
 // They are as many as the reads, and in their order. What a request failed with
 // is the answer to each of its keys, and of what was not sent by then.
-func (c *Client) readMany(ctx context.Context, limit time.Duration, reads []soracache.Read, asked []*near.Inflight, accept bool) []soracache.ReadResult {
+func (s *Service) ReadMany(ctx context.Context, limit time.Duration, reads []soracache.Read, asked []*near.Inflight, accept bool) []soracache.ReadResult {
 	results := make([]soracache.ReadResult, len(reads))
 	if asked == nil {
 		asked = make([]*near.Inflight, len(reads))
 	}
 	inRequests(len(reads), func(from, to int) error {
-		ctx := detached(ctx, limit)
+		ctx := lifetime.Detached(ctx, limit)
 		defer ctx.End()
-		return c.readPart(ctx, reads[from:to], asked[from:to], results[from:to], accept)
+		return s.readPart(ctx, reads[from:to], asked[from:to], results[from:to], accept)
 	}, func(i int, err error) { results[i].Err = err })
 	return results
 }
 
-func (c *Client) readPart(ctx context.Context, reads []soracache.Read, asked []*near.Inflight, results []soracache.ReadResult, accept bool) error {
+func (s *Service) readPart(ctx context.Context, reads []soracache.Read, asked []*near.Inflight, results []soracache.ReadResult, accept bool) error {
 	return batches.Send(reads, func(at int, part []soracache.Read) error {
-		answers, seen, err := c.get(ctx, part, accept)
+		answers, seen, err := s.get(ctx, part, accept)
 		if err != nil {
 			return err
 		}
 		copy(results[at:], answers)
 		for i := range answers {
-			c.learnRead(ctx, seen, &results[at+i], asked[at+i])
+			s.learnRead(ctx, seen, &results[at+i], asked[at+i])
 		}
 		return nil
 	}, func(at, count int, err error) {
@@ -49,8 +51,8 @@ func (c *Client) readPart(ctx context.Context, reads []soracache.Read, asked []*
 	})
 }
 
-// writeMany has the backend do many writes, in the same manner.
-func (c *Client) writeMany(ctx context.Context, limit time.Duration, writes []soracache.Write, asked []*near.Inflight) []soracache.WriteResult {
+// WriteMany has the backend do many writes, in the same manner.
+func (s *Service) WriteMany(ctx context.Context, limit time.Duration, writes []soracache.Write, asked []*near.Inflight) []soracache.WriteResult {
 	results := make([]soracache.WriteResult, len(writes))
 	if len(writes) == 0 {
 		return results
@@ -59,33 +61,33 @@ func (c *Client) writeMany(ctx context.Context, limit time.Duration, writes []so
 		asked = make([]*near.Inflight, len(writes))
 	}
 	if len(writes) == 1 {
-		ctx := c.toWrite(ctx, limit, writes[0].Op)
+		ctx := s.toWrite(ctx, limit, writes[0].Op)
 		defer ctx.End()
-		answers, seen, err := c.put(ctx, writes)
+		answers, seen, err := s.put(ctx, writes)
 		if err != nil {
 			results[0].Err = err
 			return results
 		}
-		c.learnWrite(ctx, seen, &answers[0], asked[0])
+		s.learnWrite(ctx, seen, &answers[0], asked[0])
 		return answers
 	}
 	inRequests(len(writes), func(from, to int) error {
-		ctx := c.toWrite(ctx, limit, writes[from].Op)
+		ctx := s.toWrite(ctx, limit, writes[from].Op)
 		defer ctx.End()
-		return c.writePart(ctx, writes[from:to], asked[from:to], results[from:to])
+		return s.writePart(ctx, writes[from:to], asked[from:to], results[from:to])
 	}, func(i int, err error) { results[i].Err = err })
 	return results
 }
 
-func (c *Client) writePart(ctx context.Context, writes []soracache.Write, asked []*near.Inflight, results []soracache.WriteResult) error {
+func (s *Service) writePart(ctx context.Context, writes []soracache.Write, asked []*near.Inflight, results []soracache.WriteResult) error {
 	return batches.Send(writes, func(at int, part []soracache.Write) error {
-		answers, seen, err := c.put(ctx, part)
+		answers, seen, err := s.put(ctx, part)
 		if err != nil {
 			return err
 		}
 		copy(results[at:], answers)
 		for i := range answers {
-			c.learnWrite(ctx, seen, &results[at+i], asked[at+i])
+			s.learnWrite(ctx, seen, &results[at+i], asked[at+i])
 		}
 		return nil
 	}, func(at, count int, err error) {
@@ -101,12 +103,12 @@ func (c *Client) writePart(ctx context.Context, writes []soracache.Write, asked 
 // each part.
 func inRequests(count int, do func(from, to int) error, failed func(i int, err error)) {
 	var down atomic.Pointer[error]
-	atOnce(requestsAtOnce, (count+batches.Most-1)/batches.Most, func(part int) {
+	AtOnce(RequestsAtOnce, (count+batches.Most-1)/batches.Most, func(part int) {
 		from, to := part*batches.Most, min((part+1)*batches.Most, count)
 		var err error
 		if seen := down.Load(); seen != nil {
 			err = *seen
-		} else if err = do(from, to); err != nil && !refusal(err) {
+		} else if err = do(from, to); err != nil && !Refused(err) {
 			down.Store(&err)
 		}
 		for i := from; err != nil && i < to; i++ {
@@ -115,10 +117,10 @@ func inRequests(count int, do func(from, to int) error, failed func(i int, err e
 	})
 }
 
-// atOnce does count things, so many of them at the same time, and returns when
+// AtOnce does count things, so many of them at the same time, and returns when
 // all are done. The last worker is the caller itself, and if another one panics, so
 // does the caller.
-func atOnce(limit, count int, do func(i int)) {
+func AtOnce(limit, count int, do func(i int)) {
 	var next atomic.Int64
 	work := func() {
 		for i := int(next.Add(1)) - 1; i < count; i = int(next.Add(1)) - 1 {
@@ -146,8 +148,17 @@ func atOnce(limit, count int, do func(i int)) {
 	work()
 }
 
-func endAll(asked []*near.Inflight) {
+// EndAll ends what was asked of the near cache.
+func EndAll(asked []*near.Inflight) {
 	for _, a := range asked {
 		a.End()
 	}
+}
+
+// toWrite limits the time of writes of one kind, which go on when the client is closed.
+func (s *Service) toWrite(ctx context.Context, limit time.Duration, op soracache.WriteOp) *deadline.Context {
+	if op == soracache.OpFill {
+		return s.Life.Filling(ctx, limit)
+	}
+	return lifetime.Detached(ctx, limit)
 }

@@ -1,4 +1,4 @@
-package client
+package stamps
 
 import (
 	"context"
@@ -13,12 +13,12 @@ import (
 	"github.com/soracache/soracache"
 )
 
-// StampKeys turn stamps into text that only who has one of the keys can have
+// Keys turn stamps into text that only who has one of the keys can have
 // made, for stamps that leave the application: in a browser's cookie, say. Whoever
 // can make up a stamp can make every read of theirs miss; see docs/read-your-writes.md.
 //
-// The zero StampKeys has no key: it opens nothing, and seals to nothing.
-type StampKeys struct {
+// The zero Keys has no key: it opens nothing, and seals to nothing.
+type Keys struct {
 	keys [][]byte
 }
 
@@ -28,15 +28,15 @@ const (
 	stampMAC      = 16
 )
 
-// NewStampKeys returns keys of which the first seals, and any opens: to change it,
+// NewKeys returns keys of which the first seals, and any opens: to change it,
 // let all processes first accept the new one, then seal with it, and then forget
 // the old one. Each has 16 random bytes at least; fewer, or no key at all, is an
 // error that wraps [soracache.ErrInvalid].
-func NewStampKeys(seal []byte, accept ...[]byte) (StampKeys, error) {
-	var k StampKeys
+func NewKeys(seal []byte, accept ...[]byte) (Keys, error) {
+	var k Keys
 	for _, key := range append([][]byte{seal}, accept...) {
 		if len(key) < leastStampKey {
-			return StampKeys{}, fmt.Errorf("client: %w: a stamp key of %d bytes: at least %d", soracache.ErrInvalid, len(key), leastStampKey)
+			return Keys{}, fmt.Errorf("stamps: %w: a stamp key of %d bytes: at least %d", soracache.ErrInvalid, len(key), leastStampKey)
 		}
 		k.keys = append(k.keys, slices.Clone(key))
 	}
@@ -45,7 +45,7 @@ func NewStampKeys(seal []byte, accept ...[]byte) (StampKeys, error) {
 
 // Seal returns the stamp as text of letters, digits and "=-_,.". A zero stamp is
 // the empty text.
-func (k StampKeys) Seal(s Stamp) string {
+func (k Keys) Seal(s Stamp) string {
 	if s.IsZero() || len(k.keys) == 0 {
 		return ""
 	}
@@ -55,22 +55,22 @@ func (k StampKeys) Seal(s Stamp) string {
 
 // Open reads the form that Seal writes. What was not sealed by one of the keys
 // gives an error that wraps [soracache.ErrInvalid].
-func (k StampKeys) Open(sealed string) (Stamp, error) {
+func (k Keys) Open(sealed string) (Stamp, error) {
 	if sealed == "" {
 		return Stamp{}, nil
 	}
 	if len(sealed) > maxStampText {
-		return Stamp{}, fmt.Errorf("client: %w: a stamp of %d bytes", soracache.ErrInvalid, len(sealed))
+		return Stamp{}, fmt.Errorf("stamps: %w: a stamp of %d bytes", soracache.ErrInvalid, len(sealed))
 	}
 	text, encoded, _ := strings.Cut(sealed, ".")
 	mac, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
 	if err != nil || !k.made(text, mac) {
-		return Stamp{}, fmt.Errorf("client: %w: a stamp that none of the keys has sealed", soracache.ErrInvalid)
+		return Stamp{}, fmt.Errorf("stamps: %w: a stamp that none of the keys has sealed", soracache.ErrInvalid)
 	}
-	return ParseStamp(text)
+	return Parse(text)
 }
 
-func (k StampKeys) made(text string, mac []byte) bool {
+func (k Keys) made(text string, mac []byte) bool {
 	return slices.ContainsFunc(k.keys, func(key []byte) bool { return hmac.Equal(mac, macOf(key, text)) })
 }
 
@@ -82,15 +82,15 @@ func macOf(key []byte, text string) []byte {
 	return h.Sum(nil)[:stampMAC]
 }
 
-// SetHeader is [SetStampHeader] with a sealed stamp.
-func (k StampKeys) SetHeader(ctx context.Context, h http.Header) {
-	if sealed := k.Seal(StampFrom(ctx)); sealed != "" {
-		h.Set(StampHeader, sealed)
+// SetHeader is [SetHeader] with a sealed stamp.
+func (k Keys) SetHeader(ctx context.Context, h http.Header) {
+	if sealed := k.Seal(From(ctx)); sealed != "" {
+		h.Set(Header, sealed)
 	}
 }
 
-// WithHeader is [WithStampHeader] for sealed stamps. What none of the keys has
+// WithHeader is [WithHeader] for sealed stamps. What none of the keys has
 // sealed counts as having seen nothing.
-func (k StampKeys) WithHeader(ctx context.Context, h http.Header) context.Context {
-	return withStampHeader(ctx, h, k.Open)
+func (k Keys) WithHeader(ctx context.Context, h http.Header) context.Context {
+	return withHeader(ctx, h, k.Open)
 }

@@ -1,4 +1,4 @@
-package client
+package service
 
 import (
 	"sync"
@@ -85,4 +85,22 @@ func (s *session) heardMore(proven soracache.Stamps) bool {
 		}
 	}
 	return len(proven) == 0
+}
+
+// both returns stamps that reflect what was seen and something else. Where these are of
+// two epochs, it is not known which of them is over: then that is an epoch that no
+// ledger has, so that the store answers, and no memory that may still be in either.
+func both(seen, other soracache.Stamps) soracache.Stamps {
+	merged := seen.Merge(other)
+	for i := range merged {
+		at, ok := seen.At(merged[i].Partition)
+		switch {
+		case !ok || at.Epoch == merged[i].Stamp.Epoch:
+		case at.Epoch&noEpoch != 0:
+			merged[i].Stamp = at
+		default:
+			merged[i].Stamp = soracache.Stamp{Epoch: noEpoch, Position: 1}
+		}
+	}
+	return merged
 }

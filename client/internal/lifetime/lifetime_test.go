@@ -1,4 +1,4 @@
-package client
+package lifetime
 
 import (
 	"testing"
@@ -8,15 +8,15 @@ import (
 
 // What is stored behind callers is bounded in bytes.
 func TestFillsBehindTheirCallersAreBounded(t *testing.T) {
-	c, release := new(Client), make(chan struct{})
-	first, ok := c.fillBehind(maxFillsBehind, func() { <-release })
-	if _, more := c.fillBehind(deadline.Bytes, func() { t.Error("too much") }); !ok || more {
+	l, release := New(func() {}), make(chan struct{})
+	first, ok := l.FillBehind(MaxFillsBehind, func() { <-release })
+	if _, more := l.FillBehind(deadline.Bytes, func() { t.Error("too much") }); !ok || more {
 		t.Errorf("as much as there may be: %t; more: %t", ok, more)
 	}
 	close(release)
 	<-first
-	c.running.Wait()
-	if done, ok := c.fillBehind(deadline.Bytes, func() {}); !ok {
+	l.running.Wait()
+	if done, ok := l.FillBehind(deadline.Bytes, func() {}); !ok {
 		t.Error("nothing, though there is room again")
 	} else {
 		<-done

@@ -1,4 +1,4 @@
-package client
+package pacing
 
 import (
 	"errors"
@@ -20,17 +20,17 @@ const (
 	learnedFor = time.Minute
 )
 
-// waits is how long a question may wait at the service, as far as this client
+// Waits is how long a question may wait at the service, as far as this client
 // knows. A service that allows less than it is asked for refuses the question, and
 // then a shorter one is tried. The zero value knows of nothing less than mostAtOnce.
-type waits struct {
+type Waits struct {
 	mu      sync.Mutex
 	learned time.Duration // guarded by mu
 	until   time.Time     // what was learned counts; guarded by mu
 }
 
-// most is how long the next question may wait for somebody who is to wait so long.
-func (w *waits) most(left time.Duration) time.Duration {
+// Most is how long the next question may wait for somebody who is to wait so long.
+func (w *Waits) Most(left time.Duration) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if time.Now().Before(w.until) {
@@ -39,10 +39,10 @@ func (w *waits) most(left time.Duration) time.Duration {
 	return min(left, mostAtOnce)
 }
 
-// refused tells whether an error is the service's that refused to let a question
+// Refused tells whether an error is the service's that refused to let a question
 // wait so long, whose like it answered without a wait: that is no failure of the
-// call. Unless the question can hardly be any shorter, most returns less by then.
-func (w *waits) refused(wait time.Duration, err error) bool {
+// call. Unless the question can hardly be any shorter, Most returns less by then.
+func (w *Waits) Refused(wait time.Duration, err error) bool {
 	if wait <= 0 || !errors.Is(err, soracache.ErrInvalid) {
 		return false
 	}

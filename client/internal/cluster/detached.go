@@ -8,10 +8,10 @@ import (
 	"github.com/soracache/soracache/client/internal/deadline"
 )
 
-// errand is one request to a node, made in a goroutine of its own, so that it may
+// detachedRequest is one request to a node, made in a goroutine of its own, so that it may
 // go on when whoever wants it has gone. It is the context of the request, too: it
 // has the values of the first who wanted it, its progress, and an end of its own.
-type errand struct {
+type detachedRequest struct {
 	context.Context
 
 	// due is what the node is told of the callers' time, so that it need not work
@@ -29,37 +29,37 @@ type errand struct {
 	lingers *time.Timer
 }
 
-func newErrand(ctx context.Context) *errand {
-	e := &errand{done: make(chan struct{})}
+func newDetachedRequest(ctx context.Context) *detachedRequest {
+	e := &detachedRequest{done: make(chan struct{})}
 	e.Context, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	e.follow(ctx)
 	return e
 }
 
 // tell has the node know the deadline of those who wait.
-func (e *errand) tell(ctx context.Context) { e.due, _ = ctx.Deadline() }
+func (e *detachedRequest) tell(ctx context.Context) { e.due, _ = ctx.Deadline() }
 
 // Deadline implements [context.Context].
-func (e *errand) Deadline() (time.Time, bool) { return e.due, !e.due.IsZero() }
+func (e *detachedRequest) Deadline() (time.Time, bool) { return e.due, !e.due.IsZero() }
 
 // Value implements [context.Context].
-func (e *errand) Value(key any) any {
+func (e *detachedRequest) Value(key any) any {
 	if key == (deadline.Key{}) {
 		return &e.progress
 	}
 	return e.Context.Value(key)
 }
 
-// follow has somebody's wait go on for as long as the errand makes progress.
-func (e *errand) follow(ctx context.Context) { deadline.Follow(ctx, &e.progress) }
+// follow has somebody's wait go on for as long as the request makes progress.
+func (e *detachedRequest) follow(ctx context.Context) { deadline.Follow(ctx, &e.progress) }
 
-// wait returns nil once the errand is done, or why the caller's context ended.
-func (e *errand) wait(ctx context.Context) error {
+// wait returns nil once the request is done, or why the caller's context ended.
+func (e *detachedRequest) wait(ctx context.Context) error {
 	var timer *time.Timer
 	return deadline.Wait(ctx, e.done, &timer)
 }
 
-// How an errand ends.
+// How a detached request ends.
 const (
 	open int32 = iota
 	answered
