@@ -26,6 +26,8 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/budget"
 	"github.com/soracache/soracache/internal/hold"
+	"github.com/soracache/soracache/internal/node/inflight"
+	"github.com/soracache/soracache/internal/node/parking"
 	"github.com/soracache/soracache/internal/room"
 	"github.com/soracache/soracache/internal/suspend"
 	"github.com/soracache/soracache/invalidation"
@@ -207,7 +209,6 @@ type Node struct {
 
 	requests  hold.Gate     // open while requests are taken
 	notices   hold.Gate     // open while notices are taken in
-	lots      atomic.Int64  // keys that readers are parked for
 	draining  chan struct{} // closed when Drain begins
 	drainOnce sync.Once
 
@@ -216,6 +217,10 @@ type Node struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	chores *chores
+
+	// What the partitions have in common that wait for others, and read the store.
+	parking  parking.Shared
+	inflight inflight.Config
 
 	totals totals
 }
@@ -280,6 +285,11 @@ func New(cfg Config) (*Node, error) {
 	n.parts = newParts(n)
 	n.cfg.Store = guard{cfg.Store, n, n.parts, cfg.Logger, cfg.StoreTimeout}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.parking = parking.Shared{Now: n.now, UpTo: n.upTo, Draining: n.draining}
+	n.inflight = inflight.Config{
+		Life: n.ctx, Now: n.now, NewLease: n.newLease, Budget: cfg.Budget, Timeout: cfg.StoreTimeout,
+		Joined: func() { n.totals.flightJoins.Add(1) },
+	}
 	n.wg.Go(n.follow)
 	n.wg.Go(n.recount)
 	n.wg.Go(n.housekeep)
@@ -345,8 +355,7 @@ func (n *Node) settle(ctx context.Context, ns *namespace, req *soracache.GetRequ
 		r.Partitions = uint16(len(ns.partitions)) //nolint:gosec // at most MaxPartitions
 		if r.Lease != (soracache.Lease{}) {
 			if gone {
-				p := ns.of(req.Reads[i].Key)
-				p.handBack([]l2.WriteRequest{p.releaseOf(req.Reads[i].Key, r.Lease)})
+				ns.of(req.Reads[i].Key).handBack(inflight.Lease{Key: req.Reads[i].Key, Nonce: r.Lease})
 				r.Lease, r.LeaseState = soracache.Lease{}, soracache.LeaseNone
 			} else {
 				n.totals.leases.Add(1)
@@ -381,12 +390,12 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 		parts[i] = p
 		p.touch(n.now())
 		w.Entry.Tags = soracache.NormalizeTags(w.Entry.Tags)
-		w.LeaseFor = leaseFor(w.LeaseFor)
+		w.LeaseFor = inflight.LeaseFor(w.LeaseFor)
 		if w.Lifetime.Keep == 0 {
 			w.Lifetime.Keep = w.Lifetime.TTL
 		}
 		if w.Op == soracache.OpFill {
-			fills[i] = p.fillSent(w.Key)
+			fills[i] = p.copies.fillSent(w.Key)
 		}
 		asked[i] = p.follower.Ask()
 		reqs[i] = l2.WriteRequest{

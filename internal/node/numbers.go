@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/node/parking"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -187,7 +188,7 @@ func (ns *namespace) giveUp() {
 	for _, p := range ns.partitions {
 		p.active.Store(false)
 		p.follower.Void()
-		p.wakeAll(wokenRead)
+		p.parked.WakeAll(parking.Ended)
 	}
 }
 
