@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"sync"
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/invalidation"
@@ -80,19 +81,26 @@ func (p *partition) act(o invalidation.Outcome) {
 	}
 }
 
+// pulls ask the ledger for what is missing. One runs at a time.
+type pulls struct {
+	mu             sync.Mutex
+	running, again bool                  // again: it is to ask once more; guarded by mu
+	owed           []invalidation.Notice // whom to acknowledge records to after the next asking; guarded by mu
+}
+
 // pull has the ledger asked for what is missing, after which the notice, if it
 // asks for that, is acknowledged. A pull that is under way asks once more, since
 // its question may have been sent before what is missing was appended.
 func (p *partition) pull(notice invalidation.Notice) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if notice.Acknowledge && len(p.owed) < maxOwed {
-		p.owed = append(p.owed, notice)
+	p.pulls.mu.Lock()
+	defer p.pulls.mu.Unlock()
+	if notice.Acknowledge && len(p.pulls.owed) < maxOwed {
+		p.pulls.owed = append(p.pulls.owed, notice)
 	}
-	if p.again = p.pulling; p.again {
+	if p.pulls.again = p.pulls.running; p.pulls.again {
 		return
 	}
-	p.pulling = true
+	p.pulls.running = true
 	p.background(p.pullAll)
 }
 
@@ -102,10 +110,10 @@ const maxOwed = 1024
 
 func (p *partition) pullAll() {
 	for {
-		p.mu.Lock()
-		owed := p.owed
-		p.owed, p.again = nil, false
-		p.mu.Unlock()
+		p.pulls.mu.Lock()
+		owed := p.pulls.owed
+		p.pulls.owed, p.pulls.again = nil, false
+		p.pulls.mu.Unlock()
 		caughtUp := p.catchUp()
 		for _, notice := range owed {
 			r := notice.Record
@@ -113,12 +121,12 @@ func (p *partition) pullAll() {
 				p.node.acknowledge(notice)
 			}
 		}
-		p.mu.Lock()
-		if p.pulling = p.again && caughtUp; !p.pulling {
-			p.mu.Unlock()
+		p.pulls.mu.Lock()
+		if p.pulls.running = p.pulls.again && caughtUp; !p.pulls.running {
+			p.pulls.mu.Unlock()
 			return
 		}
-		p.mu.Unlock()
+		p.pulls.mu.Unlock()
 	}
 }
 

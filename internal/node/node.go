@@ -1,10 +1,15 @@
 // Package node is one cache node: get, fill, put and invalidate over an
 // in-process tier and a shared store, under the one rule.
 //
-// A read goes Get -> fromL1 -> load -> join -> fly -> Store.Read -> land, and
-// back; an invalidation goes Invalidate -> Store.Invalidate -> Follower. The
-// node blocks only in the store, the clock and its own flights. It knows no
-// transport and no engine.
+// A read goes Get -> fromL1 -> load -> inflight.Reads -> source.Read -> Store.Read,
+// and back; an invalidation goes Invalidate -> Store.Invalidate -> Follower. The
+// node blocks only in the store, the clock, its own reads and where readers are
+// parked. It knows no transport and no engine.
+//
+// A partition brings together what knows nothing of it: inflight shares reads of the
+// store, parking has readers wait, copies keeps what was read or filled in L1. Each has
+// its own lock, and holds no other's, but for two: inflight calls its source with its
+// lock held, and copies tells inflight what is superseded while it puts a fill.
 package node
 
 import (
@@ -218,7 +223,7 @@ type Node struct {
 	wg     sync.WaitGroup
 	chores *chores
 
-	// What the partitions have in common that wait for others, and read the store.
+	// What those parts of all partitions have in common.
 	parking  parking.Shared
 	inflight inflight.Config
 
@@ -649,6 +654,7 @@ func (n *Node) Close() error {
 	if err := n.notices.Wait(context.Background()); err != nil {
 		return err
 	}
+	n.numbers.asking.Wait()
 	n.wg.Wait()
 	n.l1.Close()
 	return nil

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -12,8 +11,7 @@ import (
 	"github.com/soracache/soracache/l2"
 )
 
-// partition is what a node knows of one ledger, and the reads on their way to
-// it.
+// partition is what a node knows of one ledger and what depends on it.
 type partition struct {
 	node     *Node
 	ns       *namespace
@@ -41,12 +39,7 @@ type partition struct {
 	parked *parking.Readers         // who wait for others' leases
 	copies copies                   // in L1
 
-	mu sync.Mutex
-	// A pull asks the ledger for what is missing; one runs at a time. again
-	// means that it is to ask once more; owed, whom to acknowledge records to
-	// after the next asking. Guarded by mu.
-	pulling, again bool
-	owed           []invalidation.Notice
+	pulls pulls // of what is missing of the ledger
 }
 
 func newPartition(n *Node, ns *namespace, id l2.Partition) *partition {

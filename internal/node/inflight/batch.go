@@ -20,7 +20,7 @@ type Batch[V any] struct {
 // newBatch holds mu.
 func (rs *Reads[V]) newBatch(of []*read[V]) *Batch[V] {
 	b := &Batch[V]{of: of, keys: make([]l2.ReadKey, len(of)), waiting: len(of)}
-	b.ctx, b.cancel = context.WithCancel(rs.cfg.Life)
+	b.ctx, b.cancel = context.WithCancel(rs.cfg.Life) //nolint:gosec // run cancels it
 	b.memory.batches = rs
 	if rs.cfg.Budget != nil {
 		b.memory.budget, b.memory.hold = rs.cfg.Budget, rs.cfg.Budget.Hold(nil)

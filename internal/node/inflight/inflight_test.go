@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -214,7 +215,7 @@ func TestReadsTravelTogether(t *testing.T) {
 		var got []<-chan result
 		read := func(key string) { got = append(got, reads(t.Context(), rs, soracache.Read{Key: key})); synctest.Wait() }
 		for i := range maxBatches + maxKeys + more {
-			read(fmt.Sprint(i))
+			read(strconv.Itoa(i))
 		}
 		for all := st.next(); len(all) > 0; all = st.next() {
 			for _, a := range all {
@@ -528,8 +529,8 @@ func TestRandom(t *testing.T) {
 	const seeds, readers, keys = 50, 60, 5
 	for seed := range uint64(seeds) {
 		inBubble(t, 1<<20, func(t *testing.T, rs *Reads[int], st *store) {
-			rnd := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's
-			out := map[soracache.Lease]int{}      // what became of leases that were given; guarded by the store's mu
+			rnd := rand.New(rand.NewPCG(seed, 1))
+			out := map[soracache.Lease]int{} // what became of leases that were given; guarded by the store's mu
 			answer := func(a *asked) {
 				cut := rnd.IntN(20) == 0
 				a.answer <- func(b *Batch[int]) {
@@ -547,7 +548,7 @@ func TestRandom(t *testing.T) {
 			}
 			var all sync.WaitGroup
 			for range readers {
-				r := soracache.Read{Key: fmt.Sprint(rnd.IntN(keys)), Lease: rnd.IntN(2) == 0, Holder: rnd.Uint64N(2)}
+				r := soracache.Read{Key: strconv.Itoa(rnd.IntN(keys)), Lease: rnd.IntN(2) == 0, Holder: rnd.Uint64N(2)}
 				patience := time.Duration(1+rnd.IntN(30)) * time.Millisecond
 				begin := time.Duration(rnd.IntN(20)) * time.Millisecond
 				all.Go(func() {

@@ -2,7 +2,6 @@ package parking
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -291,7 +290,7 @@ func TestSchemas(t *testing.T) {
 func TestEndsAreBounded(t *testing.T) {
 	lots(t, func(t *testing.T, rs *Readers, _ *Shared) {
 		for i := range 10 * mostEnds {
-			rs.Wake(fmt.Sprint(i), Ended)
+			rs.Wake(strconv.Itoa(i), Ended)
 		}
 		if n := len(rs.endOf); n > mostEnds {
 			t.Errorf("%d are remembered, want %d at most", n, mostEnds)
