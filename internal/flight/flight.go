@@ -2,13 +2,32 @@
 // one computation of it, without ever handing a caller a result that was begun
 // before the caller came.
 //
-// Plain singleflight admits callers until the computation returns, so somebody
-// who comes after an invalidation may be given what was read before it. Here a
-// computation admits callers only until it begins. Whoever comes later shares
-// the next one, which begins when the present one has ended. So at most two
-// exist for a key: one running and one collecting callers. A function that does
-// something else first, and has yet to begin with what may be shared, can admit
-// those who have come meanwhile: see [Run.Admit].
+// golang.org/x/sync/singleflight shares a computation with whoever comes until it
+// returns. Where that does no harm it is what is used: see package flight/open. A [Group]
+// is for results that go out of date, and for that singleflight is not enough:
+//
+//   - Who comes while it runs joins it, so somebody who comes after an invalidation may
+//     be given what was read before it. A computation of a Group admits callers only
+//     until it begins. Whoever comes later shares the next one.
+//   - Forget lets who comes later begin another one, but at once, beside the first. Here
+//     it begins when the first has ended, so that at most two exist for a key: one
+//     running and one collecting callers. What would be collected in singleflight has
+//     nothing to be collected in: a call of it runs from its first caller on.
+//   - It does not know how many still wait, so nothing is cancelled when the last of them
+//     has gone. Nor do those who have come since keep going what they will build on.
+//   - It computes one key at a time. See [Group.Many] for what is done best for many.
+//   - Every call has a goroutine or takes its caller's for as long as it lasts, which
+//     cannot go then. See [Group.Lead] for what is nearly always done at once.
+//   - It hangs where a function waits for itself, or for one that waits for it. See
+//     [ErrCycle] and [WaitError].
+//   - A panic of a function ends the process if somebody waits by a channel.
+//
+// So a Group counts callers, links each call with the one behind it, and runs it; what
+// would be left to singleflight is one look into a map, for a goroutine for each key
+// that is waited for and a channel for each caller.
+//
+// A function that does something else first, and has yet to begin with what may be
+// shared, can admit those who have come meanwhile: see [Run.Admit].
 //
 // A computation lives as long as anybody wants its key, those included who came
 // too late for it: what it leaves behind may be what they find when their own

@@ -1,10 +1,15 @@
 // Package node is one cache node: get, fill, put and invalidate over an
 // in-process tier and a shared store, under the one rule.
 //
-// A read goes Get -> fromL1 -> load -> join -> fly -> Store.Read -> land, and
-// back; an invalidation goes Invalidate -> Store.Invalidate -> Follower. The
-// node blocks only in the store, the clock and its own flights. It knows no
-// transport and no engine.
+// A read goes Get -> fromL1 -> load -> inflight.Reads -> source.Read -> Store.Read,
+// and back; an invalidation goes Invalidate -> Store.Invalidate -> Follower. The
+// node blocks only in the store, the clock, its own reads and where readers are
+// parked. It knows no transport and no engine.
+//
+// A partition brings together what knows nothing of it: inflight shares reads of the
+// store, parking has readers wait, copies keeps what was read or filled in L1. Each has
+// its own lock, and holds no other's, but for two: inflight calls its source with its
+// lock held, and copies tells inflight what is superseded while it puts a fill.
 package node
 
 import (
@@ -26,6 +31,8 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/internal/budget"
 	"github.com/soracache/soracache/internal/hold"
+	"github.com/soracache/soracache/internal/node/inflight"
+	"github.com/soracache/soracache/internal/node/parking"
 	"github.com/soracache/soracache/internal/room"
 	"github.com/soracache/soracache/internal/suspend"
 	"github.com/soracache/soracache/invalidation"
@@ -208,7 +215,6 @@ type Node struct {
 
 	requests  hold.Gate     // open while requests are taken
 	notices   hold.Gate     // open while notices are taken in
-	lots      atomic.Int64  // keys that readers are parked for
 	draining  chan struct{} // closed when Drain begins
 	drainOnce sync.Once
 
@@ -217,6 +223,10 @@ type Node struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	chores *chores
+
+	// What those parts of all partitions have in common.
+	parking  parking.Shared
+	inflight inflight.Config
 
 	totals totals
 }
@@ -281,6 +291,11 @@ func New(cfg Config) (*Node, error) {
 	n.parts = newParts(n)
 	n.cfg.Store = guard{cfg.Store, n, n.parts, cfg.Logger, cfg.StoreTimeout}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.parking = parking.Shared{Now: n.now, UpTo: n.upTo, Draining: n.draining}
+	n.inflight = inflight.Config{
+		Life: n.ctx, Now: n.now, NewLease: n.newLease, Budget: cfg.Budget, Timeout: cfg.StoreTimeout,
+		Joined: func() { n.totals.flightJoins.Add(1) },
+	}
 	n.wg.Go(n.follow)
 	n.wg.Go(n.recount)
 	n.wg.Go(n.housekeep)
@@ -346,8 +361,7 @@ func (n *Node) settle(ctx context.Context, ns *namespace, req *soracache.GetRequ
 		r.Partitions = uint16(len(ns.partitions)) //nolint:gosec // at most MaxPartitions
 		if r.Lease != (soracache.Lease{}) {
 			if gone {
-				p := ns.of(req.Reads[i].Key)
-				p.handBack([]l2.WriteRequest{p.releaseOf(req.Reads[i].Key, r.Lease)})
+				ns.of(req.Reads[i].Key).handBack(inflight.Lease{Key: req.Reads[i].Key, Nonce: r.Lease})
 				r.Lease, r.LeaseState = soracache.Lease{}, soracache.LeaseNone
 			} else {
 				n.totals.leases.Add(1)
@@ -382,12 +396,12 @@ func (n *Node) Write(ctx context.Context, req soracache.WriteRequest) ([]soracac
 		parts[i] = p
 		p.touch(n.now())
 		w.Entry.Tags = soracache.NormalizeTags(w.Entry.Tags)
-		w.LeaseFor = leaseFor(w.LeaseFor)
+		w.LeaseFor = inflight.LeaseFor(w.LeaseFor)
 		if w.Lifetime.Keep == 0 {
 			w.Lifetime.Keep = w.Lifetime.TTL
 		}
 		if w.Op == soracache.OpFill {
-			fills[i] = p.fillSent(w.Key)
+			fills[i] = p.copies.fillSent(w.Key)
 		}
 		asked[i] = p.follower.Ask()
 		reqs[i] = l2.WriteRequest{
@@ -641,6 +655,7 @@ func (n *Node) Close() error {
 	if err := n.notices.Wait(context.Background()); err != nil {
 		return err
 	}
+	n.numbers.asking.Wait()
 	n.wg.Wait()
 	n.l1.Close()
 	return nil

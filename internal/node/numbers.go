@@ -10,9 +10,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/flight/open"
+	"github.com/soracache/soracache/internal/node/parking"
 	"github.com/soracache/soracache/l2"
 )
 
@@ -32,17 +32,14 @@ import (
 type numbers struct {
 	// asking shares a question for a number among all who want to know it meanwhile,
 	// by namespace. Joining one that was sent already is no harm here: see above.
-	asking singleflight.Group
-	// places holds a token for each question.
-	places chan struct{}
+	asking *open.Group[struct{}]
 
 	mu      sync.Mutex
 	refused map[string]*refusal // by namespace; guarded by mu
-	asked   map[string]struct{} // the namespaces that are asked for; guarded by mu
 }
 
 func newNumbers() numbers {
-	return numbers{places: make(chan struct{}, maxInquiries), refused: map[string]*refusal{}, asked: map[string]struct{}{}}
+	return numbers{asking: open.New[struct{}](maxInquiries), refused: map[string]*refusal{}}
 }
 
 // refusal is why a namespace is refused.
@@ -66,62 +63,23 @@ const (
 )
 
 // agree reports whether a namespace has as many partitions as this node was told.
-// Those who ask at once ask together.
+// Those who ask at once ask together. The question goes on without them, for as long as
+// a call to the store may take.
 func (n *Node) agree(ctx context.Context, name string) error {
 	now := n.now()
 	n.numbers.mu.Lock()
-	if r := n.numbers.refused[name]; r != nil && now-r.asked < refusedFor {
-		n.numbers.mu.Unlock()
+	r := n.numbers.refused[name]
+	n.numbers.mu.Unlock()
+	if r != nil && now-r.asked < refusedFor {
 		return r.err
 	}
-	var answer <-chan singleflight.Result
-	if _, asked := n.numbers.asked[name]; asked {
-		answer = n.inquire(name)
-	}
-	n.numbers.mu.Unlock()
-	if answer == nil {
-		patience := time.NewTimer(n.cfg.StoreTimeout)
-		defer patience.Stop()
-		select {
-		case n.numbers.places <- struct{}{}:
-		case <-patience.C:
-			return fmt.Errorf("%w: namespace %s: %d others are looked up at this moment", soracache.ErrUnavailable, name, maxInquiries)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		n.numbers.mu.Lock()
-		if _, asked := n.numbers.asked[name]; asked { // somebody else was first
-			<-n.numbers.places
-		}
-		answer = n.inquire(name)
-		n.numbers.mu.Unlock()
-	}
-	select {
-	case a := <-answer:
-		return a.Err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// inquire asks for a number, or joins those who do. Whoever is the first must have taken
-// a place; the question gives it back. It goes on without its callers, for as long as a
-// call to the store may take. The lock is held.
-func (n *Node) inquire(name string) <-chan singleflight.Result {
-	if _, asked := n.numbers.asked[name]; !asked {
-		n.numbers.asked[name] = struct{}{}
-		n.wg.Add(1)
-	}
-	return n.numbers.asking.DoChan(name, func() (any, error) {
-		defer n.wg.Done()
-		err := n.askNumbers([]l2.PartitionsRequest{{Namespace: name, Want: n.cfg.Partitions(name)}})[0]
-		n.numbers.mu.Lock()
-		delete(n.numbers.asked, name)
-		n.numbers.asking.Forget(name)
-		n.numbers.mu.Unlock()
-		<-n.numbers.places
-		return nil, err
+	_, err := n.numbers.asking.Do(ctx, name, n.cfg.StoreTimeout, func() (struct{}, error) {
+		return struct{}{}, n.askNumbers([]l2.PartitionsRequest{{Namespace: name, Want: n.cfg.Partitions(name)}})[0]
 	})
+	if err == open.ErrFull { //nolint:errorlint // itself
+		return fmt.Errorf("%w: namespace %s: %d others are looked up at this moment", soracache.ErrUnavailable, name, maxInquiries)
+	}
+	return err
 }
 
 // askNumbers asks for the numbers of namespaces, refuses those that are not as
@@ -187,7 +145,7 @@ func (ns *namespace) giveUp() {
 	for _, p := range ns.partitions {
 		p.active.Store(false)
 		p.follower.Void()
-		p.wakeAll(wokenRead)
+		p.parked.WakeAll(parking.Ended)
 	}
 }
 

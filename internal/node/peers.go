@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/internal/node/parking"
 	"github.com/soracache/soracache/invalidation"
 )
 
@@ -63,11 +64,11 @@ func (n *Node) Receive(notice invalidation.Notice) {
 	case notice.Kind == invalidation.NoticeRecord:
 		p.received(notice)
 	case notice.Kind == invalidation.NoticeFreed && notice.Lost:
-		p.wakeHash(notice.Key, wokenLost)
+		p.parked.WakeHash(notice.Key, parking.Lost)
 	case notice.Kind == invalidation.NoticeFreed && notice.Passed:
-		p.wakeHash(notice.Key, wokenPassed)
+		p.parked.WakeHash(notice.Key, parking.Passed)
 	case notice.Kind == invalidation.NoticeFreed:
-		p.wakeHash(notice.Key, wokenRead)
+		p.parked.WakeHash(notice.Key, parking.Ended)
 	default: // of a later version: whatever it says, the ledger knows
 		p.pull(invalidation.Notice{})
 	}
@@ -101,9 +102,9 @@ func (p *partition) received(notice invalidation.Notice) {
 	for _, t := range r.Targets {
 		switch t.Kind {
 		case soracache.TargetKey:
-			p.wakeKey(t.Name, wokenLost)
+			p.parked.WakeKey(t.Name, parking.Lost)
 		case soracache.TargetAll:
-			p.wakeAll(wokenLost)
+			p.parked.WakeAll(parking.Lost)
 		case soracache.TargetTag:
 		}
 	}
@@ -123,11 +124,11 @@ func (p *partition) recordNotice(r soracache.Record, acknowledge bool) invalidat
 
 // freed lets whoever waits for a key's lease, here or on another node, read
 // again.
-func (p *partition) freed(key string, why woken) {
-	p.wake(key, why)
+func (p *partition) freed(key string, why parking.Why) {
+	p.parked.Wake(key, why)
 	p.node.cfg.Peers.Publish(invalidation.Notice{
 		Kind: invalidation.NoticeFreed, Namespace: p.id.Namespace, Partition: p.id.Index,
-		Key: invalidation.KeyHash(key), Lost: why == wokenLost, Passed: why == wokenPassed,
+		Key: invalidation.KeyHash(key), Lost: why == parking.Lost, Passed: why == parking.Passed,
 	})
 }
 
