@@ -83,9 +83,9 @@ const (
 	// ago, and somebody loads now. Nobody waits for it, since that is likely to
 	// leave nothing again.
 	RefusalPassed
-	// RefusalOvertaken: the loads that the reader waited for lost to
+	// RefusalSuperseded: the loads that the reader waited for lost to
 	// invalidations, again and again.
-	RefusalOvertaken
+	RefusalSuperseded
 	// RefusalBehind: the store does not reflect the read's least stamp yet, so
 	// what is loaded under a lease of its could be older.
 	RefusalBehind
@@ -96,7 +96,7 @@ const (
 // String returns why, in words.
 func (r Refusal) String() string {
 	return [...]string{
-		"not refused", "the store is full", "an earlier load left nothing", "overtaken by invalidations",
+		"not refused", "the store is full", "an earlier load left nothing", "superseded by invalidations",
 		"the store is behind", "a limit is reached", "another reason",
 	}[min(r, RefusalLimit+1)]
 }

@@ -4,7 +4,7 @@
 // Everything hangs on one rule: an [Entry] is live if and only if its epoch is
 // the ledger's, and no record after its position names its key, any of its
 // tags, or its whole namespace. The stamp of an entry is taken before its
-// loader starts, so a computation that an invalidation overtakes is dead the
+// loader starts, so a computation that an invalidation supersedes is dead the
 // moment it is stored, and is therefore not stored.
 //
 // The package knows words and nothing else: it imports no other package of

@@ -44,7 +44,7 @@ type Notice struct {
 	From string
 
 	// Of NoticeFreed: [KeyHash] of the key, whether the lease ended because an
-	// invalidation overtook it, and whether because the load left nothing.
+	// invalidation superseded it, and whether because the load left nothing.
 	Key          uint64
 	Lost, Passed bool
 

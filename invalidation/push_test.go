@@ -13,7 +13,7 @@ func stampOf(r soracache.Record) soracache.Stamp {
 
 // Records that overtake each other on their way are put in order again without
 // the ledger's help, and each is marked the moment that it comes.
-func TestRecordsThatOvertakeEachOther(t *testing.T) {
+func TestRecordsOutOfOrder(t *testing.T) {
 	w := newWorld(t, 1)
 	f := w.follower(1 << 12)
 	a, b, c := w.prove(f, "a"), w.prove(f, "b"), w.prove(f, "c")

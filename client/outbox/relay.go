@@ -195,7 +195,7 @@ func (b *Outbox) relay(ctx context.Context, r *run, done *progress) error {
 }
 
 // invalidate makes one call or, if the service refuses it, ever smaller ones,
-// until it is known which targets are to blame. Those are noted.
+// until it is known which targets are at fault. Those are noted.
 //
 // Only one error says that trying again is of no use. What is merely too much at
 // a time is halved; and who may not invalidate today may be allowed to tomorrow.

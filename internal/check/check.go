@@ -113,13 +113,13 @@ type source struct {
 
 	mu sync.Mutex
 	// done holds, in order of completion, the invalidations that completed,
-	// each with the highest version that any up to it vouches for.
+	// each with the highest version that any up to it confirms.
 	done []mark // guarded by mu
 	// commits holds, in order, when versions were committed; it begins with the
 	// newest that everybody sees.
 	commits []mark // guarded by mu
 	// own has, by backend, the newest version that an invalidation by that backend
-	// vouches for.
+	// confirms.
 	own []atomic.Int64
 	// begun and ended count invalidations by kind.
 	begun, ended [kinds]atomic.Int64
@@ -228,7 +228,7 @@ func Run(ctx context.Context, backends []soracache.Backend, opts Options) *Repor
 type session struct {
 	rng *rand.Rand
 	// stamp is of its own invalidations, and known the version of each key
-	// that they vouch for.
+	// that they confirm.
 	stamp soracache.Stamps
 	known map[int]int64
 }
@@ -277,7 +277,7 @@ func (r *run) schema(i int) string {
 	return ""
 }
 
-// records notes what an invalidation by a backend vouches for.
+// records notes what an invalidation by a backend confirms.
 func (s *source) records(backend int, version int64) {
 	for known := s.own[backend].Load(); known < version; known = s.own[backend].Load() {
 		if s.own[backend].CompareAndSwap(known, version) {
@@ -410,7 +410,7 @@ func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key
 		})
 		return
 	}
-	late := s.overtaken(begun, ended)
+	late := s.superseded(begun, ended)
 	tags := tagsOf(key)
 	ws, err := b.Write(ctx, soracache.WriteRequest{Namespace: r.opts.Namespace, Writes: []soracache.Write{{
 		Op: soracache.OpFill, Key: name(key), Schema: schema, Lease: res.Lease,
@@ -444,7 +444,7 @@ func (r *run) load(ctx context.Context, rng *rand.Rand, b soracache.Backend, key
 	if late {
 		atomic.AddInt64(&r.report.Late, 1)
 		if ws[0].Stored {
-			r.violate("key %d: a fill was stored that an invalidation had overtaken", key)
+			r.violate("key %d: a fill was stored that an invalidation had superseded", key)
 		}
 	}
 }
@@ -492,9 +492,9 @@ func (r *run) leave(ctx context.Context, rng *rand.Rand, b soracache.Backend, ke
 	}
 }
 
-// overtaken tells whether, of some kind, nothing was under way when the counts
+// superseded tells whether, of some kind, nothing was under way when the counts
 // were taken, and something has completed since: it lies wholly in between.
-func (s *source) overtaken(begun, ended [kinds]int64) bool {
+func (s *source) superseded(begun, ended [kinds]int64) bool {
 	for k := range kinds {
 		if begun[k] == ended[k] && s.ended[k].Load() > ended[k] {
 			return true

@@ -99,7 +99,7 @@ type Group[V any] struct {
 	// waits gets [context.Canceled], as if its own context had ended.
 	Closing <-chan struct{}
 
-	// mu guards what follows, and every field of a call and of a trip that does
+	// mu guards what follows, and every field of a call and of a batch run that does
 	// not say otherwise.
 	mu sync.Mutex
 	// newest holds the latest call of each key: it is collecting, or it is
@@ -133,16 +133,16 @@ type call[V any] struct {
 	// start has a call that collected callers be run, once its turn has come. It is
 	// called without the lock.
 	start func()
-	// trip is the run that it is a part of; nil: it is led, or is about to be run.
-	trip *trip[V]
+	// batch is the run that it is a part of; nil: it is led, or is about to be run.
+	batch *batchRun[V]
 	// done is closed when the call is over: then v and err may be read.
 	done chan struct{}
 	v    V
 	err  error
 }
 
-// trip is one run of a function, for one call or for several.
-type trip[V any] struct {
+// batchRun is one run of a function, for one call or for several.
+type batchRun[V any] struct {
 	Run
 	calls  []*call[V]
 	cancel context.CancelFunc
@@ -274,8 +274,8 @@ func (g *Group[V]) enter(ctx context.Context, key string, fn func(context.Contex
 // begin makes a call that has begun. The lock is held.
 func (g *Group[V]) begin(ctx context.Context, key string) *call[V] {
 	c := &call[V]{group: g, key: key, begun: true}
-	c.board(ctx)
-	g.enlist(c)
+	c.addCaller(ctx)
+	g.makeNewest(c)
 	return c
 }
 
@@ -286,14 +286,14 @@ func (g *Group[V]) join(ctx context.Context, key string) (c *call[V], first bool
 	if first = c.begun; first {
 		c = &call[V]{group: g, key: key, previous: c}
 		c.previous.next = c
-		g.enlist(c)
+		g.makeNewest(c)
 	}
-	c.board(ctx)
+	c.addCaller(ctx)
 	return c, first
 }
 
-// board adds a caller. The lock is held.
-func (c *call[V]) board(ctx context.Context) {
+// addCaller adds a caller. The lock is held.
+func (c *call[V]) addCaller(ctx context.Context) {
 	c.callers++
 	deadline, bounded := ctx.Deadline()
 	c.endless = c.endless || !bounded
@@ -302,8 +302,8 @@ func (c *call[V]) board(ctx context.Context) {
 	}
 }
 
-// enlist makes a call the newest one of its key. The lock is held.
-func (g *Group[V]) enlist(c *call[V]) {
+// makeNewest makes a call the newest one of its key. The lock is held.
+func (g *Group[V]) makeNewest(c *call[V]) {
 	if g.newest == nil {
 		g.newest = make(map[string]*call[V])
 	}
@@ -333,19 +333,19 @@ func (g *Group[V]) lead(ctx context.Context, c *call[V], first func(context.Cont
 // handOver has a goroutine of its own run the rest of a call that was led. The
 // error is that of a leader who has gone meanwhile.
 func (g *Group[V]) handOver(ctx context.Context, c *call[V], rest func(context.Context) (V, error)) error {
-	inside, t := g.depart(context.WithoutCancel(ctx), []*call[V]{c})
+	inside, t := g.newBatchRun(context.WithoutCancel(ctx), []*call[V]{c})
 	gone := ctx.Err()
 	if gone != nil {
 		g.leave(c) // before it begins, or it would take its caller to be there
 	}
-	go g.fly(inside, t, func(ctx context.Context, _ []*Turn[V]) { g.serve(ctx, c, rest) })
+	go g.runBatch(inside, t, func(ctx context.Context, _ []*Turn[V]) { g.serve(ctx, c, rest) })
 	return gone
 }
 
-// depart makes a trip of calls that have begun.
-func (g *Group[V]) depart(ctx context.Context, calls []*call[V]) (context.Context, *trip[V]) {
-	t := &trip[V]{calls: calls}
-	ctx, cancel := context.WithCancel(context.WithValue(ctx, runKey{}, &t.Run)) //nolint:gosec // the trip cancels it
+// newBatchRun makes a batch run of calls that have begun.
+func (g *Group[V]) newBatchRun(ctx context.Context, calls []*call[V]) (context.Context, *batchRun[V]) {
+	t := &batchRun[V]{calls: calls}
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, runKey{}, &t.Run)) //nolint:gosec // the batch run cancels it
 	t.alone = func() { g.alone(calls) }
 	t.admit = func() { g.admit(calls) }
 	g.mu.Lock()
@@ -353,7 +353,7 @@ func (g *Group[V]) depart(ctx context.Context, calls []*call[V]) (context.Contex
 	t.cancel = cancel
 	endless := false
 	for _, c := range calls {
-		c.trip = t
+		c.batch = t
 		if c.tired {
 			t.tire()
 		}
@@ -371,12 +371,12 @@ func (g *Group[V]) depart(ctx context.Context, calls []*call[V]) (context.Contex
 
 // run has calls served whose turn has come.
 func (g *Group[V]) run(ctx context.Context, calls []*call[V], do func(context.Context, []*Turn[V])) {
-	ctx, t := g.depart(ctx, calls)
-	g.fly(ctx, t, do)
+	ctx, t := g.newBatchRun(ctx, calls)
+	g.runBatch(ctx, t, do)
 }
 
-// fly has the calls of a trip served. However that ends, so do they.
-func (g *Group[V]) fly(ctx context.Context, t *trip[V], do func(context.Context, []*Turn[V])) {
+// runBatch has the calls of a batch run served. However that ends, so do they.
+func (g *Group[V]) runBatch(ctx context.Context, t *batchRun[V], do func(context.Context, []*Turn[V])) {
 	err := ErrGoexit // unless it returns: recover gives nil only to Goexit
 	defer t.cancel()
 	defer func() {
@@ -478,7 +478,7 @@ func (w *patience[V]) wait(ctx context.Context, c *call[V]) (v V, err error) {
 // tired takes a caller off that has waited long enough, unless its turn has come.
 func (g *Group[V]) tired(c *call[V], waited time.Duration) error {
 	g.mu.Lock()
-	behind, t := c.previous, c.trip
+	behind, t := c.previous, c.batch
 	c.tired = c.tired || behind == nil
 	g.mu.Unlock()
 	if behind == nil {
@@ -511,8 +511,8 @@ func (c *call[V]) before() []waitable {
 	switch {
 	case c.previous != nil:
 		return []waitable{c.previous}
-	case c.trip != nil && !c.over:
-		return []waitable{&c.trip.Run}
+	case c.batch != nil && !c.over:
+		return []waitable{&c.batch.Run}
 	}
 	return nil
 }
@@ -527,20 +527,20 @@ func (g *Group[V]) leave(c *call[V]) {
 }
 
 // depleted takes one caller off. Where it was the last one, a call that collects
-// gives up its place. It returns the trip that may be wanted by nobody now. The
+// gives up its place. It returns the batch run that may be wanted by nobody now. The
 // lock is held.
-func (g *Group[V]) depleted(c *call[V]) *trip[V] {
+func (g *Group[V]) depleted(c *call[V]) *batchRun[V] {
 	c.callers--
 	switch {
 	case c.callers > 0 || c.over:
 		return nil
 	case c.begun:
-		return c.trip
+		return c.batch
 	}
 	running := c.previous
 	running.next, c.previous = nil, nil
 	g.newest[c.key] = running
-	return running.trip
+	return running.batch
 }
 
 // wanted tells whether anybody wants what a call brings: those who wait for it,
@@ -553,9 +553,9 @@ func (c *call[V]) wanted() bool {
 	return c.callers > 0 || !c.alone && c.next != nil
 }
 
-// endUnwanted tells a trip to end if nobody wants any of its calls. The lock is
+// endUnwanted tells a batch run to end if nobody wants any of its calls. The lock is
 // held.
-func (g *Group[V]) endUnwanted(t *trip[V]) {
+func (g *Group[V]) endUnwanted(t *batchRun[V]) {
 	for _, c := range t.calls {
 		if !c.over && c.wanted() {
 			return
@@ -565,29 +565,29 @@ func (g *Group[V]) endUnwanted(t *trip[V]) {
 	t.cancel()
 }
 
-// alone says of calls of one trip that they are of no use to who comes later.
+// alone says of calls of one batch run that they are of no use to who comes later.
 func (g *Group[V]) alone(calls []*call[V]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, c := range calls {
 		c.alone = true
 	}
-	if t := calls[0].trip; t != nil {
+	if t := calls[0].batch; t != nil {
 		g.endUnwanted(t)
 	}
 }
 
-// admit has those who have come since calls of one trip began share what they bring,
+// admit has those who have come since calls of one batch run began share what they bring,
 // unless it was told to end.
 func (g *Group[V]) admit(calls []*call[V]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, c := range calls {
 		n := c.next
-		if n == nil || c.over || c.trip != nil && c.trip.unwanted {
+		if n == nil || c.over || c.batch != nil && c.batch.unwanted {
 			continue
 		}
-		n.previous, n.begun, n.admitted, n.trip = nil, true, true, c.trip
+		n.previous, n.begun, n.admitted, n.batch = nil, true, true, c.batch
 		c.next, c.late = nil, append(c.late, n)
 		g.newest[c.key] = c
 	}

@@ -47,8 +47,8 @@ func (g *Group[V]) Many(ctx context.Context, keys []string, most time.Duration, 
 	calls, errs, led := g.enterMany(ctx, keys, most >= 0, serve)
 	defer g.awaitMany(ctx, calls, errs)()
 	if len(led) > 0 {
-		inside, t := g.depart(context.WithoutCancel(ctx), led)
-		go g.fly(inside, t, serve)
+		inside, t := g.newBatchRun(context.WithoutCancel(ctx), led)
+		go g.runBatch(inside, t, serve)
 	}
 	g.waitMany(ctx, calls, errs, most, take)
 }
@@ -133,16 +133,16 @@ func (g *Group[V]) waitMany(ctx context.Context, calls []*call[V], errs []error,
 func (g *Group[V]) leaveAll(calls []*call[V], errs []error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	trips := make(map[*trip[V]]struct{})
+	runs := make(map[*batchRun[V]]struct{})
 	for i, c := range calls {
 		if errs[i] != nil {
 			continue
 		}
 		if t := g.depleted(c); t != nil {
-			trips[t] = struct{}{}
+			runs[t] = struct{}{}
 		}
 	}
-	for t := range trips {
+	for t := range runs {
 		g.endUnwanted(t)
 	}
 }

@@ -332,7 +332,7 @@ func (n *Node) Get(ctx context.Context, req soracache.GetRequest) ([]soracache.R
 	results := make([]soracache.ReadResult, len(req.Reads))
 	missed := 0
 	for i := range results {
-		if p := ns.of(req.Reads[i].Key); !p.fromL1(&req.Reads[i], req.MinStamp, usual, &results[i]) {
+		if p := ns.of(req.Reads[i].Key); !p.fromL1(&req.Reads[i], req.MinStamp, noFallback, &results[i]) {
 			missed++
 		} else if !roomFor(ctx, results[i].Entry) {
 			results = results[:i]

@@ -452,7 +452,7 @@ func TestWaiterGivesUpAfterTwoLostRounds(t *testing.T) {
 		for range 2 {
 			res := <-done
 			c.want(res, soracache.StatusMiss, soracache.TierNone, "")
-			c.state(res, soracache.LeaseRefused, soracache.RefusalOvertaken)
+			c.state(res, soracache.LeaseRefused, soracache.RefusalSuperseded)
 		}
 	})
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/soracache/soracache/invalidation"
 )
 
-// Peers carries notices to the other nodes of a cluster. All of it is best
-// effort: what is lost costs time, for at most the bound, and nothing else.
+// Peers carries notices to the other nodes of a cluster. All of it is best-effort: what
+// is lost costs time, for at most the bound, and nothing else.
 // None of it blocks, and none of it calls back into the node.
 type Peers interface {
 	// Publish sends a notice to every other member.

@@ -14,22 +14,22 @@ import (
 	"github.com/soracache/soracache/l2"
 )
 
-// insistence is what else may be served from L1 because the store was asked and
+// fallback is what else may be served from L1 because the store was asked and
 // did not answer.
-type insistence uint8
+type fallback uint8
 
 const (
-	// usual: the store can still be asked.
-	usual insistence = iota
-	// evenStale: also what the store would be asked to have refreshed.
-	evenStale
-	// evenUnconfirmed: also what lacks nothing but confirmation, flagged.
-	evenUnconfirmed
+	// noFallback: the store can still be asked.
+	noFallback fallback = iota
+	// allowStale: also what the store would be asked to have refreshed.
+	allowStale
+	// allowUnconfirmed: also what lacks nothing but confirmation, flagged.
+	allowUnconfirmed
 )
 
 // fromL1 answers a read from L1 if an entry is there that may be served: live
 // by the rule, confirmed, not behind the request's stamp.
-func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, asking insistence, res *soracache.ReadResult) bool {
+func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, asking fallback, res *soracache.ReadResult) bool {
 	c, ok := p.node.l1.Get(l1.Key{Space: p.space, Name: r.Key})
 	if !ok {
 		p.touch(p.node.now())
@@ -38,7 +38,7 @@ func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, asking ins
 	checked := p.follower.Check(&c.proof, p.leastOf(r, least))
 	now := checked.At
 	p.touch(now)
-	flagged := asking == evenUnconfirmed && checked.Verdict == invalidation.Unconfirmed
+	flagged := asking == allowUnconfirmed && checked.Verdict == invalidation.Unconfirmed
 	if checked.Verdict != invalidation.Live && !flagged {
 		return false
 	}
@@ -46,7 +46,7 @@ func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, asking ins
 	switch {
 	case now >= c.until:
 		return false
-	case asking != usual:
+	case asking != noFallback:
 	case r.Lease && fresh <= r.RefreshWithin && int64(now) >= c.heldUntil.Load():
 		return false // the store decides who refreshes it
 	case fresh <= 0 && now >= c.staleUntil:
@@ -56,7 +56,7 @@ func (p *partition) fromL1(r *soracache.Read, least soracache.Stamps, asking ins
 	if fresh <= 0 || flagged {
 		res.Status = soracache.StatusStale
 	}
-	if c.refusal != soracache.RefusalNone && asking == usual && r.Lease && fresh <= r.RefreshWithin {
+	if c.refusal != soracache.RefusalNone && asking == noFallback && r.Lease && fresh <= r.RefreshWithin {
 		res.LeaseState, res.Refusal = soracache.LeaseRefused, c.refusal // a moment ago
 	}
 	res.Entry = c.entry
@@ -181,9 +181,9 @@ func (p *partition) fillIn(res *soracache.ReadResult, c *local) {
 // is live and confirmed, though the store would have been asked to have it
 // refreshed, or what the request accepts without confirmation.
 func (p *partition) failedRead(r *soracache.Read, req *soracache.GetRequest, err error) soracache.ReadResult {
-	asking := evenStale
+	asking := allowStale
 	if req.AcceptUnconfirmed {
-		asking = evenUnconfirmed
+		asking = allowUnconfirmed
 	}
 	var res soracache.ReadResult
 	if p.fromL1(r, req.MinStamp, asking, &res) {
@@ -231,7 +231,7 @@ func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.
 			again.Lease = false
 		}
 		var hit soracache.ReadResult
-		if p.fromL1(&again, req.MinStamp, usual, &hit) {
+		if p.fromL1(&again, req.MinStamp, noFallback, &hit) {
 			tell(ctx, parked.Turn, &hit, parking.Held{})
 			if !roomFor(ctx, hit.Entry) {
 				hit = soracache.ReadResult{Err: errNoRoom}
@@ -242,7 +242,7 @@ func (p *partition) wait(ctx context.Context, r *soracache.Read, req *soracache.
 		tell(ctx, parked.Turn, &res, h)
 	}
 	if lost >= parking.MostLost && res.Err == nil && res.Status == soracache.StatusMiss {
-		res.LeaseState, res.Refusal = soracache.LeaseRefused, soracache.RefusalOvertaken
+		res.LeaseState, res.Refusal = soracache.LeaseRefused, soracache.RefusalSuperseded
 	}
 	return res
 }
@@ -359,7 +359,7 @@ func (n *Node) waitAll(
 		if waited {
 			// It may have been decided while another key was waited for.
 			p := ns.of(r.Key)
-			if results[i] = (soracache.ReadResult{}); p.fromL1(&r, req.MinStamp, usual, &results[i]) {
+			if results[i] = (soracache.ReadResult{}); p.fromL1(&r, req.MinStamp, noFallback, &results[i]) {
 				if !roomFor(ctx, results[i].Entry) {
 					return n.endAt(ns, req, results, i)
 				}

@@ -80,7 +80,7 @@ func TestRealNode(t *testing.T) {
 		t.Errorf("keys: %v, error %v", keys, err)
 	}
 
-	// A fill that an invalidation has overtaken is not stored.
+	// A fill that an invalidation has superseded is not stored.
 	leased := get(&soracachev1.GetRequest{Key: "cold", Lease: true})
 	if leased.Status != soracachev1.Status_STATUS_MISS || len(leased.Lease) != 16 {
 		t.Fatalf("get with a lease: %v", leased)

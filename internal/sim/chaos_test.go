@@ -270,7 +270,7 @@ func (x *chaos) deliver(p *packet, c copyOf) bool {
 	x.line[line] = max(x.line[line], p.sent)
 	for _, again := range x.waiting[line] {
 		w.after(time.Microsecond, again)
-		x.blame(Reorder, p.to) // this one overtook it
+		x.attribute(Reorder, p.to) // this one overtook it
 	}
 	delete(x.waiting, line)
 	return true
@@ -280,7 +280,7 @@ func (x *chaos) deliver(p *packet, c copyOf) bool {
 func (x *chaos) judge(p *packet, c copyOf, n *invalidation.Notice) {
 	if n.Kind != invalidation.NoticeRecord {
 		if n.Kind > invalidation.NoticeApplied {
-			x.blame(Mixed, p.to)
+			x.attribute(Mixed, p.to)
 		}
 		return
 	}
@@ -292,13 +292,13 @@ func (x *chaos) judge(p *packet, c copyOf, n *invalidation.Notice) {
 	case c.extra && (!known || p.copies > 0 && x.w.check.readSince(p.to.boot, p.first, n.Record.Targets)):
 		x.w.count.changed(Duplicate)
 	case c.extra:
-		x.blame(Duplicate, p.to)
+		x.attribute(Duplicate, p.to)
 	case p.from.host.odd:
-		x.blame(Mixed, p.to)
+		x.attribute(Mixed, p.to)
 	}
 }
 
-func (x *chaos) blame(f Fault, h *host) { x.cause, x.causeHost, x.causeRest = f, h, x.w.rests+1 }
+func (x *chaos) attribute(f Fault, h *host) { x.cause, x.causeHost, x.causeRest = f, h, x.w.rests+1 }
 
 // translate turns what a node of another version sends into what this version
 // does not know.

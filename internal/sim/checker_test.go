@@ -678,7 +678,7 @@ func (c *checker) answered(o *op, key string, r *soracache.ReadResult) {
 		return // it spans two histories
 	}
 	p := c.w.partitionOf(key)
-	c.kills(v, func(at int, of *computation, rec *record) { c.overtaken(o, at, r, of, rec) })
+	c.kills(v, func(at int, of *computation, rec *record) { c.superseded(o, at, r, of, rec) })
 	if r.Unconfirmed {
 		return
 	}
@@ -692,8 +692,8 @@ func (c *checker) answered(o *op, key string, r *soracache.ReadResult) {
 	}
 }
 
-// overtaken judges the return of a value that a record killed.
-func (c *checker) overtaken(o *op, p int, r *soracache.ReadResult, v *computation, rec *record) {
+// superseded judges the return of a value that a record killed.
+func (c *checker) superseded(o *op, p int, r *soracache.ReadResult, v *computation, rec *record) {
 	say := func(g string) {
 		c.violate("%s: %s returned %s=%s from %s, begun at #%d, but: %s", g, o, v.key, v.value(), r.Tier, v.began, rec)
 	}

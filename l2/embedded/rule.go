@@ -76,12 +76,12 @@ func (t *txn) judge(l *ledger, f found) death {
 	if !t.listed(l.partition, f.key) {
 		return death{cause: unlisted}
 	}
-	return t.overtaken(l, f.head.Stamp, soracache.KeyOf(f.key), f.tags)
+	return t.superseded(l, f.head.Stamp, soracache.KeyOf(f.key), f.tags)
 }
 
-// overtaken applies the rule to a stamp: is there a record after it that names
+// superseded applies the rule to a stamp: is there a record after it that names
 // everything, the key or one of the tags?
-func (t *txn) overtaken(l *ledger, stamp soracache.Stamp, key string, tags []string) death {
+func (t *txn) superseded(l *ledger, stamp soracache.Stamp, key string, tags []string) death {
 	switch {
 	case stamp.Epoch != l.epoch:
 		return death{cause: otherEpoch}

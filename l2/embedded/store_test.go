@@ -350,8 +350,8 @@ func TestLargeValues(t *testing.T) {
 	}
 }
 
-// TestStagedFillOvertaken invalidates while a large value is on its way in.
-func TestStagedFillOvertaken(t *testing.T) {
+// TestStagedFillSuperseded invalidates while a large value is on its way in.
+func TestStagedFillSuperseded(t *testing.T) {
 	s := openIn(t, t.TempDir(), func(c *Config) { c.SweepEvery = -1 })
 	e := soracache.Entry{Value: make([]byte, 4<<20), Tags: []string{"t"}}
 	n := nonce()
@@ -377,7 +377,7 @@ func TestStagedFillOvertaken(t *testing.T) {
 	default:
 	}
 	if a := <-f; a.Reason != soracache.ReasonSuperseded {
-		t.Errorf("the overtaken fill: %+v", a)
+		t.Errorf("the superseded fill: %+v", a)
 	}
 	mustMiss(t, s, "k")
 	sweep(t, s)

@@ -118,7 +118,7 @@ func (t *txn) fill(l *ledger, req l2.WriteRequest, f *fresh) l2.WriteAnswer {
 	}
 	t.endLease(k)
 	key := soracache.KeyOf(req.Key)
-	if d := t.overtaken(l, held.stamp, key, req.Entry.Tags); d.cause != alive {
+	if d := t.superseded(l, held.stamp, key, req.Entry.Tags); d.cause != alive {
 		return l2.WriteAnswer{Reason: soracache.ReasonSuperseded, SupersededBy: d.record(l)}
 	}
 	if d := t.unsettled(l, key, req.Entry.Tags); d.cause != alive {

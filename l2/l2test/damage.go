@@ -81,7 +81,7 @@ func lostParts(f *fixture) {
 				g.miss("dead")
 			}
 			if a := g.fill("leased", nonce, "stale", "b"); a.Reason == soracache.ReasonNone {
-				f.Fatalf("%s: an overtaken fill was stored", what)
+				f.Fatalf("%s: an superseded fill was stored", what)
 			}
 			if d := g.follow(start); !d.Reset && !slices.Contains(targetsOf(d), soracache.Tag("b")) {
 				f.Fatalf("%s: one who had seen less was told %+v", what, d)

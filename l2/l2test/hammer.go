@@ -26,7 +26,7 @@ type HammerConfig struct {
 	// Partitions is how many there are (default 2), each with so many Keys
 	// (default 128) and Tags (default 48).
 	Partitions, Keys, Tags int
-	// Overlaps is how many fills must have been overtaken by an invalidation,
+	// Overlaps is how many fills must have been superseded by an invalidation,
 	// for each kind of target.
 	Overlaps int
 	// Seed repeats the choices of an earlier run, though not its interleaving;
@@ -43,7 +43,7 @@ type HammerReport struct {
 	Took                            time.Duration
 }
 
-// Overlap is a kind of invalidation that a fill can be overtaken by.
+// Overlap is a kind of invalidation that a fill can be superseded by.
 type Overlap string
 
 // The kinds of overlap.
@@ -59,7 +59,7 @@ func (r HammerReport) String() string {
 	return fmt.Sprintf("%d operations in %s: %d keys read, %d hits, %d leases; "+
 		"fills: %d stored, %d superseded, %d lost their lease; "+
 		"invalidations: %d puts, %d keys, %d tags, %d clears; "+
-		"fills overtaken by a key's invalidation %d, a put %d, a tag's %d, a clear %d",
+		"fills superseded by a key's invalidation %d, a put %d, a tag's %d, a clear %d",
 		r.Operations, r.Took.Round(time.Millisecond), r.Reads, r.Hits, r.Leases,
 		r.Stored, r.Superseded, r.LeaseLost, r.Puts, r.Keys, r.Tags, r.Clears,
 		r.Overlaps[OverlapKey], r.Overlaps[OverlapPut], r.Overlaps[OverlapTag], r.Overlaps[OverlapAll])
@@ -178,9 +178,9 @@ func (v versions) misses(k *hammerKey, required versions) string {
 	return ""
 }
 
-// overtaken returns by which kinds of invalidation a lease was overtaken: ones
+// superseded returns by which kinds of invalidation a lease was superseded: ones
 // that began after the value was loaded and have returned.
-func (v versions) overtaken(now versions) (kinds []Overlap) {
+func (v versions) superseded(now versions) (kinds []Overlap) {
 	for _, c := range []struct {
 		kind    Overlap
 		changed bool
@@ -273,7 +273,7 @@ func (h *hammering) Helper() { h.t.Helper() }
 //     began,
 //   - the records do not form one chain, the epoch changes, or a follower that
 //     applied every delta does not know the last position of every target,
-//   - fewer fills than Overlaps were overtaken by an invalidation, for each of
+//   - fewer fills than Overlaps were superseded by an invalidation, for each of
 //     a key, a put, a tag and everything.
 func Hammer(t testing.TB, c HammerConfig) HammerReport {
 	t.Helper()
@@ -297,7 +297,7 @@ func Hammer(t testing.TB, c HammerConfig) HammerReport {
 	}
 	for kind, n := range report.Overlaps {
 		if n < int64(h.Overlaps) {
-			h.Errorf("only %d fills were overtaken by an invalidation of kind %s, want %d", n, kind, h.Overlaps)
+			h.Errorf("only %d fills were superseded by an invalidation of kind %s, want %d", n, kind, h.Overlaps)
 		}
 	}
 	return report

@@ -155,7 +155,7 @@ func (m *hammerer) fillPending() {
 	i := m.rng.IntN(len(m.pending))
 	p := m.pending[i]
 	m.pending = append(m.pending[:i], m.pending[i+1:]...)
-	kinds := p.loaded.overtaken(p.key.load(done))
+	kinds := p.loaded.superseded(p.key.load(done))
 	a := m.write(p.w, p.f, l2.WriteRequest{
 		Op: soracache.OpFill, Key: p.name, Nonce: p.nonce, Entry: p.key.entry(p.name, p.loaded),
 		Lifetime: soracache.Lifetime{TTL: 10 * time.Minute},
@@ -171,7 +171,7 @@ func (m *hammerer) fillPending() {
 	case soracache.ReasonNone:
 		m.stored.Add(1)
 		if len(kinds) > 0 {
-			m.Errorf("seed %d: stale fill of %s: stored though overtaken by an invalidation of kind %v", m.Seed, p.key.name, kinds)
+			m.Errorf("seed %d: stale fill of %s: stored though superseded by an invalidation of kind %v", m.Seed, p.key.name, kinds)
 		}
 	}
 }

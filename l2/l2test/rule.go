@@ -11,8 +11,8 @@ import (
 
 func ruleChecks() []check {
 	return []check{
-		{name: "a fill that an invalidation overtook is not stored", run: overtakenFills},
-		{name: "a fill that nothing concerned overtook is stored", run: func(f *fixture) {
+		{name: "a fill that an invalidation superseded is not stored", run: supersededFills},
+		{name: "a fill that nothing that concerns it supersedes is stored", run: func(f *fixture) {
 			nonce, stamp := f.lease("k")
 			f.invalidate(soracache.Key("a"), soracache.Key("t"), soracache.Tag("k"), soracache.Tag("aa"))
 			f.put("other", "v", "a")
@@ -189,11 +189,11 @@ func ruleChecks() []check {
 	}
 }
 
-// overtakenFills is the promise that gave the design its shape, for each kind
+// supersededFills is the promise that gave the design its shape, for each kind
 // of target.
-func overtakenFills(f *fixture) {
+func supersededFills(f *fixture) {
 	tags := []string{"a", "b", "c"}
-	overtake := func(targets ...soracache.Target) func() soracache.Record {
+	supersede := func(targets ...soracache.Target) func() soracache.Record {
 		return func() soracache.Record { return f.invalidate(targets...) }
 	}
 	cases := []struct {
@@ -203,12 +203,12 @@ func overtakenFills(f *fixture) {
 		named soracache.Target // of the record that the answer names
 		left  string           // the value that must be found afterwards, if any
 	}{
-		{"its key", overtake(soracache.Key("k")), soracache.ReasonLeaseLost, soracache.Target{}, ""},
-		{"its first tag", overtake(soracache.Tag("a")), soracache.ReasonSuperseded, soracache.Tag("a"), ""},
-		{"its second tag", overtake(soracache.Tag("b")), soracache.ReasonSuperseded, soracache.Tag("b"), ""},
-		{"its third tag", overtake(soracache.Tag("c")), soracache.ReasonSuperseded, soracache.Tag("c"), ""},
-		{"a tag among others", overtake(soracache.Tag("x"), soracache.Tag("b"), soracache.Key("y")), soracache.ReasonSuperseded, soracache.Tag("b"), ""},
-		{"everything", overtake(soracache.Everything()), soracache.ReasonSuperseded, soracache.Everything(), ""},
+		{"its key", supersede(soracache.Key("k")), soracache.ReasonLeaseLost, soracache.Target{}, ""},
+		{"its first tag", supersede(soracache.Tag("a")), soracache.ReasonSuperseded, soracache.Tag("a"), ""},
+		{"its second tag", supersede(soracache.Tag("b")), soracache.ReasonSuperseded, soracache.Tag("b"), ""},
+		{"its third tag", supersede(soracache.Tag("c")), soracache.ReasonSuperseded, soracache.Tag("c"), ""},
+		{"a tag among others", supersede(soracache.Tag("x"), soracache.Tag("b"), soracache.Key("y")), soracache.ReasonSuperseded, soracache.Tag("b"), ""},
+		{"everything", supersede(soracache.Everything()), soracache.ReasonSuperseded, soracache.Everything(), ""},
 		{"a put", func() soracache.Record { return f.put("k", "put", tags...).Record }, soracache.ReasonLeaseLost, soracache.Target{}, "put"},
 	}
 	for _, before := range []string{"", "refreshed"} {
@@ -222,17 +222,17 @@ func overtakenFills(f *fixture) {
 			f.invalidate(soracache.Key("unrelated"), soracache.Tag("unrelated"))
 			a := f.fill("k", nonce, "stale", tags...)
 			if a.Reason != c.why {
-				f.Fatalf("overtaken by %s: %s, want %s", c.name, a.Reason, c.why)
+				f.Fatalf("superseded by %s: %s, want %s", c.name, a.Reason, c.why)
 			}
 			if by := a.SupersededBy; c.named.Kind != 0 &&
 				(stampOf(by) != stampOf(record) || !slices.Contains(by.Targets, c.named)) {
-				f.Fatalf("overtaken by %s: superseded by %+v, want %+v", c.name, by, record)
+				f.Fatalf("superseded by %s: superseded by %+v, want %+v", c.name, by, record)
 			}
 			if got := f.read("k"); got.Found != (c.left != "") || string(got.Entry.Value) != c.left {
-				f.Fatalf("overtaken by %s: then found %+v", c.name, got)
+				f.Fatalf("superseded by %s: then found %+v", c.name, got)
 			}
 			if _, next := f.lease("k"); next.Position <= stamp.Position {
-				f.Fatalf("overtaken by %s: the next lease is of %v, the lost one was of %v", c.name, next, stamp)
+				f.Fatalf("superseded by %s: the next lease is of %v, the lost one was of %v", c.name, next, stamp)
 			}
 		}
 	}
@@ -284,7 +284,7 @@ func putDoesAll(f *fixture) {
 		!slices.Equal(got.Entry.Tags, []string{"b"}) {
 		f.Fatalf("the put was read back otherwise: %+v", got)
 	}
-	f.refuseFill(soracache.ReasonLeaseLost, "k", nonce, "overtaken")
+	f.refuseFill(soracache.ReasonLeaseLost, "k", nonce, "superseded")
 	f.hit("k", "put")
 	f.lease("k")
 }

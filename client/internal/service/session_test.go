@@ -18,7 +18,7 @@ func TestSession(t *testing.T) {
 	}{
 		{"the first answer", nil, nil, at(0, 1, 5), at(0, 1, 5)},
 		{"a newer answer", at(0, 1, 5), nil, at(0, 1, 6), at(0, 1, 6)},
-		{"an answer that was overtaken", at(0, 1, 6), at(0, 1, 4), at(0, 1, 5), at(0, 1, 6)},
+		{"an answer that was superseded", at(0, 1, 6), at(0, 1, 4), at(0, 1, 5), at(0, 1, 6)},
 		{"another epoch, to a request that carried the present one", at(0, 1, 6), at(0, 1, 3), at(0, 2, 1), at(0, 2, 1)},
 		{"another epoch, to a request that carried an older one", at(0, 2, 6), at(0, 1, 9), at(0, 3, 9), at(0, noEpoch|1, 1)},
 		{"and then another, asked for before that was known", at(0, noEpoch|1, 1), at(0, 2, 6), at(0, 4, 9), at(0, noEpoch|1, 1)},

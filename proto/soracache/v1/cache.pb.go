@@ -299,7 +299,7 @@ const (
 	// nobody waits for it.
 	Refusal_REFUSAL_PASSED Refusal = 2
 	// Invalidations ended the loads that were waited for, again and again.
-	Refusal_REFUSAL_OVERTAKEN Refusal = 3
+	Refusal_REFUSAL_SUPERSEDED Refusal = 3
 	// The store does not reflect min_stamp yet.
 	Refusal_REFUSAL_BEHIND Refusal = 4
 	// A limit of the node has been reached.
@@ -312,7 +312,7 @@ var (
 		0: "REFUSAL_UNSPECIFIED",
 		1: "REFUSAL_STORE_FULL",
 		2: "REFUSAL_PASSED",
-		3: "REFUSAL_OVERTAKEN",
+		3: "REFUSAL_SUPERSEDED",
 		4: "REFUSAL_BEHIND",
 		5: "REFUSAL_LIMIT",
 	}
@@ -320,7 +320,7 @@ var (
 		"REFUSAL_UNSPECIFIED": 0,
 		"REFUSAL_STORE_FULL":  1,
 		"REFUSAL_PASSED":      2,
-		"REFUSAL_OVERTAKEN":   3,
+		"REFUSAL_SUPERSEDED":  3,
 		"REFUSAL_BEHIND":      4,
 		"REFUSAL_LIMIT":       5,
 	}
@@ -3756,12 +3756,12 @@ const file_soracache_v1_cache_proto_rawDesc = "" +
 	"\x17LEASE_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13LEASE_STATE_GRANTED\x10\x01\x12\x14\n" +
 	"\x10LEASE_STATE_HELD\x10\x02\x12\x17\n" +
-	"\x13LEASE_STATE_REFUSED\x10\x03*\x8c\x01\n" +
+	"\x13LEASE_STATE_REFUSED\x10\x03*\x8d\x01\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12REFUSAL_STORE_FULL\x10\x01\x12\x12\n" +
-	"\x0eREFUSAL_PASSED\x10\x02\x12\x15\n" +
-	"\x11REFUSAL_OVERTAKEN\x10\x03\x12\x12\n" +
+	"\x0eREFUSAL_PASSED\x10\x02\x12\x16\n" +
+	"\x12REFUSAL_SUPERSEDED\x10\x03\x12\x12\n" +
 	"\x0eREFUSAL_BEHIND\x10\x04\x12\x11\n" +
 	"\rREFUSAL_LIMIT\x10\x05*c\n" +
 	"\vLoadOutcome\x12\x1c\n" +

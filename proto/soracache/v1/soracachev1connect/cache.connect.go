@@ -74,7 +74,7 @@ type CacheServiceClient interface {
 	// BatchGet reads many keys of one namespace at once.
 	BatchGet(context.Context, *v1.BatchGetRequest) (*v1.BatchGetResponse, error)
 	// Fill completes a lease with a value. A lease that is not held any more, or
-	// that an invalidation has overtaken, is no error: stored is then false.
+	// that an invalidation has superseded, is no error: stored is then false.
 	Fill(context.Context, *v1.FillRequest) (*v1.FillResponse, error)
 	// BatchFill completes many leases of one namespace at once.
 	BatchFill(context.Context, *v1.BatchFillRequest) (*v1.BatchFillResponse, error)
@@ -332,7 +332,7 @@ type CacheServiceHandler interface {
 	// BatchGet reads many keys of one namespace at once.
 	BatchGet(context.Context, *v1.BatchGetRequest) (*v1.BatchGetResponse, error)
 	// Fill completes a lease with a value. A lease that is not held any more, or
-	// that an invalidation has overtaken, is no error: stored is then false.
+	// that an invalidation has superseded, is no error: stored is then false.
 	Fill(context.Context, *v1.FillRequest) (*v1.FillResponse, error)
 	// BatchFill completes many leases of one namespace at once.
 	BatchFill(context.Context, *v1.BatchFillRequest) (*v1.BatchFillResponse, error)
