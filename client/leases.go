@@ -189,12 +189,13 @@ func (l *leases) forget(at int) {
 }
 
 // outcomeOf is what became of a load whose loader returned so, if nothing of it is
-// stored. That everybody has gone who wanted it is no failure of the loader's.
+// stored. That everybody has gone who wanted it is no failure of the loader's, nor is
+// that its source was spared.
 func outcomeOf(ctx context.Context, err error) soracache.LoadOutcome {
 	switch {
 	case err == nil || errors.Is(err, ErrNotFound):
 		return soracache.LoadNotStorable
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, rejected(err):
 		return soracache.LoadHandedBack
 	}
 	return soracache.LoadFailed

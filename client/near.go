@@ -35,7 +35,10 @@ type nearOwner struct{ client *Client }
 var _ near.Owner = nearOwner{}
 
 func (o nearOwner) Watch(ctx context.Context, from soracache.Stamps, deliver func([]soracache.WatchItem) error) error {
-	return o.client.backend.Watch(ctx, soracache.WatchRequest{Namespace: o.client.namespace, From: from}, deliver)
+	return o.client.backend.Watch(ctx, soracache.WatchRequest{Namespace: o.client.namespace, From: from}, func(items []soracache.WatchItem) error {
+		o.client.session.noticeClear(items)
+		return deliver(items)
+	})
 }
 
 func (o nearOwner) Head(ctx context.Context) (soracache.HeadResult, error) {
