@@ -31,7 +31,7 @@ func (r *run[T]) question(ctx context.Context, it *item[T], wait time.Duration) 
 	}
 	lease := it.unsparing || !r.throttling(it.key)
 	if lease {
-		it.blocked = r.blocked(ctx, it.key, wait)
+		it.blocked = r.blocked(ctx, it, wait)
 	}
 	return soracache.Read{
 		Key: it.key, Schema: r.kind.schema, Wait: wait, RefreshWithin: r.refreshWithin(it.key),

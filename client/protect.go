@@ -41,13 +41,19 @@ type lentKey struct {
 	key  string
 }
 
-// hostOf returns the pass of the loader that a load of a key is a part of: one that the
-// run is inside of, or whose caller waits for the run.
-func (c *call[T]) hostOf(ctx context.Context, key string) *source.Pass {
+// hostOf returns the pass of the loader that a load of keys is a part of: one that the
+// run is inside of, or that waits for the run. nil: there is none.
+func (c *call[T]) hostOf(ctx context.Context, items ...*item[T]) *source.Pass {
 	if host := c.source().passIn(ctx); host != nil {
 		return host
 	}
-	return c.source().guard.Lent(lentKey{c.kind, key})
+	return c.source().guard.Lent(func(yield func(any) bool) {
+		for _, it := range items {
+			if !yield(lentKey{c.kind, it.key}) {
+				return
+			}
+		}
+	})
 }
 
 // passIn returns the pass of the innermost loader of the source that a context is in.
@@ -83,7 +89,7 @@ func (c *call[T]) lentKeys(keys []string) []any {
 }
 
 // blocked is why the lease of a key is not worth asking for, if it is not.
-func (r *run[T]) blocked(ctx context.Context, key string, wait time.Duration) error {
+func (r *run[T]) blocked(ctx context.Context, it *item[T], wait time.Duration) error {
 	s := r.source()
 	if s == nil || wait > 0 || r.warming || r.pass != nil {
 		return nil
@@ -92,7 +98,7 @@ func (r *run[T]) blocked(ctx context.Context, key string, wait time.Duration) er
 	if !full && s.guard.Check(nil) == nil {
 		return nil
 	}
-	host := r.hostOf(ctx, key)
+	host := r.hostOf(ctx, it)
 	if err := s.guard.Check(host); err != nil {
 		return s.named(err)
 	}
@@ -133,7 +139,7 @@ func (r *run[T]) admitted(ctx context.Context, items []*item[T]) (now, others []
 			again = append(again, it)
 		}
 	}
-	host := r.hostOf(ctx, items[0].key)
+	host := r.hostOf(ctx, items...)
 	err := s.guard.Check(host)
 	if err == nil && r.pass == nil {
 		s.cool(r.client)

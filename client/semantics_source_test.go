@@ -13,6 +13,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/l2/l2test"
 )
 
 // of returns a policy whose values are fresh for a minute, and whose loader asks a source.
@@ -457,6 +458,7 @@ func TestSourceLimit(t *testing.T) {
 		{"no place is free: the load waits for one, and holds no lease meanwhile", func(s *stage) {
 			p := of(withPlaces(1))
 			src, first := occupied(s, p, time.Second)
+			reads, writes := s.a.track.reads.Load(), s.a.track.writes.Load()
 			got := s.a.get(src, p)
 			synctest.Wait()
 			if s.leased("k") || src.count() != 1 {
@@ -470,6 +472,29 @@ func TestSourceLimit(t *testing.T) {
 			if !s.explain("k").Live {
 				s.Error("it was not stored")
 			}
+			// It was read, read again with its lease, and stored; and the other one stored.
+			if r, w := s.a.track.reads.Load()-reads, s.a.track.writes.Load()-writes; r != 2 || w != 2 {
+				s.Errorf("%d reads and %d writes", r, w)
+			}
+		}},
+		{"two loads begin at the same moment, and there is one place: the other's lease is handed back at once", func(s *stage) {
+			p := of(withPlaces(1))
+			src := newOrigin("v")
+			src.slow(time.Second)
+			var waiting []<-chan result
+			for i := range 2 {
+				waiting = append(waiting, s.a.getIn(s.Context(), strconv.Itoa(i), src, p))
+			}
+			synctest.Wait()
+			if s.leased("0") == s.leased("1") {
+				s.Errorf("leased: %t and %t", s.leased("0"), s.leased("1"))
+			}
+			for _, ch := range waiting {
+				if r := <-ch; r.value != "v" {
+					s.Errorf("got %v", r)
+				}
+			}
+			s.wantCalls(src, 2)
 		}},
 		{"another process loads the key while it waits: that value, without a load", func(s *stage) {
 			p := of(withPlaces(1))
@@ -855,6 +880,12 @@ func TestSourceRampUp(t *testing.T) {
 			}
 			synctest.Wait()
 			expect(s, running(s, s.a, ramp(), 9), whole)
+		}},
+		{"the ledger has begun a new epoch: the same", func(s *stage) {
+			s.a.want("v", newOrigin("v"))
+			s.store.Store.(*l2test.Model).Flush()
+			time.Sleep(time.Second) // the near cache's bound
+			expect(s, running(s, s.a, ramp(), 1), []int{1})
 		}},
 		{"a tag was invalidated: the whole limit", func(s *stage) {
 			s.b.invalidate("t")

@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"iter"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -195,13 +196,18 @@ func (g *Guard) Lend(keys []any, p *Pass) (end func()) {
 	}
 }
 
-// Lent returns a pass that is lent to whoever loads a key; nil: there is none.
-func (g *Guard) Lent(key any) *Pass {
+// Lent returns a pass that is lent to whoever loads one of the keys; nil: there is none.
+func (g *Guard) Lent(keys iter.Seq[any]) *Pass {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, p := range g.lent[key] {
-		if p.outermost().users.Load() > 0 {
-			return p
+	if len(g.lent) == 0 {
+		return nil
+	}
+	for key := range keys {
+		for _, p := range g.lent[key] {
+			if p.outermost().users.Load() > 0 {
+				return p
+			}
 		}
 	}
 	return nil
