@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -20,15 +21,21 @@ const (
 )
 
 // question is what is asked about a key next. A key whose loader failed a moment ago is
-// asked for without its lease, if another value may stand in for it.
-func (r *run[T]) question(it *item[T], wait time.Duration) soracache.Read {
+// asked for without its lease, if another value may stand in for it. So is one whose
+// source cannot be asked now.
+func (r *run[T]) question(ctx context.Context, it *item[T], wait time.Duration) soracache.Read {
+	it.blocked = nil
 	if it.replacing > 0 {
 		it.asked.Wait = wait
 		return it.asked
 	}
+	lease := it.unsparing || !r.throttling(it.key)
+	if lease {
+		it.blocked = r.blocked(ctx, it, wait)
+	}
 	return soracache.Read{
 		Key: it.key, Schema: r.kind.schema, Wait: wait, RefreshWithin: r.refreshWithin(it.key),
-		Lease: it.unsparing || !r.throttling(it.key),
+		Lease: lease && it.blocked == nil,
 	}
 }
 
@@ -64,6 +71,8 @@ func (r *run[T]) classify(it *item[T]) step {
 	case leased:
 		it.leased = true
 		return stepLoad
+	case it.blocked != nil: // which is decided before it is loaded
+		return stepLoad
 	case !it.asked.Lease && it.replacing == 0:
 		it.unsparing = true
 		return stepAsk
@@ -85,6 +94,10 @@ func (r *run[T]) classifyFound(it *item[T], leased bool) step {
 	case leased:
 		it.replaces, it.leased = false, true
 		return stepLoad
+	case it.blocked != nil && !fresh && !r.useBlocked(it):
+		return stepLoad
+	case it.blocked != nil:
+		return stepUse
 	case !it.asked.Lease && -it.there.freshFor > max(p.FailSafe, p.StaleWhileRevalidate):
 		it.unsparing = true
 		return stepAsk

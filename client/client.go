@@ -158,6 +158,9 @@ func (c *Client) Invalidate(ctx context.Context, what Invalidation) (Receipt, er
 	}
 	ctx, end := c.observer.start(ctx, OpInvalidate, "")
 	receipt, err := c.invalidate(ctx, soracache.InvalidateRequest{Targets: targets, Acknowledge: what.Acknowledge, Settle: what.Settle})
+	if what.All {
+		c.service.Cool() // also if it failed: it may have been recorded
+	}
 	end(Outcome{Err: err})
 	c.observer.invalidated(what, err)
 	if err != nil {

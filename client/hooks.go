@@ -12,8 +12,8 @@ import (
 // Hooks are told what the client does, for metrics, traces and logs. Every
 // field may be nil, and then costs nothing. They are called inline, from many
 // goroutines at once, and must return quickly; a hook that panics or blocks does
-// so in the call that it observes, and leaves no lease behind. OnBreaker and OnNearReset
-// observe none: what they panic with is logged. [WithHooks] takes several.
+// so in the call that it observes, and leaves no lease behind. OnBreaker, OnNearReset and
+// OnSource observe none: what they panic with is logged. [WithHooks] takes several.
 type Hooks struct {
 	// OnHit reports a fresh value that was found, and in which tier. A hit in
 	// the near cache of the process is told to this hook alone.
@@ -49,6 +49,15 @@ type Hooks struct {
 	// OnRefreshed reports the end of what OnRefresh reported. The error is the
 	// loader's; what became of its value is told to the hooks above.
 	OnRefreshed func(key string, took time.Duration, err error)
+
+	// OnSource reports that the circuit breaker of a source, known by its name, has
+	// entered a state because of a load of this client: it has opened, a load is on trial
+	// (half-open), or it has closed.
+	OnSource func(source string, state SourceState)
+	// OnRejected reports that a loader was not run, in the foreground or in the background,
+	// to spare its source. The error wraps [ErrSourceOpen] or [ErrSourceBusy]. If a stale
+	// value was served instead, OnStale is told as well.
+	OnRejected func(source, key string, why error)
 
 	// OnInvalidate reports the end of an invalidation that was asked of this
 	// client: by Invalidate, InvalidateTags, Remove or Clear. What other clients
@@ -122,12 +131,14 @@ const (
 	StaleThrottled
 	// StaleServiceDown: the service could not be asked for a lease to load under.
 	StaleServiceDown
+	// StaleRejected: the loader was not run, to spare its source.
+	StaleRejected
 )
 
-// String returns refreshing, slow_loader, failed_loader, throttled or
-// service_down.
+// String returns refreshing, slow_loader, failed_loader, throttled, service_down or
+// rejected.
 func (r StaleReason) String() string {
-	return [...]string{"refreshing", "slow_loader", "failed_loader", "throttled", "service_down"}[min(r, StaleServiceDown)]
+	return [...]string{"refreshing", "slow_loader", "failed_loader", "throttled", "service_down", "rejected"}[min(r, StaleRejected)]
 }
 
 // RefreshReason says why a value that is there is loaded anew.
@@ -250,6 +261,21 @@ func (o *observer) unreadable(key, encoding string, err error) {
 func (o *observer) invalidated(what Invalidation, err error) {
 	if o.hooks.OnInvalidate != nil {
 		o.hooks.OnInvalidate(what, err)
+	}
+}
+
+// sourceState tells of the state of a source's breaker.
+func (o *observer) sourceState(source string, state SourceState) {
+	if o.hooks.OnSource != nil {
+		defer o.survive("")
+		o.hooks.OnSource(source, state)
+	}
+}
+
+// rejected tells that a loader was not run.
+func (o *observer) rejected(source, key string, why error) {
+	if o.hooks.OnRejected != nil {
+		o.hooks.OnRejected(source, key, why)
 	}
 }
 

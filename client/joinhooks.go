@@ -22,6 +22,8 @@ func (a Hooks) and(b Hooks) Hooks {
 		OnUnreadable:     both3(a.OnUnreadable, b.OnUnreadable),
 		OnRefresh:        both2(a.OnRefresh, b.OnRefresh),
 		OnRefreshed:      both3(a.OnRefreshed, b.OnRefreshed),
+		OnSource:         both2(a.OnSource, b.OnSource),
+		OnRejected:       both3(a.OnRejected, b.OnRejected),
 		OnInvalidate:     both2(a.OnInvalidate, b.OnInvalidate),
 		OnBreaker:        both2(a.OnBreaker, b.OnBreaker),
 		OnNearReset:      both0(a.OnNearReset, b.OnNearReset),
@@ -124,6 +126,16 @@ func LogHooks(log *slog.Logger) Hooks {
 		},
 		OnRefreshed: func(key string, took time.Duration, err error) {
 			l.ended("soracache: refresh", key, took, err)
+		},
+		OnSource: func(source string, state SourceState) {
+			level := slog.LevelInfo
+			if state == SourceOpen {
+				level = slog.LevelWarn
+			}
+			l.at(level, "soracache: source", slog.String("source", source), slog.String("state", state.String()))
+		},
+		OnRejected: func(source, key string, why error) {
+			l.at(slog.LevelInfo, "soracache: rejected", slog.String("source", source), slog.String("key", key), slog.String("reason", why.Error()))
 		},
 		OnInvalidate: func(what Invalidation, err error) { l.invalidated(what, err) },
 		OnBreaker: func(node string, open bool) {

@@ -11,6 +11,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client/internal/lease"
 	"github.com/soracache/soracache/client/internal/service"
+	"github.com/soracache/soracache/client/internal/source"
 	"github.com/soracache/soracache/internal/flight"
 )
 
@@ -22,9 +23,17 @@ func (r *run[T]) loadAll(ctx context.Context, items []*item[T]) {
 	} else {
 		items = r.refreshBehind(ctx, items)
 	}
-	if len(items) == 0 {
-		return
+	items, others := r.admitted(ctx, items)
+	if len(items) > 0 {
+		r.loadNow(ctx, items)
 	}
+	if len(others) > 0 {
+		r.await(ctx, others, time.Since(r.came), len(items) > 0)
+	}
+}
+
+// loadNow loads keys whose source lets it.
+func (r *run[T]) loadNow(ctx context.Context, items []*item[T]) {
 	for _, it := range items {
 		if !it.leased {
 			it.alone(ctx)
@@ -106,31 +115,36 @@ func unended[T any](items []*item[T]) (rest []*item[T]) {
 // loader has to be waited for anyway.
 func (r *run[T]) timeouts(items []*item[T]) (soft, hard <-chan time.Time) {
 	p := &r.settings.policy
-	if p.SoftTimeout > 0 && !slices.ContainsFunc(items, func(it *item[T]) bool { return it.there == nil }) {
-		soft = time.After(p.SoftTimeout)
+	if p.SoftTimeout > 0 && allThere(items) {
+		soft = time.After(p.SoftTimeout - r.queued)
 	}
 	if p.HardTimeout > 0 {
-		hard = time.After(p.HardTimeout)
+		hard = time.After(p.HardTimeout - r.queued)
 	}
 	return soft, hard
 }
 
 // take takes what one call of the loader has brought.
 func (r *run[T]) take(ctx context.Context, part []loaded[T]) {
-	var lost []*item[T]
+	var lost, spared []*item[T]
 	for i := range part {
 		it, result := part[i].item, &part[i]
 		if result.err == nil {
 			it.end(result.o, nil)
 			continue
 		}
+		it.err = result.err
+		if rejected(it.err) {
+			spared = append(spared, it)
+			continue
+		}
 		if ctx.Err() == nil {
 			r.pause(it.key)
 		}
-		it.err = result.err
 		lost = append(lost, it)
 	}
 	r.rescue(ctx, lost, StaleFailedLoader)
+	r.rescue(ctx, spared, StaleRejected)
 }
 
 // lose is for keys whose loader ended without a word.
@@ -160,6 +174,8 @@ type load[T any] struct {
 	items  []*item[T] // not changed
 	run    *run[T]
 	leases *lease.Set
+	// pass is what the first call of the loader goes to its source with.
+	pass atomic.Pointer[source.Pass]
 	// holders is how many need the leases: see drop.
 	holders atomic.Int32
 	// detached is set once the callers have been answered, and the loader goes on.
@@ -174,7 +190,10 @@ type load[T any] struct {
 }
 
 func (r *run[T]) newLoad(items []*item[T]) *load[T] {
-	return &load[T]{call: r.call, items: items, run: r}
+	l := &load[T]{call: r.call, items: items, run: r}
+	l.pass.Store(r.pass)
+	r.pass = nil
+	return l
 }
 
 func (l *load[T]) patience() time.Duration {
@@ -188,6 +207,7 @@ func (l *load[T]) patience() time.Duration {
 func (l *load[T]) here(ctx context.Context) []loaded[T] {
 	l.hold(ctx)
 	defer l.drop(true)
+	defer l.leave()
 	return l.part(ctx, 0, len(l.items))
 }
 
@@ -196,6 +216,7 @@ func (l *load[T]) here(ctx context.Context) []loaded[T] {
 func (l *load[T]) begin(callers context.Context) error {
 	ctx, leave, err := l.client.life.Enter(context.WithoutCancel(callers))
 	if err != nil {
+		l.leave()
 		l.run.hold(callers, l.items, soracache.LoadHandedBack).End(l.patience())
 		return err
 	}
@@ -210,6 +231,7 @@ func (l *load[T]) begin(callers context.Context) error {
 		defer l.cancel()
 		defer close(l.finished)
 		defer l.drop(true)
+		defer l.leave()
 		service.AtOnce(cmp.Or(l.settings.many.concurrency, DefaultLoadConcurrency), parts, func(i int) {
 			l.done <- l.part(ctx, i*size, min((i+1)*size, len(l.items)))
 		})
@@ -263,7 +285,7 @@ func (l *load[T]) letGo() bool {
 		defer l.client.background.Free()
 		defer limit.Stop()
 		l.each(func(r *loaded[T]) {
-			if r.err != nil && !errors.Is(r.err, context.Canceled) {
+			if r.err != nil && !rejected(r.err) && !errors.Is(r.err, context.Canceled) {
 				l.pause(r.key)
 			}
 		})
@@ -308,10 +330,16 @@ func (l *load[T]) part(ctx context.Context, from, to int) (results []loaded[T]) 
 	for i := range results {
 		results[i].prepare(parent)
 	}
-	if l.load.one != nil {
+	v, err := l.visit(ctx)
+	defer v.end()
+	switch {
+	case err != nil:
+		l.refuse(ctx, results, err)
+	case l.load.one != nil:
+		results[0].fill.visit = v
 		l.loadOne(ctx, &results[0])
-	} else {
-		l.loadMany(ctx, results, parent)
+	default:
+		l.loadMany(ctx, results, parent, v)
 	}
 	l.store(results)
 	return results
@@ -328,8 +356,9 @@ func (l *load[T]) loadOne(ctx context.Context, r *loaded[T]) {
 }
 
 // loadMany calls a batch loader, in a goroutine that it may end.
-func (l *load[T]) loadMany(ctx context.Context, results []loaded[T], parent *LoadContext) {
+func (l *load[T]) loadMany(ctx context.Context, results []loaded[T], parent *LoadContext, v *visit) {
 	batch := newBatch(l.client, l.kind.schema, parent, len(results))
+	batch.visit = v
 	keys := make([]string, len(results))
 	for i := range results {
 		keys[i] = results[i].key
@@ -377,6 +406,7 @@ func (l *load[T]) observed(ctx context.Context, fill *LoadContext, key string, d
 		if took = time.Since(start); err == nil {
 			l.took.Note(took)
 		}
+		fill.visit.returned(ctx, l.due, max(len(fill.parts), 1), err)
 		if !returned && err == ErrGoexit && key != "" { //nolint:errorlint // itself
 			l.client.observer.loaded(key, took, err)
 		}
@@ -409,12 +439,13 @@ func (r *run[T]) hold(ctx context.Context, items []*item[T], outcome soracache.L
 }
 
 // outcomeOf is what became of a load whose loader returned so, if nothing of it is
-// stored. That everybody has gone who wanted it is no failure of the loader's.
+// stored. That everybody has gone who wanted it is no failure of the loader's, nor is that its
+// source was spared.
 func outcomeOf(ctx context.Context, err error) soracache.LoadOutcome {
 	switch {
 	case err == nil || errors.Is(err, ErrNotFound):
 		return soracache.LoadNotStorable
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, rejected(err):
 		return soracache.LoadHandedBack
 	}
 	return soracache.LoadFailed

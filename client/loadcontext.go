@@ -31,6 +31,8 @@ type LoadContext struct {
 	// the lease's: how much of the ledger the value is known to reflect.
 	leased bool
 	stamp  soracache.Stamps
+	// visit is the call of the loader to its source, if that is one of the policy's.
+	visit *visit
 
 	// mu guards what follows: a loader may use several goroutines.
 	mu         sync.Mutex

@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"testing"
@@ -23,10 +24,13 @@ func TestReleaseSaysWhatBecameOfTheLoad(t *testing.T) {
 		deny error // of the fill
 		want []soracache.LoadOutcome
 	}{
-		"a value":           {func(context.Context, func()) (string, error) { return "v", nil }, nil, nil},
-		"an error":          {func(context.Context, func()) (string, error) { return "", errBoom }, nil, []soracache.LoadOutcome{failed}},
-		"no such thing":     {func(context.Context, func()) (string, error) { return "", client.ErrNotFound }, nil, []soracache.LoadOutcome{refused}},
-		"a panic":           {func(context.Context, func()) (string, error) { panic("boom") }, nil, []soracache.LoadOutcome{failed}},
+		"a value":       {func(context.Context, func()) (string, error) { return "v", nil }, nil, nil},
+		"an error":      {func(context.Context, func()) (string, error) { return "", errBoom }, nil, []soracache.LoadOutcome{failed}},
+		"no such thing": {func(context.Context, func()) (string, error) { return "", client.ErrNotFound }, nil, []soracache.LoadOutcome{refused}},
+		"a panic":       {func(context.Context, func()) (string, error) { panic("boom") }, nil, []soracache.LoadOutcome{failed}},
+		"a source spared": {func(context.Context, func()) (string, error) {
+			return "", fmt.Errorf("a part: %w", client.ErrSourceBusy)
+		}, nil, []soracache.LoadOutcome{back}},
 		"a Goexit":          {func(context.Context, func()) (string, error) { runtime.Goexit(); return "", nil }, nil, []soracache.LoadOutcome{failed}},
 		"a refused entry":   {func(context.Context, func()) (string, error) { return "v", nil }, soracache.ErrTooLarge, []soracache.LoadOutcome{refused}},
 		"no answer to it":   {func(context.Context, func()) (string, error) { return "v", nil }, soracache.ErrUnavailable, []soracache.LoadOutcome{back}},

@@ -96,6 +96,13 @@ type Policy struct {
 	// and not stored. Zero means as long as the service takes.
 	MaxBytes int
 
+	// Source is what the loader asks, if that is to be kept from being overrun: by a
+	// circuit breaker, and a limit of how many loads run at the same time. While a load
+	// would be too much, callers get what FailSafe or StaleWhileRevalidate allows, or else
+	// an error that wraps [ErrSourceOpen] or [ErrSourceBusy], at once or after the wait
+	// that the source's configuration says, and nothing is refreshed in the background.
+	Source *Source
+
 	// notStored means that the TTL was said to be nothing.
 	notStored bool
 }
@@ -166,6 +173,9 @@ func (p Policy) Validate() error {
 	case p.MaxBytes < 0:
 		return fmt.Errorf("%w: policy: negative MaxBytes", soracache.ErrInvalid)
 	}
+	if err := p.Source.validate(); err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
 	return checkTags(p.Tags)
 }
 
@@ -173,7 +183,7 @@ func (p Policy) Validate() error {
 func (p Policy) changed(before, after Policy) Policy {
 	own, old, now := reflect.ValueOf(&p).Elem(), reflect.ValueOf(before), reflect.ValueOf(after)
 	for i := range own.NumField() {
-		if own.Field(i).CanSet() && !reflect.DeepEqual(old.Field(i).Interface(), now.Field(i).Interface()) {
+		if own.Field(i).CanSet() && !same(old.Field(i), now.Field(i)) {
 			own.Field(i).Set(now.Field(i))
 		}
 	}
@@ -181,6 +191,15 @@ func (p Policy) changed(before, after Policy) Policy {
 		p.notStored = after.notStored
 	}
 	return p
+}
+
+// same tells whether a field of two policies is the same. What it points to is not looked
+// at: it is in use.
+func same(a, b reflect.Value) bool {
+	if a.Comparable() {
+		return a.Equal(b)
+	}
+	return reflect.DeepEqual(a.Interface(), b.Interface())
 }
 
 // ttl is how long a value is fresh.

@@ -75,6 +75,9 @@ func (c *Cache[T]) refreshSoon(ctx context.Context, key string, hit *near.Hit[T]
 // refreshNear has values refreshed in the background that were found near and are
 // so close to their end, unless somebody does it already.
 func (r *run[T]) refreshNear(ctx context.Context, items []*item[T], within []time.Duration, refresh func(context.Context, []*item[T], []time.Duration)) {
+	if r.source().spares() {
+		return
+	}
 	now, running, fresh := r.client.now(), &r.kind.refreshing, &r.kind.fresh
 	n := 0
 	for i, it := range items {
@@ -107,6 +110,7 @@ func (r *run[T]) refreshNear(ctx context.Context, items []*item[T], within []tim
 // does that, or has done it: the answer is then the newer value.
 func (r *run[T]) refreshDue(ctx context.Context, items []*item[T], within []time.Duration) {
 	defer r.handBack(ctx, items, func(*item[T]) bool { return true })
+	defer r.leave()
 	reads, asked := make([]soracache.Read, len(items)), make([]*near.Inflight, len(items))
 	for i, it := range items {
 		reads[i] = soracache.Read{Key: it.key, Schema: r.kind.schema, Lease: true, RefreshWithin: within[i]}
@@ -131,7 +135,7 @@ func (r *run[T]) refreshDue(ctx context.Context, items []*item[T], within []time
 			due = append(due, it)
 		}
 	}
-	if len(due) > 0 {
+	if len(due) > 0 && r.enterBehind(due) == nil {
 		r.reload(ctx, due, RefreshEager)
 	}
 }
@@ -156,21 +160,30 @@ func (r *run[T]) refreshBehind(ctx context.Context, items []*item[T]) (rest []*i
 	for i, it := range behind {
 		theirs[i] = &item[T]{key: it.key, answer: it.answer, owed: it.owed, leased: true, there: it.there}
 	}
-	begun := other.inBackground(ctx, behind[0].key, func(ctx context.Context) {
+	spared := other.enterBehind(behind) != nil
+	begun := !spared && other.inBackground(ctx, behind[0].key, func(ctx context.Context) {
 		defer other.handBack(ctx, theirs, func(*item[T]) bool { return true })
+		defer other.leave()
 		other.reload(ctx, theirs, RefreshStale)
 	})
+	if !begun {
+		other.leave()
+	}
+	why := StaleRefreshing
+	if spared {
+		why = StaleRejected
+	}
 	for _, it := range behind {
 		switch {
 		case begun: // the other holds it
 			it.owed = soracache.Lease{}
-		case it.there.fresh(): // somebody will do it
+		case it.there.fresh(), spared: // somebody will do it
 			it.leased = false
 		default: // too much is running in the background
 			rest = append(rest, it)
 			continue
 		}
-		it.end(r.serve(it.key, it.there, StaleRefreshing), nil)
+		it.end(r.serve(it.key, it.there, why), nil)
 	}
 	r.handBack(ctx, behind, func(it *item[T]) bool { return !it.leased })
 	return rest
@@ -225,7 +238,7 @@ func (r *run[T]) reload(ctx context.Context, items []*item[T], why RefreshReason
 		end(Outcome{Loaded: len(failed.Errors) < len(items), Err: err})
 	}()
 	took := func(l *loaded[T]) {
-		if l.err != nil && ctx.Err() == nil {
+		if l.err != nil && !rejected(l.err) && ctx.Err() == nil {
 			r.pause(l.key)
 		}
 		ended(l.item, cmp.Or(l.err, l.o.marker))

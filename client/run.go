@@ -9,6 +9,7 @@ import (
 	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/client/internal/pacing"
 	"github.com/soracache/soracache/client/internal/service"
+	"github.com/soracache/soracache/client/internal/source"
 	"github.com/soracache/soracache/client/stamps"
 	"github.com/soracache/soracache/internal/flight"
 )
@@ -62,6 +63,10 @@ type run[T any] struct {
 	// warming means that nobody wants the values: what is there need not be read,
 	// what others load not waited for, and what cannot be stored not loaded.
 	warming bool
+	// pass is what the next load goes to its source with, if it has one, and queued is
+	// how long passes were waited for.
+	pass   *source.Pass
+	queued time.Duration
 	// key is the only key of most runs, and keys has it then.
 	key  item[T]
 	keys [1]*item[T]
@@ -87,6 +92,9 @@ type item[T any] struct {
 	// is how often the lease was asked for to replace an entry that cannot be read.
 	unsparing bool
 	replacing int
+	// blocked is why the lease was not asked for although the loader is not to be left
+	// alone: its source cannot be asked now.
+	blocked error
 	// why is why the key is to be loaded without a lease, and down means that this is
 	// because the service could not be asked.
 	why  error
@@ -178,6 +186,7 @@ func (r *run[T]) join(ctx context.Context, items []*item[T], joined bool) contex
 //     Where a lease comes free, 2 and 3 begin again.
 func (r *run[T]) findOrLoad(ctx context.Context, items []*item[T]) {
 	defer r.handBack(ctx, items, func(*item[T]) bool { return true }) // a hook may panic, or what decodes a value
+	defer r.leave()
 	r.ask(ctx, items, 0, time.Time{})
 	waited := time.Since(r.came) // and not what it takes to load
 	others, leased := those(items, stepWait), those(items, stepLoad)
@@ -217,7 +226,7 @@ func (r *run[T]) askOnce(ctx context.Context, items []*item[T], wait time.Durati
 	}
 	reads, asked := make([]soracache.Read, len(items)), make([]*near.Inflight, len(items))
 	for _, it := range items {
-		it.asked = r.question(it, wait)
+		it.asked = r.question(ctx, it, wait)
 	}
 	askAlike(items)
 	for i, it := range items {
@@ -244,7 +253,7 @@ func (r *run[T]) askForOne(ctx context.Context, it *item[T], wait time.Duration,
 		r.answered(it, soracache.ReadResult{Err: err}, nil, 0)
 		return persevered
 	}
-	it.asked = r.question(it, wait)
+	it.asked = r.question(ctx, it, wait)
 	asked := r.client.near.Begin(r.kind.space, it.key)
 	defer asked.End()
 	var answer soracache.ReadResult
@@ -293,7 +302,7 @@ func (r *run[T]) use(it *item[T]) outcome[T] {
 		r.client.observer.hit(it.key, soracache.TierL2)
 		return outcome[T]{how: Outcome{Tier: soracache.TierL2}}
 	case !it.asked.Lease:
-		return r.serve(it.key, it.there, StaleThrottled)
+		return r.serve(it.key, it.there, r.unleased(it))
 	}
 	return r.serve(it.key, it.there, StaleRefreshing)
 }

@@ -17,6 +17,9 @@ import (
 func (r *run[T]) share(ctx context.Context) (outcome[T], error) {
 	more := r.client.service.CarriedMore(ctx)
 	defer r.kind.demands.add(r.key.key, stamps.From(ctx))()
+	if r.source() != nil {
+		defer r.lend(ctx, r.key.key)()
+	}
 	o, part, err := r.shareBy(ctx, more)
 	for part != flight.Led && err == nil {
 		behind := !o.reflects(more) && r.way < shareOneStamp
@@ -134,6 +137,9 @@ func (b *bulk[T]) shareAll(ctx context.Context, keys []string) {
 		for _, key := range keys {
 			defer b.kind.demands.add(key, carried)()
 		}
+	}
+	if b.source() != nil {
+		defer b.lend(ctx, keys...)()
 	}
 	more := b.client.service.CarriedMore(ctx)
 	for way := sharePlain; len(keys) > 0; way++ {

@@ -130,6 +130,8 @@ type told struct {
 	superseded []soracache.Reason
 	notStored  []error
 	loads      int
+	states     []client.SourceState
+	rejected   []error
 }
 
 func (o *told) hooks() client.Hooks {
@@ -149,6 +151,10 @@ func (o *told) hooks() client.Hooks {
 		OnFillSuperseded: func(_ string, r soracache.Reason) { locked(func() { o.superseded = append(o.superseded, r) }) },
 		OnNotStored:      func(_ string, why error) { locked(func() { o.notStored = append(o.notStored, why) }) },
 		OnLoad:           func(string, time.Duration, error) { locked(func() { o.loads++ }) },
+		OnSource: func(_ string, state client.SourceState) {
+			locked(func() { o.states = append(o.states, state) })
+		},
+		OnRejected: func(_, _ string, why error) { locked(func() { o.rejected = append(o.rejected, why) }) },
 	}
 }
 

@@ -57,7 +57,7 @@ func (r *loaded[T]) settle(value T, err error) {
 	}
 	r.o = outcome[T]{value: value, marker: original(err), how: Outcome{Loaded: true}}
 	mark, marked := markerOf(err, &r.fill.policy)
-	if marked && mark.kind == soracache.KindError && !r.keepsErrors {
+	if marked && (mark.kind == soracache.KindError && !r.keepsErrors || rejected(err)) {
 		marked = false
 	}
 	missing := errors.Is(err, ErrNotFound)

@@ -3,12 +3,10 @@ package cluster
 import (
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/failsafe-go/failsafe-go"
-	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 
 	"github.com/soracache/soracache"
 )
@@ -21,14 +19,10 @@ const (
 	restJitter  = 0.25
 )
 
-// errUnwell is what the breaker is told; errResting is that it lets nobody
-// through.
-var (
-	errUnwell  = errors.New("the node fails")
-	errResting = circuitbreaker.ErrOpen
-)
+// errResting is that a call was not made, because the node rests or another one tries it.
+var errResting = errors.New("the node rests")
 
-// member is one node, and how it fared of late. Its breaker opens with the first
+// member is one node, and how it fared of late. It rests after the first
 // failure, for that is no news of one caller's: all who ask the node would find
 // out by themselves, each at the cost of its time. Once its rest is over, one
 // call tries it, and the others go on passing it over.
@@ -38,14 +32,17 @@ type member struct {
 	backend soracache.Backend
 	close   func()
 	log     *slog.Logger
-	// onBreaker is told of the breaker's opening and closing; nil: nobody is.
+	// onBreaker is told that the node is passed over from now on, or is used again; nil:
+	// nobody is.
 	onBreaker func(url string, open bool)
 
-	breaker circuitbreaker.CircuitBreaker[any]
-	// failures in a row; zero: the node is well, and its breaker closed. Under
-	// the mutex it is changed together with the breaker.
+	// failures in a row; zero: the node is well. It is changed under mu.
 	failures atomic.Int32
 	mu       sync.Mutex
+	// restUntil is when a node that is not well may be tried, and tried means that a call
+	// does so. Guarded by mu.
+	restUntil time.Time
+	tried     bool
 
 	calls   atomic.Int64 // under way
 	streams atomic.Int64 // open, which are no calls: they do next to nothing
@@ -59,14 +56,7 @@ type member struct {
 }
 
 func newMember(url string, backend soracache.Backend, end func(), log *slog.Logger, onBreaker func(string, bool)) *member {
-	m := &member{url: url, seed: hashOf(url), backend: backend, close: end, log: log, onBreaker: onBreaker}
-	m.breaker = circuitbreaker.NewBuilder[any]().
-		WithFailureThreshold(1).
-		WithSuccessThreshold(1).
-		WithDelayFunc(func(failsafe.ExecutionAttempt[any]) time.Duration { return m.rest() }).
-		WithJitterFactor(restJitter).
-		Build()
-	return m
+	return &member{url: url, seed: hashOf(url), backend: backend, close: end, log: log, onBreaker: onBreaker}
 }
 
 // well tells whether the node answered when it was last asked.
@@ -74,30 +64,55 @@ func (m *member) well() bool { return m.failures.Load() == 0 }
 
 // restOver tells whether a node that is not well may be tried again, though
 // somebody else may be about to.
-func (m *member) restOver() bool { return m.breaker.RemainingDelay() == 0 }
-
-// rest is how long the node is passed over, before jitter.
-func (m *member) rest() time.Duration {
-	n := m.failures.Load()
-	if n > 5 {
-		return longestRest
-	}
-	return min(firstRest<<max(n-1, 0), longestRest)
+func (m *member) restOver() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !time.Now().Before(m.restUntil)
 }
 
-// trial has a call made if the breaker lets it through. The call is to return
-// nil only if the node answered.
-func (m *member) trial(call func() error) error {
-	err := failsafe.With[any](m.breaker).Run(call)
-	if errors.Is(err, errResting) {
-		return errResting
+// rest has the node passed over for a while. The lock is held.
+func (m *member) rest() {
+	last := longestRest
+	if n := m.failures.Load(); n <= 5 {
+		last = min(firstRest<<max(n-1, 0), longestRest)
 	}
-	return nil
+	jitter := 1 + restJitter*(2*rand.Float64()-1) //nolint:gosec // spread, not secrecy
+	m.restUntil = time.Now().Add(time.Duration(float64(last) * jitter))
+}
+
+// trial has a call made, unless the node rests, or another call tries it. The call is to
+// tell whether the node has answered: if it has not, the node rests again.
+func (m *member) trial(call func() (answered bool)) (made bool) {
+	if !m.beginTrial() {
+		return false
+	}
+	answered := false // unless it returns
+	defer func() { m.endTrial(answered) }()
+	answered = call()
+	return true
+}
+
+func (m *member) beginTrial() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.tried || time.Now().Before(m.restUntil) {
+		return false
+	}
+	m.tried = true
+	return true
+}
+
+func (m *member) endTrial(answered bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.tried = false; !answered {
+		m.rest()
+	}
 }
 
 // fell records that a call failed. Of many calls that fail together one counts, so
 // known is how many failures there were when the call began. If the call was a trial,
-// the trial tells the breaker.
+// the node rests when that ends.
 func (m *member) fell(known int32, onTrial bool, err error) {
 	m.mu.Lock()
 	if m.failures.Load() != known || known > 0 && !onTrial {
@@ -106,7 +121,7 @@ func (m *member) fell(known int32, onTrial bool, err error) {
 	}
 	m.failures.Add(1)
 	if !onTrial {
-		_ = failsafe.With[any](m.breaker).Run(func() error { return errUnwell })
+		m.rest()
 	}
 	m.mu.Unlock()
 	if known > 0 {
@@ -123,7 +138,7 @@ func (m *member) recovered() {
 	}
 	m.mu.Lock()
 	had := m.failures.Swap(0)
-	m.breaker.Close()
+	m.restUntil = time.Time{}
 	m.mu.Unlock()
 	if had == 0 {
 		return
@@ -132,7 +147,7 @@ func (m *member) recovered() {
 	m.tell(false)
 }
 
-// tell tells of the breaker's opening or closing.
+// tell tells that the node is passed over, or used again.
 func (m *member) tell(open bool) {
 	if m.onBreaker != nil {
 		m.onBreaker(m.url, open)

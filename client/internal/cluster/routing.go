@@ -215,19 +215,18 @@ func (r *router) attempt(ctx context.Context, b budget, m *member, last, trial b
 		_, err = r.ask(ctx, b, m, last, false, call)
 		return err
 	}
-	resting := m.trial(func() (verdict error) {
-		verdict, err = r.ask(ctx, b, m, last, true, call)
-		return verdict
-	})
-	if resting != nil {
-		return resting
+	if !m.trial(func() (answered bool) {
+		answered, err = r.ask(ctx, b, m, last, true, call)
+		return answered
+	}) {
+		return errResting
 	}
 	return err
 }
 
-// ask makes a call to one node, and judges the node by how it went: the verdict
-// is nil if the node has answered.
-func (r *router) ask(ctx context.Context, b budget, m *member, last, trial bool, call nodeCall) (verdict, err error) {
+// ask makes a call to one node, judges the node by how it went, and tells whether the
+// node has answered.
+func (r *router) ask(ctx context.Context, b budget, m *member, last, trial bool, call nodeCall) (answered bool, err error) {
 	t := m.begin(trial)
 	attempt, cancel := b.attempt(ctx, last)
 	err = call(attempt, m.backend)
@@ -258,22 +257,20 @@ func (t *turn) end(attempt context.Context, err error) {
 	t.large = deadline.Large(attempt)
 }
 
-// judge judges a node by how a call went. It returns nil if the node has answered.
-func (r *router) judge(ctx context.Context, t turn, err error) error {
+// judge judges a node by how a call went, and tells whether the node has answered.
+func (r *router) judge(ctx context.Context, t turn, err error) (answered bool) {
 	switch {
 	case !rpc.Failed(err):
 		t.member.recovered()
-		return nil
+		return true
 	case errors.Is(ctx.Err(), context.Canceled): // which says nothing about the node
 	case t.timedOut && (t.large || time.Since(t.began) < fairTrial):
 	default:
 		t.member.fell(t.known, t.trial, err)
 		r.troubled()
-		if t.member.well() { // others have found it so meanwhile
-			return nil
-		}
+		return t.member.well() // others may have found it so meanwhile
 	}
-	return errUnwell
+	return false
 }
 
 // pause waits about so long, if the time of the call has room for it.

@@ -6,6 +6,7 @@ package service
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -235,7 +236,28 @@ var _ near.Owner = (*Service)(nil)
 
 // Watch is for the near cache, as are the others below.
 func (s *Service) Watch(ctx context.Context, from soracache.Stamps, deliver func([]soracache.WatchItem) error) error {
-	return s.Backend.Watch(ctx, soracache.WatchRequest{Namespace: s.Namespace, From: from}, deliver)
+	return s.Backend.Watch(ctx, soracache.WatchRequest{Namespace: s.Namespace, From: from}, func(items []soracache.WatchItem) error {
+		for i := range items {
+			for _, record := range items[i].Records {
+				if slices.Contains(record.Targets, soracache.Everything()) {
+					s.Cool()
+				}
+			}
+		}
+		return deliver(items)
+	})
+}
+
+// Cool notes that nothing is cached any more.
+func (s *Service) Cool() { s.session.cool() }
+
+// Cold is since when nothing is cached, if the client has noticed that: a clear, or a new
+// life of a ledger.
+func (s *Service) Cold() (since time.Time, is bool) {
+	if at := s.session.cold.Load(); at != nil {
+		return *at, true
+	}
+	return since, false
 }
 
 // Head asks for the head of each ledger.

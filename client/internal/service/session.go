@@ -3,6 +3,7 @@ package service
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/soracache/soracache"
 )
@@ -16,6 +17,15 @@ type session struct {
 	doubts soracache.Epoch // how often it was not known which of two epochs is over; guarded by mu
 	// seen is replaced and never changed, so it can be handed out.
 	seen atomic.Pointer[soracache.Stamps]
+	// cold is since when nothing is cached, as far as the client has noticed; nil: it
+	// never has.
+	cold atomic.Pointer[time.Time]
+}
+
+// cool notes that nothing is cached any more.
+func (s *session) cool() {
+	now := time.Now()
+	s.cold.Store(&now)
 }
 
 // stamps returns what the next request is to carry.
@@ -44,6 +54,9 @@ func (s *session) observe(carried, answer soracache.Stamps) {
 		return
 	}
 	for i := range news {
+		if at, known := seen.At(news[i].Partition); known && at.Epoch != news[i].Stamp.Epoch {
+			s.cool()
+		}
 		if news[i].Stamp.Epoch == noEpoch {
 			s.doubts++
 			news[i].Stamp.Epoch = noEpoch | s.doubts // what was asked in an earlier doubt does not settle this one
