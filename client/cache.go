@@ -236,9 +236,16 @@ func (c *Cache[T]) set(ctx context.Context, key string, value T, s settings) err
 	}
 	s.policy = s.policy.jittered()
 	entry, err := encode(s, value)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case c.client.interceptors != nil || s.interceptors != nil:
+		return c.setInside(ctx, key, value, entry, s)
 	}
+	return c.setEntry(ctx, key, entry, s)
+}
+
+func (c *Cache[T]) setEntry(ctx context.Context, key string, entry soracache.Entry, s settings) error {
 	return c.client.service.Within(ctx, writeTimeout, func(ctx context.Context) error {
 		result, err := c.client.service.Write(ctx, soracache.Write{Op: soracache.OpPut, Key: key, Schema: s.schema, Entry: entry, Lifetime: s.policy.lifetime()}, nil)
 		// If it failed, it may have happened all the same.

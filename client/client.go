@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/soracache/soracache"
+	"github.com/soracache/soracache/client/internal/bounded"
 	"github.com/soracache/soracache/client/internal/lifetime"
 	"github.com/soracache/soracache/client/internal/near"
 	"github.com/soracache/soracache/client/internal/pacing"
@@ -50,6 +51,9 @@ type Client struct {
 	// replaced are the keys of which an entry that could not be read was replaced of
 	// late.
 	replaced pacing.Cooldowns
+	// interceptors are the client's, and parked is what they or a cache's have kept aside.
+	interceptors *chain
+	parked       *bounded.List[parkedKey, Parked]
 
 	// kinds holds a *kind[T] for each reflect.Type T and schema that there is a cache
 	// of, by kindKey.
@@ -76,6 +80,8 @@ func newClient(backend soracache.Backend, closeBackend func(), cfg config) (*Cli
 		codecs:       newCodecs(cfg.standard, cfg.known),
 		ahead:        cfg.virtual.Ahead,
 		background:   pacing.NewSlots(maxBackground),
+		interceptors: chained(cfg.interceptors, runCaches, storeByCaches),
+		parked:       bounded.New[parkedKey, Parked](cfg.parkedEntries, cfg.parkedBytes),
 	}
 	c.life = lifetime.New(c.observer.surviveBehind)
 	c.service = service.New(service.Config{

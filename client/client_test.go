@@ -298,6 +298,7 @@ func TestDependencies(t *testing.T) {
 		ours, ours + "/client", ours + "/internal/flight",
 		ours + "/proto/soracache/v1", ours + "/proto/soracache/v1/soracachev1connect",
 		ours + "/client/stamps", ours + "/client/internal/batches", ours + "/client/internal/lease", ours + "/client/internal/service", ours + "/client/internal/lifetime", ours + "/client/internal/pacing", ours + "/client/internal/deadline", ours + "/client/internal/cluster", ours + "/client/internal/near", ours + "/client/internal/source",
+		ours + "/client/internal/bounded",
 		ours + "/client/internal/cluster/batcher", ours + "/client/internal/cluster/rpc", ours + "/internal/wire",
 		// For the near cache.
 		ours + "/l1", ours + "/invalidation", ours + "/internal/suspend", ours + "/internal/virtual",

@@ -36,6 +36,9 @@ type Hooks struct {
 	// service's refusal or absence. A TTL or a keep time above what the service
 	// allows is such a refusal: the error says what is allowed.
 	OnNotStored func(key string, why error)
+	// OnParked hands over a value that an interceptor parked: see [Client.Parked]. If it was
+	// loaded, OnNotStored is told as well.
+	OnParked func(Parked)
 	// OnFailOpen reports that the service could not answer GetOrSet, which
 	// therefore runs the loader.
 	OnFailOpen func(key string, err error)
@@ -229,6 +232,12 @@ func (o *observer) superseded(key string, reason soracache.Reason) {
 func (o *observer) notStored(key string, why error) {
 	if o.hooks.OnNotStored != nil {
 		o.hooks.OnNotStored(key, why)
+	}
+}
+
+func (o *observer) parked(p Parked) {
+	if o.hooks.OnParked != nil {
+		o.hooks.OnParked(p)
 	}
 }
 

@@ -33,6 +33,7 @@ func TestLogHooks(t *testing.T) {
 	h.OnLoad("k", time.Second, bad)
 	h.OnFillSuperseded("k", soracache.ReasonSuperseded)
 	h.OnNotStored("k", bad)
+	h.OnParked(client.Parked{Key: "k", Why: "bad", Times: 2})
 	h.OnFailOpen("k", bad)
 	h.OnUnreadable("k", "json", bad)
 	h.OnRefresh("k", client.RefreshEager)
@@ -50,6 +51,7 @@ level=DEBUG msg="soracache: load" key=k took=1s
 level=WARN msg="soracache: load" key=k took=1s error=bad
 level=DEBUG msg="soracache: not stored" key=k reason=superseded
 level=INFO msg="soracache: not stored" key=k reason=bad
+level=WARN msg="soracache: parked" key=k reason=bad times=2
 level=WARN msg="soracache: fail open" key=k error=bad
 level=INFO msg="soracache: unreadable" key=k encoding=json error=bad
 level=DEBUG msg="soracache: refresh begins" key=k reason=eager

@@ -18,6 +18,7 @@ func (a Hooks) and(b Hooks) Hooks {
 		OnLoad:           both3(a.OnLoad, b.OnLoad),
 		OnFillSuperseded: both2(a.OnFillSuperseded, b.OnFillSuperseded),
 		OnNotStored:      both2(a.OnNotStored, b.OnNotStored),
+		OnParked:         both1(a.OnParked, b.OnParked),
 		OnFailOpen:       both2(a.OnFailOpen, b.OnFailOpen),
 		OnUnreadable:     both3(a.OnUnreadable, b.OnUnreadable),
 		OnRefresh:        both2(a.OnRefresh, b.OnRefresh),
@@ -114,6 +115,9 @@ func LogHooks(log *slog.Logger) Hooks {
 		},
 		OnNotStored: func(key string, why error) {
 			l.at(slog.LevelInfo, "soracache: not stored", slog.String("key", key), slog.String("reason", why.Error()))
+		},
+		OnParked: func(p Parked) {
+			l.at(slog.LevelWarn, "soracache: parked", slog.String("key", p.Key), slog.String("reason", p.Why), slog.Int("times", p.Times))
 		},
 		OnFailOpen: func(key string, err error) {
 			l.at(slog.LevelWarn, "soracache: fail open", slog.String("key", key), slog.String("error", err.Error()))

@@ -178,6 +178,8 @@ type load[T any] struct {
 	pass atomic.Pointer[source.Pass]
 	// holders is how many need the leases: see drop.
 	holders atomic.Int32
+	// refresh means that there are values, and that nobody waits for the new ones.
+	refresh bool
 	// detached is set once the callers have been answered, and the loader goes on.
 	detached atomic.Bool
 	// done receives what became of the keys of each call, and has room for all of
@@ -341,7 +343,7 @@ func (l *load[T]) part(ctx context.Context, from, to int) (results []loaded[T]) 
 	default:
 		l.loadMany(ctx, results, parent, v)
 	}
-	l.store(results)
+	l.store(ctx, results)
 	return results
 }
 
@@ -349,7 +351,7 @@ func (l *load[T]) part(ctx context.Context, from, to int) (results []loaded[T]) 
 func (l *load[T]) loadOne(ctx context.Context, r *loaded[T]) {
 	var value T
 	took, err := l.observed(ctx, r.fill, r.key, func(ctx context.Context) (err error) {
-		value, err = l.load.one(ctx)
+		value, err = l.callOne(ctx, r.key)
 		return err
 	})
 	l.returned(ctx, r, value, err, took)
@@ -371,7 +373,7 @@ func (l *load[T]) loadMany(ctx context.Context, results []loaded[T], parent *Loa
 	go func() {
 		defer close(over)
 		took, err = l.observed(ctx, batch, "", func(ctx context.Context) (err error) {
-			values, err = l.load.many(ctx, keys)
+			values, err = l.callMany(ctx, keys)
 			return err
 		})
 	}()

@@ -47,6 +47,11 @@ type config struct {
 	standard  Codec
 	known     []Codec
 
+	interceptors []Interceptor
+	// parkedEntries and parkedBytes bound what is parked.
+	parkedEntries int
+	parkedBytes   int64
+
 	// nearBytes or nearEntries bounds the near cache; both zero: there is none.
 	nearBytes, nearEntries int64
 	bound                  time.Duration
@@ -69,7 +74,10 @@ func newConfig[O DialOption](opts []O) (config, error) {
 		standard:  JSON{},
 		nearBytes: DefaultNearBytes,
 		bound:     DefaultBound,
-		virtual:   virtual.Settings{Random: rand.Float64, Suspended: suspend.Time},
+
+		parkedEntries: DefaultParkedEntries,
+		parkedBytes:   DefaultParkedBytes,
+		virtual:       virtual.Settings{Random: rand.Float64, Suspended: suspend.Time},
 	}
 	for _, o := range opts {
 		o.dial(&cfg)
@@ -86,6 +94,9 @@ func (cfg *config) validate() error {
 	}
 	if cfg.timeout <= 0 {
 		return fmt.Errorf("%w: timeout must be positive", soracache.ErrInvalid)
+	}
+	if cfg.parkedEntries < 0 || cfg.parkedBytes < 0 {
+		return fmt.Errorf("%w: what is parked cannot be less than nothing", soracache.ErrInvalid)
 	}
 	if cfg.nearEntries < 0 {
 		return fmt.Errorf("%w: a near cache cannot hold %d entries", soracache.ErrInvalid, cfg.nearEntries)
@@ -179,6 +190,8 @@ type settings struct {
 	decoded bool
 	many    manySettings
 	schema  string
+	// interceptors are the cache's own.
+	interceptors *chain
 }
 
 // with returns the settings changed by the options of one call.

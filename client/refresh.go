@@ -244,6 +244,7 @@ func (r *run[T]) reload(ctx context.Context, items []*item[T], why RefreshReason
 		ended(l.item, cmp.Or(l.err, l.o.marker))
 	}
 	l := r.newLoad(items)
+	l.refresh = true
 	if name != "" {
 		for _, result := range l.here(ctx) {
 			took(&result)

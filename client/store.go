@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -203,7 +204,7 @@ func entryOf(codec Codec, p *Policy, e encoded, etag string) (soracache.Entry, e
 // What is large may take longer than the callers are to wait: then it goes on
 // behind them, with its leases. So does all that the call stores after something was
 // not stored in time.
-func (l *load[T]) store(results []loaded[T]) {
+func (l *load[T]) store(ctx context.Context, results []loaded[T]) {
 	var (
 		deposits []*loaded[T]
 		rest     []int
@@ -228,7 +229,7 @@ func (l *load[T]) store(results []loaded[T]) {
 		stored := make([]bool, len(deposits))
 		done, ok := l.client.life.FillBehind(bytes, func() {
 			defer l.drop(false)
-			l.complete(deposits, stored, l.client.timeout, true)
+			l.complete(ctx, deposits, stored, l.client.timeout, true)
 		})
 		if !ok {
 			l.holders.Add(-1)
@@ -245,14 +246,25 @@ func (l *load[T]) store(results []loaded[T]) {
 		}
 	}
 	stored := make([]bool, len(deposits))
-	l.complete(deposits, stored, l.patience(), false)
+	l.complete(ctx, deposits, stored, l.patience(), false)
 	for i, r := range deposits {
 		r.o.stored = stored[i]
 	}
 }
 
 // complete stores deposits, in so much time.
-func (l *load[T]) complete(deposits []*loaded[T], stored []bool, limit time.Duration, behind bool) {
+func (l *load[T]) complete(ctx context.Context, deposits []*loaded[T], stored []bool, limit time.Duration, behind bool) {
+	if l.intercepted() {
+		copy(stored, l.completeInside(ctx, deposits, limit, behind))
+		return
+	}
+	for i, result := range l.deposit(deposits, limit, behind) {
+		stored[i] = result.Err == nil && result.Stored
+	}
+}
+
+// deposit completes leases with what there is to store, and takes in what became of that.
+func (l *load[T]) deposit(deposits []*loaded[T], limit time.Duration, behind bool) []soracache.WriteResult {
 	fills := make([]lease.Fill, len(deposits))
 	for i, r := range deposits {
 		fills[i] = lease.Fill{At: r.at, Entry: r.deposit.entry, Lifetime: r.deposit.lifetime, Asked: l.client.near.Begin(l.kind.space, r.key)}
@@ -265,7 +277,7 @@ func (l *load[T]) complete(deposits []*loaded[T], stored []bool, limit time.Dura
 	results, inTime := l.leases.Fill(limit, l.silence.Storing(l.patience()), behind, fills)
 	l.silence.Late(!inTime)
 	for i, r := range deposits {
-		stored[i] = results[i].Err == nil && results[i].Stored
 		r.filled(fills[i].Asked, results[i])
 	}
+	return results
 }
