@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/soracache/soracache"
@@ -143,6 +144,9 @@ func (r *run[T]) refreshDue(ctx context.Context, items []*item[T], within []time
 // refreshBehind has values refreshed in the background that may be, serves the
 // present ones, and returns the keys that are to be waited for.
 func (r *run[T]) refreshBehind(ctx context.Context, items []*item[T]) (rest []*item[T]) {
+	if !slices.ContainsFunc(items, func(it *item[T]) bool { return r.mayRefresh(it) }) {
+		return items
+	}
 	var behind []*item[T]
 	for _, it := range items {
 		if r.mayRefresh(it) {
@@ -150,9 +154,6 @@ func (r *run[T]) refreshBehind(ctx context.Context, items []*item[T]) (rest []*i
 		} else {
 			rest = append(rest, it)
 		}
-	}
-	if len(behind) == 0 {
-		return items
 	}
 	other := &run[T]{call: r.call}
 	other.due = due{}
