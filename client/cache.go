@@ -213,7 +213,8 @@ func (c *Cache[T]) get(ctx context.Context, key string, s *settings) (o outcome[
 // It is not fenced: what it stores was computed at a time that nobody knows,
 // and replaces even what was loaded after it. It invalidates the key as Remove
 // does, so loads of the key that are in progress are not stored. Prefer
-// GetOrSet, or [Client.Invalidate] after a change.
+// GetOrSet, or [Client.Invalidate] after a change. It fails, and leaves everything as it
+// is, if an interceptor refuses or parks the value.
 func (c *Cache[T]) Set(ctx context.Context, key string, value T, opts ...CallOption) error {
 	ctx, end := c.client.observer.start(ctx, OpSet, key)
 	err := c.set(ctx, key, value, c.settings.with(opts))

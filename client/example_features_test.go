@@ -555,6 +555,53 @@ func ExampleWithHooks() {
 	// hit product:43
 }
 
+// Every value gets a tag, and prices that cannot be right are parked.
+func ExampleInterceptors() {
+	t := new(exampleT) // in a test: its *testing.T
+	defer t.end()
+	ctx := context.Background()
+	srv := clienttest.NewServer(t)
+	// What is loaded depends on the pricing service.
+	tag := client.LoadInterceptor(func(next client.LoadFunc) client.LoadFunc {
+		return func(ctx context.Context, req client.LoadRequest) (map[string]any, error) {
+			client.LoadContextFrom(ctx).AddTags("pricing")
+			return next(ctx, req)
+		}
+	})
+	// A price of nothing is for a person to look at.
+	check := client.StoreInterceptor(func(next client.StoreFunc) client.StoreFunc {
+		return func(ctx context.Context, reqs []*client.StoreRequest) {
+			for _, r := range reqs {
+				if price, ok := r.Value.(int); ok && price <= 0 {
+					r.Park(errors.New("no price"))
+				}
+			}
+			next(ctx, reqs)
+		}
+	})
+	c := srv.Client(client.Interceptors(tag, check))
+	prices := client.NewLoadingCache(c, client.Default(), func(_ context.Context, key string) (int, error) {
+		return map[string]int{"lamp": 4900}[key], nil
+	})
+
+	for range 2 {
+		_, _ = prices.Get(ctx, "lamp")
+		_, _ = prices.Get(ctx, "chair")
+	}
+	fmt.Println("loads:", srv.Recorder.Loads("lamp"), "and", srv.Recorder.Loads("chair"))
+	parked, _ := c.Parked()
+	for _, p := range parked {
+		fmt.Printf("parked: %s = %s, %s, %d times\n", p.Key, p.Data, p.Why, p.Times)
+	}
+	_, _ = c.InvalidateTags(ctx, "pricing")
+	_, _ = prices.Get(ctx, "lamp")
+	fmt.Println("after the invalidation:", srv.Recorder.Loads("lamp"))
+	// Output:
+	// loads: 1 and 2
+	// parked: chair = 0, no price, 2 times
+	// after the invalidation: 2
+}
+
 // A loader's own object and what JSON gives back differ. With ServeDecoded nobody
 // sees the difference.
 func ExampleServeDecoded() {

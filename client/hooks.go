@@ -31,9 +31,9 @@ type Hooks struct {
 	// because an invalidation, or another owner of the lease, came first.
 	OnFillSuperseded func(key string, reason soracache.Reason)
 	// OnNotStored reports a loaded value that was returned and not stored for
-	// any other reason, and says which: no lease, the loader's wish, an
-	// ingredient that forbids it, a value that cannot be encoded, or the
-	// service's refusal or absence. A TTL or a keep time above what the service
+	// any other reason, and says which: no lease, the loader's wish or an
+	// interceptor's, an ingredient that forbids it, a value that cannot be encoded, or
+	// the service's refusal or absence. A TTL or a keep time above what the service
 	// allows is such a refusal: the error says what is allowed.
 	OnNotStored func(key string, why error)
 	// OnParked hands over a value that an interceptor parked: see [Client.Parked]. If it was

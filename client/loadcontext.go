@@ -11,8 +11,8 @@ import (
 )
 
 // LoadContext is what a loader may say about the value that it is loading. A loader
-// gets its own from [LoadContextFrom]. What is said after the loader has returned has
-// no effect. A nil LoadContext takes everything and does nothing.
+// gets its own from [LoadContextFrom], and the interceptors around it get the same. What is
+// said after the outermost of them has returned has no effect. A nil LoadContext takes everything and does nothing.
 //
 // A loader that itself reads from the same client needs to say nothing: what
 // it reads is proven at least as new as the lease that it loads under, and the

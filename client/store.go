@@ -87,6 +87,7 @@ type deposit[T any] struct {
 	value    T
 	policy   Policy
 	lifetime soracache.Lifetime
+	stored   bool // it is stored now
 }
 
 // encoded is what a codec made of a value, or why it could not.
@@ -133,7 +134,7 @@ func (c *call[T]) valueDeposit(fill *LoadContext, value T, e encoded) *deposit[T
 		c.client.observer.refused(fill.key, err)
 		return nil
 	}
-	return &deposit[T]{entry, value, policy, policy.lifetime()}
+	return &deposit[T]{entry: entry, value: value, policy: policy, lifetime: policy.lifetime()}
 }
 
 // markerDeposit does the same with an error.
@@ -226,18 +227,17 @@ func (l *load[T]) store(ctx context.Context, results []loaded[T]) {
 	most := l.silence.Storing(l.patience())
 	if bytes >= deadline.Bytes || most == 0 {
 		l.holders.Add(1)
-		stored := make([]bool, len(deposits))
 		done, ok := l.client.life.FillBehind(bytes, func() {
 			defer l.drop(false)
-			l.complete(ctx, deposits, stored, l.client.timeout, true)
+			l.complete(ctx, deposits, l.client.timeout, true)
 		})
 		if !ok {
 			l.holders.Add(-1)
 		} else {
 			select {
 			case <-done:
-				for i, r := range deposits {
-					r.o.stored = stored[i]
+				for _, r := range deposits {
+					r.o.stored = r.deposit.stored
 				}
 			case <-time.After(most): // whoever is told that it is not stored need not care
 				l.silence.Late(true)
@@ -245,21 +245,22 @@ func (l *load[T]) store(ctx context.Context, results []loaded[T]) {
 			return
 		}
 	}
-	stored := make([]bool, len(deposits))
-	l.complete(ctx, deposits, stored, l.patience(), false)
-	for i, r := range deposits {
-		r.o.stored = stored[i]
+	l.complete(ctx, deposits, l.patience(), false)
+	for _, r := range deposits {
+		r.o.stored = r.deposit.stored
 	}
 }
 
 // complete stores deposits, in so much time.
-func (l *load[T]) complete(ctx context.Context, deposits []*loaded[T], stored []bool, limit time.Duration, behind bool) {
+func (l *load[T]) complete(ctx context.Context, deposits []*loaded[T], limit time.Duration, behind bool) {
 	if l.intercepted() {
-		copy(stored, l.completeInside(ctx, deposits, limit, behind))
+		for i, stored := range l.completeInside(ctx, deposits, limit, behind) {
+			deposits[i].deposit.stored = stored
+		}
 		return
 	}
 	for i, result := range l.deposit(deposits, limit, behind) {
-		stored[i] = result.Err == nil && result.Stored
+		deposits[i].deposit.stored = result.Err == nil && result.Stored
 	}
 }
 
