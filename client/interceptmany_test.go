@@ -4,11 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -273,7 +273,7 @@ func TestParkedIsBounded(t *testing.T) {
 	park := client.Interceptors(before(func(r *client.StoreRequest) { r.Park(errBoom) }))
 	load := func(s *stage, p *process, n, size int) {
 		for i := range n {
-			if _, err := client.GetOrSet(s.Context(), p.Client, fmt.Sprint(i), returns(strings.Repeat("x", size))); err != nil {
+			if _, err := client.GetOrSet(s.Context(), p.Client, strconv.Itoa(i), returns(strings.Repeat("x", size))); err != nil {
 				s.Fatal(err)
 			}
 		}
@@ -296,7 +296,7 @@ func TestParkedIsBounded(t *testing.T) {
 		}
 		p = s.other(park)
 		load(s, p, client.DefaultParkedEntries+1, 1)
-		if parked, _ := p.Parked(); len(parked) != client.DefaultParkedEntries {
+		if parked, _ = p.Parked(); len(parked) != client.DefaultParkedEntries {
 			s.Errorf("%d are parked", len(parked))
 		}
 		load(s, p, client.DefaultParkedBytes>>20+1, 1<<20)
@@ -325,7 +325,7 @@ func TestInterceptorsDescribeThemselves(t *testing.T) {
 		p := s.other(client.Interceptors(tired, nil, client.LoadInterceptor(func(next client.LoadFunc) client.LoadFunc { return next })))
 		cache := client.NewLoadingCache(p.Client, client.Default(), func(_ context.Context, key string) (string, error) { return key, nil }, client.WithInterceptors(well))
 		for i := range 3 {
-			if _, err := cache.Get(s.Context(), fmt.Sprint(i)); err != nil {
+			if _, err := cache.Get(s.Context(), strconv.Itoa(i)); err != nil {
 				s.Fatal(err)
 			}
 		}

@@ -1,9 +1,9 @@
 package bounded
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -52,7 +52,7 @@ func TestListIsBounded(t *testing.T) {
 	const mostEntries, mostBytes = 7, 100
 	l := New[string, string](mostEntries, mostBytes)
 	for range 10_000 {
-		put(l, fmt.Sprint(rand.IntN(20)), rand.Int64N(mostBytes+20))
+		put(l, strconv.Itoa(rand.IntN(20)), rand.Int64N(mostBytes+20))
 		var bytes int64
 		for at := l.order.Front(); at != nil; at = at.Next() {
 			bytes += at.Value.(entry[string, string]).size
