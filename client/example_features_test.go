@@ -602,6 +602,45 @@ func ExampleInterceptors() {
 	// after the invalidation: 2
 }
 
+// The database fails. After some attempts it is left alone: what fail-safe allows is
+// served at once, and the rest fails at once. Both caches know of it.
+func ExampleSource() {
+	t := new(exampleT) // in a test: its *testing.T
+	defer t.end()
+	ctx := context.Background()
+	srv := clienttest.NewServer(t)
+	c := srv.Client(client.WithHooks(client.Hooks{
+		OnSource: func(name string, state client.SourceState) { fmt.Println(name, "is", state) },
+	}))
+	db := client.NewSource("orders-db", client.SourceConfig{
+		MaxLoads:    32,               // at the same time
+		RampUp:      30 * time.Second, // after everything was invalidated
+		FailureRate: 0.5,              // of 10 loads or more in 10 s
+	})
+	var source error
+	orders := client.NewLoadingCache(c, client.Policy{TTL: time.Minute, FailSafe: time.Hour, Source: db},
+		func(_ context.Context, key string) (string, error) { return "order of " + key, source })
+	totals := client.NewLoadingCache(c, client.Policy{TTL: time.Minute, Source: db},
+		func(context.Context, string) (int, error) { return 12, source })
+
+	fmt.Println(orders.Get(ctx, "ann"))
+	source = errors.New("too many connections")
+	srv.Clock.Advance(2 * time.Minute)
+	for i := range 10 {
+		_, _ = totals.Get(ctx, fmt.Sprint("customer:", i))
+	}
+	fmt.Println(orders.Get(ctx, "ann")) // stale, and the database is not asked
+	_, err := totals.Get(ctx, "bob")
+	fmt.Println(err, errors.Is(err, client.ErrSourceOpen))
+	fmt.Println("loads:", srv.Recorder.Loads("bob"))
+	// Output:
+	// order of ann <nil>
+	// orders-db is open
+	// order of ann <nil>
+	// client: the circuit breaker of the source is open: "orders-db" true
+	// loads: 0
+}
+
 // A loader's own object and what JSON gives back differ. With ServeDecoded nobody
 // sees the difference.
 func ExampleServeDecoded() {

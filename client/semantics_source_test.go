@@ -311,6 +311,23 @@ func TestSourceBreaker(t *testing.T) {
 				s.Error("it is kept")
 			}
 		}},
+		{"a loader fails because what it needs was rejected: it is not left alone for that", func(s *stage) {
+			db := breaker()
+			part, dish := newOrigin("p"), newOrigin("old")
+			safe := policy(func(p client.Policy) client.Policy { return p.With(failSafe) })
+			s.a.want("old", dish, safe)
+			time.Sleep(2 * time.Minute)
+			s.a.trip(part, of(db))
+			needs := func(ctx context.Context) (string, error) {
+				return s.a.door.ask(ctx, s.a.Client, "part", part.load, of(db))
+			}
+			if v, err := s.a.door.ask(s.Context(), s.a.Client, "k", needs, safe); v != "old" || err != nil {
+				s.Errorf("got %q, %v", v, err)
+			}
+			s.a.wantStale(client.StaleRejected)
+			dish.becomes("new")
+			s.a.want("new", dish, safe)
+		}},
 		{"a dish of a stale value that stands in for a rejected load is not kept", func(s *stage) {
 			db := breaker()
 			part, dish := newOrigin("old"), newOrigin("dish")
@@ -576,6 +593,27 @@ func TestSourceLimit(t *testing.T) {
 			src.becomes("new")
 			s.a.want("old", src, p)
 			s.a.want("new", src, p)
+		}},
+		{"two values become due for a refresh behind them at the same moment, and there is one place: one refresh", func(s *stage) {
+			p := of(withPlaces(1), func(p *client.Policy) { p.StaleWhileRevalidate = time.Hour })
+			src := newOrigin("old")
+			for _, key := range []string{"0", "1"} {
+				<-s.a.getIn(s.Context(), key, src, p)
+			}
+			time.Sleep(2 * time.Minute)
+			src.slow(time.Second)
+			start := time.Now()
+			first, second := s.a.getIn(s.Context(), "0", src, p), s.a.getIn(s.Context(), "1", src, p)
+			if a, b := <-first, <-second; a.value != "old" || b.value != "old" || time.Since(start) != 0 {
+				s.Errorf("got %v, %v after %s", a, b, time.Since(start))
+			}
+			synctest.Wait()
+			if s.leased("0") == s.leased("1") || len(s.a.told.refreshes) != 1 {
+				s.Errorf("leased: %t, %t; refreshes %v", s.leased("0"), s.leased("1"), s.a.told.refreshes)
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+			s.wantCalls(src, 3)
 		}},
 		{"the queue is full: an error at once", func(s *stage) {
 			p := of(withPlaces(1, func(c *client.SourceConfig) { c.MaxQueued = 2 }))

@@ -13,7 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
+	"github.com/soracache/soracache/client/internal/fake"
 )
 
 // crowd counts how many loaders run at the same time, and have run.
@@ -186,6 +188,63 @@ func TestSourceOfEagerRefresh(t *testing.T) {
 		get("k", "old")
 		get("k", "new")
 	})
+}
+
+// Two values become due for an early refresh at the same moment, and there is one place:
+// one is refreshed, and the lease of the other is handed back.
+func TestSourceOfTwoEagerRefreshes(t *testing.T) {
+	onStage(t, func(s *stage) {
+		src := newOrigin("v")
+		cache := client.NewLoadingCache(s.a.Client, client.Policy{TTL: time.Minute, EagerAt: 0.5, Source: withPlaces(1)},
+			func(ctx context.Context, _ string) (string, error) { return src.load(ctx) })
+		for range 2 {
+			for _, key := range []string{"0", "1"} {
+				if v, err := cache.Get(s.Context(), key); v != "v" || err != nil {
+					t.Errorf("got %q, %v", v, err)
+				}
+			}
+			time.Sleep(40 * time.Second)
+			src.slow(time.Second)
+		}
+		synctest.Wait()
+		if src.count() != 3 || len(s.a.told.refreshes) != 1 || !errors.Is(s.a.told.rejected[0], client.ErrSourceBusy) {
+			t.Errorf("%d loads, refreshes %v, rejected %v", src.count(), s.a.told.refreshes, s.a.told.rejected)
+		}
+	})
+}
+
+// What became of a load that the source did not let through goes with the release of its
+// lease: nothing did, so others may load at once.
+func TestSourceHandsLeasesBack(t *testing.T) {
+	for _, door := range doors {
+		t.Run(door.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				service := fake.New()
+				service.Lag = time.Millisecond // so both have their leases before either load begins
+				c, err := client.New(service, client.Logger(nil))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = c.Close() }()
+				p := of(client.NewSource("db", client.SourceConfig{FailureRate: 1, MinLoads: 1}))
+				_, _ = door.ask(t.Context(), c, "x", func(context.Context) (string, error) { return "", errBoom }, p)
+				time.Sleep(2 * client.DefaultSourceOpenFor)
+				var all sync.WaitGroup
+				for i := range 2 {
+					all.Go(func() {
+						_, _ = door.ask(t.Context(), c, strconv.Itoa(i), func(context.Context) (string, error) {
+							time.Sleep(time.Second)
+							return "v", nil
+						}, p)
+					})
+				}
+				all.Wait()
+				if got, want := service.Released(), []soracache.LoadOutcome{soracache.LoadFailed, soracache.LoadHandedBack}; !slices.Equal(got, want) {
+					t.Errorf("released %v, want %v", got, want)
+				}
+			})
+		})
+	}
 }
 
 // What a loader says of its policy does not look into a source that is in use.

@@ -16,6 +16,8 @@
 //	soracache.client.unreadable           {entry}
 //	soracache.client.invalidations        {invalidation}  error.type if it failed
 //	soracache.client.node.transitions     {transition}    server.address, soracache.state: passed_over, used
+//	soracache.client.source.transitions   {transition}    soracache.source, soracache.state: open, half_open, closed
+//	soracache.client.source.rejections    {load}          soracache.source, soracache.reason: open, busy
 //	soracache.client.near.resets          {reset}
 //
 // The operations are those of [client.Op]. A hit in the near cache is a read and

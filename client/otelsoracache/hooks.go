@@ -25,6 +25,7 @@ const (
 	keyKey       = attribute.Key("soracache.key")
 	keyErrorType = attribute.Key("error.type")
 	keyAddress   = attribute.Key("server.address")
+	keySource    = attribute.Key("soracache.source")
 )
 
 // Hooks returns hooks for [client.WithHooks]. One value may serve any number of
@@ -52,6 +53,8 @@ func Hooks(opts ...Option) client.Hooks {
 		OnUnreadable: func(string, string, error) { m.unreadable.add(struct{}{}) },
 		OnRefresh:    func(_ string, why client.RefreshReason) { m.refreshes.add(why) },
 		OnInvalidate: func(_ client.Invalidation, err error) { m.invalidations.add(errorType(err)) },
+		OnSource:     func(source string, to client.SourceState) { m.sources.add(sourceState{source, to}) },
+		OnRejected:   func(source, _ string, why error) { m.rejections.add(rejection{source, rejectedBy(why)}) },
 		OnBreaker:    m.transition,
 		OnNearReset:  func() { m.resets.add(struct{}{}) },
 		OnStart: func(ctx context.Context, op client.Op, key string) (context.Context, func(client.Outcome)) {
@@ -140,6 +143,10 @@ func errorType(err error) string {
 		return "panic"
 	case errors.Is(err, client.ErrClosed):
 		return "closed"
+	case errors.Is(err, client.ErrSourceOpen):
+		return "source_open"
+	case errors.Is(err, client.ErrSourceBusy):
+		return "source_busy"
 	case errors.Is(err, context.Canceled):
 		return "canceled"
 	case errors.Is(err, context.DeadlineExceeded):

@@ -75,6 +75,11 @@ func TestMetrics(t *testing.T) {
 	h.OnBreaker("http://a", true)
 	h.OnBreaker("http://a", false)
 	h.OnNearReset()
+	h.OnSource("db", client.SourceOpen)
+	h.OnSource("db", client.SourceHalfOpen)
+	h.OnSource("db", client.SourceClosed)
+	h.OnRejected("db", "k", fmt.Errorf("%w: db", client.ErrSourceOpen))
+	h.OnRejected("db", "k", fmt.Errorf("%w: db", client.ErrSourceBusy))
 	for _, err := range []error{nil, &client.PanicError{Value: "x"}} {
 		_, end := h.OnStart(t.Context(), client.OpLoad, "k")
 		end(client.Outcome{Err: err})
@@ -95,6 +100,11 @@ func TestMetrics(t *testing.T) {
 		"node.transitions ns=shop,server.address=http://a,soracache.state=passed_over",
 		"node.transitions ns=shop,server.address=http://a,soracache.state=used",
 		"near.resets ns=shop",
+		"source.transitions ns=shop,soracache.source=db,soracache.state=open",
+		"source.transitions ns=shop,soracache.source=db,soracache.state=half_open",
+		"source.transitions ns=shop,soracache.source=db,soracache.state=closed",
+		"source.rejections ns=shop,soracache.reason=open,soracache.source=db",
+		"source.rejections ns=shop,soracache.reason=busy,soracache.source=db",
 		"operation.duration ns=shop,soracache.operation=load",
 		"operation.duration error.type=panic,ns=shop,soracache.operation=load",
 	} {

@@ -2,6 +2,7 @@ package otelsoracache
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -21,6 +22,8 @@ type metrics struct {
 	unreadable    *counter[struct{}]
 	invalidations *counter[string]
 	transitions   *counter[state]
+	sources       *counter[sourceState]
+	rejections    *counter[rejection]
 	resets        *counter[struct{}]
 	durations     metric.Float64Histogram
 	always        []attribute.KeyValue
@@ -39,6 +42,22 @@ const (
 type state struct {
 	node string
 	open bool
+}
+
+// sourceState is a state that the breaker of a source has entered.
+type sourceState struct {
+	source string
+	state  client.SourceState
+}
+
+// rejection is why loads of a source were not run.
+type rejection struct{ source, reason string }
+
+func rejectedBy(why error) string {
+	if errors.Is(why, client.ErrSourceOpen) {
+		return "open"
+	}
+	return "busy"
 }
 
 func newMetrics(cfg config) *metrics {
@@ -60,6 +79,16 @@ func newMetrics(cfg config) *metrics {
 			"Invalidations that were asked of this client.", ofError),
 		transitions: newCounter(meter, cfg, "node.transitions", "{transition}",
 			"How often a node began to be passed over, or to be used again.", describeState),
+		sources: newCounter(meter, cfg, "source.transitions", "{transition}",
+			"How often the circuit breaker of a source entered a state.",
+			func(s sourceState) []attribute.KeyValue {
+				return append(with(keySource, s.source), keyState.String(s.state.String()))
+			}),
+		rejections: newCounter(meter, cfg, "source.rejections", "{load}",
+			"Loads that were not run, to spare their source.",
+			func(r rejection) []attribute.KeyValue {
+				return append(with(keySource, r.source), keyReason.String(r.reason))
+			}),
 		resets: newCounter(meter, cfg, "near.resets", "{reset}",
 			"How often the near cache lost track and gave up what it held.", nothing),
 		durations: check(meter.Float64Histogram("soracache.client.operation.duration",
