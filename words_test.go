@@ -14,7 +14,7 @@ import (
 
 // What the code once had words of its own for, and what it says now: see
 // docs/glossary.md.
-var oldWords = map[string]string{ //nolint:gochecknoglobals // a table
+var oldWords = map[string]string{
 	"vouch": "confirm", "vouches": "confirms", "vouched": "confirmed",
 	"overtaken": "superseded", "overtook": "superseded", "overtakes": "supersedes",
 	"forsake": "reset trust", "forsaken": "abandoned",

@@ -293,7 +293,7 @@ type visit struct {
 func (l *load[T]) visit(ctx context.Context) (*visit, error) {
 	s := l.source()
 	if s == nil || ctx.Err() != nil {
-		return nil, nil //nolint:nilnil // a visit to no source
+		return nil, nil //nolint:nilnil,nilerr // a visit to no source; who has gone is told elsewhere
 	}
 	v := &visit{source: s, client: l.client, pass: l.pass.Swap(nil)}
 	var err error
@@ -389,7 +389,9 @@ func (v *visit) failed(err error) (failed bool) {
 	}
 	defer v.client.observer.survive("")
 	failed = true // unless it says otherwise, or if it panics
-	failed = v.source.config.IsFailure(err)
+	if !v.source.config.IsFailure(err) {
+		failed = false
+	}
 	return failed
 }
 

@@ -40,7 +40,7 @@ type limit struct {
 func newLimit(cfg Config) *limit {
 	return &limit{
 		places: cfg.MaxLoads, queue: cfg.MaxQueued, step: cfg.RampUp / rampSteps,
-		bulkhead: bulkhead.New[any](uint(cfg.MaxLoads)), //nolint:gosec // not negative
+		bulkhead: bulkhead.New[any](uint(cfg.MaxLoads)),
 	}
 }
 
@@ -138,7 +138,7 @@ func (l *limit) adjust() {
 		l.next = nil
 	}
 	if reserve > 0 {
-		due := l.cold.Add((now.Sub(l.cold)/l.step + 1) * l.step)
+		due := now.Add(l.step - now.Sub(l.cold)%l.step) // the next step's
 		l.next = time.AfterFunc(due.Sub(now), func() {
 			l.mu.Lock()
 			defer l.mu.Unlock()
