@@ -326,7 +326,7 @@ func (c *keysCmd) Run(ctx context.Context, con *console) error {
 	for count := 0; ; {
 		page, err := node.cache.ListKeys(ctx, &soracachev1.ListKeysRequest{
 			Namespace: c.Namespace, Tag: c.Tag, PageToken: all.GetNextPageToken(),
-			PageSize: int32(min(max(c.PageSize, -1), math.MaxInt32)),
+			PageSize: int32(min(max(c.PageSize, -1), math.MaxInt32)), // which the node refuses if negative
 		})
 		if err != nil {
 			return err
