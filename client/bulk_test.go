@@ -15,7 +15,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/internal/node"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // source is where batch loaders get their values. It remembers what it was asked
@@ -157,7 +157,7 @@ type manyWorld struct {
 
 func newManyWorld(t *testing.T, policy client.Policy, opts ...client.Option) *manyWorld {
 	t.Helper()
-	n, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 4 << 20})
+	n, err := node.New(node.Config{Store: l2model.New(l2model.Config{}), L1MaxBytes: 4 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

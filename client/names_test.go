@@ -13,7 +13,7 @@ import (
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/client/clienttest"
 	"github.com/soracache/soracache/internal/node"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // nameDoors are the ways in which a client is given a key beside a good one. Each
@@ -126,7 +126,7 @@ func oneFailed(got map[string]string, err error, key string) error {
 // A key or a tag that there cannot be has one error, through whatever door and to
 // whatever node it goes, and what goes with it is well.
 func TestNamesThatCannotBe(t *testing.T) {
-	bare, err := node.New(node.Config{Store: l2test.NewModel(l2test.ModelConfig{}), L1MaxBytes: 1 << 20})
+	bare, err := node.New(node.Config{Store: l2model.New(l2model.Config{}), L1MaxBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/virtual"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // link is a client's way to a node, with faults to switch on.
@@ -113,7 +113,7 @@ func (l *link) counts() (gets, heads, watches int) {
 type nearWorld struct {
 	*testing.T
 	cfg    node.Config // of its nodes
-	store  *l2test.Model
+	store  *l2model.Model
 	nodes  [2]*node.Node
 	links  [2]*link
 	client [2]*client.Client
@@ -129,7 +129,7 @@ func inNearWorld(t *testing.T, test func(w *nearWorld), opts ...client.Option) {
 }
 
 func newNearWorld(t *testing.T, cfg node.Config, opts ...client.Option) *nearWorld {
-	w := &nearWorld{T: t, store: l2test.NewModel(l2test.ModelConfig{})}
+	w := &nearWorld{T: t, store: l2model.New(l2model.Config{})}
 	cfg.Store = w.store
 	cfg.L1MaxBytes, cfg.Bound = 4<<20, nearBound
 	w.cfg = cfg

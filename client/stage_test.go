@@ -16,7 +16,7 @@ import (
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/l2"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // stage is two processes of an application, a cache node and its store, in
@@ -168,7 +168,7 @@ func onStage(t *testing.T, play func(s *stage), opts ...client.Option) {
 			panic(t.Name() + " does not end")
 		})
 		defer endless.Stop()
-		s := &stage{T: t, store: &brittleStore{Store: l2test.NewModel(l2test.ModelConfig{})}}
+		s := &stage{T: t, store: &brittleStore{Store: l2model.New(l2model.Config{})}}
 		n, err := node.New(node.Config{Store: s.store, L1MaxBytes: 4 << 20})
 		if err != nil {
 			t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/internal/node"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // versionCodec is the codec of one version of an application. It reads nothing that
@@ -260,8 +260,8 @@ func TestUnreadableValues(t *testing.T) {
 	})
 }
 
-func (s *stage) model() *l2test.Model {
-	m, _ := s.store.Store.(*l2test.Model)
+func (s *stage) model() *l2model.Model {
+	m, _ := s.store.Store.(*l2model.Model)
 	return m
 }
 

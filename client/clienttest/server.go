@@ -10,7 +10,7 @@ import (
 	"github.com/soracache/soracache/client"
 	"github.com/soracache/soracache/internal/node"
 	"github.com/soracache/soracache/internal/server"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // T is what is needed of a *testing.T, a *testing.B or a *testing.F.
@@ -52,7 +52,7 @@ func NewServer(t T) *Server {
 	s := &Server{Clock: &Clock{}, Faults: newFaults(), Recorder: NewRecorder(), t: t}
 	var err error
 	s.node, err = node.New(node.Config{
-		Store:      l2test.NewModel(l2test.ModelConfig{Now: s.Clock.Now}),
+		Store:      l2model.New(l2model.Config{Now: s.Clock.Now}),
 		Name:       "clienttest",
 		L1MaxBytes: 16 << 20,
 		Ahead:      s.Clock.ahead,
