@@ -13,7 +13,7 @@ import (
 
 	"github.com/soracache/soracache"
 	"github.com/soracache/soracache/client"
-	"github.com/soracache/soracache/l2/l2test"
+	"github.com/soracache/soracache/l2/l2model"
 )
 
 // of returns a policy whose values are fresh for a minute, and whose loader asks a source.
@@ -921,7 +921,7 @@ func TestSourceRampUp(t *testing.T) {
 		}},
 		{"the ledger has begun a new epoch: the same", func(s *stage) {
 			s.a.want("v", newOrigin("v"))
-			s.store.Store.(*l2test.Model).Flush()
+			s.store.Store.(*l2model.Model).Flush()
 			time.Sleep(time.Second) // the near cache's bound
 			expect(s, running(s, s.a, ramp(), 1), []int{1})
 		}},
