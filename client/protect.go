@@ -304,8 +304,8 @@ type visit struct {
 // visit begins one call of the loader, if the source lets it through.
 func (l *load[T]) visit(ctx context.Context) (*visit, error) {
 	s := l.source()
-	if s == nil || ctx.Err() != nil {
-		return nil, nil //nolint:nilnil // a visit to no source
+	if s == nil || ctx.Err() != nil { // then the loader is not called
+		return nil, nil //nolint:nilerr,nilnil // a visit to no source
 	}
 	v := &visit{source: s, client: l.client, pass: l.pass.Swap(nil)}
 	var err error
@@ -389,7 +389,7 @@ func (v *visit) worst(many *ManyError) (err error) {
 func (d due) past() bool { return !time.Time(d).IsZero() && !time.Now().Before(time.Time(d)) }
 
 // failed tells whether what a loader has ended with is a failure of the source.
-func (v *visit) failed(err error) (failed bool) {
+func (v *visit) failed(err error) bool {
 	_, panicked := errors.AsType[*PanicError](err)
 	switch {
 	case panicked, errors.Is(err, ErrGoexit):
@@ -399,9 +399,11 @@ func (v *visit) failed(err error) (failed bool) {
 	case v.source.config.IsFailure == nil:
 		return true
 	}
-	defer v.client.observer.survive("")
-	failed = true // unless it says otherwise, or if it panics
-	failed = v.source.config.IsFailure(err)
+	failed := true // if it panics
+	func() {
+		defer v.client.observer.survive("")
+		failed = v.source.config.IsFailure(err)
+	}()
 	return failed
 }
 

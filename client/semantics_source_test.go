@@ -777,17 +777,17 @@ func TestSourceLimit(t *testing.T) {
 func busy(takes time.Duration) (src *origin, most func() int) {
 	src = newOrigin("v")
 	src.slow(takes)
-	var now, max int
+	var now, highest int
 	src.with = func(context.Context) {
 		src.set(func(*origin) {
-			if now++; now > max {
-				max = now
+			if now++; now > highest {
+				highest = now
 			}
 		})
 		time.AfterFunc(takes-1, func() { src.set(func(*origin) { now-- }) })
 	}
 	return src, func() (n int) {
-		src.set(func(*origin) { n = max })
+		src.set(func(*origin) { n = highest })
 		return n
 	}
 }

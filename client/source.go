@@ -172,10 +172,10 @@ func (s *Source) validate() error {
 
 // named makes of why a load does not begin an error that names the source.
 func (s *Source) named(err error) error {
-	switch err { //nolint:errorlint // themselves
-	case source.ErrOpen:
+	switch {
+	case errors.Is(err, source.ErrOpen):
 		return s.open
-	case source.ErrBusy:
+	case errors.Is(err, source.ErrBusy):
 		return s.busy
 	}
 	return err

@@ -53,9 +53,9 @@ func TestSourceOfManyKeys(t *testing.T) {
 			onStage(t, func(s *stage) {
 				db := client.NewSource("db", client.SourceConfig{MaxLoads: 2, MaxWait: time.Minute})
 				cache := client.NewCache[string](s.a.Client, client.Policy{TTL: time.Hour, Source: db})
-				var crowd crowd
+				var loads crowd
 				values, err := cache.GetOrSetMany(s.Context(), keys, func(_ context.Context, missing []string) (map[string]string, error) {
-					defer crowd.enter()()
+					defer loads.enter()()
 					time.Sleep(time.Second)
 					values := map[string]string{}
 					for _, key := range missing {
@@ -63,8 +63,8 @@ func TestSourceOfManyKeys(t *testing.T) {
 					}
 					return values, nil
 				}, c.opts...)
-				if len(values) != len(keys) || err != nil || crowd.all.Load() != c.calls || crowd.most.Load() != c.most {
-					t.Errorf("%d values, %v after %d calls, of which %d at a time", len(values), err, crowd.all.Load(), crowd.most.Load())
+				if len(values) != len(keys) || err != nil || loads.all.Load() != c.calls || loads.most.Load() != c.most {
+					t.Errorf("%d values, %v after %d calls, of which %d at a time", len(values), err, loads.all.Load(), loads.most.Load())
 				}
 				for _, key := range keys {
 					if !s.explain(key).Live || s.leased(key) {
@@ -305,13 +305,13 @@ func TestSourceUnderStress(t *testing.T) {
 					p.TTL, p.FailSafe, p.StaleWhileRevalidate, p.FailSafeThrottle = 50*time.Millisecond, time.Minute, 20*time.Millisecond, -1
 					p.HardTimeout = 400 * time.Millisecond
 				})
-				var crowd crowd
+				var loads crowd
 				ask := func(ctx context.Context, p *process, key string, load func(ctx context.Context) (string, error), opt client.CallOption) {
-					door := doors[0]
+					by := doors[0]
 					if chance(2) {
-						door = doors[1]
+						by = doors[1]
 					}
-					v, err := door.ask(ctx, p.Client, key, load, opt)
+					v, err := by.ask(ctx, p.Client, key, load, opt)
 					if err == nil && v != key {
 						t.Errorf("%q was given for %q", v, key)
 					}
@@ -320,7 +320,7 @@ func TestSourceUnderStress(t *testing.T) {
 				load = func(process *process, key string, depth int) func(ctx context.Context) (string, error) {
 					return func(ctx context.Context) (string, error) {
 						if depth == 0 { // a nested one is a part of its host
-							defer crowd.enter()()
+							defer loads.enter()()
 						}
 						if depth < 2 && chance(3) {
 							part := strconv.Itoa(20 + int(pause(20)))
@@ -364,8 +364,8 @@ func TestSourceUnderStress(t *testing.T) {
 				s.store.down.Store(false)
 				time.Sleep(time.Minute)
 				synctest.Wait()
-				if crowd.now.Load() != 0 {
-					t.Errorf("%d loads run still", crowd.now.Load())
+				if loads.now.Load() != 0 {
+					t.Errorf("%d loads run still", loads.now.Load())
 				}
 				// All places are free, and no more than these.
 				src, most := busy(time.Second / 2)

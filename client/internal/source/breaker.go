@@ -44,7 +44,7 @@ type breaker struct {
 func newBreaker(cfg Config) *breaker {
 	b := &breaker{}
 	b.circuit = circuitbreaker.NewBuilder[any]().
-		WithFailureRateThreshold(cfg.FailureRate, uint(cfg.MinLoads), cfg.Window). //nolint:gosec // not negative
+		WithFailureRateThreshold(cfg.FailureRate, uint(cfg.MinLoads), cfg.Window).
 		WithSuccessThreshold(1).
 		WithDelay(cfg.OpenFor).
 		WithJitterFactor(openJitter).

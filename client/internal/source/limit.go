@@ -40,7 +40,7 @@ type limit struct {
 func newLimit(cfg Config) *limit {
 	return &limit{
 		places: cfg.MaxLoads, queue: cfg.MaxQueued, step: cfg.RampUp / rampSteps,
-		bulkhead: bulkhead.New[any](uint(cfg.MaxLoads)), //nolint:gosec // not negative
+		bulkhead: bulkhead.New[any](uint(cfg.MaxLoads)),
 	}
 }
 
@@ -108,12 +108,15 @@ func (l *limit) rampUp(since time.Time) {
 	}
 }
 
+// steps is how many steps the ramp has made. The lock is held.
+func (l *limit) steps(now time.Time) int { return int(now.Sub(l.cold) / l.step) }
+
 // reserve is how many places the ramp is to hold. The lock is held.
 func (l *limit) reserve(now time.Time) int {
 	if l.cold.IsZero() {
 		return 0
 	}
-	steps := now.Sub(l.cold) / l.step
+	steps := l.steps(now)
 	if steps >= rampSteps {
 		return 0
 	}
@@ -138,7 +141,7 @@ func (l *limit) adjust() {
 		l.next = nil
 	}
 	if reserve > 0 {
-		due := l.cold.Add((now.Sub(l.cold)/l.step + 1) * l.step)
+		due := l.cold.Add(time.Duration(l.steps(now)+1) * l.step)
 		l.next = time.AfterFunc(due.Sub(now), func() {
 			l.mu.Lock()
 			defer l.mu.Unlock()
