@@ -355,6 +355,30 @@ func TestSourceBreaker(t *testing.T) {
 			s.a.want("dish", dish, p)
 			s.a.wantStates(client.SourceOpen, client.SourceHalfOpen, client.SourceClosed)
 		}},
+		{"a dish on trial, and somebody else is waiting for its ingredient: that load is a part of the trial, too", func(s *stage) {
+			p := of(breaker())
+			theirs, part, dish := newOrigin("p"), newOrigin("p"), newOrigin("dish")
+			theirs.slow(past + time.Second)
+			theirs.fails(errBoom)
+			failing := s.b.getIn(s.Context(), "part", theirs)
+			synctest.Wait()
+			direct := s.a.getIn(s.Context(), "part", part, p) // it waits for the other process
+			synctest.Wait()
+			s.a.trip(newOrigin("?"), p)
+			time.Sleep(past)
+			dish.with = func(ctx context.Context) {
+				if r := <-s.a.getIn(ctx, "part", part, p); r.value != "p" {
+					s.Errorf("the ingredient: %v", r)
+				}
+			}
+			s.a.wantAfter(time.Second, "dish", dish, p)
+			if r := <-direct; r.value != "p" {
+				s.Errorf("who waited: %v", r)
+			}
+			<-failing
+			s.wantCalls(part, 1)
+			s.a.wantStates(client.SourceOpen, client.SourceHalfOpen, client.SourceClosed)
+		}},
 	})
 }
 
@@ -684,6 +708,15 @@ func TestSourceLimit(t *testing.T) {
 			start := time.Now()
 			if r := <-s.a.getIn(s.Context(), "other", src, p); !errors.Is(r.err, client.ErrSourceBusy) || time.Since(start) != 2*time.Second {
 				s.Errorf("got %v after %s", r, time.Since(start))
+			}
+		}},
+		{"the hard timeout is for the wait and the loader together", func(s *stage) {
+			p := of(withPlaces(1), func(p *client.Policy) { p.HardTimeout = 2 * time.Second })
+			src, _ := occupied(s, p, time.Second)
+			src.slow(time.Minute)
+			start := time.Now()
+			if s.a.wantErr(context.DeadlineExceeded, src, p); time.Since(start) != 2*time.Second {
+				s.Errorf("it took %s", time.Since(start))
 			}
 		}},
 		{"the soft timeout ends the wait where there is a value", func(s *stage) {

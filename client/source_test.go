@@ -220,8 +220,10 @@ func TestSourceHandsLeasesBack(t *testing.T) {
 		t.Run(door.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				service := fake.New()
-				service.Lag = time.Millisecond // so both have their leases before either load begins
-				c, err := client.New(service, client.Logger(nil))
+				service.Lag = time.Millisecond
+				// Both have their leases, and are admitted, before either load begins.
+				slow := client.Hooks{OnMiss: func(string) { time.Sleep(time.Millisecond) }}
+				c, err := client.New(service, client.Logger(nil), client.WithHooks(slow))
 				if err != nil {
 					t.Fatal(err)
 				}
