@@ -69,8 +69,10 @@ func (r *run[T]) shareBy(ctx context.Context, more soracache.Stamps) (o outcome[
 
 // anew is the run for one caller alone, where the other goes on without it.
 func (r *run[T]) anew(ctx context.Context) *run[T] {
-	c := r.call
-	c.due, c.inside = dueOf(ctx), flight.RunOf(ctx)
+	c := call[T]{ // not a copy: the other may be finding out at this moment when it is due
+		client: r.client, kind: r.kind, took: r.took, settings: r.settings, load: r.load,
+		due: dueOf(ctx), came: r.came, inside: flight.RunOf(ctx), silence: r.silence,
+	}
 	own := single(c, r.key.key)
 	own.way, own.retried, own.key.unanswered = r.way, r.retried, r.key.unanswered
 	return own

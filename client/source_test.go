@@ -197,6 +197,7 @@ func TestSourceOfTwoEagerRefreshes(t *testing.T) {
 		src := newOrigin("v")
 		cache := client.NewLoadingCache(s.a.Client, client.Policy{TTL: time.Minute, EagerAt: 0.5, Source: withPlaces(1)},
 			func(ctx context.Context, _ string) (string, error) { return src.load(ctx) })
+		s.a.track.onGet = func(soracache.GetRequest) { time.Sleep(time.Millisecond) } // so both ask before either has a place
 		for range 2 {
 			for _, key := range []string{"0", "1"} {
 				if v, err := cache.Get(s.Context(), key); v != "v" || err != nil {
